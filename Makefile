@@ -1,0 +1,66 @@
+# Every task of the project. People, hooks and CI use the same ones.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+PYTEST := pytest -n 2 --dist loadgroup
+LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-faults lint ui bench lock clean
+
+help: ## list every task
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.dev ## create .venv with everything the tasks below need
+
+run: $(VENV)/.run ## ingest, validate, split, train, evaluate and register, on real Fashion-MNIST
+	@pipeline run
+
+test: $(VENV)/.dev ## the test suite (under 10 minutes on two cores)
+	@$(PYTEST) -m "not faults"
+
+test-faults: $(VENV)/.dev ## kills, full disks, lost stores and the like (under 20 minutes)
+	@$(PYTEST) -m faults
+
+lint: $(VENV)/.dev ## style, types and the direction of imports
+	@ruff check . && ruff format --check . && mypy && lint-imports
+
+ui: $(VENV)/.run ## MLflow's pages: runs, charts, the registry
+	@pipeline ui
+
+bench: $(VENV)/.dev ## measure the claims of the README and write them to benchmarks/ (half an hour)
+	@python benchmarks/pipeline.py
+
+lock: $(VENV)/bin/python ## resolve the versions anew, within pyproject.toml and pins.txt
+	@uv pip compile pyproject.toml -c pins.txt --upgrade $(LOCK_FLAGS) -o requirements.lock
+	@uv pip compile pyproject.toml --extra dev -c requirements.lock $(LOCK_FLAGS) -o requirements-dev.lock
+
+clean: ## remove the environment and the tools' caches; data, models, runs and DVC's cache stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.dvc/*' -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+	  f"Python 3.11 to 3.13 is needed, {v.major}.{v.minor} was found: make $(MAKECMDGOALS) PYTHON=python3.11")'
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@command -v uv > /dev/null || $(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing the locked packages (once; a minute or two)"
+	@$(INSTALL) -r requirements.lock
+	@$(INSTALL_PROJECT)
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing the locked packages and the development tools (once; a minute or two)"
+	@$(INSTALL) -r requirements-dev.lock
+	@$(INSTALL_PROJECT)
+	@touch $@ $(VENV)/.run
+
+# Bytecode is compiled here because importing TensorFlow without it takes twice as long.
+INSTALL := uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode
+INSTALL_PROJECT := uv pip install --quiet --python $(BIN)/python --no-deps --editable .

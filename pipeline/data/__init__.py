@@ -1,0 +1,1 @@
+"""Where images come from, what they look like on disk, and whether they are good."""

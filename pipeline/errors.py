@@ -1,0 +1,45 @@
+"""One exception root. Every message says what was expected, what was found, and what to run next."""
+
+
+class PipelineError(Exception):
+    """Something the reader can mend. The command line prints it without a traceback and exits non-zero.
+
+    Args:
+        problem: one sentence that names the thing at fault (a file, a parameter, a batch).
+        expected: what would have been right.
+        found: what was there instead.
+        remedy: the command to run, or the edit to make, next.
+    """
+
+    def __init__(self, problem: str, *, expected: str = "", found: str = "", remedy: str = "") -> None:
+        self.problem, self.expected, self.found, self.remedy = problem, expected, found, remedy
+        details = {"expected": expected, "found": found, "remedy": remedy}
+        super().__init__("\n".join([problem, *(f"  {name + ':':9} {text}" for name, text in details.items() if text)]))
+
+
+class ParamsError(PipelineError):
+    """`params.yaml` holds something that cannot be run."""
+
+
+class DataError(PipelineError):
+    """Images or labels are missing, malformed, or not the ones they claim to be."""
+
+
+class ValidationFailed(DataError):
+    """A critical expectation about the data does not hold."""
+
+
+class ModelError(PipelineError):
+    """A network, loss, label encoding or model file does not fit."""
+
+
+class TrackingError(PipelineError):
+    """The tracking store or the registry cannot do what was asked."""
+
+
+class WorkspaceError(PipelineError):
+    """The checkout is not in a state in which the pipeline can run."""
+
+
+class FlowError(PipelineError):
+    """A run of the flow could not start or did not finish."""

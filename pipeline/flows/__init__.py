@@ -1,0 +1,1 @@
+"""The Prefect flow and what it drives. The only place that imports Prefect or runs DVC."""

@@ -1,0 +1,223 @@
+"""`params.yaml` as frozen, typed values. Unknown keys, and combinations that cannot work, are refused here."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from pipeline.errors import ParamsError
+
+PARAMS_FILE = Path("params.yaml")
+
+Loss = Literal["sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+section = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+
+
+@section
+class DatasetParams:
+    """Which images to work on."""
+
+    name: str = Field(min_length=1, description="an entry of data/catalog.yaml, or `tiny`, which is generated")
+    path: str = Field(min_length=1, description="a directory whose idx files, when there are any, replace the catalogue's")
+    positive_classes: tuple[str | int, ...] = Field(
+        description="the classes to recognise, by English name or number, when train.loss is binary_crossentropy"
+    )
+
+
+@section
+class ValidateParams:
+    """Thresholds of the data validation."""
+
+    max_class_imbalance: Fraction = Field(description="a class's share may differ from 1/classes by this fraction of it")
+    max_blank_fraction: Fraction = Field(description="images with no ink")
+    max_saturated_fraction: Fraction = Field(description="images whose pixels are nearly all at 255")
+    max_duplicate_fraction: Fraction = Field(description="images that occur more than once within a split")
+    max_mirrored_fraction: Fraction = Field(description="images whose mirror image is there too")
+    max_mean_shift: Fraction = Field(description="mean pixel value, 0 to 1, against the catalogue's reference")
+    max_std_shift: Fraction = Field(description="standard deviation of the pixel values, likewise")
+
+
+@section
+class SplitParams:
+    """How the validation split is carved from the training images."""
+
+    seed: int = Field(ge=0)
+    validation_fraction: float = Field(gt=0, lt=1, description="of the training images")
+
+
+@section
+class TrainSettings:
+    """Every hyperparameter of one training, resolved."""
+
+    network: Literal["mlp", "cnn"] = Field(description="a network of pipeline.models.networks")
+    widths: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1, description="units or channels, layer by layer")
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    optimizer: Literal["adam", "adamw", "sgd"]
+    learning_rate: float = Field(gt=0, description="its highest value")
+    weight_decay: float = Field(ge=0)
+    schedule: Literal["constant", "linear"] = Field(description="of the learning rate, after the warm-up")
+    warmup_fraction: Fraction = Field(description="of all steps, over which the learning rate rises from zero")
+    label_smoothing: float = Field(ge=0, lt=1)
+    patience: int = Field(ge=0, description="epochs without a better validation accuracy before training stops; 0: never")
+    shift: int = Field(ge=0, description="random translation of training images, in pixels")
+    erase: int = Field(ge=0, description="random erasing of training images, largest side in pixels")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the computation; weights stay float32")
+
+
+@section
+class TrainParams:
+    """What to train, and how: the preset's values under the keys that `train` sets itself."""
+
+    preset: str = Field(description="a name under `presets`")
+    seed: int = Field(ge=0, description="of the initial weights, the order of the images and their augmentation")
+    loss: Loss = Field(description="it decides the output layer and the label encoding")
+    settings: TrainSettings
+
+
+@section
+class EvaluateParams:
+    """The absolute gate. A model that misses one threshold is rejected."""
+
+    min_accuracy: Fraction = Field(description="on the test split")
+    min_class_recall: Fraction = Field(description="of the worst class")
+    max_loss: float = Field(gt=0, description="mean cross-entropy on the test split, in nats")
+    max_model_bytes: int = Field(gt=0, description="size of the model file")
+
+
+@section
+class RegisterParams:
+    """What becomes of a model that passed the gate."""
+
+    first_model: Literal["champion", "challenger"] = Field(description="alias given to a dataset's first model")
+
+
+@section
+class Params:
+    """All of `params.yaml`, presets resolved."""
+
+    dataset: DatasetParams
+    validate: ValidateParams
+    split: SplitParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    register: RegisterParams
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read `params.yaml`, resolve the preset, and refuse what cannot run.
+
+    Raises:
+        ParamsError: naming every key at fault and what it should be.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing", remedy=f"git checkout {path}") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not YAML", found=str(error)) from None
+    return parse_params(raw, str(path))
+
+
+def parse_params(raw: Any, name: str = str(PARAMS_FILE)) -> Params:
+    """Turn the content of `params.yaml` into `Params`. `name` is the file that error messages speak of."""
+    problems: list[str] = []
+    if not isinstance(raw, Mapping):
+        raise ParamsError(f"{name} is not a mapping", expected="sections such as dataset, train, evaluate")
+    presets = raw.get("presets") or {}
+    for preset in presets:
+        _check(TrainSettings, presets[preset], f"presets.{preset}", problems)
+    sections = {key: value for key, value in raw.items() if key != "presets"}
+    if isinstance(sections.get("train"), Mapping):
+        sections["train"] = _resolve_train(sections["train"], presets, problems)
+    params = None if problems else _check(Params, sections, "", problems)
+    if params is not None:
+        problems += _misfits(params)
+    if params is None or problems:
+        raise ParamsError(f"{name} cannot be used", found="\n             ".join(problems), remedy="pipeline schema")
+    return params
+
+
+def params_schema() -> dict[str, Any]:
+    """The JSON Schema of `params.yaml`, as it stands in the file: presets apart, `train` keys that may be null."""
+    schema = TypeAdapter(Params).json_schema()
+    definitions = schema["$defs"]
+    settings, train = definitions["TrainSettings"], definitions["TrainParams"]
+    del train["properties"]["settings"]
+    train["required"].remove("settings")
+    for key, value in settings["properties"].items():
+        train["properties"][key] = {"anyOf": [value, {"type": "null"}], "description": "null: the preset's value"}
+        train["required"].append(key)
+    schema["properties"]["presets"] = {"type": "object", "additionalProperties": {"$ref": "#/$defs/TrainSettings"}}
+    schema["required"].append("presets")
+    return schema
+
+
+def _resolve_train(train: Mapping[str, Any], presets: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    overridable = {field.name for field in dataclasses.fields(TrainSettings)}
+    own = {key: value for key, value in train.items() if key not in overridable}
+    overrides = {key: value for key, value in train.items() if key in overridable and value is not None}
+    problems += [f"train.{key} is missing: null leaves it to the preset" for key in sorted(overridable - set(train))]
+    preset = train.get("preset")
+    if preset not in presets:
+        problems.append(f"train.preset is {preset!r}, not one of {', '.join(map(str, presets))}{_near(preset, presets)}")
+        return own
+    if not isinstance(presets[preset], Mapping):
+        return own
+    return {**own, "settings": {**presets[preset], **overrides}}
+
+
+def _check(kind: Any, value: Any, prefix: str, problems: list[str]) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        problems += [_in_words(detail, prefix, kind) for detail in error.errors()]
+        return None
+
+
+def _in_words(detail: Any, prefix: str, kind: Any) -> str:
+    """One pydantic error as a line: the key as it stands in the file, and what is wrong with it."""
+    parts = [str(part) for part in detail["loc"] if part != "settings"]
+    key = ".".join([prefix, *parts] if prefix else parts)
+    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{key} is not a parameter{_near(parts[-1], _all_keys(kind))}"
+    if detail["type"] in ("missing", "missing_argument"):
+        return f"{key} is missing"
+    message = detail["msg"][:1].lower() + detail["msg"][1:]
+    return f"{key} is {detail['input']!r}: {message}"
+
+
+def _all_keys(kind: Any) -> list[str]:
+    schema = TypeAdapter(kind).json_schema()
+    objects = [schema, *schema.get("$defs", {}).values()]
+    return [key for item in objects for key in item.get("properties", {})]
+
+
+def _near(word: Any, known: Any) -> str:
+    close = difflib.get_close_matches(str(word), [str(key) for key in known], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _misfits(params: Params) -> list[str]:
+    """Combinations of good values that do not go together, in a learner's words."""
+    positive, loss = params.dataset.positive_classes, params.train.loss
+    problems = []
+    if loss == "binary_crossentropy" and not positive:
+        problems.append(
+            "train.loss is binary_crossentropy, which trains one sigmoid unit to answer yes or no, but "
+            "dataset.positive_classes is empty, so nothing says which classes are a yes: name them there, "
+            "or choose sparse_categorical_crossentropy to tell all classes apart"
+        )
+    if loss != "binary_crossentropy" and positive:
+        problems.append(
+            f"dataset.positive_classes is {list(positive)}, a yes-or-no question, but train.loss is {loss}, which trains "
+            "a softmax over all classes: set train.loss to binary_crossentropy, or empty dataset.positive_classes"
+        )
+    return problems

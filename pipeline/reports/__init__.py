@@ -1,0 +1,1 @@
+"""Figures, tables and the evaluation's arithmetic: plain data in, files out."""

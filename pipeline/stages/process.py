@@ -1,0 +1,84 @@
+"""What every stage process does around its own work.
+
+It reads the parameters, holds the stage's lock, ends itself when the DVC process that started it is gone, refuses to
+work without a batch that the main repository has, and turns an error into a message and exit code 1.
+"""
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.data.incoming import require_same_batches
+from pipeline.errors import PipelineError, WorkspaceError
+from pipeline.params import Params, load_params
+from pipeline.workspace import lock, main_repository
+
+ORPHAN_POLL_SECONDS = 0.5
+LOCK_WAIT_SECONDS = 15  # an orphan of a killed DVC holds its lock for one poll and the end of a process
+
+
+def execute(stage: str, run: Callable[[Params], None]) -> None:
+    """Run one stage as the process `python -m pipeline.stages.STAGE`."""
+    end_with_parent()
+    try:
+        params = load_params()
+        with lock(f"stage {stage}", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process"):
+            require_same_batches(Path("data/incoming"), main_repository() / "data/incoming")
+            run(params)
+    except PipelineError as error:
+        fail(stage, str(error))
+    except OSError as error:
+        fail(stage, str(_explain(error)))
+
+
+def fail(stage: str, message: str) -> None:
+    """Print why the stage stopped, and how to have its former outputs back: DVC deleted them before the start."""
+    print(f"\n{stage} failed: {message}\n  former:   outputs are in DVC's cache: dvc checkout {stage}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def _explain(error: OSError) -> WorkspaceError:
+    """An operating system's error on a file, with the room that is left: the commonest cause of one."""
+    where = Path(error.filename or ".")
+    free = shutil.disk_usage(Path.cwd()).free // 2**20
+    return WorkspaceError(
+        f"cannot read or write {where}",
+        found=f"{error.strerror or error} ({free} MiB free in {Path.cwd()})",
+        remedy="free space or mend the permissions, then run the same command again",
+    )
+
+
+def end_with_parent() -> None:
+    """End this process when the DVC process that started it goes away.
+
+    `kill -9` of DVC leaves its stage running, and a rerun would start a second writer beside it. DVC puts a shell
+    between, so both are watched. A stage started by hand has no such parent and is left alone.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return
+    import psutil
+
+    def ancestors() -> list[psutil.Process]:
+        parent = psutil.Process().parent()
+        grandparent = parent.parent() if parent and "dvc" not in " ".join(parent.cmdline()) else None
+        return [process for process in (parent, grandparent) if process]
+
+    def alive(process: psutil.Process) -> bool:
+        try:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    watched = ancestors()
+
+    def watch() -> None:
+        while all(map(alive, watched)):
+            time.sleep(ORPHAN_POLL_SECONDS)
+        print("the process that started this stage is gone: stopping", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

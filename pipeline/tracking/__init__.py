@@ -1,0 +1,1 @@
+"""Runs, registry and lineage. The only place that imports MLflow."""

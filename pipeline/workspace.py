@@ -1,0 +1,92 @@
+"""Where this checkout is, which repository it belongs to, and the locks that keep two processes out of each other's way.
+
+A workspace is the directory a stage runs in: the repository itself, a git worktree, or the temporary copy that
+`dvc exp run --temp` makes. The tracking store, the checkpoints and the uncommitted data live in the main repository.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from pipeline.errors import WorkspaceError
+
+STATE = Path(".pipeline")  # locks, checkpoints and settings of this checkout: in .gitignore, no output of DVC
+
+
+def find_workspace(start: Path | None = None) -> Path:
+    """The nearest directory at or above `start` (default: the current one) that holds a `dvc.yaml`.
+
+    Raises:
+        WorkspaceError: there is none.
+    """
+    start = (start or Path.cwd()).resolve()
+    for directory in (start, *start.parents):
+        if (directory / "dvc.yaml").is_file():
+            return directory
+    raise WorkspaceError(
+        "this is not a pipeline checkout",
+        expected="dvc.yaml here or in a directory above",
+        found=f"none at or above {start}",
+        remedy="change into the clone and run the command again",
+    )
+
+
+def main_repository(workspace: Path | None = None) -> Path:
+    """The repository a workspace belongs to: itself, unless it is a worktree or a temporary copy.
+
+    `dvc exp run --temp` names it in `DVC_ROOT`; a worktree's `.git` file leads to it.
+    """
+    root = Path(os.environ.get("DVC_ROOT") or workspace or find_workspace()).resolve()
+    git = root / ".git"
+    if not git.is_file():
+        return root
+    git_directory = (root / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).resolve()
+    common = git_directory / "commondir"
+    if not common.is_file():  # a submodule, not a worktree
+        return root
+    return (git_directory / common.read_text(encoding="utf-8").strip()).resolve().parent
+
+
+@contextmanager
+def lock(name: str, *, wait: float, remedy: str, root: Path | None = None) -> Iterator[None]:
+    """Hold the lock `name` of the workspace `root` (default: the current directory).
+
+    The operating system frees it when its process ends, however that happens.
+
+    Args:
+        name: what the lock guards, for the message: "stage train".
+        wait: seconds to wait for another holder; negative waits for ever.
+        remedy: what the reader should do when it stays taken.
+
+    Raises:
+        WorkspaceError: another process held the lock all the while.
+    """
+    stem = (root or Path()) / STATE / "locks" / name.replace(" ", "-")
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    holder = stem.with_suffix(".json")
+    try:
+        held = filelock.FileLock(stem.with_suffix(".lock"), timeout=wait)
+        held.acquire()
+    except filelock.Timeout:
+        raise WorkspaceError(
+            f"another process holds the lock of {name}", found=_describe(holder), remedy=remedy
+        ) from None
+    try:
+        holder.write_text(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        held.release()
+
+
+def _describe(holder: Path) -> str:
+    try:
+        content = json.loads(holder.read_text())
+        return f"process {content['pid']}, since {content['since']}"
+    except (OSError, ValueError, KeyError):
+        return "a process that has just started"
