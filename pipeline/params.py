@@ -25,7 +25,9 @@ class DatasetParams:
     """Which images to work on."""
 
     name: str = Field(min_length=1, description="an entry of data/catalog.yaml, or `tiny`, which is generated")
-    path: str = Field(min_length=1, description="a directory whose idx files, when there are any, replace the catalogue's")
+    path: str = Field(
+        min_length=1, description="a directory whose idx files, when there are any, replace the catalogue's"
+    )
     positive_classes: tuple[str | int, ...] = Field(
         description="the classes to recognise, by English name or number, when train.loss is binary_crossentropy"
     )
@@ -35,11 +37,15 @@ class DatasetParams:
 class ValidateParams:
     """Thresholds of the data validation."""
 
-    max_class_imbalance: Fraction = Field(description="a class's share may differ from 1/classes by this fraction of it")
-    max_blank_fraction: Fraction = Field(description="images with no ink")
-    max_saturated_fraction: Fraction = Field(description="images whose pixels are nearly all at 255")
+    max_class_imbalance: float = Field(ge=0, description="a class's images against the classes' mean; 0.5: half more")
+    min_contrast: Fraction = Field(description="standard deviation of an image's pixels, 0 to 1; below it, it is blank")
+    max_blank_fraction: Fraction = Field(description="blank images")
+    max_white: Fraction = Field(description="share of an image's pixels at 255; above it, it is saturated")
+    max_saturated_fraction: Fraction = Field(description="saturated images")
     max_duplicate_fraction: Fraction = Field(description="images that occur more than once within a split")
     max_mirrored_fraction: Fraction = Field(description="images whose mirror image is there too")
+    min_pixel_range: Fraction = Field(description="a split's brightest less its darkest pixel, 0 to 1")
+    min_class_separation: Fraction = Field(description="share of a simple feature's variance that classes explain")
     max_mean_shift: Fraction = Field(description="mean pixel value, 0 to 1, against the catalogue's reference")
     max_std_shift: Fraction = Field(description="standard deviation of the pixel values, likewise")
 
@@ -57,7 +63,9 @@ class TrainSettings:
     """Every hyperparameter of one training, resolved."""
 
     network: Literal["mlp", "cnn"] = Field(description="a network of pipeline.models.networks")
-    widths: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1, description="units or channels, layer by layer")
+    widths: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        min_length=1, description="units or channels, layer by layer"
+    )
     epochs: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     optimizer: Literal["adam", "adamw", "sgd"]
@@ -66,7 +74,9 @@ class TrainSettings:
     schedule: Literal["constant", "linear"] = Field(description="of the learning rate, after the warm-up")
     warmup_fraction: Fraction = Field(description="of all steps, over which the learning rate rises from zero")
     label_smoothing: float = Field(ge=0, lt=1)
-    patience: int = Field(ge=0, description="epochs without a better validation accuracy before training stops; 0: never")
+    patience: int = Field(
+        ge=0, description="epochs without a better validation accuracy before training stops; 0: never"
+    )
     shift: int = Field(ge=0, description="random translation of training images, in pixels")
     erase: int = Field(ge=0, description="random erasing of training images, largest side in pixels")
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the computation; weights stay float32")
@@ -167,7 +177,9 @@ def _resolve_train(train: Mapping[str, Any], presets: Mapping[str, Any], problem
     problems += [f"train.{key} is missing: null leaves it to the preset" for key in sorted(overridable - set(train))]
     preset = train.get("preset")
     if preset not in presets:
-        problems.append(f"train.preset is {preset!r}, not one of {', '.join(map(str, presets))}{_near(preset, presets)}")
+        problems.append(
+            f"train.preset is {preset!r}, not one of {', '.join(map(str, presets))}{_near(preset, presets)}"
+        )
         return own
     if not isinstance(presets[preset], Mapping):
         return own
@@ -217,7 +229,7 @@ def _misfits(params: Params) -> list[str]:
         )
     if loss != "binary_crossentropy" and positive:
         problems.append(
-            f"dataset.positive_classes is {list(positive)}, a yes-or-no question, but train.loss is {loss}, which trains "
-            "a softmax over all classes: set train.loss to binary_crossentropy, or empty dataset.positive_classes"
+            f"dataset.positive_classes is {list(positive)}, a yes-or-no question, but train.loss is {loss}, which "
+            "trains a softmax over all classes: set train.loss to binary_crossentropy, or empty dataset.positive_classes"
         )
     return problems

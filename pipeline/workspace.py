@@ -1,4 +1,4 @@
-"""Where this checkout is, which repository it belongs to, and the locks that keep two processes out of each other's way.
+"""Where this checkout is, which repository it belongs to, and the locks that keep two processes apart.
 
 A workspace is the directory a stage runs in: the repository itself, a git worktree, or the temporary copy that
 `dvc exp run --temp` makes. The tracking store, the checkpoints and the uncommitted data live in the main repository.

@@ -5,6 +5,7 @@ pixels and its occurrence (`SHA1-0`, `SHA1-1` for an exact duplicate); `source` 
 The dataset's facts travel in the file's own metadata, so a split can be understood without its neighbours.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,33 @@ class Dataset:
         fields = [("image", image), ("label", pa.uint8()), ("id", pa.string()), ("source", pa.string())]
         return pa.schema(fields, metadata={_METADATA_KEY: json.dumps(asdict(self), ensure_ascii=False)})
 
+    def require_shape(self, shape: tuple[int, ...], path: Path) -> None:
+        """Refuse images of another height and width; `path` is where they are, for the message.
+
+        Raises:
+            DataError: expected and found, both height x width.
+        """
+        if shape != (self.height, self.width):
+            raise DataError(
+                f"{path} has images of another size",
+                expected=f"{self.height} x {self.width} pixels: images are never resized here",
+                found=" x ".join(map(str, shape)),
+            )
+
+    def require_labels(self, labels: np.ndarray, path: Path, first: int = 0) -> None:
+        """Refuse labels that no class has. `path`, and the position there of `labels[0]`, are for the message.
+
+        Raises:
+            DataError: naming the first such label and its position.
+        """
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(self.classes)))
+        if len(wrong):
+            raise DataError(
+                f"{path} has labels out of range",
+                expected=f"0 to {len(self.classes) - 1}",
+                found=f"{labels[wrong[0]]} at position {first + wrong[0]}",
+            )
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -57,11 +85,13 @@ class Rows:
 @contextmanager
 def writer(path: Path, dataset: Dataset) -> Iterator["TableWriter"]:
     """Write a table; it appears under `path` only when the block succeeds. Row groups hold `ROW_GROUP` rows."""
-    with atomic_file(path) as partial:
-        with pq.ParquetWriter(partial, dataset.schema, compression="zstd", use_dictionary=["label", "source"]) as parquet:
-            table = TableWriter(parquet, dataset)
-            yield table
-            table.flush()
+    with (
+        atomic_file(path) as partial,
+        pq.ParquetWriter(partial, dataset.schema, compression="zstd", use_dictionary=["label", "source"]) as parquet,
+    ):
+        table = TableWriter(parquet, dataset)
+        yield table
+        table.flush()
 
 
 class TableWriter:
@@ -72,14 +102,13 @@ class TableWriter:
         self._pending: list[pa.RecordBatch] = []
         self._rows = 0
 
-    def write(self, images: np.ndarray, labels: np.ndarray, ids: Sequence[str] | pa.Array, sources: pa.Array) -> None:
+    def write(self, images: np.ndarray, labels: np.ndarray, ids: pa.Array, sources: pa.Array) -> None:
         """Append rows. images: uint8 [n, height, width]; labels: uint8 [n]; ids and sources: string [n]."""
         pixels = self._dataset.height * self._dataset.width
-        flat = np.ascontiguousarray(images, dtype=np.uint8).reshape(len(labels), pixels)
-        column = pa.Array.from_buffers(pa.binary(pixels), len(flat), [None, pa.py_buffer(flat)])
-        columns = [column, pa.array(labels, pa.uint8()), pa.array(ids, pa.string()), pa.array(sources, pa.string())]
+        flat = images.reshape(len(labels), pixels)
+        columns = [_from_bytes(flat, pa.binary(pixels)), _from_bytes(labels, pa.uint8()), ids, sources]
         self._pending.append(pa.RecordBatch.from_arrays(columns, schema=self._dataset.schema))
-        self._rows += len(flat)
+        self._rows += len(labels)
         while self._rows >= ROW_GROUP:
             self._write_group(ROW_GROUP)
 
@@ -94,6 +123,20 @@ class TableWriter:
         self._pending, self._rows = rest.to_batches(), len(rest)
 
 
+def pixel_digests(images: np.ndarray) -> list[bytes]:
+    """SHA-1 of each image's pixels, 20 bytes. images: uint8 [n, height, width]. An id begins with their 40 digits."""
+    return [hashlib.sha1(image, usedforsecurity=False).digest() for image in np.ascontiguousarray(images)]
+
+
+def strings(values: Sequence[str]) -> pa.Array:
+    """A column of strings, for `TableWriter.write`: `pyarrow.array` would import pandas, which takes longer."""
+    encoded = [value.encode() for value in values]
+    offsets = np.zeros(len(encoded) + 1, np.int32)
+    np.cumsum([len(value) for value in encoded], out=offsets[1:])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+
+
 def read_dataset(path: Path) -> Dataset:
     """The facts of the dataset that a table belongs to.
 
@@ -106,6 +149,12 @@ def read_dataset(path: Path) -> Dataset:
         raise DataError(f"{path} is not a table of this pipeline", expected="dataset metadata in the Parquet schema")
     facts = json.loads(metadata[_METADATA_KEY])
     return Dataset(**{**facts, "classes": tuple(facts["classes"]), "classes_ko": tuple(facts["classes_ko"])})
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """The columns and types that a table has, whether or not they are those of its dataset."""
+    with _open(path) as parquet:
+        return parquet.schema_arrow
 
 
 def count_rows(path: Path) -> int:
@@ -136,6 +185,19 @@ def read_ids(path: Path) -> list[str]:
         return parquet.read(["id"]).column("id").to_pylist()
 
 
+def ids_at(path: Path, rows: Sequence[int]) -> list[str]:
+    """The ids of some rows of a table, by their position."""
+    with _open(path) as parquet:
+        return parquet.read(["id"]).column("id").take(pa.array(rows, pa.int64())).to_pylist()
+
+
+def stream_columns(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Some columns of a table, one row group in memory at a time."""
+    with _open(path) as parquet:
+        for group in range(parquet.num_row_groups):
+            yield parquet.read_row_group(group, columns=list(columns))
+
+
 def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
@@ -151,17 +213,27 @@ def _rows(table: pa.Table, dataset: Dataset) -> Rows:
 
 
 def _images(table: pa.Table, dataset: Dataset) -> np.ndarray:
-    chunks = [
-        np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, dataset.height, dataset.width)[
-            chunk.offset : chunk.offset + len(chunk)
-        ]
-        for chunk in table.column("image").chunks
-        if len(chunk)
-    ]
-    if len(chunks) == 1:
-        return chunks[0]
-    return np.concatenate([np.empty((0, dataset.height, dataset.width), np.uint8), *chunks])
+    flat = _to_bytes(table.column("image"), dataset.height * dataset.width)
+    return flat.reshape(-1, dataset.height, dataset.width)
 
 
 def _labels(table: pa.Table) -> np.ndarray:
-    return table.column("label").to_numpy()
+    return _to_bytes(table.column("label"), 1).reshape(-1)
+
+
+# Buffers are handed over as they are: pyarrow's own conversions import pandas, which takes a quarter of a second.
+
+
+def _from_bytes(values: np.ndarray, type_: pa.DataType) -> pa.Array:
+    """uint8 [n, ...] as n values of a type of as many bytes."""
+    return pa.Array.from_buffers(type_, len(values), [None, pa.py_buffer(np.ascontiguousarray(values, np.uint8))])
+
+
+def _to_bytes(column: pa.ChunkedArray, width: int) -> np.ndarray:
+    """A column of n values of `width` bytes as uint8 [n, width]; a view, where the column is in one piece."""
+    pieces = [
+        np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, width)[chunk.offset : chunk.offset + len(chunk)]
+        for chunk in column.chunks
+        if len(chunk)
+    ]
+    return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty((0, width), np.uint8), *pieces])

@@ -1,0 +1,156 @@
+"""Fetching over the network, each call bounded in time: a file from a mirror, a Debian package through apt."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.errors import DataError
+
+STALL_SECONDS = 15.0  # a mirror that delivers less than one chunk in this time is given up
+CHUNK_BYTES = 2**16
+PROGRESS_SECONDS = 2.0
+APT_SECONDS = 300.0  # for each of apt's commands
+
+
+def download(url: str, file: Path) -> None:
+    """Fetch one file; a transfer that breaks off is tried once more.
+
+    Raises:
+        DataError: the host is not reached, refuses, or delivers nothing for `STALL_SECONDS`.
+    """
+    import requests
+
+    try:
+        try:
+            _transfer(url, file)
+        except requests.RequestException as error:
+            if not _may_pass(error):
+                raise
+            _transfer(url, file)
+    except requests.RequestException as error:
+        raise DataError(f"{file.name} cannot be fetched", found=_cause(error)) from None
+
+
+def download_package(package: str, directory: Path) -> Path:
+    """Fetch a Debian package from the sources that apt has, and unpack it into `directory`; neither needs root.
+
+    Returns:
+        What stands for the file system's root: `/usr/share/...` of the package is below it.
+
+    Raises:
+        DataError: there is no apt, or it cannot fetch the package.
+    """
+    missing = [tool for tool in ("apt-get", "dpkg-deb") if not shutil.which(tool)]
+    if missing:
+        raise DataError(f"this machine has no {' and no '.join(missing)}")
+    options = ["-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=1"]
+    options += [
+        item for scheme in ("http", "https") for item in ("-o", f"Acquire::{scheme}::Timeout={STALL_SECONDS:.0f}")
+    ]
+    try:
+        _run(["apt-get", *options, "download", package], directory)
+    except DataError:  # the machine's package lists are missing or stale, and only root may renew them
+        lists = directory / "apt"
+        (lists / "lists/partial").mkdir(parents=True)
+        options += ["-o", f"Dir::State={lists}", "-o", f"Dir::Cache={lists}"]
+        options += ["-o", "Dir::State::status=/var/lib/dpkg/status", "-o", "APT::Update::Error-Mode=any"]
+        print("renewing apt's package lists in a temporary directory", flush=True)
+        _run(["apt-get", *options, "update"], directory)
+        _run(["apt-get", *options, "download", package], directory)
+    archive = next(directory.glob(f"{package}_*.deb"))
+    _run(["dpkg-deb", "--extract", archive.name, "unpacked"], directory)
+    return directory / "unpacked"
+
+
+class _Progress:
+    """What pooch calls a progress bar: it prints a line now and then, and knows when the last chunk came."""
+
+    total = 0  # bytes, set by pooch; 0 where the server does not say
+
+    def __init__(self, name: str) -> None:
+        self._name, self._done = name, 0
+        self.moved = self._printed = time.monotonic()
+
+    def update(self, count: int) -> None:
+        self._done += count
+        self.moved = time.monotonic()
+        if self.moved - self._printed >= PROGRESS_SECONDS:
+            self._printed = self.moved
+            print(f"  {self._name}: {self._done / 1e6:.1f} of {self.total / 1e6:.1f} MB", flush=True)
+
+    def reset(self) -> None:
+        self._done = 0
+
+    def close(self) -> None:
+        """Nothing to tidy: the lines stay."""
+
+
+def _transfer(url: str, file: Path) -> None:
+    """One attempt, in a thread: time-outs of sockets bound neither name resolution nor many addresses in a row."""
+    import pooch
+
+    progress = _Progress(file.name)
+    downloader = pooch.HTTPDownloader(progressbar=progress, chunk_size=CHUNK_BYTES, timeout=STALL_SECONDS)
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            downloader(url, str(file), None)
+        except Exception as error:  # raised again below, in the thread that waits
+            failures.append(error)
+
+    thread = threading.Thread(target=work, name="download", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        remaining = progress.moved + STALL_SECONDS - time.monotonic()
+        if remaining <= 0:
+            raise DataError(f"{file.name} cannot be fetched", found=f"nothing came for {STALL_SECONDS:g} seconds")
+        thread.join(remaining)
+    if failures:
+        raise failures[0]
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a second attempt may succeed where the first did not: the host was there, but did not finish."""
+    import requests
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return error.response.status_code >= 500
+    return isinstance(error, requests.exceptions.ChunkedEncodingError)
+
+
+def _cause(error: Exception) -> str:
+    """The reason inside the layers that requests and urllib3 put around it."""
+    inner = getattr(error.args[0], "reason", error) if error.args else error
+    return str(inner).rpartition("): ")[2] or repr(error)
+
+
+def _apt_get(*arguments: str, options: Mapping[str, str], directory: Path) -> None:
+    flags = [flag for name, value in options.items() for flag in ("-o", f"{name}={value}")]
+    _run(["apt-get", *flags, *arguments], directory)
+
+
+def _run(command: Sequence[str], directory: Path) -> None:
+    """Run one of apt's commands, its output shown as it comes."""
+    sys.stdout.flush()
+    try:
+        result = subprocess.run(
+            command,
+            cwd=directory,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=APT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{command[0]} did not finish within {APT_SECONDS:.0f} seconds") from None
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if line.startswith(("E:", "dpkg-deb: error"))]
+        raise DataError(f"{command[0]} failed", found=" ".join(lines) or result.stderr.strip())

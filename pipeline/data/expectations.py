@@ -1,0 +1,256 @@
+"""What must hold for the images before anything trains on them: Great Expectations suites, built from code.
+
+Four tables are looked at: `files`, a row per Parquet file; `splits`, a row per split; `classes`, a row per split and
+class; `images`, a row per image. A critical expectation that fails stops the pipeline; a warning is reported.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import great_expectations.expectations as gxe
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pipeline.data.catalog import Entry
+from pipeline.data.features import (
+    WHITE,
+    Features,
+    class_separation,
+    find_conflicts,
+    find_mirrored,
+    overall_mean,
+    overall_std,
+)
+from pipeline.data.table import OFFICIAL, Dataset
+from pipeline.params import ValidateParams
+
+Tables = Mapping[str, pd.DataFrame]
+Suites = Mapping[str, Sequence[gxe.Expectation]]
+Severity = Literal["critical", "warning"]
+
+
+def build_tables(
+    schemas: Mapping[str, pa.Schema], features: Mapping[str, Features], dataset: Dataset, entry: Entry | None
+) -> Tables:
+    """What the expectations look at.
+
+    Args:
+        schemas: of the files of `train` and `test`.
+        features: of their images; empty when a file's columns are not those to measure.
+        dataset: the facts the images came with.
+        entry: the catalogue's facts about this dataset; None when it has none, as for a local directory's images.
+    """
+    columns = {split: describe_schema(schema) for split, schema in schemas.items()}
+    files = pd.DataFrame({"columns": columns})
+    if not features:
+        return {"files": files}
+    return {
+        "files": files,
+        "splits": _tabulate_splits(features, entry),
+        "classes": _tabulate_classes(features, dataset),
+        "images": _tabulate_images(features["train"], features["test"]),
+    }
+
+
+def describe_schema(schema: pa.Schema) -> str:
+    """The columns of a table and their types, in one line."""
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+
+
+def _tabulate_splits(features: Mapping[str, Features], entry: Entry | None) -> pd.DataFrame:
+    rows = {}
+    for split, measured in features.items():
+        darkest, brightest = int(measured.darkest.min(initial=WHITE)), int(measured.brightest.max(initial=0))
+        rows[split] = {
+            "pixel_range": (brightest - darkest) / WHITE,
+            "class_separation": class_separation(measured, features["train"]),
+        }
+        if entry:
+            expected = {"train": entry.train, "test": entry.test}[split]
+            rows[split] |= {
+                "surplus": measured.images_by_source.get(OFFICIAL, 0) - expected,
+                "mean_shift": overall_mean(measured) - entry.mean,
+                "std_shift": overall_std(measured) - entry.std,
+            }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _tabulate_classes(features: Mapping[str, Features], dataset: Dataset) -> pd.DataFrame:
+    classes = len(dataset.classes)
+    rows = {}
+    for split, measured in features.items():
+        counts = np.bincount(measured.label, minlength=classes)[:classes].tolist()
+        for name, count in zip(dataset.classes, counts, strict=True):
+            rows[f"{split} {name}"] = {"images": count, "imbalance": count * classes / max(len(measured), 1) - 1}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _tabulate_images(train: Features, test: Features) -> pd.DataFrame:
+    """The rows of `train`, then those of `test`. No column holds strings: they would take more room than the rest."""
+    digest = np.concatenate([train.digest, test.digest])
+    label = np.concatenate([train.label, test.label])
+    is_test = np.repeat(np.array([0, 1], np.int8), [len(train), len(test)])
+    return pd.DataFrame(
+        {
+            "split": pd.Categorical.from_codes(is_test, categories=["train", "test"]),
+            "label": label,
+            "std": np.concatenate([train.std, test.std], dtype=np.float32, casting="same_kind"),
+            "white": np.concatenate([train.white, test.white]) / np.float32(train.pixels),
+            "digest": digest,
+            "conflicting": find_conflicts(digest, label),
+            "leaked": np.concatenate([np.zeros(len(train), bool), np.isin(test.digest, train.digest)]),
+            "mirrored": np.concatenate([find_mirrored(train, digest), find_mirrored(test, digest)]),
+            "mirrored_leak": np.concatenate([np.zeros(len(train), bool), find_mirrored(test, train.digest)]),
+        }
+    )
+
+
+def build_suites(dataset: Dataset, entry: Entry | None, params: ValidateParams) -> Suites:
+    """The expectations about each table. `dataset` and `entry` as for `build_tables`; `params` holds the thresholds."""
+    return {
+        "files": [_allowed("schema", "columns and types of the file", "columns", [describe_schema(dataset.schema)])],
+        "splits": _split_expectations(entry, params),
+        "classes": [
+            _between("class_presence", "images of each class in each split", "images", least=1),
+            _between(
+                "class_balance",
+                "images of each class, against the mean of the split's classes: 0.5 is half as many again",
+                "imbalance",
+                least=-params.max_class_imbalance,
+                most=params.max_class_imbalance,
+            ),
+        ],
+        "images": _image_expectations(dataset, params),
+    }
+
+
+def list_skipped(dataset: Dataset, entry: Entry | None) -> dict[str, str]:
+    """The expectations that `build_suites` leaves out for such data, and why."""
+    no_reference = f"the catalogue has no reference for {dataset.name}"
+    no_flip = f"a mirrored image of {dataset.name} need not keep its class"
+    return {
+        **({} if entry else dict.fromkeys(("official_images", "mean", "std"), no_reference)),
+        **({} if dataset.flip else dict.fromkeys(("mirrored_images", "mirrored_leaks"), no_flip)),
+    }
+
+
+def _split_expectations(entry: Entry | None, params: ValidateParams) -> list[gxe.Expectation]:
+    expectations = [
+        _between(
+            "pixel_range",
+            "brightest less darkest pixel of the split, 0 to 1",
+            "pixel_range",
+            least=params.min_pixel_range,
+        ),
+        _between(
+            "class_separation",
+            "share of a simple feature's variance that the classes explain: 0 when labels do not belong to the images",
+            "class_separation",
+            least=params.min_class_separation,
+        ),
+    ]
+    if entry:
+        mean, std = params.max_mean_shift, params.max_std_shift
+        expectations += [
+            _allowed("official_images", "official images beyond, or short of, the catalogue's", "surplus", [0]),
+            _between("mean", "mean pixel, 0 to 1, less the catalogue's", "mean_shift", least=-mean, most=mean),
+            _between(
+                "std", "standard deviation of all pixels, less the catalogue's", "std_shift", least=-std, most=std
+            ),
+        ]
+    return expectations
+
+
+def _image_expectations(dataset: Dataset, params: ValidateParams) -> list[gxe.Expectation]:
+    expectations = [
+        _allowed("labels", "labels that are no class", "label", list(range(len(dataset.classes)))),
+        _between(
+            "blank_images",
+            "images with nothing to see: the standard deviation of their pixels, 0 to 1",
+            "std",
+            least=params.min_contrast,
+            tolerated=params.max_blank_fraction,
+        ),
+        _between(
+            "saturated_images",
+            "images overexposed or on a white ground: their share of pixels at 255",
+            "white",
+            most=params.max_white,
+            tolerated=params.max_saturated_fraction,
+        ),
+        _expect(
+            gxe.ExpectCompoundColumnsToBeUnique,
+            "duplicates",
+            "images that occur more than once within a split",
+            column_list=["split", "digest"],
+            mostly=1 - params.max_duplicate_fraction,
+        ),
+        _allowed("conflicting_labels", "images that also occur with another label", "conflicting", [False]),
+        _allowed("leaks", "test images that are training images too", "leaked", [False]),
+    ]
+    if dataset.flip:
+        expectations += [
+            _allowed(
+                "mirrored_images",
+                "images whose mirror image is there too",
+                "mirrored",
+                [False],
+                tolerated=params.max_mirrored_fraction,
+                severity="warning",
+            ),
+            _allowed(
+                "mirrored_leaks",
+                "test images that are mirrored training images",
+                "mirrored_leak",
+                [False],
+                severity="warning",
+            ),
+        ]
+    return expectations
+
+
+def _between(
+    name: str,
+    meaning: str,
+    column: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    tolerated: float = 0.0,
+) -> gxe.Expectation:
+    return _expect(
+        gxe.ExpectColumnValuesToBeBetween,
+        name,
+        meaning,
+        column=column,
+        min_value=least,
+        max_value=most,
+        mostly=1 - tolerated,
+    )
+
+
+def _allowed(
+    name: str,
+    meaning: str,
+    column: str,
+    values: list[Any],
+    *,
+    tolerated: float = 0.0,
+    severity: Severity = "critical",
+) -> gxe.Expectation:
+    return _expect(
+        gxe.ExpectColumnValuesToBeInSet,
+        name,
+        meaning,
+        severity=severity,
+        column=column,
+        value_set=values,
+        mostly=1 - tolerated,
+    )
+
+
+def _expect(
+    kind: type[gxe.Expectation], name: str, meaning: str, *, severity: Severity = "critical", **kwargs: Any
+) -> gxe.Expectation:
+    return kind(meta={"name": name}, notes=meaning, severity=severity, **kwargs)

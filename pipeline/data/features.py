@@ -1,0 +1,173 @@
+"""What each image looks like in a few numbers, measured in one streamed pass: the table that validation looks at.
+
+Everything is an integer per image, so that sums over images are exact and the same on any processor; means, shares
+and centres are derived from them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha1
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data import table
+from pipeline.data.table import Rows
+
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a table's images, in its order: arrays [n], one value per image."""
+
+    pixels: int  # of one image: height * width
+    sources: tuple[str, ...]
+    source: np.ndarray  # uint16, an index into `sources`
+    label: np.ndarray  # uint8
+    pixel_sum: np.ndarray  # int64
+    square_sum: np.ndarray  # int64, of the squared pixels
+    row_moment: np.ndarray  # int64, sum over the pixels of value * row
+    column_moment: np.ndarray  # int64, likewise
+    darkest: np.ndarray  # uint8
+    brightest: np.ndarray  # uint8
+    ink: np.ndarray  # int32, pixels above 0
+    white: np.ndarray  # int32, pixels at 255
+    digest: np.ndarray  # int64, the first 8 bytes of the pixels' SHA-1: among 10 million images, none agree by chance
+    mirrored: np.ndarray  # int64, likewise of the image mirrored left to right
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def images_by_source(self) -> dict[str, int]:
+        """Number of images that came from each source."""
+        return dict(zip(self.sources, np.bincount(self.source, minlength=len(self.sources)).tolist(), strict=True))
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean pixel of each image, float64 [n], 0 to 1."""
+        return self.pixel_sum / (self.pixels * WHITE)
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation of each image's pixels, float64 [n], 0 to 0.5."""
+        return np.sqrt(self.pixels * self.square_sum - self.pixel_sum**2) / (self.pixels * WHITE)
+
+    @property
+    def centre(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column of each image's centre of mass, float64 [n], in pixels; NaN where there is no mass."""
+        with np.errstate(invalid="ignore"):
+            return self.row_moment / self.pixel_sum, self.column_moment / self.pixel_sum
+
+
+def read_features(path: Path) -> Features:
+    """Measure a table's images, one row group in memory at a time.
+
+    Raises:
+        DataError: the file is missing, damaged, or not one of ours.
+    """
+    dataset = table.read_dataset(path)
+    sources: dict[str, int] = {}
+    parts = [_measure(rows, sources) for rows in table.stream(path)]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Features(pixels=dataset.height * dataset.width, sources=tuple(sources), **columns)
+
+
+def overall_mean(features: Features) -> float:
+    """Mean of all pixels of all images, 0 to 1; NaN without images."""
+    return _ratio(int(features.pixel_sum.sum()), len(features) * features.pixels * WHITE)
+
+
+def overall_std(features: Features) -> float:
+    """Standard deviation of all pixels of all images, 0 to 0.5; NaN without images."""
+    values = len(features) * features.pixels
+    total, squares = int(features.pixel_sum.sum()), int(features.square_sum.sum())
+    return _ratio(values * squares - total**2, (values * WHITE) ** 2) ** 0.5
+
+
+def find_conflicts(digests: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which images also occur with another label: bool [n]. digests: int64 [n]; labels: uint8 [n]."""
+    different, group = np.unique(digests, return_inverse=True)
+    lowest, highest = np.full(len(different), 255, np.uint8), np.zeros(len(different), np.uint8)
+    np.minimum.at(lowest, group, labels)
+    np.maximum.at(highest, group, labels)
+    return (lowest != highest)[group]
+
+
+def find_mirrored(features: Features, digests: np.ndarray) -> np.ndarray:
+    """Which images have their mirror image among those of the digests: bool [n].
+
+    An image that is its own mirror image has none: its copies are duplicates.
+    """
+    return np.isin(features.mirrored, digests) & (features.mirrored != features.digest)
+
+
+def class_separation(features: Features, reference: Features) -> float:
+    """How well simple features tell the classes apart: what shuffled labels bring down to 0.
+
+    For the amount of ink, the mean pixel and the centre of mass: the share of the feature's variance that the classes'
+    means explain, the means taken from `reference` (with the reference itself this is the correlation ratio, eta
+    squared). Of those, the largest: 1 when the class determines the feature, 0 or below when labels say nothing about
+    the images, or something else than in the reference.
+    """
+    pairs = zip(_class_features(features), _class_features(reference), strict=True)
+    return max(_explained(*own, *others) for own, others in pairs)
+
+
+def _measure(rows: Rows, sources: dict[str, int]) -> Mapping[str, np.ndarray]:
+    """The arrays of `Features` for some rows. `sources` numbers the names seen so far, and gains those that are new."""
+    images = rows.images
+    count, height, width = images.shape
+    flat = images.reshape(count, height * width)
+    named = rows.sources.dictionary_encode()
+    numbers = [sources.setdefault(name, len(sources)) for name in named.dictionary.to_pylist()]
+    return {
+        "source": np.array(numbers, np.uint16)[named.indices.to_numpy()],
+        "label": rows.labels,
+        "pixel_sum": flat.sum(axis=1, dtype=np.int64),
+        "square_sum": np.square(flat, dtype=np.uint16).sum(axis=1, dtype=np.int64),
+        "row_moment": images.sum(axis=2, dtype=np.int64) @ np.arange(height),
+        "column_moment": images.sum(axis=1, dtype=np.int64) @ np.arange(width),
+        "darkest": flat.min(axis=1),
+        "brightest": flat.max(axis=1),
+        "ink": (flat > 0).sum(axis=1, dtype=np.int32),
+        "white": (flat == WHITE).sum(axis=1, dtype=np.int32),
+        "digest": _digests(flat),
+        "mirrored": _digests(images[:, :, ::-1].reshape(flat.shape)),
+    }
+
+
+def _digests(flat: np.ndarray) -> np.ndarray:
+    images = flat.view(f"V{flat.shape[1]}").ravel().tolist()  # as bytes objects: twice as fast as hashing array rows
+    return np.frombuffer(b"".join(sha1(image, usedforsecurity=False).digest()[:8] for image in images), ">i8").astype(
+        np.int64
+    )
+
+
+def _class_features(features: Features) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Labels, and values of each feature that may tell classes apart, of the images that have it.
+
+    Values are int64, in 1/256 of a grey level or a pixel, so that their sums are exact.
+    """
+    ink = features.ink * (WHITE / features.pixels)
+    for values in (ink, features.mean * WHITE, *features.centre):
+        there = np.isfinite(values)
+        yield features.label[there], np.rint(values[there] * 256).astype(np.int64)
+
+
+def _explained(
+    labels: np.ndarray, values: np.ndarray, reference_labels: np.ndarray, reference_values: np.ndarray
+) -> float:
+    """Coefficient of determination of predicting each value by the mean of its class in the reference."""
+    total = _ratio(len(values) * int((values**2).sum()) - int(values.sum()) ** 2, len(values))
+    residual = 0.0
+    for label in np.unique(labels):
+        members, reference = values[labels == label], reference_values[reference_labels == label]
+        mean = int(reference.sum()) / max(len(reference), 1)
+        residual += int((members**2).sum()) - 2 * mean * int(members.sum()) + len(members) * mean**2
+    return 1 - residual / total if total > 0 else 0.0
+
+
+def _ratio(numerator: int, denominator: int) -> float:
+    return numerator / denominator if denominator else float("nan")

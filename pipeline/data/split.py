@@ -1,0 +1,133 @@
+"""Which training images become the validation split: stratified, seeded, decided by a hash of each image.
+
+An image draws a number from the seed and its pixels alone. In each class, the official images with the lowest draws
+go to validation, as many as the fraction asks for; the highest of those draws is the threshold of the class. Images
+added later are held against the same thresholds: they move no earlier image, and copies of an image share its split.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data import table
+from pipeline.data.table import OFFICIAL
+from pipeline.errors import DataError, ParamsError
+
+SHA1_DIGITS = 40  # of an id: what follows them counts the copies of an image
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What the images of a table drew, in its order."""
+
+    number: np.ndarray  # uint64 [n]: among 10 million images, none but copies of each other draw the same
+    label: np.ndarray  # uint8 [n]
+    official: np.ndarray  # bool [n]
+
+
+def draw_numbers(ids: Iterable[str], seed: int) -> np.ndarray:
+    """A number for each image, the same for every copy of it: uint64 [n], uniform."""
+    digests = (blake2b(f"{seed} {id_[:SHA1_DIGITS]}".encode(), digest_size=8).digest() for id_ in ids)
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+
+
+def read_draws(path: Path, seed: int) -> Draws:
+    """The draws of a table's images, from its small columns only, one row group in memory at a time."""
+    numbers, labels, official = [], [], []
+    for rows in table.stream_columns(path, ["id", "label", "source"]):
+        numbers.append(draw_numbers(rows.column("id").to_pylist(), seed))
+        labels.append(rows.column("label").to_numpy())
+        official.append(np.array([source == OFFICIAL for source in rows.column("source").to_pylist()], bool))
+    return Draws(np.concatenate(numbers), np.concatenate(labels), np.concatenate(official))
+
+
+def find_thresholds(draws: Draws, classes: Sequence[str], fraction: float) -> np.ndarray:
+    """The highest draw of each class that still goes to validation: uint64 [classes].
+
+    Raises:
+        DataError: a class has no official image.
+        ParamsError: the fraction leaves a class without validation images, or without any others.
+    """
+    thresholds = np.zeros(len(classes), np.uint64)
+    for label, name in enumerate(classes):
+        numbers = draws.number[draws.official & (draws.label == label)]
+        count = round(fraction * len(numbers))
+        if not len(numbers):
+            raise DataError(
+                f"the class {name} has no official training images",
+                expected="every class among the official images",
+                remedy="complete the dataset, or correct its classes in data/catalog.yaml",
+            )
+        if not 0 < count < len(numbers):
+            raise ParamsError(
+                f"split.validation_fraction {fraction} leaves the class {name} empty in a split",
+                expected=f"a share of its {len(numbers)} official training images, and not all of them",
+                found=f"{count} for validation and {len(numbers) - count} for training",
+                remedy="change split.validation_fraction in params.yaml",
+            )
+        thresholds[label] = np.partition(numbers, count - 1)[count - 1]
+    return thresholds
+
+
+def choose_validation(draws: Draws, thresholds: np.ndarray) -> np.ndarray:
+    """Which training images go to validation: bool [n]."""
+    return draws.number <= thresholds[draws.label]
+
+
+def require_disjoint(train: Draws, is_validation: np.ndarray, test: Draws, path: Path) -> None:
+    """Refuse an image that would be in two splits. `path` is the table of `train`, for the ids in the message.
+
+    Raises:
+        DataError: copies of an image are in train and test, or have labels whose thresholds part them.
+    """
+    leaks = _are_among(train.number, test.number)
+    parted = ~is_validation & _are_among(train.number, train.number[is_validation])
+    for shared, splits in ((leaks, "the test images"), (parted, "both training and validation, under two labels")):
+        rows = np.flatnonzero(shared)
+        if len(rows):
+            raise DataError(
+                f"{len(rows):,} training images are also among {splits}",
+                expected="no image in two splits",
+                found=f"such as {', '.join(table.ids_at(path, rows[:EXAMPLES].tolist()))}",
+                remedy="remove the copies: `dvc repro validate` tells where they come from",
+            )
+
+
+def write_splits(source: Path, is_validation: np.ndarray, train: Path, validation: Path) -> None:
+    """Divide a table's rows between two new ones, in their order, one row group in memory at a time."""
+    dataset = table.read_dataset(source)
+    first = 0
+    with table.writer(train, dataset) as kept, table.writer(validation, dataset) as carved:
+        for rows in table.stream(source):
+            chosen = is_validation[first : first + len(rows)]
+            for split, mask in ((kept, ~chosen), (carved, chosen)):
+                split.write(rows.images[mask], rows.labels[mask], rows.ids.filter(mask), rows.sources.filter(mask))
+            first += len(rows)
+
+
+def count_classes(split: str, labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+    """Number of images of a split by class name. labels: uint8 [n], indices into `classes`.
+
+    Raises:
+        DataError: a class has none.
+    """
+    counts = dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
+    missing = [name for name, count in counts.items() if not count]
+    if missing:
+        raise DataError(
+            f"the {split} split has no images of {', '.join(missing)}",
+            expected="images of every class in every split",
+            remedy="complete the dataset, or correct its classes in data/catalog.yaml",
+        )
+    return counts
+
+
+def _are_among(numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """`np.isin`, in an eighth of its memory: bool [n]."""
+    ordered = np.sort(others)
+    places = np.searchsorted(ordered, numbers)
+    return ordered[np.minimum(places, len(ordered) - 1)] == numbers

@@ -1,0 +1,263 @@
+"""Holding the tables against their expectations with Great Expectations, and saying what came of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import great_expectations as gx
+import numpy as np
+import pandas as pd
+from great_expectations.data_context import AbstractDataContext
+from great_expectations.data_context.types.base import ProgressBarsConfig
+
+from pipeline.data import table
+from pipeline.data.catalog import Entry
+from pipeline.data.expectations import Severity, Suites, Tables, build_suites, build_tables, list_skipped
+from pipeline.data.features import Features, overall_mean, overall_std, read_features
+from pipeline.errors import DataError, ValidationFailed
+from pipeline.params import ValidateParams
+
+EXAMPLES = 5
+DIGITS = 6  # after the point, in every number that is written down
+CELL = 36  # widest cell of the summary: all of it fits a terminal of 120 columns
+
+Identify = Callable[[Sequence[int]], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one expectation."""
+
+    name: str
+    meaning: str
+    severity: Severity
+    passed: bool
+    observed: float | dict[str, Any]  # of images, the share that break it; of a smaller table, each row's value
+    threshold: dict[str, Any]
+    count: int  # rows that break it
+    examples: tuple[str, ...]  # the first of them: rows' names, or for images what `Identify` makes of their numbers
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that validation says. No times, no run ids: equal data gives equal bytes."""
+
+    dataset: str
+    splits: dict[str, Any]  # what `describe_split` says of each
+    findings: tuple[Finding, ...]
+    skipped: dict[str, str]  # expectations left out, and why
+
+    @property
+    def failures(self) -> list[Finding]:
+        """Critical expectations that do not hold."""
+        return [finding for finding in self.findings if finding.severity == "critical" and not finding.passed]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """Other expectations that do not hold."""
+        return [finding for finding in self.findings if finding.severity == "warning" and not finding.passed]
+
+    def content(self) -> dict[str, Any]:
+        """What stands in `validation.json`."""
+        return {
+            "dataset": self.dataset,
+            "passed": not self.failures,
+            "splits": self.splits,
+            "expectations": [asdict(finding) for finding in self.findings],
+            "skipped": self.skipped,
+        }
+
+
+def inspect(
+    files: Mapping[str, Path], entry: Entry | None, params: ValidateParams
+) -> tuple[Report, AbstractDataContext]:
+    """Measure the images of the files, and hold them against every expectation.
+
+    Args:
+        files: the tables of `train` and `test`.
+        entry: the catalogue's facts about their dataset; None when it has none, as for a local directory's images.
+        params: the thresholds.
+
+    Returns:
+        the report, and the context that holds Great Expectations' own results, for `write_pages`.
+
+    Raises:
+        DataError: a file cannot be read, or an expectation not be evaluated.
+    """
+    dataset = table.read_dataset(files["train"])
+    schemas = {split: table.read_schema(path) for split, path in files.items()}
+    measurable = all(schema.equals(dataset.schema) for schema in schemas.values())
+    features = {split: read_features(path) for split, path in files.items()} if measurable else {}
+
+    def name_images(rows: Sequence[int]) -> list[str]:
+        return _name_images(files, features, rows)
+
+    tables = build_tables(schemas, features, dataset, entry)
+    findings, context = validate(tables, build_suites(dataset, entry, params), name_images)
+    splits = {split: describe_split(measured) for split, measured in features.items()}
+    return Report(dataset.name, splits, findings, list_skipped(dataset, entry)), context
+
+
+def validate(tables: Tables, suites: Suites, identify: Identify) -> tuple[tuple[Finding, ...], AbstractDataContext]:
+    """Hold every table against its suite.
+
+    Args:
+        tables, suites: those of `pipeline.data.expectations`; the suite of a table that is not there is left out.
+        identify: what to show as examples, given numbers of rows of the table `images`.
+
+    Returns:
+        the findings in the order of the suites, and the context that holds the results, for `write_pages`.
+
+    Raises:
+        DataError: an expectation could not be evaluated.
+    """
+    context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(enable=False)
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    source = context.data_sources.add_pandas(name="dataset")
+    findings: list[Finding] = []
+    for name, frame in tables.items():
+        batch = source.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe(name="all rows")
+        suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=list(suites[name])))
+        definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+        results = definition.run(
+            batch_parameters={"dataframe": frame},
+            result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES},
+        )
+        order = [expectation.meta["name"] for expectation in suites[name]]
+        found = [_find(result, frame, identify if name == "images" else list) for result in results.results]
+        findings += sorted(found, key=lambda finding: order.index(finding.name))
+    return tuple(findings), context
+
+
+def write_pages(context: AbstractDataContext, directory: Path) -> None:
+    """Write Great Expectations' HTML pages (Data Docs) about the results that a context holds."""
+    site = {
+        "class_name": "SiteBuilder",
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(directory.resolve())},
+    }
+    context.add_data_docs_site(site_name="pages", site_config=site)
+    context.build_data_docs(site_names=["pages"])
+
+
+def describe_split(features: Features) -> dict[str, Any]:
+    """The report's facts about a split."""
+    return {
+        "images": len(features),
+        "sources": features.images_by_source,
+        "mean": _plain(overall_mean(features)),
+        "std": _plain(overall_std(features)),
+    }
+
+
+def summarise(report: Report) -> str:
+    """The report on one screen of text."""
+    rows: list[tuple[str, ...]] = [("expectation", "result", "observed", "allowed")]
+    rows += [(finding.name, _verdict(finding), _observed(finding), _allowed(finding)) for finding in report.findings]
+    rows += [(name, "skipped", reason, "") for name, reason in report.skipped.items()]
+    rows = [tuple(shorten(cell, CELL, placeholder=" …") for cell in row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    counts = " and ".join(f"{facts['images']:,} {split}" for split, facts in report.splits.items())
+    held = sum(finding.passed for finding in report.findings)
+    warnings = [f"warning: {_describe(finding)}" for finding in report.warnings]
+    verdict = f"{held} of {len(report.findings)} expectations hold"
+    return "\n".join([f"{report.dataset}: {counts or 'no'} images", *lines, *warnings, verdict])
+
+
+def require_passed(report: Report, where: Path) -> None:
+    """Stop the pipeline when a critical expectation does not hold. `where` is the file that has the full report.
+
+    Raises:
+        ValidationFailed: naming every such expectation, how much breaks it, and where.
+    """
+    if report.failures:
+        raise ValidationFailed(
+            f"the images of {report.dataset} are not fit to train on",
+            found="\n            ".join(map(_describe, report.failures)),
+            remedy=f"mend the data, or the thresholds of `validate` in params.yaml; the whole report: {where}",
+        )
+
+
+def _find(result: Any, frame: pd.DataFrame, identify: Identify) -> Finding:
+    """Great Expectations' result without its times and run ids."""
+    config, details = result.expectation_config, result.result
+    name, kwargs = config.meta["name"], config.kwargs
+    if "unexpected_count" not in details:
+        raise DataError(f"the expectation {name} could not be evaluated", found=str(result.exception_info))
+    threshold = {key: kwargs[key] for key in ("min_value", "max_value", "value_set") if kwargs.get(key) is not None}
+    observed: float | dict[str, Any]
+    if isinstance(frame.index, pd.RangeIndex):
+        threshold["fraction"] = round(1 - kwargs.get("mostly", 1), DIGITS)
+        observed = round(details["unexpected_count"] / max(len(frame), 1), DIGITS)
+    else:
+        observed = {row: _plain(value) for row, value in frame[kwargs["column"]].items()}
+    return Finding(
+        name=name,
+        meaning=config.notes,
+        severity=config.severity.value,
+        passed=bool(result.success),
+        observed=observed,
+        threshold=threshold,
+        count=int(details["unexpected_count"]),
+        examples=tuple(identify(details["partial_unexpected_index_list"])),
+    )
+
+
+def _name_images(files: Mapping[str, Path], features: Mapping[str, Features], rows: Sequence[int]) -> list[str]:
+    """Split, id and source of images, given as numbers of the rows of train and then test."""
+    names = []
+    for split, measured in features.items():
+        inside = [row for row in rows if 0 <= row < len(measured)]
+        ids = table.ids_at(files[split], inside) if inside else []
+        sources = [measured.sources[measured.source[row]] for row in inside]
+        names += [f"{split} {id_} ({source})" for id_, source in zip(ids, sources, strict=True)]
+        rows = [row - len(measured) for row in rows]
+    return names
+
+
+def _plain(value: Any) -> Any:
+    """A number or string as JSON can hold it, rounded; None for one that does not exist."""
+    if isinstance(value, float):
+        return round(value, DIGITS) if np.isfinite(value) else None
+    return value
+
+
+def _verdict(finding: Finding) -> str:
+    if finding.passed:
+        return "ok"
+    return "FAILED" if finding.severity == "critical" else "warning"
+
+
+def _observed(finding: Finding) -> str:
+    if isinstance(finding.observed, float):
+        return f"{finding.count:,} ({finding.observed:.2%})" if finding.count else "none"
+    values = finding.observed.values()
+    if all(isinstance(value, str) for value in values):
+        return "as allowed" if finding.passed else ", ".join(finding.examples)
+    if len(values) == 2:
+        return ", ".join(f"{row} {value}" for row, value in finding.observed.items())
+    return f"{min(values)} to {max(values)}"
+
+
+def _allowed(finding: Finding) -> str:
+    limits = finding.threshold
+    if "fraction" in limits:
+        return f"up to {limits['fraction']:.1%}" if limits["fraction"] else "none"
+    if "value_set" in limits:
+        return ", ".join(map(str, limits["value_set"]))
+    if "max_value" not in limits:
+        return f"{limits['min_value']:g} or more"
+    return f"{limits['min_value']:g} to {limits['max_value']:g}"
+
+
+def _describe(finding: Finding) -> str:
+    """One line: what, how much, where, and how much is allowed."""
+    if isinstance(finding.observed, float):
+        shown = f"{finding.count:,} ({finding.observed:.2%}), such as {', '.join(finding.examples)}"
+    else:
+        shown = ", ".join(f"{row} {finding.observed[row]}" for row in finding.examples)
+    return f"{finding.name} ({finding.meaning}): {shown}; allowed: {_allowed(finding)}"

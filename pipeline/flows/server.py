@@ -1,0 +1,152 @@
+"""The Prefect server of a run: the one that Prefect is configured to use, or a temporary one that ends with the run.
+
+Prefect can start a temporary server by itself, but only after all of Prefect's server has been imported into the flow's own
+process, one after the other. Here it starts first, in a process of its own, and takes its 5 s (15 s when its database is
+new) beside the other preparations. It ends when the run's process does, however that happens.
+
+`python -m pipeline.flows.server SOCKET` is that process. It leaves again when a profile or `prefect.toml` names a server:
+only Prefect knows all the places, and reading them in the flow's process first would lose the head start.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Self
+
+from pipeline.errors import FlowError
+from pipeline.workspace import STATE
+
+START_SECONDS = 120
+STOP_SECONDS = 5
+ANSWER_SECONDS = 5
+LOG_FILE = STATE / "prefect-server.log"
+
+# Read by Prefect when it is imported. What the user has set stays.
+SETTINGS = {
+    "DO_NOT_TRACK": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run prints its own lines; Prefect keeps them as logs
+    "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1.0",  # seconds until a line shows in Prefect's pages
+}
+TEMPORARY_SETTINGS = {
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",  # automations need a server that stays
+    "PREFECT_SERVER_EVENTS_STREAM_OUT_ENABLED": "false",
+}
+
+
+def configure() -> None:
+    """Set the defaults of this project for Prefect. To be called before it is imported."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def configured_url() -> str | None:
+    """The address in the environment of a server that is to be used, if there is one."""
+    return os.environ.get("PREFECT_API_URL") or None
+
+
+def require_answer(url: str) -> None:
+    """Refuse a server that does not answer at all.
+
+    Raises:
+        FlowError: naming its address.
+    """
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:
+        pass  # it answers: whether it lets us in is for Prefect's client to find out
+    except (OSError, ValueError) as error:
+        raise FlowError(
+            f"the Prefect server at {url} does not answer",
+            expected=f"an answer within {ANSWER_SECONDS} s",
+            found=str(getattr(error, "reason", error)),
+            remedy="start it (prefect server start), or unset PREFECT_API_URL for a temporary one of the run's own",
+        ) from None
+
+
+class TemporaryServer:
+    """A Prefect server on a free port of this machine, on the database in Prefect's home."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.log = workspace / LOG_FILE
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        with listener, self.log.open("w") as log:
+            # Its standard input is a pipe that closes when this process is gone; a session of its own keeps the
+            # terminal's Ctrl-C away, so that it can still take down how the run ended.
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.flows.server", str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+                env=TEMPORARY_SETTINGS | os.environ,
+            )
+
+    def wait(self) -> None:
+        """Return when it answers.
+
+        Raises:
+            FlowError: it ended, or took too long, with the last lines of its log.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=deadline - time.monotonic()).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        last = self.log.read_text(errors="replace").strip().splitlines()[-3:]
+        raise FlowError(
+            "the temporary Prefect server did not start",
+            expected=f"an answer within {START_SECONDS} s",
+            found="\n            ".join(last) or f"exit code {self.process.poll()}",
+            remedy=f"read {self.log}; another database: PREFECT_HOME=DIRECTORY pipeline run",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
+
+
+def main(descriptor: int) -> None:
+    """Serve on an open, listening socket until standard input closes."""
+
+    def end_with_parent() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
+
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url:
+        return
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    config = uvicorn.Config(create_app(ephemeral=True, final=True), log_level="error", lifespan="on")
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

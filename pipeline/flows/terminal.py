@@ -1,0 +1,63 @@
+"""What a run shows while it works: the stages' output as it comes, and what is being waited for.
+
+On a terminal the latter is a spinner with the time that has passed, below the output; elsewhere it is a plain line.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+PLAIN_WIDTH = 110  # columns of a table in a file or a pipe
+
+
+class Terminal:
+    """Standard output, shared by the threads of a run."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        if not self._console.is_terminal:
+            self._console = Console(highlight=False, width=max(self._console.width, PLAIN_WIDTH))
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            refresh_per_second=4,
+            disable=not self._console.is_terminal,
+        )
+
+    def show(self, line: str) -> None:
+        """A line of a stage's output, as it is."""
+        style = "bold" if line.startswith("Running stage '") else "dim" if line.startswith("> ") else ""
+        self._console.print(Text(line, style), soft_wrap=True)
+
+    def print(self, *content: RenderableType) -> None:
+        """Something of the run's own, with Rich's markup."""
+        self._console.print(*content)
+
+    @contextmanager
+    def waiting(self, what: str, announce: bool = True) -> Iterator[None]:
+        """Say what is being waited for, for as long as the block takes.
+
+        Args:
+            announce: where there is no spinner, print a line instead.
+        """
+        if announce and self._progress.disable:
+            self._console.print(what)
+        task = self._progress.add_task(what)
+        try:
+            yield
+        finally:
+            self._progress.remove_task(task)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

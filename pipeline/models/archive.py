@@ -1,0 +1,95 @@
+"""The model file: a Keras archive whose bytes depend on the model alone.
+
+Keras writes the time of saving, and memory addresses as ids of shared objects, into every archive, so that equal models
+would differ. Here they are written out of it; what is left loads like any other `.keras` file, with no code of ours.
+"""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ModelError
+from pipeline.files import atomic_file
+from pipeline.models.backend import keras
+from pipeline.models.losses import create_accuracy, create_loss
+from pipeline.models.networks import create_network
+from pipeline.models.optimizers import create_stock_optimizer
+from pipeline.models.tasks import Task
+from pipeline.params import TrainSettings
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can hold
+
+
+def export(network: keras.Model, settings: TrainSettings, task: Task, steps: int) -> keras.Model:
+    """A trained network as it is saved: in float32, of stock layers, compiled with what trained it for `steps` batches.
+
+    The optimizer's own state is left out: training that goes on from the file starts a schedule of its own.
+    """
+    stock = create_network(settings, task, network.input_shape[1:])
+    stock.set_weights(network.get_weights())
+    stock.compile(create_stock_optimizer(settings, steps), create_loss(task), [create_accuracy(task)])
+    return stock
+
+
+def save(network: keras.Model, path: Path) -> None:
+    """Write a network, its weights and its compilation as a canonical `.keras` archive."""
+    with atomic_file(path) as partial:
+        saved = partial.with_suffix(".keras")
+        try:
+            network.save(saved)
+            partial.write_bytes(_canonical(saved))
+        finally:
+            saved.unlink(missing_ok=True)
+
+
+def load(path: Path) -> keras.Model:
+    """Read a network that `save` wrote, compiled as it was.
+
+    Raises:
+        ModelError: the file is missing, damaged, or no Keras archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            return keras.saving.load_model(path)
+        reason = f"the checksum of {damaged} in it is wrong"
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing", remedy="dvc repro train") from None
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+    raise ModelError(
+        f"{path} is damaged", expected="a Keras archive", found=reason, remedy=f"rm {path} && dvc checkout"
+    )
+
+
+def _canonical(path: Path) -> bytes:
+    """The content of an archive without what changes from one saving to the next."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(path) as saved, zipfile.ZipFile(content, "w") as archive:
+        for name in sorted(saved.namelist()):
+            data = saved.read(name)
+            if name == "metadata.json":
+                data = _json({"keras_version": json.loads(data)["keras_version"]})
+            elif name == "config.json":
+                data = _json(_renumber(json.loads(data), {}))
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+    return content.getvalue()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _renumber(value: Any, numbers: dict[int, int]) -> Any:
+    """Ids of shared objects, which are memory addresses, as 1, 2, 3 in order of appearance."""
+    if isinstance(value, list):
+        return [_renumber(item, numbers) for item in value]
+    if not isinstance(value, dict):
+        return value
+    renumbered = {key: _renumber(item, numbers) for key, item in value.items()}
+    if isinstance(identity := value.get("shared_object_id"), int):
+        renumbered["shared_object_id"] = numbers.setdefault(identity, len(numbers) + 1)
+    return renumbered

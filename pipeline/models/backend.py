@@ -1,0 +1,103 @@
+"""The one place that imports Keras and TensorFlow, and what the machine offers them.
+
+`from pipeline.models.backend import keras, tf`: the import is quiet, and skips what nothing here uses.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@contextmanager
+def _without(*modules: str) -> Iterator[None]:
+    """Make optional imports fail. Keras tries scikit-learn and pyplot for wrappers: 1.3 s of a start-up of 5.5 s."""
+    blocked = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(blocked))  # type: ignore[arg-type]  # None: the documented way to block an import
+    try:
+        yield
+    finally:
+        for name in blocked:
+            del sys.modules[name]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what TensorFlow's C++ libraries write to stderr while they start, unless that fails.
+
+    They write before any setting of theirs takes effect.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(terminal, held.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+with _quiet(), _without("sklearn", "matplotlib"):
+    import keras
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()  # looks for a GPU, and complains where there is none
+
+__all__ = ["Machine", "choose_precision", "inspect_machine", "keras", "make_repeatable", "tf"]
+
+BFLOAT16_FEATURES = {"avx512_bf16", "amx_bf16"}  # without them it is emulated, several times slower than float32
+BFLOAT16_CAPABILITY = (8, 0)  # of an Nvidia GPU
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the bytes of a training depend on beside its inputs: across different ones only closeness is promised."""
+
+    device: str  # "cpu", or the name of the first GPU
+    threads: int  # that TensorFlow computes with
+    features: tuple[str, ...]  # of the processor: those that choose other arithmetic
+    bfloat16: bool  # whether such arithmetic is in the hardware
+
+
+def inspect_machine() -> Machine:
+    """The device and threads that TensorFlow uses in this process."""
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
+    features = _processor_features()
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    if not gpus:
+        return Machine("cpu", threads, features, not BFLOAT16_FEATURES.isdisjoint(features))
+    bfloat16 = all(gpu.get("compute_capability", (0, 0)) >= BFLOAT16_CAPABILITY for gpu in gpus)
+    return Machine(str(gpus[0].get("device_name", "gpu")), threads, features, bfloat16)
+
+
+def _processor_features() -> tuple[str, ...]:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return ()
+    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
+    kinds = ("avx2", "fma", "avx512", "avx_vnni", "amx", "asimd", "sve", "bf16")
+    return tuple(sorted({flag for flag in flags.partition(":")[2].split() if flag.startswith(kinds)}))
+
+
+def make_repeatable(seed: int) -> None:
+    """Seed the initial weights, and have every operation give the same bits whenever it runs on the same machine."""
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def choose_precision(wanted: str, machine: Machine) -> str:
+    """The precision of the computation, "float32" or "bfloat16", for a setting that may also be "auto"."""
+    if wanted == "auto":
+        return "bfloat16" if machine.bfloat16 else "float32"
+    return wanted

@@ -1,0 +1,61 @@
+"""What a killed training needs to go on from its last finished epoch and end with the same bytes."""
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.files import atomic_file
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training after some epochs."""
+
+    variables: list[np.ndarray]  # of the network and its optimizer
+    best: list[np.ndarray]  # the network's, after the best epoch so far
+    history: list[dict[str, Any]]  # one record an epoch
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that holds the newest snapshot of one training.
+
+    Its path must name everything that determines the result, so that it can never resume into another training.
+    """
+
+    path: Path
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Replace the file in one step: a process killed meanwhile leaves the former snapshot."""
+        arrays = {f"variable_{i}": array for i, array in enumerate(snapshot.variables)}
+        arrays |= {f"best_{i}": array for i, array in enumerate(snapshot.best)}
+        content = io.BytesIO()
+        np.savez(content, history=np.array(json.dumps(snapshot.history)), **arrays)
+        with atomic_file(self.path) as partial:
+            partial.write_bytes(content.getbuffer())
+
+    def load(self) -> Snapshot | None:
+        """The newest snapshot; None where there is none, or one that a power cut has damaged."""
+        try:
+            with np.load(self.path) as content:
+                history = json.loads(str(content["history"]))
+                return Snapshot(_numbered(content, "variable"), _numbered(content, "best"), history)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            self.path.unlink()
+            return None
+
+    def remove(self) -> None:
+        """Forget the training: it is finished, and its outputs are written."""
+        self.path.unlink(missing_ok=True)
+
+
+def _numbered(content: Any, name: str) -> list[np.ndarray]:
+    count = sum(key.startswith(f"{name}_") for key in content.files)
+    return [content[f"{name}_{i}"] for i in range(count)]

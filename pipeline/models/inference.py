@@ -1,0 +1,32 @@
+"""A network's answers, quickly and the same on every call."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pipeline.models.backend import keras, tf
+
+BATCH = 1024  # fixed, because the order of a sum's terms, so its last bits, may depend on it
+
+
+def predict(network: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Probabilities for images uint8 [n, height, width]: float32 [n, outputs]."""
+    return create_predictor(network)(images)
+
+
+def create_predictor(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """`predict` for many calls on one network, whose graph is then traced once. It sees the weights of the moment."""
+
+    @tf.function
+    def answer(images: Any) -> Any:
+        return network(images, training=False)
+
+    def answers(images: np.ndarray) -> np.ndarray:
+        filled = np.zeros((-(-len(images) // BATCH) * BATCH, *images.shape[1:]), np.uint8)
+        filled[: len(images)] = images
+        batches = [answer(filled[start : start + BATCH]).numpy() for start in range(0, len(filled), BATCH)]
+        outputs = np.concatenate([np.empty((0, *network.output_shape[1:]), np.float32), *batches])
+        return outputs[: len(images)].astype(np.float32, copy=False)
+
+    return answers

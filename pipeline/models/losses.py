@@ -1,0 +1,64 @@
+"""The three losses and the accuracy that goes with each, as Keras objects."""
+
+from typing import Any
+
+from pipeline.errors import ModelError
+from pipeline.models.backend import keras
+from pipeline.models.tasks import Task
+
+
+class SmoothedSparseCategoricalCrossentropy(keras.losses.Loss):
+    """Keras's sparse_categorical_crossentropy takes no label smoothing: this one does, as its one-hot sister does."""
+
+    def __init__(self, classes: int, label_smoothing: float) -> None:
+        super().__init__()
+        self._classes, self._label_smoothing = classes, label_smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """y_true: integers [n]; y_pred: probabilities [n, classes]; returns float32 [n]."""
+        one_hot = keras.ops.one_hot(y_true, self._classes)
+        return keras.losses.categorical_crossentropy(one_hot, y_pred, label_smoothing=self._label_smoothing)
+
+
+def create_loss(task: Task, label_smoothing: float = 0.0) -> keras.losses.Loss:
+    """The mean loss of a batch, from targets as `task.encode` gives them and probabilities.
+
+    Keras takes the logits behind the probabilities where it can reach them, so nothing is lost to rounding.
+
+    Args:
+        label_smoothing: share of a target that is spread evenly over all answers (arXiv:1512.00567, section 7).
+    """
+    if task.loss == "categorical_crossentropy":
+        return keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
+    if task.loss == "binary_crossentropy":
+        return keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing)
+    if label_smoothing:
+        return SmoothedSparseCategoricalCrossentropy(task.units, label_smoothing)
+    return keras.losses.SparseCategoricalCrossentropy()
+
+
+def create_accuracy(task: Task) -> keras.metrics.Metric:
+    """The share of right answers, from the same targets and probabilities."""
+    kinds = {
+        "sparse_categorical_crossentropy": keras.metrics.SparseCategoricalAccuracy,
+        "categorical_crossentropy": keras.metrics.CategoricalAccuracy,
+        "binary_crossentropy": keras.metrics.BinaryAccuracy,
+    }
+    return kinds[task.loss](name="accuracy")
+
+
+def require_fit(model: keras.Model, task: Task) -> None:
+    """Refuse a network whose output layer cannot answer a task.
+
+    Raises:
+        ModelError: naming the output that the task's loss needs, and the one that the network has.
+    """
+    output = tuple(model.output_shape[1:])
+    if output != (task.units,):
+        question = f"one yes or no ({task.classes[1]})" if task.binary else f"one of {task.units} classes"
+        raise ModelError(
+            f"the network's output does not fit {task.loss}",
+            expected=f"{task.units} {task.activation} unit{'s' * (task.units > 1)}, to answer {question}",
+            found=" x ".join(map(str, output)) + f" output{'s' * (output != (1,))}",
+            remedy="dvc repro train",
+        )

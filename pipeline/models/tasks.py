@@ -1,0 +1,122 @@
+"""What a network is to answer: which of all classes, or whether it is one of a few. Loss, output layer and labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import ModelError
+from pipeline.params import Loss
+
+OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A loss, with the output layer and the label encoding that go with it.
+
+    | loss                            | output layer          | targets                      |
+    |---------------------------------|-----------------------|------------------------------|
+    | sparse_categorical_crossentropy | softmax, one a class  | uint8 [n], a class's number  |
+    | categorical_crossentropy        | softmax, one a class  | uint8 [n, classes], one-hot  |
+    | binary_crossentropy             | one sigmoid unit      | uint8 [n, 1], 1 for a yes    |
+    """
+
+    loss: Loss
+    classes: tuple[str, ...]  # the possible answers; for a yes-or-no question (other, the classes that are a yes)
+    positive: tuple[int, ...]  # labels of the dataset that are a yes; empty unless the loss is binary_crossentropy
+    labels: int  # classes of the dataset
+
+    @property
+    def binary(self) -> bool:
+        return self.loss == "binary_crossentropy"
+
+    @property
+    def units(self) -> int:
+        """Width of the output layer."""
+        return 1 if self.binary else len(self.classes)
+
+    @property
+    def activation(self) -> str:
+        """Of the output layer."""
+        return "sigmoid" if self.binary else "softmax"
+
+    def answers(self, labels: np.ndarray) -> np.ndarray:
+        """The right answers to images with these labels of the dataset, as indices into `classes`: uint8 [n].
+
+        Raises:
+            ModelError: a label is not one of the dataset's classes.
+        """
+        if len(labels) and labels.max() >= self.labels:
+            raise ModelError(
+                f"a label is {labels.max()}, but the dataset has {self.labels} classes",
+                expected=f"labels from 0 to {self.labels - 1}",
+                remedy="dvc repro split",
+            )
+        return np.isin(labels, self.positive).astype(np.uint8) if self.binary else labels.astype(np.uint8)
+
+    def encode(self, labels: np.ndarray) -> np.ndarray:
+        """The answers as the loss compares them with the network's output (see the table above).
+
+        Raises:
+            ModelError: a label is not one of the dataset's classes.
+        """
+        answers = self.answers(labels)
+        if self.loss == "categorical_crossentropy":
+            return np.eye(len(self.classes), dtype=np.uint8)[answers]
+        return answers[:, None] if self.binary else answers
+
+
+def create_task(loss: Loss, classes: Sequence[str], positive_classes: Sequence[str | int] = ()) -> Task:
+    """The task that a loss sets on a dataset.
+
+    Args:
+        loss: one of the three.
+        classes: the dataset's class names, in the order of its labels.
+        positive_classes: the classes that are a yes, by name or number; only for binary_crossentropy.
+
+    Raises:
+        ModelError: a positive class is unknown, or none or all of them are positive, or the loss asks no such question.
+    """
+    positive = find_labels(positive_classes, classes)
+    if loss == "binary_crossentropy":
+        if not 0 < len(positive) < len(classes):
+            raise ModelError(
+                "binary_crossentropy trains one sigmoid unit to answer yes or no, which needs images of both kinds",
+                expected=f"in dataset.positive_classes between 1 and {len(classes) - 1} of {', '.join(classes)}",
+                found=f"{'all' if positive else 'none'} of them",
+                remedy="edit dataset.positive_classes, or choose sparse_categorical_crossentropy to tell all classes apart",
+            )
+        return Task(loss, (OTHER, " or ".join(classes[label] for label in positive)), positive, len(classes))
+    if positive:
+        raise ModelError(
+            f"{loss} trains a softmax over all {len(classes)} classes, but dataset.positive_classes asks a yes-or-no question",
+            expected="train.loss binary_crossentropy, or no positive classes",
+            found=", ".join(classes[label] for label in positive),
+            remedy="set train.loss to binary_crossentropy, or empty dataset.positive_classes",
+        )
+    if len(classes) < 2:
+        raise ModelError(
+            f"{loss} tells classes apart, but the dataset has only {len(classes)}", expected="two classes or more"
+        )
+    return Task(loss, tuple(classes), (), len(classes))
+
+
+def find_labels(named: Sequence[str | int], classes: Sequence[str]) -> tuple[int, ...]:
+    """The labels of classes given by English name (in any case) or by number, sorted, each once.
+
+    Raises:
+        ModelError: naming those that the dataset does not have.
+    """
+    numbers = {name.casefold(): label for label, name in enumerate(classes)}
+    numbers |= {str(label): label for label in range(len(classes))}
+    found = {name: numbers.get(str(name).strip().casefold()) for name in named}
+    unknown = [str(name) for name, label in found.items() if label is None]
+    if unknown:
+        raise ModelError(
+            "dataset.positive_classes names what the dataset does not have",
+            expected=", ".join(f"{label} {name}" for label, name in enumerate(classes)),
+            found=", ".join(unknown),
+            remedy="edit dataset.positive_classes",
+        )
+    return tuple(sorted({label for label in found.values() if label is not None}))

@@ -1,0 +1,132 @@
+"""Figures as PNG files: the same bytes for the same data, whatever the reader's matplotlib settings."""
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from pipeline.reports.calibration import Bin, expected_calibration_error
+
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "font.size": 9,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "0.4",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": "0.2",
+    "ytick.color": "0.2",
+}
+BLUE, RED = "#5b94c6", "#c8364a"
+MOST_ANNOTATED_CLASSES = 30  # beyond this the numbers in a confusion matrix are too small to read
+GALLERY_COLUMNS = 6
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that the model got wrong."""
+
+    image: np.ndarray  # uint8 [height, width]
+    actual: str
+    predicted: str
+    confidence: float  # probability given to the predicted class
+
+
+@contextmanager
+def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield a figure of this size in inches; it is saved to `path` when the block ends."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        canvas = Figure(figsize=(width, height))
+        yield canvas
+        canvas.savefig(path, metadata={"Software": None})
+
+
+def draw_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
+    """The share of each true class (row) that was predicted as each class (column), with the number of images.
+
+    Args:
+        confusion: int [classes, classes], images by true and predicted class.
+    """
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = max(3.6, 0.6 * len(classes))
+    left, below, above, right = 1.75, 1.25, 0.45, 0.15
+    width, height = left + side + right, below + side + above
+    with figure(path, width, height) as canvas:
+        axes = canvas.add_axes((left / width, below / height, side / width, side / height))
+        title = "Confusion: share of the actual class, number of images"
+        canvas.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
+        # The square root makes a confusion of a few per cent visible beside a diagonal near one.
+        axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+        names = [textwrap.fill(name, 18) for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(np.arange(1, len(names)) - 0.5, minor=True)
+        axes.set_yticks(np.arange(1, len(names)) - 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=1.5)
+        axes.tick_params(which="both", length=0)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel="predicted", ylabel="actual")
+        if len(classes) > MOST_ANNOTATED_CLASSES:
+            return
+        for row, column in np.argwhere(confusion):
+            place = {"ha": "center", "color": "white" if share[row, column] > 0.35 else "0.15"}
+            axes.text(column, row + 0.06, f"{share[row, column]:.1%}", va="bottom", fontsize=8, **place)
+            axes.text(column, row + 0.12, f"{confusion[row, column]:,}", va="top", fontsize=6.5, **place)
+
+
+def draw_reliability(path: Path, table: Sequence[Bin]) -> None:
+    """Accuracy against confidence, bin by bin, and how many images there are at each confidence."""
+    left = [row.low for row in table]
+    accuracy, confidence = [row.accuracy for row in table], [row.confidence for row in table]
+    images = np.array([row.images for row in table])
+    bars = {"width": [row.high - row.low for row in table], "align": "edge"}
+    with figure(path, 5.2, 5.6) as canvas:
+        upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        canvas.subplots_adjust(left=0.12, right=0.97, top=0.94, bottom=0.09, hspace=0.1)
+        upper.bar(left, accuracy, label="accuracy", color=BLUE, edgecolor="white", **bars)
+        gap = np.subtract(confidence, accuracy)
+        upper.bar(
+            left, gap, bottom=accuracy, label="to mean confidence", color="none", edgecolor=RED, hatch="////", **bars
+        )
+        upper.plot([0, 1], [0, 1], "--", color="0.45", linewidth=1, label="perfect calibration")
+        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title="Reliability: are 80% right of those 80% sure?")
+        error = f"expected calibration error {expected_calibration_error(table):.3f}"
+        upper.legend(loc="upper left", title=error, alignment="left", edgecolor="none")
+        lower.bar(left, images / images.sum(), color="0.55", edgecolor="white", **bars)
+        lower.set(xlabel="confidence", ylabel="share of images")
+
+
+def draw_gallery(path: Path, mistakes: Sequence[Mistake]) -> None:
+    """The given mistakes, in their order: what each is, what it was taken for, and with what probability."""
+    side, gap, caption, heading = 1.15, 0.15, 0.55, 0.4  # inches, as are the coordinates below
+    rows = max(1, math.ceil(len(mistakes) / GALLERY_COLUMNS))
+    width, height = GALLERY_COLUMNS * (side + gap), rows * (side + caption) + gap
+    with figure(path, width, height + heading) as canvas:
+        title = "Most confident mistakes: actual → predicted, probability" if mistakes else "No mistakes"
+        canvas.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
+        # One pair of axes for all images: a pair for each would take five times as long to draw.
+        axes = canvas.add_axes((0, 0, 1, height / (height + heading)))
+        for place, mistake in enumerate(mistakes):
+            row, column = divmod(place, GALLERY_COLUMNS)
+            centre, top = (column + 0.5) * (side + gap), row * (side + caption) + caption
+            half_width = side / 2 * min(1, mistake.image.shape[1] / mistake.image.shape[0])
+            bottom = top + side * min(1, mistake.image.shape[0] / mistake.image.shape[1])
+            extent = (centre - half_width, centre + half_width, bottom, top)
+            axes.imshow(mistake.image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest", extent=extent)
+            names = [textwrap.shorten(name, 20, placeholder="…") for name in (mistake.actual, mistake.predicted)]
+            text = f"{names[0]}\n→ {names[1]}\n{mistake.confidence:.3f}"
+            axes.text(centre, top - 0.03, text, ha="center", va="bottom", fontsize=7.5)
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.axis("off")

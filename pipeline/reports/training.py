@@ -1,0 +1,48 @@
+"""What a training leaves to read: `history.csv`, `settings.json` and `curves.png`. No time, host or id in any."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pipeline.files import atomic_directory, write_json
+
+COLUMNS = ("epoch", "loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate")
+
+
+def write_training(directory: Path, history: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
+    """Replace `directory` by the report of a training.
+
+    Args:
+        history: one record an epoch, with at least `COLUMNS`; epochs counted from 1.
+        settings: everything that determined the result, and what came of it.
+    """
+    with atomic_directory(directory) as partial:
+        lines = [",".join(COLUMNS), *(_line(record) for record in history)]
+        (partial / "history.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_json(partial / "settings.json", settings)
+        _draw(history, settings, partial / "curves.png")
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return ",".join(f"{record[name]:.6g}" if name != "epoch" else str(record[name]) for name in COLUMNS)
+
+
+def _draw(history: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], path: Path) -> None:
+    """Loss and accuracy by epoch, on the training and the validation images, with the best epoch marked."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    epochs = [record["epoch"] for record in history]
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        axes.plot(epochs, [record[name] for record in history], marker="o", markersize=3, label="training")
+        axes.plot(
+            epochs, [record[f"validation_{name}"] for record in history], marker="o", markersize=3, label="validation"
+        )
+        axes.axvline(settings["best_epoch"], color="0.6", linestyle=":", label="best epoch")
+        axes.set(xlabel="epoch", title=name.capitalize())
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120, metadata={"Software": None})

@@ -1,0 +1,85 @@
+"""Fetch the images, check them, add the team's batches, and store all of it as Parquet."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data import idx, table
+from pipeline.data.catalog import load_entry
+from pipeline.data.incoming import INCOMING, Pair, find_batches, read_batch
+from pipeline.data.sources import fetch
+from pipeline.files import atomic_directory
+from pipeline.params import Params
+from pipeline.stages.process import execute
+
+RAW = Path("data/raw")
+DATASET = Path("data/dataset")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of one origin, which can be read more than once, a chunk in memory at a time."""
+
+    source: str  # `official`, or a batch's name
+    read: Callable[[], Iterator[Pair]]
+
+
+def run(params: Params) -> None:
+    """Write `data/raw/` and `data/dataset/` or, where anything fails, neither."""
+    entry = load_entry(params.dataset.name)
+    batches = find_batches(INCOMING)
+    with atomic_directory(RAW) as raw, atomic_directory(DATASET) as tables:
+        fetched = fetch(entry, Path(params.dataset.path), raw)
+        dataset = fetched.dataset
+        print(f"{entry.title} ({entry.licence}) as {dataset.name}: {fetched.origin}", flush=True)
+        added = [Part(path.name, partial(read_batch, path, dataset)) for path in batches]
+        for split, pair, batch_parts in (("train", fetched.train, added), ("test", fetched.test, [])):
+            official = Part(table.OFFICIAL, partial(idx.stream_pair, *pair, dataset))
+            counts = write_table(tables / f"{split}.parquet", dataset, [official, *batch_parts])
+            origins = ", ".join(f"{count:,} {source}" for source, count in counts.items())
+            print(f"{split}: {sum(counts.values()):,} images of {len(dataset.classes)} classes ({origins})", flush=True)
+
+
+def write_table(path: Path, dataset: table.Dataset, parts: Sequence[Part]) -> dict[str, int]:
+    """Write the images of all parts, in order, each with its id: the SHA-1 of its pixels and its occurrence so far.
+
+    Everything is read once before anything is written, so that a bad part is refused while the rest is untouched.
+
+    Returns:
+        The number of images of each part, by source.
+    """
+    repeated = _repeated_prefixes(parts)
+    seen: Counter[bytes] = Counter()
+    counts: Counter[str] = Counter()
+    with table.writer(path, dataset) as rows:
+        for part in parts:
+            for images, labels in part.read():
+                digests = table.pixel_digests(images)
+                occurrences = [0] * len(digests)
+                for row in np.flatnonzero(np.isin(_prefixes(digests), repeated)):
+                    occurrences[row] = seen[digests[row]]
+                    seen[digests[row]] += 1
+                ids = [f"{digest.hex()}-{number}" for digest, number in zip(digests, occurrences, strict=True)]
+                rows.write(images, labels, table.strings(ids), table.strings([part.source] * len(ids)))
+                counts[part.source] += len(ids)
+    return dict(counts)
+
+
+def _repeated_prefixes(parts: Sequence[Part]) -> np.ndarray:
+    """The prefixes that occur more than once, uint64 [n]: only these images need to be counted one by one."""
+    chunks = [_prefixes(table.pixel_digests(images)) for part in parts for images, _ in part.read()]
+    prefixes, counts = np.unique(np.concatenate(chunks), return_counts=True)
+    return prefixes[counts > 1]
+
+
+def _prefixes(digests: Sequence[bytes]) -> np.ndarray:
+    """The first eight bytes of each digest: uint64 [n]."""
+    return np.frombuffer(b"".join(digest[:8] for digest in digests), np.uint64)
+
+
+if __name__ == "__main__":
+    execute("ingest", run)

@@ -1,0 +1,132 @@
+"""What a model came from: code, environment and machine, as facts that the tags of a run can hold."""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from pipeline.files import file_digest
+
+LARGEST_UNTRACKED_FILE = 1 << 20  # bytes; a larger one is data that somebody forgot to ignore, and is only named
+LARGEST_DIFF = 10 << 20  # bytes
+PACKAGES = ("tensorflow", "keras", "numpy", "mlflow", "dvc")
+# What chooses between TensorFlow's kernels on x86 and ARM, and so may change the last bits of a result.
+CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
+
+_SCOPE = ("--", ".", ":(exclude)dvc.lock")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A git work tree: a commit, and how it differs from it."""
+
+    commit: str
+    diff: bytes = b""  # turns the commit into this tree with `git apply`; empty when clean, or when too large to keep
+    left_out: tuple[str, ...] = ()  # files too large for the diff; `.` when that is all of it
+
+    @property
+    def dirty(self) -> bool:
+        return bool(self.diff or self.left_out)
+
+
+def read_tree(workspace: Path) -> Tree | None:
+    """The commit that a workspace stands on and what differs from it; None where git does not know the project.
+
+    `dvc.lock` does not count: the stages before `train` have just written it. Files that are new to git do, unless they
+    are ignored: they may hold code that trains.
+    """
+    try:
+        commit = _git(workspace, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
+        _git(workspace, "rev-parse", "--verify", "--quiet", "HEAD:./dvc.yaml")  # not merely inside another repository
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return None
+    listing = ("status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all")
+    changes = os.fsdecode(_git(workspace, *listing, *_SCOPE)).split("\0")[:-1]
+    if not changes:
+        return Tree(commit)
+    top = Path(os.fsdecode(_git(workspace, "rev-parse", "--show-toplevel")).rstrip("\n"))
+    new = [change[3:] for change in changes if change.startswith("??")]
+    large = tuple(name for name in new if _is_large(top / name))
+    diff = _diff(workspace, top, [name for name in new if name not in large])
+    return Tree(commit, diff, large) if len(diff) <= LARGEST_DIFF else Tree(commit, b"", (".",))
+
+
+def environment_tags(workspace: Path) -> dict[str, str]:
+    """The versions that compute, and the digest of the file that pins them all."""
+    tags = {f"version.{package}": version(package) for package in PACKAGES}
+    lock = workspace / "requirements.lock"
+    return {
+        **tags,
+        "version.python": platform.python_version(),
+        **({"environment.lock": file_digest(lock)} if lock.is_file() else {}),
+    }
+
+
+def host_tags() -> dict[str, str]:
+    """The machine. Tags and not params: they tell runs apart, they do not define them."""
+    model, features = _cpu()
+    return {
+        "host.name": platform.node(),
+        "host.platform": platform.platform(),
+        "host.cpu": model,
+        "host.cpu_features": " ".join(features),
+        "host.cores": str(len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()),
+        "host.memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
+    }
+
+
+def tree_tags(tree: Tree | None) -> dict[str, str]:
+    """Where the code came from; nothing where git does not know it."""
+    if tree is None:
+        return {}
+    tags = {"mlflow.source.git.commit": tree.commit, "git.dirty": str(tree.dirty).lower()}
+    return tags | ({"git.left_out": " ".join(tree.left_out)} if tree.left_out else {})
+
+
+def _diff(workspace: Path, top: Path, new: list[str]) -> bytes:
+    """Of known and new files alike, through an index and an object store that are thrown away afterwards."""
+    with tempfile.TemporaryDirectory() as scratch:
+        objects = os.fsdecode(_git(workspace, "rev-parse", "--git-path", "objects")).rstrip("\n")
+        aside = {
+            "GIT_INDEX_FILE": f"{scratch}/index",
+            "GIT_OBJECT_DIRECTORY": scratch,
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((workspace / objects).resolve()),
+        }
+        _git(top, "read-tree", "HEAD", environment=aside)
+        _git(top, "add", "--update", environment=aside)
+        if new:
+            names = "\0".join(new).encode(errors="surrogateescape")
+            _git(top, "--literal-pathspecs", "add", "--pathspec-from-file=-", "--pathspec-file-nul",
+                 environment=aside, stdin=names)  # fmt: skip
+        return _git(workspace, "diff", "--cached", "--binary", "--no-color", "--no-ext-diff", "--no-renames", "HEAD",
+                    *_SCOPE, environment=aside)  # fmt: skip
+
+
+def _git(
+    directory: Path, *arguments: str, environment: Mapping[str, str] | None = None, stdin: bytes | None = None
+) -> bytes:
+    command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
+    variables = os.environ | (environment or {})
+    return subprocess.run(command, env=variables, input=stdin, capture_output=True, check=True).stdout
+
+
+def _is_large(path: Path) -> bool:
+    """A directory in git's list of new files is another repository: not ours to keep."""
+    return path.is_dir() or path.lstat().st_size > LARGEST_UNTRACKED_FILE
+
+
+def _cpu() -> tuple[str, list[str]]:
+    """Model name and those of its features that matter; Linux alone lists them."""
+    facts: dict[str, str] = {}
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    return facts.get("model name", platform.processor() or platform.machine()), [f for f in CPU_FEATURES if f in flags]

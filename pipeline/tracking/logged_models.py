@@ -1,0 +1,148 @@
+"""A model file as MLflow keeps models: with its signature, an example and its requirements, the file itself untouched.
+
+`mlflow.keras.log_model` would load TensorFlow, save the network again and so change its digest. The directory it would
+write is small and documented, so it is written here around the file as it is: one digest runs through DVC, the run
+and the registry. A test compares it with what `mlflow.keras.save_model` of the installed version writes.
+"""
+
+import json
+import platform
+import shutil
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import yaml
+
+from pipeline.data import table
+from pipeline.files import file_digest
+from pipeline.tracking.outputs import Outputs
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+
+DIGEST_TAG = "model.sha256"
+MODEL_FILE = "data/model.keras"  # inside a logged model
+REQUIREMENTS = ("mlflow", "keras", "numpy", "tensorflow")
+BUILD_PACKAGES = ("pip", "setuptools", "wheel")
+
+
+def find(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
+    """The finished model that a run put out; None when there is none, or it was deleted, or never completed."""
+    for output in reversed(run.outputs.model_outputs if run.outputs else []):
+        model = _get(client, output.model_id)
+        if model is not None and str(model.status) == "READY":
+            return model
+    return None
+
+
+def create(client: "MlflowClient", run: "Run", outputs: Outputs) -> "LoggedModel":
+    """Keep a workspace's model file as the model that a run put out."""
+    from mlflow.entities import LoggedModelOutput
+
+    digest = file_digest(outputs.model)
+    model = client.create_logged_model(
+        run.info.experiment_id,
+        name=f"model-{digest[:8]}",
+        source_run_id=run.info.run_id,
+        tags={DIGEST_TAG: digest},
+        params=run.data.params,
+        model_type="classifier",
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        write_model(
+            Path(scratch), outputs, model_id=model.model_id, run_id=run.info.run_id, location=model.artifact_location
+        )
+        client.log_model_artifacts(model.model_id, scratch)
+    model = client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
+    return model
+
+
+def write_model(
+    directory: Path,
+    outputs: Outputs,
+    *,
+    model_id: str | None = None,
+    run_id: str | None = None,
+    location: str | None = None,
+) -> None:
+    """Write the directory that `mlflow.keras.load_model` and `mlflow.pyfunc.load_model` read.
+
+    It takes uint8 [-1, height, width] and answers float32 [-1, classes], or [-1, 1] for a yes-or-no question; the
+    example is the first validation image.
+    """
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    dataset = table.read_dataset(outputs.split("validation"))
+    settings = outputs.settings()
+    units = 1 if settings["loss"] == "binary_crossentropy" else len(settings["classes"])
+    image = next(table.stream(outputs.split("validation"))).images[:1]
+
+    (directory / MODEL_FILE).parent.mkdir(parents=True)
+    shutil.copyfile(outputs.model, directory / MODEL_FILE)
+    (directory / "data/keras_module.txt").write_text("keras")
+    (directory / "input_example.json").write_text(json.dumps(image.tolist()))
+    (directory / "serving_input_example.json").write_text(json.dumps({"inputs": image.tolist()}, indent=2))
+
+    model = Model(
+        artifact_path=location,
+        run_id=run_id,
+        model_id=model_id,
+        signature=ModelSignature(
+            Schema([TensorSpec(np.dtype("uint8"), (-1, dataset.height, dataset.width))]),
+            Schema([TensorSpec(np.dtype("float32"), (-1, units))]),
+        ),
+        saved_input_example_info={
+            "artifact_path": "input_example.json",
+            "serving_input_path": "serving_input_example.json",
+            "type": "ndarray",
+        },
+        **({"model_uuid": model_id} if model_id else {}),
+    )
+    model.add_flavor(
+        "keras", data="data", keras_version=version("keras"), keras_backend="tensorflow", save_exported_model=False
+    )
+    pyfunc.add_to_model(model, loader_module="mlflow.keras", conda_env="conda.yaml", python_env="python_env.yaml")
+    model.model_size_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    model.save(str(directory / "MLmodel"))
+    _write_environment(directory)
+
+
+def _write_environment(directory: Path) -> None:
+    """The same pinned requirements in the three forms that MLflow's ways of serving a model read."""
+    python = platform.python_version()
+    requirements = [f"{package}=={version(package)}" for package in REQUIREMENTS]
+    (directory / "requirements.txt").write_text("\n".join(requirements))
+    build = [f"{package}=={version(package)}" if _is_installed(package) else package for package in BUILD_PACKAGES]
+    environment = {"python": python, "build_dependencies": build, "dependencies": ["-r requirements.txt"]}
+    (directory / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
+    conda = {
+        "channels": ["conda-forge"],
+        "dependencies": [f"python={python}", build[0].replace("==", "<="), {"pip": requirements}],
+        "name": "mlflow-env",
+    }
+    (directory / "conda.yaml").write_text(yaml.safe_dump(conda))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
+def _get(client: "MlflowClient", model_id: str) -> "LoggedModel | None":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise

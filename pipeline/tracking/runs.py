@@ -1,0 +1,137 @@
+"""What a stage does with a run: `train` opens one, `evaluate` joins the one whose model it has judged.
+
+What DVC restored from its cache leads back to the run that made it; a store that has never seen it gets the run rebuilt
+from the outputs of the stages, tagged `restored`.
+"""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from pipeline.tracking.background import Background
+from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.records import TrainingFacts, find_or_rebuild, milliseconds, monitor_system, open_record
+
+if TYPE_CHECKING:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    from pipeline.tracking.records import Record
+
+__all__ = ["TrainingFacts", "TrainingRun", "log_evaluation", "training_run"]
+
+
+class TrainingRun:
+    """A run that is recorded from a thread of its own, beside the training."""
+
+    def __init__(self, facts: TrainingFacts) -> None:
+        self._background = Background()
+        self._opened = self._background.start(_open, facts)
+        self._completed = False
+
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Record the figures of an epoch, counted from 1, without waiting for it.
+
+        Raises:
+            TrackingError: the store failed to record what came before.
+        """
+        now = milliseconds()
+        self._background.start(lambda: self._record.log_metrics(metrics, step=epoch, timestamp=now))
+
+    def complete(self, model_file: Path, reports: Path) -> None:
+        """Record what came out, once every output of `train` is written: reports, model, digest.
+
+        Args:
+            model_file: `models/model.keras`.
+            reports: the directory `reports/`, which also tells about the data.
+
+        Raises:
+            TrackingError: the store failed to record it.
+        """
+        outputs = _outputs(model_file)
+        if reports.resolve() != (outputs.root / "reports").resolve():
+            raise ValueError(f"{reports} does not tell about {model_file}")
+        self._background.finish(lambda: self._record.complete(outputs))
+        self._completed = True
+
+    def end(self, status: str) -> None:
+        """End the run; as FAILED if it was to be FINISHED but never completed."""
+        status = "FAILED" if status == "FINISHED" and not self._completed else status
+        try:
+            self._background.finish(lambda: _close(*self._opened.result(), status))
+        finally:
+            self._background.close()
+
+    @property
+    def _record(self) -> "Record":
+        return self._opened.result()[0]
+
+
+@contextmanager
+def training_run(facts: TrainingFacts) -> Iterator[TrainingRun]:
+    """Record a training, which is the block: it calls `log_epoch` as it goes, and `complete` at its end.
+
+    The run ends as FINISHED, as FAILED on an exception, and as KILLED on Ctrl-C and SIGTERM.
+
+    Raises:
+        TrackingError: the store cannot be used. It is opened beside the training, so any later call may say so.
+    """
+    with _exit_on_sigterm():
+        run = TrainingRun(facts)
+        try:
+            yield run
+        except BaseException as error:
+            with suppress(Exception):  # what ended the training is what the reader must see
+                run.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+            raise
+        run.end("FINISHED")
+
+
+def log_evaluation(model_file: Path, evaluation: Path) -> None:
+    """Add an evaluation to the run that made the model.
+
+    Args:
+        model_file: `models/model.keras`.
+        evaluation: the directory `reports/evaluation`, complete.
+
+    Raises:
+        TrackingError: the store cannot be used.
+    """
+    outputs = _outputs(model_file)
+    if evaluation.resolve() != outputs.evaluation.resolve():
+        raise ValueError(f"{evaluation} does not judge {model_file}")
+    find_or_rebuild(outputs).add_evaluation(outputs)
+
+
+def _open(facts: TrainingFacts) -> "tuple[Record, SystemMetricsMonitor]":
+    record = open_record(facts)
+    return record, monitor_system(record)
+
+
+def _close(record: "Record", monitor: "SystemMetricsMonitor", status: str) -> None:
+    monitor.finish()
+    record.end(status)
+
+
+def _outputs(model_file: Path) -> Outputs:
+    return Outputs(model_file.parent.parent)
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that the run can be closed. Only the main thread may set that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

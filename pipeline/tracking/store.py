@@ -1,0 +1,205 @@
+"""Where runs and models are recorded, and how that place is opened.
+
+By default it is `mlflow.db` with the files in `mlruns/`, in the main repository's root and under absolute addresses: every
+worktree and every `dvc exp run --temp` shares them, and a bare `mlflow ui` there shows everything.
+`MLFLOW_TRACKING_URI` names another store (a server, or a team's database), which is then the only one used.
+For a database without a server, `MLFLOW_DEFAULT_ARTIFACT_ROOT` says where the files go.
+
+`python -m pipeline.tracking.store` prepares the store, so that its creation can overlap with other work.
+"""
+
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import TrackingError
+from pipeline.workspace import STATE, lock, main_repository
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LOCK_WAIT_SECONDS = 60  # creating the database takes about 2 s, 5 s on a busy machine
+BUSY_SECONDS = 10
+PROBE_SECONDS = 5
+
+# Read by MLflow when it is imported and at every request. What the user has set stays.
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # it would upload a `uv.lock` with every model
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; MLflow's own 120 s and 7 retries are 20 minutes of silence
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+}
+
+
+@dataclass(frozen=True)
+class Store:
+    """An address that MLflow understands."""
+
+    uri: str
+    artifacts: str | None  # URI below which a new experiment keeps its files; None: the server decides
+    database: Path | None  # the default store's file; None: a store that somebody configured
+
+    def __str__(self) -> str:
+        return re.sub(r"://([^:@/]*):[^@/]*@", r"://\1:***@", self.uri)
+
+
+def locate(workspace: Path | None = None) -> Store:
+    """The store that a workspace (default: the current directory's) records in. Opens nothing."""
+    root = main_repository(workspace)
+    artifacts = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or (root / "mlruns").as_uri()
+    configured = os.environ.get("MLFLOW_TRACKING_URI")
+    if not configured:
+        return Store(f"sqlite:///{root / 'mlflow.db'}", artifacts, root / "mlflow.db")
+    is_server = configured.startswith(("http://", "https://", "databricks"))
+    return Store(configured, None if is_server else artifacts, None)
+
+
+def open_store(store: Store) -> "MlflowClient":
+    """A client of the store, which is created if it is the default one and new.
+
+    Raises:
+        TrackingError: the server does not answer, or the database is locked, damaged or of another MLflow version.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if store.database:
+        _prepare(store, store.database)
+    with explained(store):
+        from mlflow import MlflowClient
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        if store.uri.startswith(("http://", "https://")):
+            _probe(store)
+        return MlflowClient(store.uri)
+
+
+def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
+    """The experiment of a dataset, made when it is new. Two processes may ask at once: the name is unique."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, store.artifacts and f"{store.artifacts}/{name}"))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+@contextmanager
+def explained(store: Store) -> Iterator[None]:
+    """Turn what MLflow and its database raise into an error that says which store, what happened, and what to do."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("mlflow.", "sqlalchemy.")):
+            raise
+        raise _explain(store, str(error)) from error
+
+
+def _explain(store: Store, message: str) -> TrackingError:
+    first = message.strip().splitlines()[0][:400] if message.strip() else "no message"
+    if "database is locked" in message:
+        return _locked(store)
+    if "out-of-date database schema" in message or "Can't locate revision" in message:
+        return TrackingError(
+            f"the tracking store {store} was made by another version of MLflow",
+            found=first,
+            remedy=f"back it up, then: mlflow db upgrade '{store}'",
+        )
+    return TrackingError(f"the tracking store {store} refused a request", found=first, remedy=_remedy(store))
+
+
+def _remedy(store: Store) -> str:
+    if store.uri.startswith("sqlite:"):
+        return "see that the disk is not full and the file can be written, then run the same command again"
+    return "see that MLFLOW_TRACKING_URI is right and its server up, then run the same command again"
+
+
+def _locked(store: Store) -> TrackingError:
+    return TrackingError(
+        f"the tracking store {store} is locked",
+        expected=f"access within {BUSY_SECONDS} s",
+        found="another process keeps writing to it",
+        remedy="end that process (an open database browser?), then run the same command again",
+    )
+
+
+def _prepare(store: Store, database: Path) -> None:
+    """Make the default store's database, whole or not at all, or see that the one that is there can be read."""
+    if _is_absent(database):
+        remedy = "wait for it, or end that process"
+        with lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=database.parent):
+            if _is_absent(database):
+                _create(store, database)
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise _locked(store) from None
+        # MLflow would try this file ten times, for nearly two minutes.
+        raise TrackingError(
+            f"the tracking store {database} cannot be read",
+            expected="an SQLite database that MLflow made",
+            found=str(error),
+            remedy=f"mv {database} {database}.damaged, then: pipeline sync",
+        ) from None
+
+
+def _is_absent(database: Path) -> bool:
+    return not database.exists() or database.stat().st_size == 0
+
+
+def _create(store: Store, database: Path) -> None:
+    """Migrations run on a file of another name, so that a killed process leaves no half-made database."""
+    partial = database.parent / STATE / "mlflow.db.partial"
+    partial.unlink(missing_ok=True)
+    with explained(store):
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        SqlAlchemyStore(f"sqlite:///{partial}", store.artifacts).engine.dispose()
+    os.replace(partial, database)
+
+
+def _probe(store: Store) -> None:
+    """One quick question to a server: MLflow's own first request would be repeated for minutes if nobody answers."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    try:
+        http_request(
+            get_default_host_creds(store.uri),
+            "/health",
+            "GET",
+            max_retries=0,
+            timeout=PROBE_SECONDS,
+            raise_on_status=False,
+        )
+    except MlflowException as error:
+        raise TrackingError(
+            f"the tracking server {store} does not answer",
+            expected=f"an answer within {PROBE_SECONDS} s",
+            found=str(error.__cause__ or error).splitlines()[0][:300],
+            remedy="start it, or correct MLFLOW_TRACKING_URI (unset, runs go to mlflow.db in the project), then run again",
+        ) from None
+
+
+if __name__ == "__main__":
+    open_store(locate())

@@ -1,0 +1,192 @@
+"""Fixtures every test may use: a copy of this project that tests can run, break and throw away."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+STAGES = ("ingest", "validate", "split", "train", "evaluate", "register")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout of this project in a directory of its own, with its own git history, DVC cache and MLflow store."""
+
+    path: Path
+    home: Path  # stands for the user's home: Prefect's database and DVC's site cache
+
+    @property
+    def environment(self) -> dict[str, str]:
+        ours = ("MLFLOW_", "PREFECT_", "DVC_", "PIPELINE_")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+        return inherited | {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PREFECT_HOME": str(self.home / "prefect"),
+            "DVC_SITE_CACHE_DIR": str(self.home / "dvc"),
+            "DO_NOT_TRACK": "true",
+            "COLUMNS": "160",
+        }
+
+    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project; its output, both streams together, is in `stdout`."""
+        result = subprocess.run(
+            command,
+            cwd=self.path,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            check=False,
+        )
+        if check and result.returncode:
+            raise AssertionError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stdout}")
+        return result
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own, its output in a pipe."""
+        return subprocess.Popen(
+            command,
+            cwd=self.path,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+
+    def repro(self, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.run("dvc", "repro", *arguments, check=check, **environment)
+
+    def set_params(self, **values: Any) -> None:
+        """Change `params.yaml`: `set_params(**{"train.epochs": 2})`."""
+        file = self.path / "params.yaml"
+        params = yaml.safe_load(file.read_text())
+        for key, value in values.items():
+            *sections, last = key.split(".")
+            target = params
+            for section in sections:
+                target = target[section]
+            target[last] = value
+        file.write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
+
+    def commit(self, message: str = "change") -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
+
+    def copy_to(self, path: Path) -> "Project":
+        """An independent copy, with its outputs, cache and records."""
+        shutil.copytree(self.path, path, symlinks=True)
+        return Project(path, self.home)
+
+
+def stages_that_ran(output: str) -> list[str]:
+    """The stages a `dvc repro` executed, in order, from what it printed."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+
+
+def create_project(path: Path, home: Path) -> Project:
+    """Copy the files of this repository that git knows or would take, and commit them there."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        source = REPOSITORY / name
+        if source.is_file():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, path / name)
+    home.mkdir(parents=True, exist_ok=True)
+    project = Project(path, home)
+    project.run("git", "init", "--quiet", "--initial-branch", "main")
+    project.run("git", "config", "user.name", "tests")
+    project.run("git", "config", "user.email", "tests@example.invalid")
+    project.commit("start")
+    return project
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Path]:
+    """Make a directory once for all test processes: `shared(name, build)` returns it, built by the first to ask."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name: str, build: Callable[[Path], Any]) -> Path:
+        # Built in its final place, because MLflow records absolute paths.
+        path, finished = root / name, root / f"{name}.finished"
+        with filelock.FileLock(root / f"{name}.lock"):
+            if not finished.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir()
+                build(path)
+                finished.touch()
+        return path
+
+    return make
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A fresh clone that works on the `tiny` dataset; nothing has run in it."""
+    project = create_project(tmp_path / "project", tmp_path / "home")
+    project.set_params(**{"dataset.name": "tiny"})
+    project.commit("work on the tiny dataset")
+    return project
+
+
+@pytest.fixture(scope="session")
+def template(shared: Callable[[str, Callable[[Path], Any]], Path]) -> Project:
+    """A project in which `dvc repro` has run on `tiny`. Not to be changed: use `trained`."""
+
+    def build(path: Path) -> None:
+        project = create_project(path / "project", path / "home")
+        project.set_params(**{"dataset.name": "tiny", "train.epochs": 3})
+        project.commit("work on the tiny dataset")
+        (path / "repro.log").write_text(project.repro().stdout)
+        project.commit("lock")
+
+    path = shared("template", build)
+    return Project(path / "project", path / "home")
+
+
+@pytest.fixture
+def trained(template: Project, tmp_path: Path) -> Project:
+    """A copy of a project in which `dvc repro` has run on `tiny`, for a test to change."""
+    return template.copy_to(tmp_path / "project")
+
+
+@pytest.fixture
+def in_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty directory that is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """A plain idx file as an array: images uint8 [n, height, width], labels uint8 [n]."""
+    content = path.read_bytes()
+    dimensions = content[3]
+    shape = np.frombuffer(content, ">u4", dimensions, offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write an array of bytes as a plain idx file."""
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())

@@ -1,0 +1,214 @@
+"""Bad input: a clear error, a non-zero exit, nothing registered, nothing lost."""
+
+import gzip
+import os
+import pwd
+import resource
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Project, read_idx, stages_that_ran, write_idx
+from tests.e2e.test_repro import aliases_of, lock_of, runs_of
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+Arrays = dict[str, np.ndarray]
+
+
+def local_data(project: Project, change: Callable[[Arrays], None]) -> None:
+    """Put a changed copy of the project's data into `data/local`."""
+    arrays = {name: read_idx(project.path / "data/raw" / name).copy() for name in FILES}
+    change(arrays)
+    for name, array in arrays.items():
+        write_idx(project.path / "data/local" / name, array)
+
+
+def nothing_lost(project: Project, before: dict[str, dict[str, str]]) -> None:
+    """The former outputs come back as the error says, and the registry is as it was."""
+    assert lock_of(project) == before
+    assert aliases_of(project) == {("tiny", "champion"): "1"}
+    assert len(runs_of(project)) == 1
+    project.run("dvc", "checkout")
+    assert (project.path / "models/model.keras").is_file()
+    assert (project.path / "data/dataset/train.parquet").is_file()
+
+
+def blank_images(arrays: Arrays) -> None:
+    arrays[FILES[0]][::20] = 0
+
+
+def shuffled_labels(arrays: Arrays) -> None:
+    np.random.default_rng(0).shuffle(arrays[FILES[1]])
+
+
+def duplicates_across_splits(arrays: Arrays) -> None:
+    arrays[FILES[0]][:200] = arrays[FILES[2]][:200]
+    arrays[FILES[1]][:200] = arrays[FILES[3]][:200]
+
+
+def labels_out_of_range(arrays: Arrays) -> None:
+    arrays[FILES[1]][7] = 10
+
+
+def counts_that_differ(arrays: Arrays) -> None:
+    arrays[FILES[1]] = arrays[FILES[1]][:-3]
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "words"),
+    [
+        (blank_images, "validate", ["blank"]),
+        (shuffled_labels, "validate", ["label"]),
+        (duplicates_across_splits, "validate", ["duplicate"]),
+        (labels_out_of_range, "ingest", ["train-labels-idx1-ubyte", "10"]),
+        (counts_that_differ, "ingest", ["train-labels-idx1-ubyte"]),
+    ],
+)
+def test_bad_data_stops_the_pipeline_and_registers_nothing(
+    trained: Project, change: Callable[[Arrays], None], stage: str, words: list[str]
+) -> None:
+    before = lock_of(trained)
+    local_data(trained, change)
+    result = trained.repro(check=False)
+    assert result.returncode != 0
+    assert stages_that_ran(result.stdout)[-1] == stage
+    assert f"{stage} failed:" in result.stdout
+    assert "dvc checkout" in result.stdout
+    assert "Traceback" not in result.stdout
+    for word in words:
+        assert word in result.stdout
+    if stage == "ingest":
+        nothing_lost(trained, before)
+    else:
+        assert len(runs_of(trained)) == 1
+        assert aliases_of(trained) == {("tiny", "champion"): "1"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda content: gzip.compress(content)[:-2000], ["truncated"]),
+        (lambda content: gzip.compress(b"\x00\x00\x09" + content[3:]), ["magic"]),
+        (lambda content: gzip.compress(content[:-5]), ["bytes"]),
+    ],
+    ids=["truncated gz", "wrong magic number", "too short"],
+)
+def test_a_damaged_file_is_named(trained: Project, damage: Callable[[bytes], bytes], words: list[str]) -> None:
+    before = lock_of(trained)
+    local_data(trained, lambda arrays: None)
+    plain = trained.path / "data/local" / FILES[0]
+    plain.with_name(plain.name + ".gz").write_bytes(damage(plain.read_bytes()))
+    plain.unlink()
+    result = trained.repro(check=False)
+    assert result.returncode != 0
+    for word in [FILES[0], *words]:
+        assert word in result.stdout
+    nothing_lost(trained, before)
+
+
+def test_swapped_labels_in_the_same_folder_are_noticed(trained: Project) -> None:
+    local_data(trained, lambda arrays: None)
+    assert stages_that_ran(trained.repro().stdout)[0] == "ingest"
+
+    def swap(arrays: Arrays) -> None:
+        labels = arrays[FILES[1]]
+        labels[labels == 0], labels[labels == 1] = 1, 0
+
+    local_data(trained, swap)
+    assert stages_that_ran(trained.repro(check=False).stdout)[0] == "ingest"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.epochs", -1, "train.epochs is -1"),
+        ("train.loss", "binary_crossentropy", "dataset.positive_classes is empty"),
+        ("dataset.name", "fashion-minst", "did you mean fashion-mnist?"),
+        ("dataset.positive_classes", ["Sandal"], "set train.loss to binary_crossentropy"),
+    ],
+)
+def test_bad_parameters_stop_before_anything_runs(trained: Project, key: str, value: object, message: str) -> None:
+    before = lock_of(trained)
+    trained.set_params(**{key: value})
+    result = trained.run("pipeline", "run", check=False)
+    assert result.returncode == 1
+    assert message in " ".join(result.stdout.split())
+    assert "Running stage" not in result.stdout
+    assert (trained.path / "models/model.keras").is_file()
+    nothing_lost(trained, before)
+
+
+def test_a_misspelt_key_stops_a_plain_repro_too(trained: Project) -> None:
+    before = lock_of(trained)
+    trained.set_params(**{"train.epochz": 3})
+    result = trained.repro(check=False)
+    assert result.returncode != 0
+    assert "did you mean epochs?" in result.stdout
+    nothing_lost(trained, before)
+
+
+def test_a_corrupt_lock_file_is_named(trained: Project) -> None:
+    (trained.path / "dvc.lock").write_text("schema: '2.0'\nstages:\n  ingest: [")
+    for command in (("dvc", "repro"), ("pipeline", "run")):
+        result = trained.run(*command, check=False)
+        assert result.returncode != 0
+        assert "dvc.lock" in result.stdout
+        assert "Running stage" not in result.stdout
+    assert "git checkout" in result.stdout
+    assert (trained.path / "models/model.keras").is_file()
+    assert len(runs_of(trained)) == 1
+
+
+@pytest.mark.faults
+def test_a_read_only_folder_is_named(trained: Project) -> None:
+    trained.set_params(**{"train.seed": 5})
+    reports = trained.path / "reports"
+    user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    if user:
+        for path in (*trained.path.rglob("*"), trained.path, trained.home, *trained.home.rglob("*")):
+            os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+        for parent in trained.path.parents:
+            if parent.stat().st_mode & 0o005 != 0o005:
+                parent.chmod(parent.stat().st_mode | 0o005)
+    (reports / "split.json").unlink()
+    reports.chmod(0o555)
+    result = subprocess.run(
+        ["python", "-m", "pipeline.stages.split"],
+        cwd=trained.path,
+        env=trained.environment | {"HOME": str(trained.home)},
+        user=user.pw_uid if user else None,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr
+    assert "split failed: cannot read or write" in result.stderr
+    assert "Permission denied" in result.stderr
+    assert not (reports / "split.json").exists()
+    reports.chmod(0o755)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stage", ["ingest", "split", "train", "evaluate"])
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(trained: Project, stage: str) -> None:
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    before = {path: path.read_bytes() for path in trained.path.glob("data/splits/*")}
+    result = subprocess.run(
+        ["python", "-m", f"pipeline.stages.{stage}"],
+        cwd=trained.path,
+        env=trained.environment,
+        preexec_fn=no_room,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr
+    assert f"{stage} failed:" in result.stderr
+    assert "File too large" in result.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert not [path for path in Path(trained.path).rglob("*.partial") if ".dvc" not in path.parts]

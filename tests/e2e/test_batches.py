@@ -1,0 +1,117 @@
+"""Batches that a team adds: they become training data, are versioned, and are never silently left out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import Project, read_idx, stages_that_ran
+from tests.e2e.test_repro import aliases_of, lock_of
+
+
+@pytest.fixture
+def batch(trained: Project, tmp_path: Path) -> Path:
+    """Forty new labelled images, four of each class: the project's own, a little brighter."""
+    images = read_idx(trained.path / "data/raw/train-images-idx3-ubyte")
+    labels = read_idx(trained.path / "data/raw/train-labels-idx1-ubyte")
+    chosen = np.concatenate([np.flatnonzero(labels == label)[:4] for label in range(10)])
+    brighter = np.where(images[chosen] > 0, np.minimum(images[chosen].astype(int) + 9, 255), 0).astype(np.uint8)
+    path = tmp_path / "week-48.npz"
+    np.savez(path, images=brighter, labels=labels[chosen])
+    return path
+
+
+def sources(project: Project) -> dict[str, int]:
+    """Number of images by source, over the train and validation splits."""
+    counts: dict[str, int] = {}
+    for split in ("train", "validation"):
+        column = pq.read_table(project.path / f"data/splits/{split}.parquet", columns=["source"]).column("source")
+        for entry in pc.value_counts(column).to_pylist():
+            counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+    return counts
+
+
+def test_a_batch_becomes_training_data_and_never_test_data(trained: Project, batch: Path) -> None:
+    before = sources(trained)
+    test_split = lock_of(trained)["split"]["data/splits/test.parquet"]
+    placed = {}
+    for split in ("train", "validation"):
+        for id_ in (
+            pq.read_table(trained.path / f"data/splits/{split}.parquet", columns=["id"]).column("id").to_pylist()
+        ):
+            placed[id_] = split
+
+    added = trained.run("pipeline", "add-data", str(batch)).stdout
+    assert "40" in added
+    assert (trained.path / "data/incoming/week-48.npz.dvc").is_file() or (
+        trained.path / "data/incoming/week-48.dvc"
+    ).is_file()
+    assert stages_that_ran(trained.repro().stdout)[0] == "ingest"
+
+    after = sources(trained)
+    assert after.pop(next(name for name in after if name != "official")) == 40
+    assert after == before
+    assert lock_of(trained)["split"]["data/splits/test.parquet"] == test_split
+    for split in ("train", "validation"):
+        ids = pq.read_table(trained.path / f"data/splits/{split}.parquet", columns=["id"]).column("id").to_pylist()
+        assert all(placed.get(id_, split) == split for id_ in ids)  # no earlier image has moved
+
+
+def test_a_bad_batch_is_refused_by_name_and_leaves_nothing(trained: Project, tmp_path: Path) -> None:
+    path = tmp_path / "broken.npz"
+    np.savez(path, images=np.zeros((3, 28, 28), np.uint8), labels=np.array([1, 2, 10]))
+    before = sorted(trained.path.glob("data/incoming/*"))
+    result = trained.run("pipeline", "add-data", str(path), check=False)
+    assert result.returncode == 1
+    assert "broken" in result.stdout
+    assert "10" in result.stdout
+    assert sorted(trained.path.glob("data/incoming/*")) == before
+    assert trained.run("git", "status", "--porcelain").stdout == ""
+    assert stages_that_ran(trained.repro().stdout) == []
+
+
+def test_a_batch_without_a_pointer_is_an_error(trained: Project, batch: Path) -> None:
+    before = lock_of(trained)
+    (trained.path / "data/incoming" / batch.name).write_bytes(batch.read_bytes())
+    result = trained.repro(check=False)
+    assert result.returncode != 0
+    assert "pipeline add-data" in result.stdout
+    assert lock_of(trained) == before
+    assert aliases_of(trained) == {("tiny", "champion"): "1"}
+
+
+def test_a_temporary_workspace_has_the_committed_batches(trained: Project, batch: Path) -> None:
+    trained.run("pipeline", "add-data", str(batch))
+    trained.commit("a batch")
+    output = trained.run("dvc", "exp", "run", "--temp", "-S", "train.epochs=1").stdout
+    assert stages_that_ran(output)[0] == "ingest"
+    name = trained.run("dvc", "exp", "list", "--name-only").stdout.split()[0]
+    trained.run("dvc", "exp", "apply", name)
+    assert sum(sources(trained).values()) == json_count(trained) == 2040
+
+
+def json_count(project: Project) -> int:
+    """Training images, validation images included, as the split's report counts them."""
+    text = json.loads((project.path / "reports/split.json").read_text())
+    counts = text["counts"]
+    return sum(sum(counts[split].values()) for split in ("train", "validation"))
+
+
+@pytest.mark.parametrize("case", ["untracked pointer", "changed content"])
+def test_a_batch_that_a_temporary_workspace_would_miss_is_an_error(trained: Project, batch: Path, case: str) -> None:
+    trained.run("pipeline", "add-data", str(batch))
+    if case == "untracked pointer":
+        trained.run("git", "reset", "--quiet")
+    else:
+        trained.commit("a batch")
+        content = next(path for path in trained.path.glob("data/incoming/week-48*") if path.suffix != ".dvc")
+        content.unlink()
+        with np.load(batch) as arrays:
+            np.savez(content, images=arrays["images"], labels=np.roll(arrays["labels"], 1))
+    result = trained.run("dvc", "exp", "run", "--temp", "-S", "train.epochs=1", check=False)
+    assert result.returncode != 0
+    assert "week-48" in result.stdout
+    assert "train" not in stages_that_ran(result.stdout)

@@ -1,0 +1,136 @@
+"""Processes killed at bad moments: nothing runs on, nothing is lost, and the next run ends as if undisturbed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from tests.conftest import STAGES, Project
+from tests.e2e.test_repro import aliases_of, lock_of, runs_of
+
+pytestmark = pytest.mark.faults
+
+# Seconds into the stage's process at which it is killed: after its start, before its end.
+MOMENT = {"ingest": 0.4, "validate": 4, "split": 0.3, "train": 7, "evaluate": 6, "register": 2}
+
+
+def stage_process(project: Project, stage: str, seconds: float = 60) -> psutil.Process:
+    """Wait for the process that runs a stage in the project."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for process in psutil.process_iter(["cmdline", "cwd"]):
+            command = process.info["cmdline"] or []
+            if command[-2:] == ["-m", f"pipeline.stages.{stage}"] and process.info["cwd"] == str(project.path):
+                return process
+        time.sleep(0.02)
+    raise AssertionError(f"{stage} did not start within {seconds} s")
+
+
+def processes_of(project: Project) -> list[list[str]]:
+    """The commands that work in the project's directory."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        if (process.info["cwd"] or "").startswith(str(project.path)):
+            found.append(process.info["cmdline"])
+    return found
+
+
+def wait_until_idle(project: Project, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while processes_of(project) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_of(project) == []
+
+
+@pytest.mark.parametrize("victim", ["stage", "dvc"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_stage_runs_again_to_the_same_bytes(trained: Project, stage: str, victim: str) -> None:
+    before = lock_of(trained)
+    running = trained.start("dvc", "repro", "--force", "--single-item", stage)
+    process = stage_process(trained, stage)
+    time.sleep(MOMENT[stage])
+    (process if victim == "stage" else psutil.Process(running.pid)).kill()
+    running.communicate(timeout=30)
+    wait_until_idle(trained)
+    trained.repro()
+    assert lock_of(trained) == before
+    assert aliases_of(trained) == {("tiny", "champion"): "1"}
+    assert trained.repro().stdout.count("didn't change, skipping") == len(STAGES)
+    assert not [path for path in trained.path.rglob("*.partial") if ".dvc" not in path.parts]
+
+
+def test_a_killed_flow_leaves_no_process_and_the_next_one_finishes(trained: Project) -> None:
+    trained.set_params(**{"train.seed": 9})
+    running = trained.start("pipeline", "run")
+    stage_process(trained, "train", seconds=120)
+    time.sleep(3)
+    os.kill(running.pid, signal.SIGKILL)
+    running.communicate(timeout=60)
+    wait_until_idle(trained, seconds=30)
+    trained.run("pipeline", "run")
+    assert "FINISHED" in [status for _, status in runs_of(trained)]
+    assert aliases_of(trained) == {("tiny", "champion"): "1", ("tiny", "challenger"): "2"}
+
+
+def test_ctrl_c_ends_the_flow_and_all_it_started(trained: Project) -> None:
+    trained.set_params(**{"train.seed": 9})
+    running = trained.start("pipeline", "run")
+    stage_process(trained, "train", seconds=120)
+    os.killpg(running.pid, signal.SIGINT)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert "Traceback" not in output
+    wait_until_idle(trained)
+    assert aliases_of(trained) == {("tiny", "champion"): "1"}
+
+
+def test_a_second_run_leaves_while_one_is_going(trained: Project) -> None:
+    trained.set_params(**{"train.seed": 9})
+    first = trained.start("pipeline", "run")
+    stage_process(trained, "train", seconds=120)
+    second = trained.run("pipeline", "run", "--if-busy", "leave", check=False)
+    assert second.returncode == 1
+    assert f"process {first.pid}" in second.stdout
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 0, output
+    assert aliases_of(trained) == {("tiny", "champion"): "1", ("tiny", "challenger"): "2"}
+
+
+def test_a_second_run_waits_its_turn(trained: Project) -> None:
+    trained.set_params(**{"evaluate.min_accuracy": 0.011})
+    first = trained.start("pipeline", "run")
+    second = trained.start("pipeline", "run", "--if-busy", "wait")
+    outputs = [running.communicate(timeout=180)[0] for running in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert sum(output.count("Running stage 'evaluate'") for output in outputs) == 1
+
+
+@pytest.mark.parametrize("command", [["pipeline", "run"], ["pipeline", "sync"]])
+def test_a_lost_store_is_rebuilt_without_running_a_stage(trained: Project, command: list[str]) -> None:
+    before = lock_of(trained)
+    (trained.path / "mlflow.db").unlink()
+    shutil.rmtree(trained.path / "mlruns", ignore_errors=True)
+    output = trained.run(*command).stdout
+    assert "Running stage" not in output
+    assert lock_of(trained) == before
+    assert aliases_of(trained) == {("tiny", "champion"): "1"}
+    check = "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); mlflow.keras.load_model('models:/tiny@champion')"
+    store = f"sqlite:///{trained.path / 'mlflow.db'}"
+    loaded = subprocess.run(
+        ["python", "-c", check, store], cwd="/", env=trained.environment, capture_output=True, text=True, check=False
+    )
+    assert loaded.returncode == 0, loaded.stderr
+
+
+def test_an_unreachable_tracking_server_is_named_and_nothing_is_lost(trained: Project) -> None:
+    trained.set_params(**{"train.seed": 9})
+    result = trained.repro(check=False, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert result.returncode != 0
+    assert "http://127.0.0.1:9" in result.stdout
+    assert "Traceback" not in result.stdout
+    trained.repro()
+    assert aliases_of(trained) == {("tiny", "champion"): "1", ("tiny", "challenger"): "2"}

@@ -1,0 +1,66 @@
+"""The README's commands, run in a fresh clone in the order in which they stand: the one full pass on real data."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY, STAGES, create_project
+
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+REAL_DATA_STAGES = ("ingest", "validate", "split")  # their bytes are the same on every machine
+
+
+def blocks() -> list[str]:
+    """The README's shell blocks. Those that stay in the foreground, or fetch the repository, are marked `console`."""
+    return BLOCK.findall((REPOSITORY / "README.md").read_text())
+
+
+def test_the_committed_lock_is_in_step_with_the_parameters() -> None:
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    lock = yaml.safe_load((REPOSITORY / "dvc.lock").read_text())
+    assert tuple(lock["stages"]) == STAGES
+    for stage, entry in lock["stages"].items():
+        for key, value in entry.get("params", {}).get("params.yaml", {}).items():
+            current = params
+            for part in key.split("."):
+                current = current[part]
+            assert current == value, f"{stage}: {key}"
+
+
+@pytest.mark.timeout(1200)
+def test_the_readme_works_from_a_fresh_clone(tmp_path: Path) -> None:
+    clone = create_project(tmp_path / "clone", tmp_path / "home")
+    committed = yaml.safe_load((clone.path / "dvc.lock").read_text())
+    environment = clone.environment | {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+    environment.pop("VIRTUAL_ENV", None)
+    script = "set -euo pipefail\n" + "\n".join(
+        f"echo '$ block {number}'\n{block}" for number, block in enumerate(blocks())
+    )
+    assert "make run" in script
+    result = subprocess.run(
+        [shutil.which("bash") or "bash", "-c", script],
+        cwd=clone.path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-8000:]
+    assert "Data and pipelines are up to date." in result.stdout
+    assert (clone.path / "mlflow.db").is_file()
+
+    lock = yaml.safe_load((clone.path / "dvc.lock").read_text())
+    for stage in REAL_DATA_STAGES:
+        for made, expected in zip(lock["stages"][stage]["outs"], committed["stages"][stage]["outs"], strict=True):
+            assert (made["path"], made["md5"]) == (expected["path"], expected["md5"])
+    metrics = json.loads((clone.path / "reports/evaluation/metrics.json").read_text())
+    assert metrics["images"] == 10_000
+    assert metrics["accuracy"] >= 0.87

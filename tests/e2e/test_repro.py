@@ -1,0 +1,163 @@
+"""`dvc repro` through all six stages on the `tiny` dataset: which stages run, and what they leave."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import STAGES, Project, stages_that_ran
+
+OUTPUTS = [
+    "data/raw",
+    "data/dataset",
+    "data/splits/train.parquet",
+    "data/splits/validation.parquet",
+    "data/splits/test.parquet",
+    "reports/validation.json",
+    "reports/split.json",
+    "reports/training",
+    "reports/evaluation",
+    "models/model.keras",
+]
+
+
+def lock_of(project: Project) -> dict[str, dict[str, str]]:
+    """The digests of every stage's outputs, as `dvc.lock` has them."""
+    lock = yaml.safe_load((project.path / "dvc.lock").read_text())
+    return {stage: {out["path"]: out["md5"] for out in entry["outs"]} for stage, entry in lock["stages"].items()}
+
+
+def runs_of(project: Project) -> list[tuple[str, str]]:
+    """(run id, status) of every run in the project's tracking store, oldest first."""
+    with sqlite3.connect(project.path / "mlflow.db") as store:
+        return store.execute("select run_uuid, status from runs order by start_time").fetchall()
+
+
+def aliases_of(project: Project) -> dict[tuple[str, str], str]:
+    """(registered name, alias) -> version."""
+    with sqlite3.connect(project.path / "mlflow.db") as store:
+        rows = store.execute("select name, alias, version from registered_model_aliases").fetchall()
+    return {(name, alias): str(version) for name, alias, version in rows}
+
+
+def test_all_six_stages_run_and_register_the_first_model(template: Project) -> None:
+    assert stages_that_ran((template.path.parent / "repro.log").read_text()) == list(STAGES)
+    for output in OUTPUTS:
+        assert (template.path / output).exists(), output
+    metrics = json.loads((template.path / "reports/evaluation/metrics.json").read_text())
+    assert metrics["accuracy"] > 0.7
+    assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
+    assert json.loads((template.path / "reports/validation.json").read_text())["passed"] is True
+    assert json.loads((template.path / "reports/registration.json").read_text())["name"] == "tiny"
+    assert [status for _, status in runs_of(template)] == ["FINISHED"]
+    assert aliases_of(template) == {("tiny", "champion"): "1"}
+
+
+def test_a_second_run_finds_everything_up_to_date(trained: Project) -> None:
+    output = trained.repro().stdout
+    assert stages_that_ran(output) == []
+    assert "up to date" in output
+    assert len(runs_of(trained)) == 1
+
+
+def test_the_same_inputs_give_the_same_bytes(trained: Project) -> None:
+    before = lock_of(trained)
+    assert stages_that_ran(trained.repro("--force").stdout) == list(STAGES)
+    assert lock_of(trained) == before
+    assert list(aliases_of(trained).values()) == ["1"]  # the same model is found, not registered again
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("presets.cnn.epochs", 9, []),
+        ("validate.max_blank_fraction", 0.002, ["validate", "split"]),
+        ("train.seed", 2, ["train", "evaluate", "register"]),
+        ("presets.mlp.learning_rate", 0.0021, ["train", "evaluate", "register"]),
+        ("evaluate.min_accuracy", 0.01, ["evaluate", "register"]),
+        ("register.first_model", "challenger", ["register"]),
+    ],
+)
+def test_one_changed_parameter_reruns_exactly_the_stages_it_reaches(
+    trained: Project, key: str, value: object, expected: list[str]
+) -> None:
+    trained.set_params(**{key: value})
+    assert stages_that_ran(trained.repro().stdout) == expected
+
+
+def test_a_restored_model_leads_back_to_the_run_that_made_it(trained: Project) -> None:
+    (run, _), *_ = runs_of(trained)
+    trained.set_params(**{"train.seed": 2})
+    trained.repro()
+    assert len(runs_of(trained)) == 2
+    trained.set_params(**{"train.seed": 1})
+    output = trained.repro().stdout
+    assert "train" not in stages_that_ran(output)
+    assert "Stage 'train' is cached" in output
+    assert len(runs_of(trained)) == 2
+    assert run == runs_of(trained)[0][0]
+    assert aliases_of(trained) == {("tiny", "champion"): "1", ("tiny", "challenger"): "2"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "positive", "name"),
+    [
+        ("categorical_crossentropy", [], "tiny"),
+        ("binary_crossentropy", ["Sandal", "Sneaker", 9], "tiny-is-sandal-sneaker-ankle-boot"),
+    ],
+)
+def test_the_other_two_losses_go_all_the_way(trained: Project, loss: str, positive: list[object], name: str) -> None:
+    trained.set_params(**{"train.loss": loss, "dataset.positive_classes": positive})
+    assert stages_that_ran(trained.repro().stdout) == ["train", "evaluate", "register"]
+    registration = json.loads((trained.path / "reports/registration.json").read_text())
+    assert registration["name"] == name
+    assert registration["gate"] == "passed"
+    assert (name, "champion") in aliases_of(trained)
+
+
+def test_a_rejected_model_is_a_success_that_registers_nothing(trained: Project) -> None:
+    trained.set_params(**{"evaluate.min_accuracy": 1.0, "train.seed": 3})
+    output = trained.repro().stdout
+    assert "rejected" in output.lower()
+    assert json.loads((trained.path / "reports/registration.json").read_text())["gate"] == "rejected"
+    assert aliases_of(trained) == {("tiny", "champion"): "1"}
+    assert [status for _, status in runs_of(trained)] == ["FINISHED", "FINISHED"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--temp"]])
+def test_an_experiment_logs_to_the_same_store_and_runs_the_checkouts_code(
+    trained: Project, arguments: list[str]
+) -> None:
+    train = trained.path / "pipeline/stages/train.py"
+    train.write_text(train.read_text().replace("def run(", 'print("the code of this checkout")\n\n\ndef run('))
+    trained.commit("a change that shows")
+    params = (trained.path / "params.yaml").read_text()
+    output = trained.run("dvc", "exp", "run", "-S", "train.epochs=2", *arguments).stdout
+    assert stages_that_ran(output) == ["train", "evaluate", "register"]
+    assert "the code of this checkout" in output
+    assert len(runs_of(trained)) == 2
+    assert not list(Path(trained.path / ".dvc/tmp/exps").rglob("mlflow.db"))
+    assert len(trained.run("dvc", "exp", "list", "--name-only").stdout.split()) == 1
+    changed = (trained.path / "params.yaml").read_text() != params
+    assert changed == (not arguments)  # `--temp` leaves the workspace alone
+
+
+def test_metrics_plots_and_the_graph_have_something_to_show(trained: Project) -> None:
+    metrics = json.loads(trained.run("dvc", "metrics", "show", "--json").stdout)
+    values = metrics[""]["data"]["reports/evaluation/metrics.json"]["data"]
+    assert {"accuracy", "accuracy_low", "accuracy_high", "loss", "ece"} <= set(values)
+    trained.run("dvc", "plots", "show", "--out", "plots")
+    page = (trained.path / "plots/index.html").read_text()
+    for title in (
+        "Accuracy by epoch",
+        "Loss by epoch",
+        "Confusion on the test split",
+        "Recall by class",
+        "Reliability",
+    ):
+        assert title in page
+    assert list((trained.path / "plots/static").rglob("*.png"))
+    graph = trained.run("dvc", "dag", "--mermaid").stdout
+    assert all(stage in graph for stage in STAGES)

@@ -1,0 +1,51 @@
+"""Atomic writes and digests."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from pipeline.files import atomic_directory, atomic_file, file_digest, read_json, write_json
+
+
+def test_a_failed_write_leaves_the_former_file(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("former")
+    with pytest.raises(RuntimeError), atomic_file(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "former"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failed_directory_leaves_the_former_one(tmp_path: Path) -> None:
+    target = tmp_path / "directory"
+    with atomic_directory(target) as partial:
+        (partial / "a").write_text("former")
+    with pytest.raises(RuntimeError), atomic_directory(target) as partial:
+        (partial / "a").write_text("half")
+        raise RuntimeError
+    assert (target / "a").read_text() == "former"
+    with atomic_directory(target) as partial:
+        (partial / "b").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["b"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_json_is_the_same_bytes_for_the_same_values(tmp_path: Path) -> None:
+    write_json(tmp_path / "a", {"b": 1, "a": "바지"})
+    write_json(tmp_path / "b", {"a": "바지", "b": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert read_json(tmp_path / "a") == {"a": "바지", "b": 1}
+
+
+def test_json_refuses_what_json_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "a", float("nan"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_digests_are_those_of_hashlib(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 100_000)
+    assert file_digest(tmp_path / "a") == hashlib.sha256(b"x" * 100_000).hexdigest()
+    assert file_digest(tmp_path / "a", "md5") == hashlib.md5(b"x" * 100_000).hexdigest()

@@ -1,0 +1,115 @@
+"""`params.yaml`: what is refused, and whether the message helps."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.errors import ParamsError
+from pipeline.params import PARAMS_FILE, load_params, params_schema, parse_params
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    return yaml.safe_load((REPOSITORY / PARAMS_FILE).read_text())
+
+
+def changed(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    *sections, last = key.split(".")
+    result = copy.deepcopy(raw)
+    target = result
+    for section in sections:
+        target = target[section]
+    target[last] = value
+    return result
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.epochs", -1, "train.epochs is -1: input should be greater than 0"),
+        ("train.epoch", 3, "train.epoch is not a parameter; did you mean epochs?"),
+        ("trane", {}, "trane is not a parameter; did you mean train?"),
+        ("train.preset", "mpl", "train.preset is 'mpl', not one of mlp, cnn"),
+        ("train.loss", "mse", "train.loss is 'mse'"),
+        ("presets.cnn.epochs", 0, "presets.cnn.epochs is 0"),
+        ("presets.cnn.epochz", 1, "presets.cnn.epochz is not a parameter; did you mean epochs?"),
+        ("split.validation_fraction", 1.0, "split.validation_fraction is 1.0: input should be less than 1"),
+        ("split.validation_fraction", "half", "split.validation_fraction is 'half'"),
+        ("split", None, "split is None"),
+        ("dataset.path", "", "dataset.path"),
+        ("evaluate.min_accuracy", 1.2, "evaluate.min_accuracy is 1.2"),
+    ],
+)
+def test_bad_values_are_named(raw: dict[str, Any], key: str, value: Any, message: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        parse_params(changed(raw, key, value))
+    assert message in str(caught.value)
+    assert "pipeline schema" in caught.value.remedy
+
+
+@pytest.mark.parametrize("key", ["train.seed", "train.epochs", "split.seed", "dataset.name", "evaluate.min_accuracy"])
+def test_a_missing_key_is_named(raw: dict[str, Any], key: str) -> None:
+    section, last = key.split(".")
+    del raw[section][last]
+    with pytest.raises(ParamsError, match=f"{section}.{last} is missing"):
+        parse_params(raw)
+
+
+def test_all_problems_are_told_at_once(raw: dict[str, Any]) -> None:
+    bad = changed(changed(raw, "train.epochs", -1), "split.seed", "x")
+    with pytest.raises(ParamsError) as caught:
+        parse_params(bad)
+    assert "train.epochs" in str(caught.value)
+    assert "split.seed" in str(caught.value)
+
+
+def test_overrides_win_over_the_preset(raw: dict[str, Any]) -> None:
+    preset = parse_params(raw).train.settings
+    assert preset.epochs == raw["presets"]["mlp"]["epochs"]
+    settings = parse_params(changed(raw, "train.epochs", 2)).train.settings
+    assert settings.epochs == 2
+    assert settings.batch_size == preset.batch_size
+
+
+def test_each_preset_of_the_file_can_be_chosen(raw: dict[str, Any]) -> None:
+    for preset in raw["presets"]:
+        assert parse_params(changed(raw, "train.preset", preset)).train.settings.network
+
+
+@pytest.mark.parametrize(
+    ("loss", "positive", "message"),
+    [
+        ("binary_crossentropy", [], "positive_classes is empty"),
+        ("sparse_categorical_crossentropy", ["Sandal"], "set train.loss to binary_crossentropy"),
+        ("categorical_crossentropy", [5], "set train.loss to binary_crossentropy"),
+    ],
+)
+def test_a_loss_that_does_not_fit_the_task_is_explained(
+    raw: dict[str, Any], loss: str, positive: list[Any], message: str
+) -> None:
+    bad = changed(changed(raw, "train.loss", loss), "dataset.positive_classes", positive)
+    with pytest.raises(ParamsError, match=message):
+        parse_params(bad)
+
+
+def test_parameters_cannot_be_changed_in_the_program(raw: dict[str, Any]) -> None:
+    params = parse_params(raw)
+    change: Callable[..., None] = setattr
+    with pytest.raises(AttributeError):
+        change(params.train, "seed", 2)
+
+
+def test_a_missing_file_says_how_to_get_it_back(in_directory: object) -> None:
+    with pytest.raises(ParamsError, match="git checkout params.yaml"):
+        load_params()
+
+
+def test_the_schema_describes_the_file_as_it_stands(raw: dict[str, Any]) -> None:
+    schema = params_schema()
+    assert set(schema["properties"]) == set(raw)
+    assert set(schema["$defs"]["TrainParams"]["properties"]) == set(raw["train"])
+    assert {"type": "null"} in schema["$defs"]["TrainParams"]["properties"]["epochs"]["anyOf"]
