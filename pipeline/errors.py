@@ -1,5 +1,8 @@
 """One exception root. Every message says what was expected, what was found, and what to run next."""
 
+FAILURE = 1  # exit code of a command that cannot do what it was asked
+TEMPORARY_FAILURE = 75  # of one that may succeed later as it is: EX_TEMPFAIL of sysexits.h
+
 
 class PipelineError(Exception):
     """Something the reader can mend. The command line prints it without a traceback and exits non-zero.
@@ -9,10 +12,14 @@ class PipelineError(Exception):
         expected: what would have been right.
         found: what was there instead.
         remedy: the command to run, or the edit to make, next.
+        temporary: a network or a server did not answer, so that the same command may succeed later.
     """
 
-    def __init__(self, problem: str, *, expected: str = "", found: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, problem: str, *, expected: str = "", found: str = "", remedy: str = "", temporary: bool = False
+    ) -> None:
         self.problem, self.expected, self.found, self.remedy = problem, expected, found, remedy
+        self.exit_code = TEMPORARY_FAILURE if temporary else FAILURE
         details = {"expected": expected, "found": found, "remedy": remedy}
         super().__init__("\n".join([problem, *(f"  {name + ':':9} {text}" for name, text in details.items() if text)]))
 

@@ -64,22 +64,40 @@ class TrainSettings:
 
     network: Literal["mlp", "cnn"] = Field(description="a network of pipeline.models.networks")
     widths: tuple[Annotated[int, Field(gt=0)], ...] = Field(
-        min_length=1, description="units or channels, layer by layer"
+        min_length=1, description="units of each layer of the mlp, channels of each block of the cnn"
+    )
+    whitening: int = Field(
+        ge=0, le=7, description="cnn: side of the patches that a first, frozen layer whitens; 0: none"
     )
     epochs: int = Field(gt=0)
     batch_size: int = Field(gt=0)
-    optimizer: Literal["adam", "adamw", "sgd"]
+    optimizer: Literal["adam", "adamw", "sgd", "muon"]
     learning_rate: float = Field(gt=0, description="its highest value")
+    vector_learning_rate: float = Field(
+        gt=0, description="muon: of what is no matrix, such as biases, which Adam updates"
+    )
+    momentum: float = Field(ge=0, lt=1, description="sgd (Nesterov's) and muon")
     weight_decay: float = Field(ge=0)
-    schedule: Literal["constant", "linear"] = Field(description="of the learning rate, after the warm-up")
+    schedule: Literal["constant", "linear", "cosine"] = Field(description="of the learning rate, after the warm-up")
     warmup_fraction: Fraction = Field(description="of all steps, over which the learning rate rises from zero")
     label_smoothing: float = Field(ge=0, lt=1)
+    weight_average: float = Field(
+        ge=0, lt=1, description="share of the past in a moving average of the weights; 0: none"
+    )
     patience: int = Field(
         ge=0, description="epochs without a better validation accuracy before training stops; 0: never"
     )
+    flip: bool = Field(description="mirror training images in turns, where the dataset's classes survive it")
     shift: int = Field(ge=0, description="random translation of training images, in pixels")
     erase: int = Field(ge=0, description="random erasing of training images, largest side in pixels")
+    erase_share: Fraction = Field(description="of the images, if any are erased")
+    tta: Literal["none", "flip", "shift"] = Field(
+        description="the saved model averages its answers over the mirrored image, or also over shifts by a pixel"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the computation; weights stay float32")
+    xla: Literal["auto", "always", "never"] = Field(
+        description="compile the training with XLA; auto: where it is faster"
+    )
 
 
 @section
@@ -153,6 +171,11 @@ def parse_params(raw: Any, name: str = str(PARAMS_FILE)) -> Params:
     if params is None or problems:
         raise ParamsError(f"{name} cannot be used", found="\n             ".join(problems), remedy="pipeline schema")
     return params
+
+
+def to_dict(section: Any) -> dict[str, Any]:
+    """A section, or all of the parameters, as plain values. (To a type checker, pydantic's dataclasses are none.)"""
+    return dataclasses.asdict(section)
 
 
 def params_schema() -> dict[str, Any]:

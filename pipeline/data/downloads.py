@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 
-STALL_SECONDS = 15.0  # a mirror that delivers less than one chunk in this time is given up
+STALL_SECONDS = 10.0  # a mirror that delivers less than one chunk in this time is given up
 CHUNK_BYTES = 2**16
 PROGRESS_SECONDS = 2.0
 APT_SECONDS = 300.0  # for each of apt's commands
@@ -48,20 +48,30 @@ def download_package(package: str, directory: Path) -> Path:
     missing = [tool for tool in ("apt-get", "dpkg-deb") if not shutil.which(tool)]
     if missing:
         raise DataError(f"this machine has no {' and no '.join(missing)}")
-    options = ["-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=1"]
-    options += [
-        item for scheme in ("http", "https") for item in ("-o", f"Acquire::{scheme}::Timeout={STALL_SECONDS:.0f}")
-    ]
+    options = {
+        "APT::Sandbox::User": "root",  # else root's apt warns that its download user cannot write here
+        "Acquire::Retries": "0",
+        "Acquire::http::Timeout": f"{STALL_SECONDS:.0f}",
+        "Acquire::https::Timeout": f"{STALL_SECONDS:.0f}",
+    }
     try:
-        _run(["apt-get", *options, "download", package], directory)
-    except DataError:  # the machine's package lists are missing or stale, and only root may renew them
-        lists = directory / "apt"
-        (lists / "lists/partial").mkdir(parents=True)
-        options += ["-o", f"Dir::State={lists}", "-o", f"Dir::Cache={lists}"]
-        options += ["-o", "Dir::State::status=/var/lib/dpkg/status", "-o", "APT::Update::Error-Mode=any"]
+        _apt_get("download", package, options=options, directory=directory)
+    except DataError as error:
+        if "Failed to fetch" in error.found and "404" not in error.found:
+            raise  # the package is known, but its host is not reached
+        # The machine's package lists are missing or stale, and only root may renew them.
         print("renewing apt's package lists in a temporary directory", flush=True)
-        _run(["apt-get", *options, "update"], directory)
-        _run(["apt-get", *options, "download", package], directory)
+        own = directory / "apt"
+        (own / "lists/partial").mkdir(parents=True)
+        options |= {
+            "Dir::State": str(own),
+            "Dir::State::lists": str(own / "lists"),
+            "Dir::State::status": "/var/lib/dpkg/status",
+            "Dir::Cache": str(own),
+            "APT::Update::Error-Mode": "any",
+        }
+        _apt_get("update", options=options, directory=directory)
+        _apt_get("download", package, options=options, directory=directory)
     archive = next(directory.glob(f"{package}_*.deb"))
     _run(["dpkg-deb", "--extract", archive.name, "unpacked"], directory)
     return directory / "unpacked"

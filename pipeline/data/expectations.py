@@ -61,7 +61,7 @@ def describe_schema(schema: pa.Schema) -> str:
 def _tabulate_splits(features: Mapping[str, Features], entry: Entry | None) -> pd.DataFrame:
     rows = {}
     for split, measured in features.items():
-        darkest, brightest = int(measured.darkest.min(initial=WHITE)), int(measured.brightest.max(initial=0))
+        darkest, brightest = int(measured.darkest.min()), int(measured.brightest.max())
         rows[split] = {
             "pixel_range": (brightest - darkest) / WHITE,
             "class_separation": class_separation(measured, features["train"]),
@@ -82,7 +82,7 @@ def _tabulate_classes(features: Mapping[str, Features], dataset: Dataset) -> pd.
     for split, measured in features.items():
         counts = np.bincount(measured.label, minlength=classes)[:classes].tolist()
         for name, count in zip(dataset.classes, counts, strict=True):
-            rows[f"{split} {name}"] = {"images": count, "imbalance": count * classes / max(len(measured), 1) - 1}
+            rows[f"{split} {name}"] = {"images": count, "imbalance": count * classes / len(measured) - 1}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -93,10 +93,10 @@ def _tabulate_images(train: Features, test: Features) -> pd.DataFrame:
     is_test = np.repeat(np.array([0, 1], np.int8), [len(train), len(test)])
     return pd.DataFrame(
         {
-            "split": pd.Categorical.from_codes(is_test, categories=["train", "test"]),
+            "split": pd.Categorical.from_codes(is_test, categories=pd.Index(["train", "test"])),
             "label": label,
-            "std": np.concatenate([train.std, test.std], dtype=np.float32, casting="same_kind"),
-            "white": np.concatenate([train.white, test.white]) / np.float32(train.pixels),
+            "std": np.concatenate([train.std, test.std]).astype(np.float32),
+            "white": (np.concatenate([train.white, test.white]) / train.pixels).astype(np.float32),
             "digest": digest,
             "conflicting": find_conflicts(digest, label),
             "leaked": np.concatenate([np.zeros(len(train), bool), np.isin(test.digest, train.digest)]),
@@ -131,7 +131,7 @@ def list_skipped(dataset: Dataset, entry: Entry | None) -> dict[str, str]:
     no_flip = f"a mirrored image of {dataset.name} need not keep its class"
     return {
         **({} if entry else dict.fromkeys(("official_images", "mean", "std"), no_reference)),
-        **({} if dataset.flip else dict.fromkeys(("mirrored_images", "mirrored_leaks"), no_flip)),
+        **({} if dataset.flip else dict.fromkeys(("mirrored_images", "mirrored_across_splits"), no_flip)),
     }
 
 
@@ -145,7 +145,7 @@ def _split_expectations(entry: Entry | None, params: ValidateParams) -> list[gxe
         ),
         _between(
             "class_separation",
-            "share of a simple feature's variance that the classes explain: 0 when labels do not belong to the images",
+            "share of a simple feature's variance that the training classes' means explain; 0 for shuffled labels",
             "class_separation",
             least=params.min_class_separation,
         ),
@@ -181,13 +181,13 @@ def _image_expectations(dataset: Dataset, params: ValidateParams) -> list[gxe.Ex
         ),
         _expect(
             gxe.ExpectCompoundColumnsToBeUnique,
-            "duplicates",
+            "duplicates_within_splits",
             "images that occur more than once within a split",
             column_list=["split", "digest"],
             mostly=1 - params.max_duplicate_fraction,
         ),
         _allowed("conflicting_labels", "images that also occur with another label", "conflicting", [False]),
-        _allowed("leaks", "test images that are training images too", "leaked", [False]),
+        _allowed("duplicates_across_splits", "test images that are training images too", "leaked", [False]),
     ]
     if dataset.flip:
         expectations += [
@@ -200,7 +200,7 @@ def _image_expectations(dataset: Dataset, params: ValidateParams) -> list[gxe.Ex
                 severity="warning",
             ),
             _allowed(
-                "mirrored_leaks",
+                "mirrored_across_splits",
                 "test images that are mirrored training images",
                 "mirrored_leak",
                 [False],

@@ -4,6 +4,7 @@ Everything is an integer per image, so that sums over images are exact and the s
 and centres are derived from them.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha1
@@ -13,6 +14,7 @@ import numpy as np
 
 from pipeline.data import table
 from pipeline.data.table import Rows
+from pipeline.errors import DataError
 
 WHITE = 255
 
@@ -65,25 +67,27 @@ def read_features(path: Path) -> Features:
     """Measure a table's images, one row group in memory at a time.
 
     Raises:
-        DataError: the file is missing, damaged, or not one of ours.
+        DataError: the file is missing, damaged, not one of ours, or has no images.
     """
     dataset = table.read_dataset(path)
     sources: dict[str, int] = {}
     parts = [_measure(rows, sources) for rows in table.stream(path)]
+    if not parts:
+        raise DataError(f"{path} has no images", remedy="complete the dataset")
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Features(pixels=dataset.height * dataset.width, sources=tuple(sources), **columns)
 
 
 def overall_mean(features: Features) -> float:
-    """Mean of all pixels of all images, 0 to 1; NaN without images."""
-    return _ratio(int(features.pixel_sum.sum()), len(features) * features.pixels * WHITE)
+    """Mean of all pixels of all images, 0 to 1."""
+    return int(features.pixel_sum.sum()) / (len(features) * features.pixels * WHITE)
 
 
 def overall_std(features: Features) -> float:
-    """Standard deviation of all pixels of all images, 0 to 0.5; NaN without images."""
+    """Standard deviation of all pixels of all images, 0 to 0.5."""
     values = len(features) * features.pixels
     total, squares = int(features.pixel_sum.sum()), int(features.square_sum.sum())
-    return _ratio(values * squares - total**2, (values * WHITE) ** 2) ** 0.5
+    return math.sqrt((values * squares - total**2) / (values * WHITE) ** 2)
 
 
 def find_conflicts(digests: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -140,9 +144,8 @@ def _measure(rows: Rows, sources: dict[str, int]) -> Mapping[str, np.ndarray]:
 
 def _digests(flat: np.ndarray) -> np.ndarray:
     images = flat.view(f"V{flat.shape[1]}").ravel().tolist()  # as bytes objects: twice as fast as hashing array rows
-    return np.frombuffer(b"".join(sha1(image, usedforsecurity=False).digest()[:8] for image in images), ">i8").astype(
-        np.int64
-    )
+    digests = (sha1(image, usedforsecurity=False).digest()[:8] for image in images)
+    return np.frombuffer(b"".join(digests), ">i8").astype(np.int64)
 
 
 def _class_features(features: Features) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -160,14 +163,10 @@ def _explained(
     labels: np.ndarray, values: np.ndarray, reference_labels: np.ndarray, reference_values: np.ndarray
 ) -> float:
     """Coefficient of determination of predicting each value by the mean of its class in the reference."""
-    total = _ratio(len(values) * int((values**2).sum()) - int(values.sum()) ** 2, len(values))
+    total = int((values**2).sum()) - int(values.sum()) ** 2 / max(len(values), 1)
     residual = 0.0
     for label in np.unique(labels):
         members, reference = values[labels == label], reference_values[reference_labels == label]
         mean = int(reference.sum()) / max(len(reference), 1)
         residual += int((members**2).sum()) - 2 * mean * int(members.sum()) + len(members) * mean**2
     return 1 - residual / total if total > 0 else 0.0
-
-
-def _ratio(numerator: int, denominator: int) -> float:
-    return numerator / denominator if denominator else float("nan")

@@ -20,6 +20,7 @@ from pipeline.errors import DataError
 
 INCOMING = Path("data/incoming")
 POINTER = ".dvc"
+IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"  # what names in an idx pair end in
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 IMAGE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of eight bits or fewer a channel
 FORMATS = (
@@ -147,14 +148,23 @@ def _reader(path: Path, dataset: Dataset) -> Iterator[Pair]:
 
 def _read_idx_pairs(files: list[Path], dataset: Dataset) -> Iterator[Pair]:
     by_name = {file.name.removesuffix(".gz"): file for file in files}
-    images = [name for name in by_name if name.endswith("images-idx3-ubyte")]
-    partners = {name: name.removesuffix("images-idx3-ubyte") + "labels-idx1-ubyte" for name in images}
-    paired = {name for pair in partners.items() if pair[1] in by_name for name in pair}
-    if len(paired) < len(files):
-        alone = next(file for file in files if file.name not in paired and file.name.removesuffix(".gz") not in paired)
-        raise DataError(f"{alone} belongs to no pair of images and labels", expected=FORMATS)
-    for name, partner in partners.items():
-        yield from idx.stream_pair(by_name[name], by_name[partner], dataset)
+    for file in files:
+        name = file.name.removesuffix(".gz")
+        if by_name[name] != file:
+            raise DataError(f"{file.with_name(name)} is there twice", expected="either as it is or with .gz")
+        if _partner(name) not in by_name:
+            raise DataError(f"{file} belongs to no pair of images and labels", expected=FORMATS)
+    for name, file in by_name.items():
+        if name.endswith(IMAGES):
+            yield from idx.stream_pair(file, by_name[_partner(name)], dataset)
+
+
+def _partner(name: str) -> str:
+    """The name of the labels file that belongs to an images file, or the other way round."""
+    for ending, other in ((IMAGES, LABELS), (LABELS, IMAGES)):
+        if name.endswith(ending):
+            return name.removesuffix(ending) + other
+    return ""
 
 
 def _read_npz(path: Path, dataset: Dataset) -> Iterator[Pair]:

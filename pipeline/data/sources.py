@@ -52,13 +52,13 @@ def fetch(entry: Entry, local: Path, into: Path) -> Fetched:
     """
     dataset = entry.dataset
     expected = {file.name: file.sha256 for file in entry.files}
-    if entry.generated:
-        tiny.write(into, entry.train, entry.test)
-        origin, digests = "generated", {name: file_digest(into / name) for name in tiny.FILES}
-    elif found := _find_local(local, list(expected)):
+    if found := _find_local(local, list(expected) or tiny.FILES):
         origin, digests = f"local directory {local}", {name: _unpack(file, into / name) for name, file in found.items()}
         if digests != expected:
             dataset = _local_dataset(entry, found, digests)
+    elif entry.generated:
+        tiny.write(into, entry.train, entry.test)
+        origin, digests = "generated", {name: file_digest(into / name) for name in tiny.FILES}
     else:
         origin, digests = _use_first(entry, local, into), expected
     (into / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))

@@ -11,6 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.data import table
 from pipeline.data.table import OFFICIAL
@@ -40,7 +41,7 @@ def read_draws(path: Path, seed: int) -> Draws:
     numbers, labels, official = [], [], []
     for rows in table.stream_columns(path, ["id", "label", "source"]):
         numbers.append(draw_numbers(rows.column("id").to_pylist(), seed))
-        labels.append(rows.column("label").to_numpy())
+        labels.append(np.array(rows.column("label").to_pylist(), np.uint8))
         official.append(np.array([source == OFFICIAL for source in rows.column("source").to_pylist()], bool))
     return Draws(np.concatenate(numbers), np.concatenate(labels), np.concatenate(official))
 
@@ -105,7 +106,8 @@ def write_splits(source: Path, is_validation: np.ndarray, train: Path, validatio
         for rows in table.stream(source):
             chosen = is_validation[first : first + len(rows)]
             for split, mask in ((kept, ~chosen), (carved, chosen)):
-                split.write(rows.images[mask], rows.labels[mask], rows.ids.filter(mask), rows.sources.filter(mask))
+                ids, sources = (column.filter(_as_arrow(mask)) for column in (rows.ids, rows.sources))
+                split.write(rows.images[mask], rows.labels[mask], ids, sources)
             first += len(rows)
 
 
@@ -131,3 +133,8 @@ def _are_among(numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
     ordered = np.sort(others)
     places = np.searchsorted(ordered, numbers)
     return ordered[np.minimum(places, len(ordered) - 1)] == numbers
+
+
+def _as_arrow(mask: np.ndarray) -> pa.Array:
+    """bool [n], for pyarrow: its own conversion imports pandas, which takes longer than all of the split."""
+    return pa.Array.from_buffers(pa.bool_(), len(mask), [None, pa.py_buffer(np.packbits(mask, bitorder="little"))])

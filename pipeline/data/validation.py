@@ -7,7 +7,6 @@ from textwrap import shorten
 from typing import Any
 
 import great_expectations as gx
-import numpy as np
 import pandas as pd
 from great_expectations.data_context import AbstractDataContext
 from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -19,7 +18,7 @@ from pipeline.data.features import Features, overall_mean, overall_std, read_fea
 from pipeline.errors import DataError, ValidationFailed
 from pipeline.params import ValidateParams
 
-EXAMPLES = 5
+EXAMPLES, SHOWN = 5, 2  # of what breaks an expectation: in the report, and in a line of text
 DIGITS = 6  # after the point, in every number that is written down
 CELL = 36  # widest cell of the summary: all of it fits a terminal of 120 columns
 
@@ -127,7 +126,7 @@ def validate(tables: Tables, suites: Suites, identify: Identify) -> tuple[tuple[
             result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES},
         )
         order = [expectation.meta["name"] for expectation in suites[name]]
-        found = [_find(result, frame, identify if name == "images" else list) for result in results.results]
+        found = [_find(result, frame, identify) for result in results.results]
         findings += sorted(found, key=lambda finding: order.index(finding.name))
     return tuple(findings), context
 
@@ -190,9 +189,11 @@ def _find(result: Any, frame: pd.DataFrame, identify: Identify) -> Finding:
         raise DataError(f"the expectation {name} could not be evaluated", found=str(result.exception_info))
     threshold = {key: kwargs[key] for key in ("min_value", "max_value", "value_set") if kwargs.get(key) is not None}
     observed: float | dict[str, Any]
-    if isinstance(frame.index, pd.RangeIndex):
+    rows = details["partial_unexpected_index_list"]
+    if isinstance(frame.index, pd.RangeIndex):  # images: they have numbers, the rows of the other tables names
         threshold["fraction"] = round(1 - kwargs.get("mostly", 1), DIGITS)
-        observed = round(details["unexpected_count"] / max(len(frame), 1), DIGITS)
+        observed = round(details["unexpected_count"] / len(frame), DIGITS)
+        rows = identify(rows)
     else:
         observed = {row: _plain(value) for row, value in frame[kwargs["column"]].items()}
     return Finding(
@@ -203,7 +204,7 @@ def _find(result: Any, frame: pd.DataFrame, identify: Identify) -> Finding:
         observed=observed,
         threshold=threshold,
         count=int(details["unexpected_count"]),
-        examples=tuple(identify(details["partial_unexpected_index_list"])),
+        examples=tuple(rows),
     )
 
 
@@ -220,10 +221,8 @@ def _name_images(files: Mapping[str, Path], features: Mapping[str, Features], ro
 
 
 def _plain(value: Any) -> Any:
-    """A number or string as JSON can hold it, rounded; None for one that does not exist."""
-    if isinstance(value, float):
-        return round(value, DIGITS) if np.isfinite(value) else None
-    return value
+    """A number or string as JSON can hold it, rounded."""
+    return round(value, DIGITS) + 0.0 if isinstance(value, float) else value  # -0.0 + 0.0 is 0.0
 
 
 def _verdict(finding: Finding) -> str:
@@ -257,7 +256,7 @@ def _allowed(finding: Finding) -> str:
 def _describe(finding: Finding) -> str:
     """One line: what, how much, where, and how much is allowed."""
     if isinstance(finding.observed, float):
-        shown = f"{finding.count:,} ({finding.observed:.2%}), such as {', '.join(finding.examples)}"
+        shown = f"{finding.count:,} ({finding.observed:.2%}), such as {', '.join(finding.examples[:SHOWN])}"
     else:
         shown = ", ".join(f"{row} {finding.observed[row]}" for row in finding.examples)
     return f"{finding.name} ({finding.meaning}): {shown}; allowed: {_allowed(finding)}"

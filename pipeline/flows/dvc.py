@@ -7,30 +7,46 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
+from pipeline.errors import TEMPORARY_FAILURE
+
 Outcome = Literal["ran", "restored", "unchanged", "failed"]
 
-TEMPORARY_FAILURE = 75  # EX_TEMPFAIL of sysexits.h: something did not answer that may answer later
 STOP_SECONDS = 10  # for a training that is told to stop to close its MLflow run
 
-# What DVC says first tells what it does; anything later is the stage's own output.
 MESSAGES: tuple[tuple[re.Pattern[str], Outcome], ...] = (
     (re.compile(r"Stage '[^']+' didn't change, skipping$"), "unchanged"),
     (re.compile(r"Stage '[^']+' is cached - skipping run, checking out outputs$"), "restored"),
     (re.compile(r"Running stage '[^']+':$"), "ran"),
 )
-EXIT_CODE = re.compile(r"^ERROR: failed to reproduce .*exited with (\d+)$")
-ADVICE = re.compile(  # the same after every stage; the run says what is worth knowing once, at its end
-    r"(Updating|Generating) lock file|To track the changes with git|\s+git add |To enable auto staging|"
-    r"\s+dvc config core.autostage|Use `dvc push`|Data and pipelines are up to date|$"
+EXIT_CODE = re.compile(r"ERROR: failed to reproduce .*exited with (-?\d+)$")
+ADVICE = re.compile(
+    r"(Updating|Generating) lock file '|To track the changes with git, run:$|\tgit add |To enable auto staging, run:$|"
+    r"\tdvc config core.autostage true$|Use `dvc push` to send your updates|Data and pipelines are up to date.$|$"
 )
+
+
+def announced_outcome(line: str) -> Outcome | None:
+    """What DVC announces to do with a stage, if the line is such a message. It is the first thing that DVC prints."""
+    return next((outcome for pattern, outcome in MESSAGES if pattern.match(line)), None)
+
+
+def failed_exit_code(line: str) -> int | None:
+    """The exit code of a stage's command, if the line is DVC's message that it failed."""
+    found = EXIT_CODE.match(line)
+    return int(found[1]) if found else None
+
+
+def is_advice(line: str) -> bool:
+    """Whether the line is one of those that DVC repeats after every stage; the run says what is worth knowing once."""
+    return bool(ADVICE.match(line))
 
 
 class StageProcess:
@@ -55,6 +71,7 @@ class StageProcess:
         self.outcome: Outcome | None = None  # None until DVC has said what it does
         self.exit_code: int | None = None  # of the stage's own command, if that is what failed
         self.seconds = 0.0
+        self._closed = False  # nobody holds the other end of its output any more
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._show = show
         self._started = time.monotonic()
@@ -70,15 +87,15 @@ class StageProcess:
             errors="replace",
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read, name=f"output of {stage}", daemon=True)
-        self._reader.start()
+        executor = ThreadPoolExecutor(1, thread_name_prefix=f"output-of-{stage}")
+        self._reading = executor.submit(self._read)
+        executor.shutdown(wait=False)
 
     def lines(self) -> Iterator[str]:
         """What it prints, as it comes, until it ends. `outcome` and `seconds` are final afterwards."""
         while (line := self._lines.get()) is not None:
             yield line
-        if self._process.wait():
-            self.outcome = "failed"
+        self._reading.result()
 
     @property
     def may_succeed_later(self) -> bool:
@@ -91,30 +108,33 @@ class StageProcess:
         The stage's own command is told first: DVC then sees it fail, frees its locks and ends by itself, whereas a
         stage that loses its DVC ends at once and closes nothing.
         """
-        if not self._reader.is_alive():  # its pipe is closed: nobody is left to write to it
+        if self._closed:
             return
         try:
             for tell in (self._terminate_innermost, lambda: self._signal(signal.SIGTERM)):
                 tell()
-                self._reader.join(STOP_SECONDS / 2)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(STOP_SECONDS / 2)
+                    break
         finally:
             self._signal(signal.SIGKILL)
-            self._reader.join()
+            self._process.wait()
 
     def _read(self) -> None:
         assert self._process.stdout
-        for text in self._process.stdout:
-            line = text.rstrip()
-            if self.outcome is None:
-                self.outcome = next((outcome for pattern, outcome in MESSAGES if pattern.match(line)), None)
-            if code := EXIT_CODE.match(line):
-                self.exit_code = int(code[1])
-            if not ADVICE.match(line):
-                self._show(line)
-                self._lines.put(line)
-        self._process.wait()
-        self.seconds = time.monotonic() - self._started
-        self._lines.put(None)
+        try:
+            for text in self._process.stdout:
+                line = text.rstrip()
+                self.outcome = self.outcome or announced_outcome(line)
+                self.exit_code = self.exit_code or failed_exit_code(line)
+                if not is_advice(line):
+                    self._show(line)
+                    self._lines.put(line)
+            self._closed = True
+            self.outcome = "failed" if self._process.wait() else self.outcome or "unchanged"
+            self.seconds = time.monotonic() - self._started
+        finally:
+            self._lines.put(None)
 
     def _terminate_innermost(self) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pipeline.errors import FlowError
 from pipeline.flows.dvc import Outcome, StageProcess
@@ -19,41 +19,39 @@ class Result:
     """What became of a stage."""
 
     stage: str
-    outcome: Outcome | Literal["not run"]
+    outcome: Outcome | Literal["not reached"]
     seconds: float = 0.0
     may_succeed_later: bool = False  # it failed because something did not answer
 
+    @property
+    def up_to_date(self) -> bool:
+        """Whether its outputs are now those of the current data, code and parameters."""
+        return self.outcome in ("ran", "restored", "unchanged")
+
 
 class Execution:
-    """The stages of one run in one workspace.
+    """The stages of one run in one workspace. Leaving its block ends what is still running.
 
     Args:
         until: the last stage to run; None runs all.
-        force: a stage to run even if nothing changed, or `all`; None leaves everything to DVC.
+        force: a stage to run even if nothing changed, or `all`; None leaves that to DVC.
     """
 
     def __init__(self, workspace: Path, terminal: Terminal, until: str | None, force: str | None) -> None:
-        self.workspace = workspace
+        self.workspace, self.until, self.force = workspace, until, force
         self.environment: dict[str, str] = {}  # of the stages, besides this process's own
-        self.results: dict[str, Result] = {}
-        self._terminal, self._until, self._force = terminal, until, force
-        self._plan: Plan | None = None
+        self.plan = Plan(())  # the stages of this run
+        self.results: dict[str, Result] = {}  # of each of them
+        self._stages = 0  # of the workspace
+        self._terminal = terminal
         self._process: StageProcess | None = None
         self._ended = False
         self._lock = threading.Lock()
 
     @property
-    def plan(self) -> Plan:
-        """The stages of this run. `prepare` must have read them."""
-        if self._plan is None:
-            raise RuntimeError("the plan has not been read")
-        return self._plan
-
-    @property
-    def forced(self) -> frozenset[str]:
-        if self._force == ALL_STAGES:
-            return frozenset(self.plan.names)
-        return frozenset([self._force] if self._force else [])
+    def is_whole(self) -> bool:
+        """Whether every stage of the workspace is up to date, so that its outputs belong together."""
+        return len(self.results) == self._stages and all(result.up_to_date for result in self.results.values())
 
     def prepare(self) -> None:
         """Read the plan, and give its first stage a head start over the servers that are still coming up.
@@ -62,46 +60,45 @@ class Execution:
         the flow's.
 
         Raises:
-            FlowError: DVC cannot read the workspace, or there is no stage of that name.
+            FlowError: DVC cannot read the workspace, or `until` or `force` cannot be done.
         """
-        plan = read_plan(self.workspace)
-        for name in {self._until, self._force} - {None, ALL_STAGES}:
-            plan.require(str(name))
-        self._plan = plan.until(self._until) if self._until else plan
-        if self._force and self._force != ALL_STAGES and self._force not in self._plan.names:
-            raise FlowError(f"--until {self._until} ends before {self._force}, which --force names")
-        pending = self._plan.pending(self.forced)
+        whole = read_plan(self.workspace)
+        self._stages = len(whole.stages)
+        self.plan = whole.until(self.until) if self.until else whole
+        if self.force not in (None, ALL_STAGES, *self.plan.names):
+            whole.require(str(self.force))
+            raise FlowError(f"--until {self.until} ends before {self.force}, which --force asks for")
+        self.results = {name: Result(name, "not reached") for name in self.plan.names}
+        pending = self.plan.pending(self._forced)
         if pending and not pending[0].upstream:
             self._start(pending[0].name)
 
-    def is_unchanged(self, stage: Stage) -> bool:
-        """Whether DVC need not even be asked: nothing differs in the stage or in what came out of those before it."""
-        touched = any(self.results[name].outcome != "unchanged" for name in stage.upstream)
-        return not (stage.changes or stage.name in self.forced or touched)
-
-    def run(self, stage: Stage, log: Callable[[str], None]) -> Result:
+    def run(self, name: str, log: Callable[[str], None]) -> Result:
         """Run a stage to its end, or take over the process that had a head start. Each line it prints goes to `log`."""
-        if self.is_unchanged(stage):
-            result = Result(stage.name, "unchanged")
+        if self._is_unchanged(self.plan.stage(name)):
+            result = Result(name, "unchanged")
         else:
-            process = self._process or self._start(stage.name)
-            with self._terminal.waiting(stage.name, announce=False):
-                try:
+            process = self._process or self._start(name)
+            try:
+                with self._terminal.waiting(name, announce=False):
                     for line in process.lines():
                         log(line)
-                finally:
-                    process.end()
-                    self._process = None
-            result = Result(stage.name, process.outcome or "failed", process.seconds, process.may_succeed_later)
-        self.results[stage.name] = result
+            finally:
+                process.end()
+                self._process = None
+            assert process.outcome
+            result = Result(name, process.outcome, process.seconds, process.may_succeed_later)
+        self.results[name] = result
         return result
 
-    def end(self) -> None:
-        """End what is running, and start nothing more."""
-        with self._lock:
-            self._ended = True
-            if self._process:
-                self._process.end()
+    @property
+    def _forced(self) -> frozenset[str]:
+        return frozenset(self.plan.names if self.force == ALL_STAGES else [self.force] if self.force else [])
+
+    def _is_unchanged(self, stage: Stage) -> bool:
+        """Whether DVC need not be asked: nothing differs in the stage, nor did anything happen to those before it."""
+        before = {self.results[name].outcome for name in stage.upstream}
+        return not stage.changes and stage.name not in self._forced and before <= {"unchanged"}
 
     def _start(self, name: str) -> StageProcess:
         with self._lock:
@@ -110,8 +107,17 @@ class Execution:
             self._process = StageProcess(
                 name,
                 workspace=self.workspace,
-                forced=name in self.forced,
+                forced=name in self._forced,
                 environment=self.environment,
                 show=self._terminal.show,
             )
             return self._process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._ended = True
+            if self._process:
+                self._process.end()

@@ -36,6 +36,10 @@ class Plan:
     def names(self) -> tuple[str, ...]:
         return tuple(stage.name for stage in self.stages)
 
+    def stage(self, name: str) -> Stage:
+        """The stage of that name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
     def until(self, name: str) -> "Plan":
         """Only this stage and what it depends on.
 

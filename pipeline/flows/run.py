@@ -1,4 +1,4 @@
-"""The start and the end of a run: everything that must be in place around the flow, one beside the other."""
+"""A run of the training flow from its start to its end: all that has to be in place around Prefect's part of it."""
 
 import signal
 from collections.abc import Iterator
@@ -9,84 +9,77 @@ from types import FrameType
 from typing import Literal, NoReturn
 
 from pipeline.data.catalog import load_entry
-from pipeline.errors import FlowError, WorkspaceError
-from pipeline.flows import server
+from pipeline.errors import WorkspaceError
 from pipeline.flows.execution import Execution
+from pipeline.flows.server import open_server
 from pipeline.flows.terminal import Terminal
 from pipeline.params import load_params
+from pipeline.tracking.store import locate, open_store
 from pipeline.workspace import lock
 
 IfBusy = Literal["leave", "wait"]
 
 
-def run_training(
-    workspace: Path, *, until: str | None = None, force: str | None = None, if_busy: IfBusy = "leave"
-) -> None:
+def run_training(workspace: Path, *, until: str | None, force: str | None, if_busy: IfBusy) -> None:
     """Run the training flow in a workspace, which must be the current directory.
 
+    DVC is asked what to do, the first stage starts, and the tracking store and Prefect come up, all beside each other.
+
+    Args:
+        until: the last stage to run; None runs all.
+        force: a stage to run even if nothing changed, or `all`; None leaves that to DVC.
+        if_busy: what to do while another run is going on here.
+
     Raises:
-        ParamsError: before anything has started.
+        ParamsError: `params.yaml` cannot be used; nothing has started.
         WorkspaceError: another run is going on here.
-        FlowError: a server or DVC cannot be used, or a stage failed.
-        KeyboardInterrupt: everything that was started has ended.
+        TrackingError: the tracking store cannot be used.
+        FlowError: Prefect's server or DVC cannot be used, or a stage failed.
+        KeyboardInterrupt: by Ctrl-C; everything that was started has ended.
     """
-    load_entry(load_params().dataset.name)
-    server.configure()
+    dataset = load_params().dataset.name
+    load_entry(dataset)
     with ExitStack() as stack:
-        stack.enter_context(signals_as_exceptions())
+        stack.enter_context(_signals_as_exceptions())
         terminal = stack.enter_context(Terminal())
-        stack.enter_context(only_run(terminal, if_busy))
-        temporary = None
-        if url := server.configured_url():
-            server.require_answer(url)
-        else:
-            temporary = stack.enter_context(server.TemporaryServer(workspace))
-        execution = Execution(workspace, terminal, until, force)
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        stack.callback(execution.end)
-        prepared = pool.submit(execution.prepare)
-        prepared.result()
-        from pipeline.flows.training import training_flow
+        stack.enter_context(_only_run(terminal, if_busy))
+        connect = stack.enter_context(open_server(workspace))
+        execution = stack.enter_context(Execution(workspace, terminal, until, force))
+        preparation = stack.enter_context(ThreadPoolExecutor(1)).submit(execution.prepare)
+        with terminal.waiting("starting MLflow and Prefect"):
+            open_store(locate(workspace))
+            preparation.result()
+            # Imported only now, while its server takes longest; never beside MLflow's import, in another thread.
+            from pipeline.flows.training import send_records, training_flow
 
-        if temporary:
-            with terminal.waiting("starting a temporary Prefect server"):
-                temporary.wait()
-            import os
-
-            os.environ["PREFECT_API_URL"] = temporary.url
-            from prefect.context import refresh_global_settings_context
-
-            refresh_global_settings_context()
-        state = training_flow(execution)(until, force, return_state=True)
-        print(state)
-        from pipeline.flows.training import send_records
-
-        send_records()
+            connect()
+        try:
+            state = training_flow(execution, dataset)(until, force, return_state=True)
+        finally:
+            send_records()
         if state.is_cancelled():
             raise KeyboardInterrupt
+        terminal.summarise(state.result())
 
 
 @contextmanager
-def only_run(terminal: Terminal, if_busy: IfBusy) -> Iterator[None]:
-    """Be the only run in this workspace."""
-
-    def hold(wait: float) -> "contextmanager":
-        return lock("the flow", wait=wait, remedy="wait for it: pipeline run --if-busy wait")
-
+def _only_run(terminal: Terminal, if_busy: IfBusy) -> Iterator[None]:
+    """Be the only run in this workspace: DVC's own lock is held for moments, and two runs would take turns."""
+    remedy = "wait for it (pipeline run --if-busy wait), or end that process"
     with ExitStack() as stack:
         try:
-            stack.enter_context(hold(0))
-        except WorkspaceError as error:
+            stack.enter_context(lock("the flow", wait=0, remedy=remedy))
+        except WorkspaceError as busy:
             if if_busy == "leave":
                 raise
-            with terminal.waiting(f"waiting for another run ({error.found}) to end"):
-                stack.enter_context(hold(-1))
+            with terminal.waiting(f"waiting for another run: {busy.found}"):
+                stack.enter_context(lock("the flow", wait=-1, remedy=remedy))
         yield
 
 
 @contextmanager
-def signals_as_exceptions() -> Iterator[None]:
-    """Unwind on SIGTERM and on a closed terminal as on an error, so that whatever was started is ended."""
+def _signals_as_exceptions() -> Iterator[None]:
+    """Unwind on SIGTERM and when the terminal is closed, as on an error, so that whatever was started is ended."""
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)

@@ -16,6 +16,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -42,15 +44,24 @@ TEMPORARY_SETTINGS = {
 }
 
 
-def configure() -> None:
-    """Set the defaults of this project for Prefect. To be called before it is imported."""
+@contextmanager
+def open_server(workspace: Path) -> Iterator[Callable[[], None]]:
+    """Have a Prefect server for the length of the block. Prefect must not be imported before.
+
+    Yields:
+        what to call once Prefect is imported: it returns when Prefect's client can use the server.
+
+    Raises:
+        FlowError: the server that is configured does not answer, or a temporary one does not start.
+    """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-
-
-def configured_url() -> str | None:
-    """The address in the environment of a server that is to be used, if there is one."""
-    return os.environ.get("PREFECT_API_URL") or None
+    if url := os.environ.get("PREFECT_API_URL"):
+        require_answer(url)
+        yield lambda: None
+    else:
+        with TemporaryServer(workspace) as temporary:
+            yield temporary.connect
 
 
 def require_answer(url: str) -> None:
@@ -93,16 +104,28 @@ class TemporaryServer:
                 env=TEMPORARY_SETTINGS | os.environ,
             )
 
-    def wait(self) -> None:
-        """Return when it answers.
+    def connect(self) -> None:
+        """Wait until it answers, and have Prefect use it; unless Prefect's own settings name another, which must answer.
 
         Raises:
-            FlowError: it ended, or took too long, with the last lines of its log.
+            FlowError: it ended, or took too long, with the last lines of its log; or the other does not answer.
         """
+        from prefect.context import refresh_global_settings_context
+        from prefect.settings import get_current_settings
+
+        if configured := get_current_settings().api.url:
+            require_answer(configured)
+            return
+        self._wait()
+        os.environ["PREFECT_API_URL"] = self.url
+        refresh_global_settings_context()
+
+    def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                urllib.request.urlopen(f"{self.url}/health", timeout=deadline - time.monotonic()).close()
+                # The socket listens already: this returns when somebody accepts.
+                urllib.request.urlopen(f"{self.url}/health", timeout=START_SECONDS).close()
                 return
             except OSError:
                 time.sleep(0.05)
@@ -118,6 +141,7 @@ class TemporaryServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        os.environ.pop("PREFECT_API_URL", None)
         self.process.terminate()
         try:
             self.process.wait(STOP_SECONDS)

@@ -1,19 +1,59 @@
-"""What a run came to, in a reader's words: each stage's key figure, from the file that the stage left."""
+"""What a run came to, in a reader's words, for the terminal, for Prefect and for MLflow."""
 
 import csv
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.files import read_json
 
+if TYPE_CHECKING:
+    from pipeline.tracking.flowrun import StageResult
+    from pipeline.tracking.sync import Synced
+
 METRICS = Path("reports/evaluation/metrics.json")
 GATE = Path("reports/evaluation/gate.json")
-REPORT = Path("reports/evaluation/report.md")
+EVALUATION_REPORT = Path("reports/evaluation/report.md")
+MLFLOW_UI = "http://127.0.0.1:5000"  # where `mlflow ui` answers
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run that has ended."""
+
+    stages: Sequence["StageResult"]
+    synced: "Synced"
+    is_whole: bool  # every stage is up to date, so the outputs belong together
+
+    def describe(self) -> Iterator[tuple[str, str]]:
+        """What came out, as pairs of a name and a sentence; nothing unless the run is whole."""
+        registration = self.synced.registration
+        if not self.is_whole or registration is None:
+            return
+        version = f" version {registration.version}" if registration.version else ", not registered"
+        yield "accuracy", f"{describe_accuracy()} on the test images"
+        yield "decision", f"{registration.decision.outcome}: {registration.decision.reason}"
+        yield "model", f"{registration.name}{version}"
+
+    def links(self) -> dict[str, str]:
+        """Addresses in MLflow's pages."""
+        base = os.environ.get("MLFLOW_TRACKING_URI", "")
+        base = base.rstrip("/") if base.startswith("http") else MLFLOW_UI
+        registration = self.synced.registration
+        return {
+            **({"training run": f"{base}/#/runs/{self.synced.run}"} if self.synced.run else {}),
+            **(
+                {"model version": f"{base}/#/models/{registration.name}/versions/{registration.version}"}
+                if registration and registration.version
+                else {}
+            ),
+        }
 
 
 def key_figure(stage: str) -> str:
-    """The one thing to know about a stage that ended well; empty for a stage of somebody's own."""
+    """The one thing to know about a stage that is up to date; empty for a stage of somebody's own."""
     read = KEY_FIGURES.get(stage)
     return read() if read else ""
 
@@ -21,23 +61,19 @@ def key_figure(stage: str) -> str:
 def describe_accuracy() -> str:
     """The accuracy on the test images with its 95 % interval."""
     metrics = read_json(METRICS)
-    low, high = metrics["accuracy_low"], metrics["accuracy_high"]
-    return f"{metrics['accuracy']:.2%} ({low:.2%} to {high:.2%})"
+    return f"{metrics['accuracy']:.2%} ({metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%})"
 
 
 def failed_checks() -> list[str]:
-    """The thresholds of the gate that the model missed, in words; empty when it passed."""
+    """The thresholds of the gate that the model missed; empty when it passed."""
     checks = read_json(GATE)["checks"]
-    return [
-        f"{check['name']} is {check['threshold']}, found {check['value']}" for check in checks if not check["passed"]
-    ]
+    return [f"{check['name']} {check['threshold']}: {check['value']}" for check in checks if not check["passed"]]
 
 
 def _ingest() -> str:
     from pipeline.data.table import count_rows
 
-    train, test = (count_rows(Path(f"data/dataset/{name}.parquet")) for name in ("train", "test"))
-    return f"{train + test:,} images"
+    return f"{sum(count_rows(Path(f'data/dataset/{split}.parquet')) for split in ('train', 'test')):,} images"
 
 
 def _validate() -> str:
@@ -46,19 +82,20 @@ def _validate() -> str:
 
 
 def _split() -> str:
-    counts: dict[str, Any] = read_json(Path("reports/split.json"))["splits"]
-    return " / ".join(f"{split['images']:,} {name}" for name, split in counts.items())
+    splits: Mapping[str, Any] = read_json(Path("reports/split.json"))["splits"]
+    return ", ".join(f"{splits[name]['images']:,} {name}" for name in ("train", "validation", "test"))
 
 
 def _train() -> str:
-    with Path("reports/training/history.csv").open(newline="", encoding="utf-8") as file:
-        epochs = {int(row["epoch"]): float(row["validation_accuracy"]) for row in csv.DictReader(file)}
     best = read_json(Path("reports/training/settings.json"))["best_epoch"]
-    return f"validation accuracy {epochs[best]:.2%} in epoch {best}"
+    with Path("reports/training/history.csv").open(newline="", encoding="utf-8") as file:
+        accuracy = {int(row["epoch"]): float(row["validation_accuracy"]) for row in csv.DictReader(file)}
+    return f"validation accuracy {accuracy[best]:.2%} in epoch {best}"
 
 
 def _evaluate() -> str:
-    return f"accuracy {describe_accuracy()}"
+    missed = failed_checks()
+    return f"accuracy {describe_accuracy()}" + (f"; misses {', '.join(missed)}" if missed else "")
 
 
 def _register() -> str:

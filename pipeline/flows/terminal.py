@@ -7,10 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
-from rich.console import Console, RenderableType
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 from rich.text import Text
 
+from pipeline.flows.summary import EVALUATION_REPORT, Summary
+
+STYLES = {"ran": "green", "restored": "cyan", "unchanged": "dim", "failed": "bold red", "not reached": "yellow"}
+WHERE_TO_LOOK = (
+    ("report", str(EVALUATION_REPORT)),
+    ("runs", "mlflow ui"),
+    ("figures", "dvc plots show"),
+)
 PLAIN_WIDTH = 110  # columns of a table in a file or a pipe
 
 
@@ -36,9 +46,16 @@ class Terminal:
         style = "bold" if line.startswith("Running stage '") else "dim" if line.startswith("> ") else ""
         self._console.print(Text(line, style), soft_wrap=True)
 
-    def print(self, *content: RenderableType) -> None:
-        """Something of the run's own, with Rich's markup."""
-        self._console.print(*content)
+    def summarise(self, summary: Summary) -> None:
+        """The table at the end of a run, what came out, and where to look."""
+        table = Table("stage", "what happened", Column("seconds", justify="right"), "", box=SIMPLE_HEAD)
+        for result in summary.stages:
+            style = STYLES[result.outcome]
+            table.add_row(result.stage, Text(result.outcome, style), f"{result.seconds:.1f}", Text(result.figure))
+        facts = Table.grid("name", "text", padding=(0, 2))
+        for name, text in [*summary.describe(), *WHERE_TO_LOOK]:
+            facts.add_row(Text(name, "bold"), Text(text))
+        self._console.print(table, facts)
 
     @contextmanager
     def waiting(self, what: str, announce: bool = True) -> Iterator[None]:

@@ -4,21 +4,34 @@ import logging
 from typing import Any
 
 from prefect import Flow, State, flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events.worker import EventsWorker
+from prefect.runtime import flow_run as prefect_run
 from prefect.states import Cancelled, Completed, Failed
 
+from pipeline.errors import FlowError, PipelineError
 from pipeline.flows.execution import Execution
+from pipeline.flows.summary import EVALUATION_REPORT, Summary, key_figure
+from pipeline.tracking.flowrun import StageResult, flow_run
+from pipeline.tracking.records import PARENT_VARIABLE
+from pipeline.tracking.sync import sync
 
 RETRY_SECONDS = [5.0, 20.0]  # before the first and the second retry of what a network or a server did not answer
 SEND_SECONDS = 5
 
 
-def training_flow(execution: Execution) -> Flow[..., Any]:
-    """The flow over a prepared execution, which began while Prefect's server was still starting.
+def training_flow(execution: Execution, dataset: str) -> Flow[..., Any]:
+    """The flow over an execution that is being prepared, perhaps since before Prefect's server was up.
 
-    A stage's task ends as `Unchanged`, `Restored`, `Completed` or `Failed`; those behind a failed one are `NotReady`,
+    A stage's task ends as `Unchanged`, `Restored`, `Completed` or `Failed`; those behind a failed one as `NotReady`,
     Prefect's word for a task whose upstream did not complete.
+
+    Args:
+        dataset: `dataset.name`, under which MLflow records the flow.
+
+    Returns:
+        a flow that answers with a `Summary`.
     """
 
     def may_succeed_later(_task: object, run: Any, _state: object) -> bool:
@@ -30,32 +43,82 @@ def training_flow(execution: Execution) -> Flow[..., Any]:
         retry_delay_seconds=RETRY_SECONDS,
         retry_condition_fn=may_succeed_later,
     )
-    def run_stage(name: str) -> State:
-        stage = next(stage for stage in execution.plan.stages if stage.name == name)
-        result = execution.run(stage, get_run_logger().info)
+    def run_stage(name: str) -> State[None]:
+        result = execution.run(name, get_run_logger().info)
         if result.outcome == "failed":
-            return Failed(message=f"{name} failed after {result.seconds:.1f} s")
+            return Failed(message=f"failed after {result.seconds:.1f} s")
         if result.outcome == "ran":
             return Completed(message=f"ran for {result.seconds:.1f} s")
         return Completed(name=result.outcome.capitalize())
 
-    @flow(name="train", description=__doc__)
-    def train(until: str | None, force: str | None) -> State:
-        states: dict[str, State] = {}
+    def run_stages() -> None:
+        states: dict[str, State[None]] = {}
+        for stage in execution.plan.stages:
+            states[stage.name] = run_stage.with_options(name=stage.name, task_run_name=stage.name)(
+                stage.name, wait_for=[states[name] for name in stage.upstream], return_state=True
+            )
+
+    @flow(name="train", description="Bring every stage of dvc.yaml up to date")
+    def train(until: str | None, force: str | None) -> State[Summary]:
         try:
-            for stage in execution.plan.stages:
-                states[stage.name] = run_stage.with_options(name=stage.name, task_run_name=stage.name)(
-                    stage.name, wait_for=[states[name] for name in stage.upstream], return_state=True
-                )
+            with flow_run(dataset, {"prefect.flow_run": str(prefect_run.name)}) as tracked:
+                execution.environment[PARENT_VARIABLE] = tracked.id
+                try:
+                    run_stages()
+                except BaseException:
+                    tracked.log_stages(stage_results(execution))
+                    raise
+                summary = Summary(stage_results(execution), sync(execution.workspace), execution.is_whole)
+                tracked.log_stages(summary.stages)
+                tracked.finish(summary.synced)
+                publish(summary)
+                require_success(summary)
         except KeyboardInterrupt:
-            return Cancelled(message="ended by Ctrl-C")
-        failed = [name for name, state in states.items() if state.is_failed()]
-        not_run = [name for name, state in states.items() if state.is_pending()]
-        if failed:
-            return Failed(message=f"{', '.join(failed)} failed; not run: {', '.join(not_run) or 'none'}")
-        return Completed(message="x")
+            return Cancelled(message="stopped by Ctrl-C")
+        except PipelineError as error:
+            return Failed(message=error.problem, data=error)
+        return Completed(message=headline(summary), data=summary)
 
     return train
+
+
+def stage_results(execution: Execution) -> list[StageResult]:
+    """What became of the stages, each with its key figure."""
+    return [
+        StageResult(result.stage, result.outcome, result.seconds, key_figure(result.stage) if result.up_to_date else "")
+        for result in execution.results.values()
+    ]
+
+
+def require_success(summary: Summary) -> None:
+    """Raise a FlowError if a stage failed. It has said why in its own words."""
+    if any(result.outcome == "failed" for result in summary.stages):
+        raise FlowError(headline(summary), remedy="mend what the stage says above, then: pipeline run")
+
+
+def headline(summary: Summary) -> str:
+    """A run in one line, for the list of runs in Prefect's pages."""
+    failed = [result.stage for result in summary.stages if result.outcome == "failed"]
+    not_reached = [result.stage for result in summary.stages if result.outcome == "not reached"]
+    if failed:
+        return f"{', '.join(failed)} failed; not run: {', '.join(not_reached) or 'none'}"
+    return "; ".join(f"{name} {text}" for name, text in summary.describe()) or "up to date"
+
+
+def publish(summary: Summary) -> None:
+    """Leave the run's tables and pages with Prefect, where they are shown beside it."""
+    rows = [
+        {"stage": result.stage, "what happened": result.outcome, "seconds": round(result.seconds, 1), "": result.figure}
+        for result in summary.stages
+    ]
+    create_table_artifact(rows, key="stages", description=headline(summary))
+    if not summary.is_whole:
+        return
+    links = [f"- [{name}]({address})" for name, address in summary.links().items()]
+    facts = [f"**{name}**: {text}" for name, text in summary.describe()]
+    create_markdown_artifact("\n\n".join([*facts, "\n".join(links)]), key="decision")
+    if EVALUATION_REPORT.is_file():
+        create_markdown_artifact(EVALUATION_REPORT.read_text(encoding="utf-8"), key="evaluation")
 
 
 def send_records() -> None:

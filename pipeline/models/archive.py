@@ -14,7 +14,7 @@ from pipeline.errors import ModelError
 from pipeline.files import atomic_file
 from pipeline.models.backend import keras
 from pipeline.models.losses import create_accuracy, create_loss
-from pipeline.models.networks import create_network
+from pipeline.models.networks import average_views, create_network
 from pipeline.models.optimizers import create_stock_optimizer
 from pipeline.models.tasks import Task
 from pipeline.params import TrainSettings
@@ -25,11 +25,16 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can hold
 def export(network: keras.Model, settings: TrainSettings, task: Task, steps: int) -> keras.Model:
     """A trained network as it is saved: in float32, of stock layers, compiled with what trained it for `steps` batches.
 
-    The optimizer's own state is left out: training that goes on from the file starts a schedule of its own.
+    With test-time augmentation it averages its answers over views of the image.
+
+    Its optimizer is as before the first step, so that training which goes on from the file starts a schedule of its own.
     """
-    stock = create_network(settings, task, network.input_shape[1:])
+    stock = create_network(settings, task, network.input_shape[1:], stock=True)
     stock.set_weights(network.get_weights())
-    stock.compile(create_stock_optimizer(settings, steps), create_loss(task), [create_accuracy(task)])
+    stock = average_views(stock, settings)
+    optimizer = create_stock_optimizer(settings, steps)
+    optimizer.build(stock.trainable_variables)  # Keras warns at every loading of one that is not
+    stock.compile(optimizer, create_loss(task), metrics=[create_accuracy(task)])
     return stock
 
 
@@ -75,7 +80,7 @@ def _canonical(path: Path) -> bytes:
                 data = _json({"keras_version": json.loads(data)["keras_version"]})
             elif name == "config.json":
                 data = _json(_renumber(json.loads(data), {}))
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED, compresslevel=1)
     return content.getvalue()
 
 

@@ -92,6 +92,7 @@ def _processor_features() -> tuple[str, ...]:
 
 def make_repeatable(seed: int) -> None:
     """Seed the initial weights, and have every operation give the same bits whenever it runs on the same machine."""
+    keras.utils.clear_session()  # Keras numbers what it names by what the process made before
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 

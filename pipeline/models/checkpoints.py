@@ -47,7 +47,7 @@ class Checkpoint:
                 return Snapshot(_numbered(content, "variable"), _numbered(content, "best"), history)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             self.path.unlink()
             return None
 

@@ -1,23 +1,27 @@
 """The networks. Each takes raw uint8 [n, height, width] and answers probabilities: preprocessing is its first layer.
 
-For 28 x 28 grey values, ten classes and the presets' widths:
+For 28 x 28 pixels, ten classes and the widths of the presets:
 
-| name | layers                                                                        | parameters | multiply-adds |
-|------|-------------------------------------------------------------------------------|------------|---------------|
-| mlp  | Flatten, a Dense(relu) for each width, Dense                                  |    101,770 |       101,632 |
-| cnn  | for each width (3x3 convolution, normalised, relu) twice, halving the image   |    405,258 |    17,837,056 |
+| preset | layers                                                              | parameters | multiply-adds |
+|--------|---------------------------------------------------------------------|------------|---------------|
+| mlp    | Flatten, a Dense(relu) for each width, Dense                        |    101,770 |       101,632 |
+| cnn    | whitening; two convolutions and a max-pooling for each width; Dense |            |               |
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.models.backend import keras
+import numpy as np
+
+from pipeline.models.backend import keras, tf
 from pipeline.models.tasks import Task
 from pipeline.params import TrainSettings
 
-layers = keras.layers
+layers, ops = keras.layers, keras.ops
+
+WHITENING_IMAGES = 2000  # plenty for the covariance of a few pixels
+WHITENING_EPSILON = 1e-3  # added to the variances, of pixels from 0 to 1: the weakest components are noise
 
 
 @dataclass(frozen=True)
@@ -25,24 +29,97 @@ class Cost:
     """The size of a network."""
 
     parameters: int  # trained or not
-    multiply_adds: int  # for one image, of its matrix products and convolutions
+    multiply_adds: int  # for one image, of matrix products and convolutions
+
+
+class FusedBatchNormalization(layers.BatchNormalization):
+    """Keras's layer on TensorFlow's one operation for it instead of a dozen: a third of the time on a CPU.
+
+    For training only. Its weights are those of the stock layer, which takes its place in the model file.
+    """
+
+    def call(self, inputs: Any, training: bool = False, mask: None = None) -> Any:
+        """Normalise float32 or bfloat16 [n, height, width, channels]."""
+        normalised, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.ones_like(self.beta),
+            offset=self.beta,
+            mean=self.moving_mean,
+            variance=self.moving_variance,
+            epsilon=self.epsilon,
+            exponential_avg_factor=1 - self.momentum,
+            is_training=training,
+        )
+        if training:
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
+        return normalised
 
 
 def create_network(
-    settings: TrainSettings, task: Task, shape: tuple[int, int], precision: str = "float32"
+    settings: TrainSettings, task: Task, shape: tuple[int, int], precision: str = "float32", *, stock: bool = False
 ) -> keras.Model:
     """The network that the settings name, with random weights from Keras's global seed.
 
     Args:
         shape: height and width of an image.
         precision: "float32" or "bfloat16", of the computation; weights and answers are float32 in both.
+        stock: of Keras's own layers alone, where others train faster; the weights are the same.
     """
     policy = keras.DTypePolicy("float32" if precision == "float32" else f"mixed_{precision}")
     image = keras.Input(shape, dtype="uint8", name="image")
     hidden = layers.Rescaling(1 / 255, dtype=policy, name="scale")(image)
-    hidden = _BODIES[settings.network](hidden, settings.widths, policy)
+    if settings.network == "mlp":
+        hidden = _mlp(hidden, settings, policy)
+    else:
+        hidden = _cnn(hidden, settings, policy, layers.BatchNormalization if stock else FusedBatchNormalization)
     answer = layers.Dense(task.units, task.activation, dtype="float32", name="answer")(hidden)
-    return keras.Model(image, answer, name=settings.network)
+    network = keras.Model(image, answer, name=settings.network)
+    if settings.network == "cnn":
+        _start_as_identity(network)
+    return network
+
+
+def whiten(network: keras.Model, images: np.ndarray) -> None:
+    """Set a network's frozen first convolution, where it has one, from training images uint8 [n, height, width].
+
+    Its filters are the principal components of image patches, scaled to unit variance, each with both signs, so that
+    the relu that follows loses nothing (arXiv:2404.00498, section 3.2).
+    """
+    layer = next((layer for layer in network.layers if layer.name == "whiten"), None)
+    if layer is None:
+        return
+    side = layer.kernel_size[0]
+    sample = images[:: -(-len(images) // WHITENING_IMAGES)]
+    windows = np.lib.stride_tricks.sliding_window_view(sample, (side, side), axis=(1, 2))
+    patches = windows.reshape(-1, side * side).astype(np.float64)  # sums of integers below 2**53: exact in any order
+    mean = patches.mean(axis=0) / 255
+    covariance = patches.T @ patches / len(patches) / 255**2 - np.outer(mean, mean)
+    variances, components = np.linalg.eigh(covariance)
+    filters = components / np.sqrt(variances + WHITENING_EPSILON)
+    kernel = np.concatenate([filters, -filters], axis=1)
+    layer.set_weights([kernel.reshape(layer.kernel.shape), -mean @ kernel])
+
+
+def average_views(network: keras.Model, settings: TrainSettings) -> keras.Model:
+    """A network that averages a network's answers over views of each image, as `tta` says; or the network itself.
+
+    The views are the image and, with "shift", the image moved by a pixel up and left, and down and right; each mirrored
+    too if training mirrored images. One not moved counts twice as much as one moved (arXiv:2404.00498, section 3.5).
+    """
+    image = keras.Input(network.input_shape[1:], dtype="uint8", name="image")
+    views = [image]
+    if settings.tta == "shift":
+        up_left = ops.pad(image, [[0, 0], [0, 1], [0, 1]])[:, 1:, 1:]
+        down_right = ops.pad(image, [[0, 0], [1, 0], [1, 0]])[:, :-1, :-1]
+        views += [image, up_left, down_right]
+    if settings.tta != "none" and settings.flip:
+        views += [ops.flip(view, axis=2) for view in views]
+    answers = {id(view): network(view) for view in views}
+    if len(answers) == 1:
+        return network
+    average = layers.Average(name="average")([answers[id(view)] for view in views])
+    return keras.Model(image, average, name=f"{settings.network}_views")
 
 
 def measure_cost(network: keras.Model) -> Cost:
@@ -50,41 +127,49 @@ def measure_cost(network: keras.Model) -> Cost:
     return Cost(network.count_params(), sum(_multiply_adds(layer) for layer in network.layers))
 
 
-def _mlp(hidden: Any, widths: tuple[int, ...], policy: Any) -> Any:
+def _mlp(hidden: Any, settings: TrainSettings, policy: Any) -> Any:
     hidden = layers.Flatten(dtype=policy, name="flatten")(hidden)
-    for number, width in enumerate(widths, 1):
+    for number, width in enumerate(settings.widths, 1):
         hidden = layers.Dense(width, "relu", dtype=policy, name=f"dense_{number}")(hidden)
     return hidden
 
 
-def _cnn(hidden: Any, widths: tuple[int, ...], policy: Any) -> Any:
+def _cnn(hidden: Any, settings: TrainSettings, policy: Any, normalisation: type[keras.layers.Layer]) -> Any:
+    """The network of arXiv:2404.00498 (airbench) with relu, for grey images."""
+
+    def convolve(hidden: Any, channels: int, side: int, name: str, **options: Any) -> Any:
+        return layers.Conv2D(channels, side, padding="same", dtype=policy, name=name, **options)(hidden)
+
+    def activate(hidden: Any, name: str) -> Any:
+        hidden = normalisation(scale=False, momentum=0.9, dtype=policy, name=f"normalise_{name}")(hidden)
+        return layers.ReLU(dtype=policy, name=f"relu_{name}")(hidden)
+
     hidden = layers.Reshape((*hidden.shape[1:], 1), dtype=policy, name="grey")(hidden)
-    for number, width in enumerate(widths, 1):
-        hidden = _convolution(width, policy, f"{number}a")(hidden)
-        hidden = layers.MaxPooling2D(dtype=policy, name=f"pool_{number}a")(hidden)
-        hidden = _activation(policy, f"{number}a")(hidden)
-        hidden = _convolution(width, policy, f"{number}b")(hidden)
-        hidden = _activation(policy, f"{number}b")(hidden)
+    if side := settings.whitening:
+        hidden = convolve(hidden, 2 * side**2, side, "whiten", trainable=False)
+        hidden = layers.ReLU(dtype=policy, name="relu_whiten")(hidden)
+    for block, width in enumerate(settings.widths, 1):
+        hidden = convolve(hidden, width, 3, f"convolution_{block}a", use_bias=False)
+        hidden = layers.MaxPooling2D(dtype=policy, name=f"pool_{block}")(hidden)
+        hidden = activate(hidden, f"{block}a")
+        hidden = convolve(hidden, width, 3, f"convolution_{block}b", use_bias=False)
+        hidden = activate(hidden, f"{block}b")
     return layers.GlobalMaxPooling2D(dtype=policy, name="pool")(hidden)
 
 
-_BODIES: dict[str, Callable[[Any, tuple[int, ...], Any], Any]] = {"mlp": _mlp, "cnn": _cnn}
-
-
-def _convolution(width: int, policy: Any, name: str) -> keras.layers.Layer:
-    return layers.Conv2D(width, 3, padding="same", use_bias=False, dtype=policy, name=f"convolution_{name}")
-
-
-def _activation(policy: Any, name: str) -> Callable[[Any], Any]:
-    normalise = layers.BatchNormalization(scale=False, momentum=0.9, dtype=policy, name=f"normalise_{name}")
-    activate = layers.ReLU(dtype=policy, name=f"relu_{name}")
-    return lambda hidden: activate(normalise(hidden))
+def _start_as_identity(network: keras.Model) -> None:
+    """Have each trained convolution pass its first channels on unchanged (arXiv:2404.00498, section 3.1)."""
+    for layer in network.layers:
+        if isinstance(layer, layers.Conv2D) and layer.trainable:
+            kernel = layer.kernel.numpy()
+            side, _, inputs, outputs = kernel.shape
+            same = min(inputs, outputs)
+            kernel[..., :same] = 0
+            kernel[side // 2, side // 2, range(same), range(same)] = 1
+            layer.kernel.assign(kernel)
 
 
 def _multiply_adds(layer: keras.layers.Layer) -> int:
-    if isinstance(layer, keras.Model):
-        return sum(_multiply_adds(inner) for inner in layer.layers)
-    if not isinstance(layer, (layers.Dense, layers.Conv2D)):
-        return 0
-    positions = math.prod(layer.output.shape[1:-1]) if isinstance(layer, layers.Conv2D) else 1
-    return positions * math.prod(layer.kernel.shape)
+    if isinstance(layer, layers.Conv2D):
+        return math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+    return math.prod(layer.kernel.shape) if isinstance(layer, layers.Dense) else 0

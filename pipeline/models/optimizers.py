@@ -25,28 +25,69 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         raise NotImplementedError
 
 
+class ConvolutionalMuon(keras.optimizers.Muon):
+    """Keras's Muon for the kernels of convolutions too, as matrices [height x width x inputs, outputs].
+
+    Each step also brings a kernel back to the norm of a matrix with orthonormal columns, as arXiv:2404.00498 does: only
+    its direction counts before a normalisation. For training only; the model file carries Keras's own.
+    """
+
+    def _should_use_adamw(self, variable: Any) -> bool:
+        return len(variable.shape) not in (2, 4) or any(name in variable.path for name in self.exclude_layers)
+
+    def _muon_update_step(self, gradient: Any, variable: Any, lr: Any, m: Any) -> None:
+        self.assign(m, self.momentum * m + gradient)
+        direction = keras.ops.reshape(gradient + self.momentum * m, (-1, variable.shape[-1]))
+        update = keras.ops.reshape(self.zeropower_via_newtonschulz5(direction, self.ns_steps), variable.shape)
+        norm = keras.ops.sqrt(keras.ops.sum(keras.ops.square(variable)))
+        self.assign(variable, variable * (variable.shape[-1] ** 0.5 / norm) - lr * update)
+
+
 def create_optimizer(settings: TrainSettings, steps: int) -> keras.optimizers.Optimizer:
     """The optimizer of a training of `steps` batches."""
     warmup = round(settings.warmup_fraction * steps)
-    schedule = _schedule(settings, steps - warmup)
-    return _optimizer(settings, WarmUp(warmup, schedule) if warmup else schedule)
+    schedule = _schedule(settings, steps)
+    if warmup and settings.schedule != "cosine":
+        schedule = WarmUp(warmup, schedule)
+    return _optimizer(settings, schedule, ConvolutionalMuon)
 
 
 def create_stock_optimizer(settings: TrainSettings, steps: int) -> keras.optimizers.Optimizer:
-    """Its equal that loads wherever Keras is: without the warm-up, which Keras has no class for."""
-    return _optimizer(settings, _schedule(settings, steps - round(settings.warmup_fraction * steps)))
+    """Its equal that loads wherever Keras is: Keras's own Muon, and no warm-up before a constant or linear schedule."""
+    return _optimizer(settings, _schedule(settings, steps), keras.optimizers.Muon)
 
 
 def _schedule(settings: TrainSettings, steps: int) -> Schedule:
+    """The learning rate after the warm-up, as Keras's classes can express it: cosine decay includes one."""
+    rate, warmup = settings.learning_rate, round(settings.warmup_fraction * steps)
+    left = max(steps - warmup, 1)
     if settings.schedule == "constant":
-        return settings.learning_rate
-    return keras.optimizers.schedules.PolynomialDecay(settings.learning_rate, max(steps, 1), end_learning_rate=0.0)
+        return rate
+    if settings.schedule == "linear":
+        return keras.optimizers.schedules.PolynomialDecay(rate, left, end_learning_rate=0.0)
+    if not warmup:
+        return keras.optimizers.schedules.CosineDecay(rate, left)
+    return keras.optimizers.schedules.CosineDecay(0.0, left, warmup_target=rate, warmup_steps=warmup)
 
 
-def _optimizer(settings: TrainSettings, learning_rate: Schedule) -> keras.optimizers.Optimizer:
-    decay = settings.weight_decay or None
+def _optimizer(
+    settings: TrainSettings, learning_rate: Schedule, muon: type[keras.optimizers.Muon]
+) -> keras.optimizers.Optimizer:
+    options: dict[str, Any] = {"name": settings.optimizer, "weight_decay": settings.weight_decay or None}
+    if settings.weight_average:
+        options |= {"use_ema": True, "ema_momentum": settings.weight_average}
+    if settings.optimizer == "muon":
+        return muon(
+            learning_rate,
+            momentum=settings.momentum,
+            ns_steps=4,
+            rms_rate=None,
+            adam_lr_ratio=settings.vector_learning_rate / settings.learning_rate,
+            exclude_layers=["answer"],
+            adam_weight_decay=settings.weight_decay or None,
+            **options,
+        )
     if settings.optimizer == "sgd":
-        return keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True, weight_decay=decay)
-    if settings.optimizer == "adamw":
-        return keras.optimizers.AdamW(learning_rate, weight_decay=settings.weight_decay)
-    return keras.optimizers.Adam(learning_rate, weight_decay=decay)
+        return keras.optimizers.SGD(learning_rate, momentum=settings.momentum, nesterov=True, **options)
+    kind = keras.optimizers.AdamW if settings.optimizer == "adamw" else keras.optimizers.Adam
+    return kind(learning_rate, **options)

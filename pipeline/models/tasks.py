@@ -85,12 +85,12 @@ def create_task(loss: Loss, classes: Sequence[str], positive_classes: Sequence[s
                 "binary_crossentropy trains one sigmoid unit to answer yes or no, which needs images of both kinds",
                 expected=f"in dataset.positive_classes between 1 and {len(classes) - 1} of {', '.join(classes)}",
                 found=f"{'all' if positive else 'none'} of them",
-                remedy="edit dataset.positive_classes, or choose sparse_categorical_crossentropy to tell all classes apart",
+                remedy="edit dataset.positive_classes, or tell all classes apart with sparse_categorical_crossentropy",
             )
         return Task(loss, (OTHER, " or ".join(classes[label] for label in positive)), positive, len(classes))
     if positive:
         raise ModelError(
-            f"{loss} trains a softmax over all {len(classes)} classes, but dataset.positive_classes asks a yes-or-no question",
+            f"{loss} trains a softmax over all classes, but dataset.positive_classes asks a yes-or-no question",
             expected="train.loss binary_crossentropy, or no positive classes",
             found=", ".join(classes[label] for label in positive),
             remedy="set train.loss to binary_crossentropy, or empty dataset.positive_classes",

@@ -1,5 +1,6 @@
 """Whether a model's confidence can be believed: of the images it is 80 % sure of, are 80 % right?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,7 @@ def reliability(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) 
     ]
 
 
-def expected_calibration_error(table: list[Bin]) -> float:
+def expected_calibration_error(table: Sequence[Bin]) -> float:
     """Mean distance between confidence and accuracy, each bin weighted by its images.
 
     C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017,

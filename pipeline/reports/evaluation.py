@@ -1,4 +1,4 @@
-"""What an evaluation leaves in `reports/evaluation/`: numbers, tables, figures and a page. Never a time, host or path."""
+"""What an evaluation leaves in `reports/evaluation/`: numbers, tables, figures, a page. No time or path in any."""
 
 import csv
 import json
@@ -212,9 +212,7 @@ def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
         "## Classes",
         _markdown_table(("class", "클래스", "precision", "recall", "F1", "images"), classes),
         "## Most frequent confusions",
-        _markdown_table(("actual", "predicted", "images", "of the actual class"), confusions)
-        if confusions
-        else "None.",
+        _markdown_table(("actual", "predicted", "images", "of the actual class"), confusions),
         "![Confusion matrix](figures/confusion.png)",
         "## Calibration",
         "![Reliability diagram](figures/reliability.png)",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 
 from pipeline.reports.calibration import Bin, expected_calibration_error
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
     "font.size": 9,
@@ -26,6 +27,7 @@ STYLE = {
     "axes.spines.right": False,
     "xtick.color": "0.2",
     "ytick.color": "0.2",
+    "text.parse_math": False,  # a class may have a dollar sign in its name
 }
 BLUE, RED = "#5b94c6", "#c8364a"
 MOST_ANNOTATED_CLASSES = 30  # beyond this the numbers in a confusion matrix are too small to read
@@ -81,9 +83,10 @@ def draw_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str]) ->
         if len(classes) > MOST_ANNOTATED_CLASSES:
             return
         for row, column in np.argwhere(confusion):
-            place = {"ha": "center", "color": "white" if share[row, column] > 0.35 else "0.15"}
-            axes.text(column, row + 0.06, f"{share[row, column]:.1%}", va="bottom", fontsize=8, **place)
-            axes.text(column, row + 0.12, f"{confusion[row, column]:,}", va="top", fontsize=6.5, **place)
+            colour = "white" if share[row, column] > 0.35 else "0.15"
+            percent, images = f"{share[row, column]:.1%}", f"{confusion[row, column]:,}"
+            axes.text(column, row + 0.06, percent, ha="center", va="bottom", color=colour, fontsize=8)
+            axes.text(column, row + 0.12, images, ha="center", va="top", color=colour, fontsize=6.5)
 
 
 def draw_reliability(path: Path, table: Sequence[Bin]) -> None:
@@ -91,7 +94,7 @@ def draw_reliability(path: Path, table: Sequence[Bin]) -> None:
     left = [row.low for row in table]
     accuracy, confidence = [row.accuracy for row in table], [row.confidence for row in table]
     images = np.array([row.images for row in table])
-    bars = {"width": [row.high - row.low for row in table], "align": "edge"}
+    bars: dict[str, Any] = {"width": [row.high - row.low for row in table], "align": "edge"}
     with figure(path, 5.2, 5.6) as canvas:
         upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         canvas.subplots_adjust(left=0.12, right=0.97, top=0.94, bottom=0.09, hspace=0.1)

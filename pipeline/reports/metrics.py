@@ -74,7 +74,8 @@ def class_scores(confusion: np.ndarray) -> list[ClassScore]:
     right, actual, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     precision, recall = _ratio(right, called), _ratio(right, actual)
     f1 = _ratio(2 * right, actual + called)
-    return [ClassScore(*map(float, row), int(n)) for *row, n in zip(precision, recall, f1, actual, strict=True)]
+    rows = zip(precision.tolist(), recall.tolist(), f1.tolist(), actual.tolist(), strict=True)
+    return [ClassScore(*row) for row in rows]
 
 
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:

@@ -50,11 +50,9 @@ def run(params: Params) -> None:
     metrics = measure(answers)
     gate = judge(metrics, MODEL.stat().st_size, params.evaluate)
     write_evaluation(EVALUATION, answers, metrics, gate)
-    weakest = min(range(len(task.classes)), key=lambda index: answers.class_scores[index].recall)
-    print(
-        f"accuracy {metrics['accuracy']:.2%} (95% interval {metrics['accuracy_low']:.2%} to "
-        f"{metrics['accuracy_high']:.2%}), loss {metrics['loss']}, calibration error {metrics['ece']}"
-    )
+    interval = f"95% interval {metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}"
+    print(f"accuracy {metrics['accuracy']:.2%} ({interval}), calibration error {metrics['ece']}")
+    weakest = min(range(len(task.classes)), key=lambda label: answers.class_scores[label].recall)
     print(f"weakest class: {task.classes[weakest]}, recall {metrics['min_class_recall']:.1%}")
     print("gate: passed" if gate.passed else "gate: REJECTED, the model will not be registered")
     for check in gate.failures:

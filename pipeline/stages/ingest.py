@@ -36,10 +36,13 @@ def run(params: Params) -> None:
         fetched = fetch(entry, Path(params.dataset.path), raw)
         dataset = fetched.dataset
         print(f"{entry.title} ({entry.licence}) as {dataset.name}: {fetched.origin}", flush=True)
+        train, test = (
+            Part(table.OFFICIAL, partial(idx.stream_pair, images, labels, dataset))
+            for images, labels in (fetched.train, fetched.test)
+        )
         added = [Part(path.name, partial(read_batch, path, dataset)) for path in batches]
-        for split, pair, batch_parts in (("train", fetched.train, added), ("test", fetched.test, [])):
-            official = Part(table.OFFICIAL, partial(idx.stream_pair, *pair, dataset))
-            counts = write_table(tables / f"{split}.parquet", dataset, [official, *batch_parts])
+        for split, parts in (("train", [train, *added]), ("test", [test])):
+            counts = write_table(tables / f"{split}.parquet", dataset, parts)
             origins = ", ".join(f"{count:,} {source}" for source, count in counts.items())
             print(f"{split}: {sum(counts.values()):,} images of {len(dataset.classes)} classes ({origins})", flush=True)
 

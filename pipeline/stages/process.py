@@ -1,7 +1,7 @@
 """What every stage process does around its own work.
 
-It reads the parameters, holds the stage's lock, ends itself when the DVC process that started it is gone, refuses to
-work without a batch that the main repository has, and turns an error into a message and exit code 1.
+It reads the parameters, holds the stage's lock, ends itself when the DVC or the flow that started it is gone, refuses
+to work without a batch that the main repository has, and turns an error into a message and an exit code.
 """
 
 import os
@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from pipeline.data.incoming import require_same_batches
 from pipeline.errors import PipelineError, WorkspaceError
@@ -30,15 +32,15 @@ def execute(stage: str, run: Callable[[Params], None]) -> None:
             require_same_batches(Path("data/incoming"), main_repository() / "data/incoming")
             run(params)
     except PipelineError as error:
-        fail(stage, str(error))
+        fail(stage, error)
     except OSError as error:
-        fail(stage, str(_explain(error)))
+        fail(stage, _explain(error))
 
 
-def fail(stage: str, message: str) -> None:
+def fail(stage: str, error: PipelineError) -> NoReturn:
     """Print why the stage stopped, and how to have its former outputs back: DVC deleted them before the start."""
-    print(f"\n{stage} failed: {message}\n  former:   outputs are in DVC's cache: dvc checkout {stage}", file=sys.stderr)
-    raise SystemExit(1)
+    print(f"\n{stage} failed: {error}\n  former:   outputs are in DVC's cache: dvc checkout {stage}", file=sys.stderr)
+    raise SystemExit(error.exit_code)
 
 
 def _explain(error: OSError) -> WorkspaceError:
@@ -53,30 +55,29 @@ def _explain(error: OSError) -> WorkspaceError:
 
 
 def end_with_parent() -> None:
-    """End this process when the DVC process that started it goes away.
+    """End this process when the DVC process, or the flow, that started it goes away.
 
-    `kill -9` of DVC leaves its stage running, and a rerun would start a second writer beside it. DVC puts a shell
-    between, so both are watched. A stage started by hand has no such parent and is left alone.
+    `kill -9` of either leaves the stage running, and a rerun would start a second writer beside it. DVC puts a shell
+    between, so parent and grandparent are watched. A stage started by hand has no such parent and is left alone.
     """
     if "DVC_STAGE" not in os.environ:
         return
     import psutil
 
-    def ancestors() -> list[psutil.Process]:
-        parent = psutil.Process().parent()
-        grandparent = parent.parent() if parent and "dvc" not in " ".join(parent.cmdline()) else None
-        return [process for process in (parent, grandparent) if process]
+    parent = psutil.Process().parent()
+    watched = [parent, parent.parent() if parent and "dvc" not in " ".join(parent.cmdline()) else None]
+    if "PIPELINE_FLOW_PID" in os.environ:
+        with suppress(psutil.NoSuchProcess):
+            watched.append(psutil.Process(int(os.environ["PIPELINE_FLOW_PID"])))
 
     def alive(process: psutil.Process) -> bool:
         try:
-            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+            return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
 
-    watched = ancestors()
-
     def watch() -> None:
-        while all(map(alive, watched)):
+        while all(alive(process) for process in watched if process):
             time.sleep(ORPHAN_POLL_SECONDS)
         print("the process that started this stage is gone: stopping", file=sys.stderr, flush=True)
         os._exit(1)

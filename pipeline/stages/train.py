@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,15 @@ def run(params: Params) -> None:
     from pipeline.reports.training import write_training
     from pipeline.tracking.runs import TrainingFacts, training_run
 
-    settings, seed = params.train.settings, params.train.seed
-    dataset = table.read_dataset(TRAIN)
+    dataset, seed = table.read_dataset(TRAIN), params.train.seed
+    settings = replace(params.train.settings, flip=params.train.settings.flip and dataset.flip)
     examples, validation = (training.Examples(*table.read_images(path)) for path in (TRAIN, VALIDATION))
     task = tasks.create_task(params.train.loss, dataset.classes, params.dataset.positive_classes)
     machine = backend.inspect_machine()
     precision = backend.choose_precision(settings.precision, machine)
     backend.make_repeatable(seed)
     network = networks.create_network(settings, task, (dataset.height, dataset.width), precision)
+    networks.whiten(network, examples.images)
     cost = networks.measure_cost(network)
 
     resolved = {"preset": params.train.preset, "seed": seed, "loss": task.loss, "classes": task.classes}

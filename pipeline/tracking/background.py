@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -17,7 +17,7 @@ class Background:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tracking")
-        self._pending: list[Future[object]] = []
+        self._pending: list[Future[Any]] = []
 
     def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Ask for something, and return at once. What went wrong before is raised here, so that nobody trains on."""
@@ -34,6 +34,7 @@ class Background:
         last = self.start(function, *args, **kwargs)
         for future in self._pending:
             future.result()
+        self._pending.clear()
         return last.result()
 
     def close(self) -> None:

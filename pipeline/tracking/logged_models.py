@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
 
-DIGEST_TAG = "model.sha256"
+MODEL_TAG = "model.sha256"  # of a run, a logged model, a version: the digest of its model file
 MODEL_FILE = "data/model.keras"  # inside a logged model
 REQUIREMENTS = ("mlflow", "keras", "numpy", "tensorflow")
 BUILD_PACKAGES = ("pip", "setuptools", "wheel")
@@ -48,7 +48,7 @@ def create(client: "MlflowClient", run: "Run", outputs: Outputs) -> "LoggedModel
         run.info.experiment_id,
         name=f"model-{digest[:8]}",
         source_run_id=run.info.run_id,
-        tags={DIGEST_TAG: digest},
+        tags={MODEL_TAG: digest},
         params=run.data.params,
         model_type="classifier",
     )

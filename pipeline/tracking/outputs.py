@@ -39,6 +39,10 @@ class Outputs:
         return self.root / EVALUATION
 
     @property
+    def registration(self) -> Path:
+        return self.root / REGISTRATION
+
+    @property
     def about_data(self) -> list[Path]:
         """What validation and split found. The directory of Data Docs is no output of DVC and may be missing."""
         names = ("validation.json", "split.json", "data_docs")

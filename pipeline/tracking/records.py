@@ -6,13 +6,14 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data import table
 from pipeline.files import file_digest, read_json
 from pipeline.tracking import lineage, logged_models, processes
+from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import MODEL, Outputs, dvc_digest, flatten
 from pipeline.tracking.store import Store, experiment_id, explained, locate, open_store
 
@@ -21,11 +22,10 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Run
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-MODEL_TAG = "model.sha256"  # set last: a run that has it is complete
 EVALUATION_TAG = "evaluation.md5"  # DVC's digest of the directory; set last as well
 PARENT_VARIABLE = "PIPELINE_PARENT_RUN"
 DIFF_ARTIFACT = "source/changes.diff"
-SYSTEM_METRICS_SECONDS = 1  # MLflow drops the sample in which a run ends, and short trainings take a few seconds
+SYSTEM_METRICS_SECONDS = 2
 LARGEST_BATCH = 100  # params that MLflow takes in one request
 
 
@@ -37,11 +37,13 @@ class TrainingFacts:
         dataset: its name, which becomes the MLflow experiment's.
         params: flat and resolved: `settings.json`, flattened, so that a run can be rebuilt from there.
         inputs: the Parquet file of each split that is read: `train`, `validation`.
+        machine: what the training runs on. It becomes tags, because it tells runs apart and does not define them.
     """
 
     dataset: str
     params: Mapping[str, Any]
     inputs: Mapping[str, Path]
+    machine: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Record:
     def log_metrics(
         self, metrics: Mapping[str, float], step: int = 0, timestamp: int | None = None, **about: str
     ) -> None:
-        """Record figures, in one request. `about` names the model and the dataset they belong to, as MLflow's Metric."""
+        """Record figures, in one request. `about`: the model and the dataset they belong to, as in MLflow's Metric."""
         from mlflow.entities import Metric
 
         now = timestamp or milliseconds()
@@ -94,7 +96,9 @@ class Record:
                 else:
                     self.client.log_artifact(self.id, str(path), "data")
         self.logged_model(outputs)
+        self.log_metrics({"best_epoch": outputs.settings()["best_epoch"]})
         digest = file_digest(outputs.model)
+        # Set last: a run that has this digest is complete.
         self.set_tags({"mlflow.runName": f"{self.run.info.run_name} {digest[:8]}", MODEL_TAG: digest})
 
     def logged_model(self, outputs: Outputs) -> "LoggedModel":
@@ -182,7 +186,8 @@ def _rebuild(outputs: Outputs) -> Record:
     digests = {
         name: locked.get(f"data/splits/{name}.parquet") or file_digest(path, "md5") for name, path in inputs.items()
     }
-    facts = TrainingFacts(table.read_dataset(inputs["train"]).name, flatten(outputs.settings()), inputs)
+    params = {name: value for name, value in flatten(outputs.settings()).items() if name != "best_epoch"}
+    facts = TrainingFacts(table.read_dataset(inputs["train"]).name, params, inputs)
     record = _create(outputs.root, facts, digests, {"restored": "true"})
     for epoch in outputs.history():
         record.log_metrics({name: value for name, value in epoch.items() if name != "epoch"}, step=int(epoch["epoch"]))
@@ -192,10 +197,10 @@ def _rebuild(outputs: Outputs) -> Record:
 
 
 def _create(workspace: Path, facts: TrainingFacts, digests: Mapping[str, str], tags: Mapping[str, str]) -> Record:
-    from mlflow.entities import Param
-
     store = locate(workspace)
     client = open_store(store)
+    from mlflow.entities import Param  # not before the store is open: that sets up MLflow
+
     with explained(store):
         processes.end_abandoned(client, all_experiments(client))
         parent = find_parent(client)
@@ -203,6 +208,7 @@ def _create(workspace: Path, facts: TrainingFacts, digests: Mapping[str, str], t
         tags = {
             **tags,
             **{f"data.{name}": digest for name, digest in digests.items()},
+            **{f"host.{name}": _as_text(value) for name, value in facts.machine.items()},
             **({"mlflow.parentRunId": parent.info.run_id} if parent else {}),
             **({"dvc.experiment": os.environ["DVC_EXP_NAME"]} if os.environ.get("DVC_EXP_NAME") else {}),
             "mlflow.source.name": "pipeline.stages.train",

@@ -113,6 +113,10 @@ def _open(facts: TrainingFacts) -> "tuple[Record, SystemMetricsMonitor]":
 
 def _close(record: "Record", monitor: "SystemMetricsMonitor", status: str) -> None:
     monitor.finish()
+    # The monitor drops what it sampled since it last wrote, which is everything when a training is short.
+    monitor.collect_metrics()
+    monitor.publish_metrics(monitor.aggregate_metrics())
+    monitor.mlflow_logger.flush()
     record.end(status)
 
 

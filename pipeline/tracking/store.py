@@ -1,7 +1,7 @@
 """Where runs and models are recorded, and how that place is opened.
 
-By default it is `mlflow.db` with the files in `mlruns/`, in the main repository's root and under absolute addresses: every
-worktree and every `dvc exp run --temp` shares them, and a bare `mlflow ui` there shows everything.
+By default it is `mlflow.db` with the files in `mlruns/`, in the main repository's root and under absolute addresses:
+every worktree and every `dvc exp run --temp` shares them, and a bare `mlflow ui` there shows everything.
 `MLFLOW_TRACKING_URI` names another store (a server, or a team's database), which is then the only one used.
 For a database without a server, `MLFLOW_DEFAULT_ARTIFACT_ROOT` says where the files go.
 
@@ -12,13 +12,14 @@ import logging
 import os
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import TrackingError
+from pipeline.errors import PipelineError, TrackingError
 from pipeline.workspace import STATE, lock, main_repository
 
 if TYPE_CHECKING:
@@ -197,9 +198,12 @@ def _probe(store: Store) -> None:
             f"the tracking server {store} does not answer",
             expected=f"an answer within {PROBE_SECONDS} s",
             found=str(error.__cause__ or error).splitlines()[0][:300],
-            remedy="start it, or correct MLFLOW_TRACKING_URI (unset, runs go to mlflow.db in the project), then run again",
+            remedy="start it, or correct MLFLOW_TRACKING_URI (unset: mlflow.db in the project), then run again",
         ) from None
 
 
 if __name__ == "__main__":
-    open_store(locate())
+    try:
+        open_store(locate())
+    except PipelineError as error:
+        sys.exit(str(error))

@@ -145,11 +145,15 @@ def test_answers_that_are_not_numbers_are_reported_and_rejected(tmp_path: Path, 
     gate = report(tmp_path, replace(answers, probabilities=probabilities))
     assert [check.name for check in gate.failures] == ["max_loss"]
     assert json.loads((tmp_path / "metrics.json").read_text())["loss"] is None
+    least_confident, *_ = read_csv(tmp_path / "reliability.csv")
+    assert (least_confident["confidence"], least_confident["images"]) == ("0.0", "1")
 
 
 def test_a_model_without_mistakes_has_a_report_too(tmp_path: Path) -> None:
     labels = np.arange(30) % 3
-    assert report(tmp_path, answer(np.eye(3)[labels], labels)).passed
+    answers = answer(np.eye(3)[labels], labels)
+    assert report(tmp_path, answers).passed
+    assert len(answers.find_mistakes(5)) == len(answers.find_confusions(5)) == 0
     assert list(files_in(tmp_path)) == FILES
 
 

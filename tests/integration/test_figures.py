@@ -77,6 +77,11 @@ def test_a_confusion_of_any_number_of_classes_can_be_drawn(tmp_path: Path, class
     assert min(Image.open(tmp_path / "c.png").size) > 500
 
 
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    figures.draw_confusion(tmp_path / "c.png", CONFUSION, ("bags, $1 or $2", r"$\nonsense$", "^_"))
+    assert (tmp_path / "c.png").stat().st_size > 1000
+
+
 def test_a_class_without_images_can_be_drawn(tmp_path: Path) -> None:
     figures.draw_confusion(tmp_path / "c.png", np.array([[3, 1], [0, 0]]), ("a", "b"))
     assert (tmp_path / "c.png").stat().st_size > 1000

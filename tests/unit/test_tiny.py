@@ -1,11 +1,12 @@
 """The generated dataset."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.data import tiny
+from pipeline.data import idx, tiny
 from pipeline.data.catalog import load_entry
 from tests.conftest import REPOSITORY
 
@@ -15,13 +16,22 @@ Split = tuple[np.ndarray, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def train() -> Split:
-    return tiny.generate(ENTRY.train, tiny.SEED)
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("tiny")
+    tiny.write(directory, ENTRY.train, ENTRY.test)
+    return directory
 
 
 @pytest.fixture(scope="module")
-def test() -> Split:
-    return tiny.generate(ENTRY.test, tiny.SEED + 1)
+def train(directory: Path) -> Split:
+    ((images, labels),) = idx.stream_pair(directory / tiny.FILES[0], directory / tiny.FILES[1], ENTRY.dataset)
+    return images, labels
+
+
+@pytest.fixture(scope="module")
+def test(directory: Path) -> Split:
+    ((images, labels),) = idx.stream_pair(directory / tiny.FILES[2], directory / tiny.FILES[3], ENTRY.dataset)
+    return images, labels
 
 
 def digest(split: Split) -> str:

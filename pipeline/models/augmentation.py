@@ -1,0 +1,101 @@
+"""Every random choice of a training, and what those about pixels do to a batch.
+
+The choices are drawn before each pass over the images, as functions of (seed, epoch), and enter the graph as data: the
+same training draws the same, on any device and whatever came in between.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.models.backend import tf
+from pipeline.params import TrainSettings
+
+_ORDER, _FLIP, _SHIFT, _ERASE = range(1, 5)  # streams that know nothing of each other; a 0 would be as none
+
+
+def draw_choices(
+    settings: TrainSettings, shape: tuple[int, ...], batch: int, *, seed: int, epoch: int
+) -> dict[str, np.ndarray]:
+    """All choices for one pass over the images in whole batches; images that are left over sit it out.
+
+    Args:
+        shape: number, height and width of the images.
+        epoch: counted from 1.
+
+    Returns:
+        int32 [batches, batch, ...]: `order`, the numbers of the images; and of the following what the settings ask
+        for: `flip`, 0 or 1; `shift`, pixels downwards and to the right; `erase`, top, bottom, left, right, grey value.
+    """
+    images, height, width = shape
+    steps = images // batch
+    order = np.argsort(_raw(images, seed, epoch, _ORDER), kind="stable")[: steps * batch]
+    choices = {"order": order}
+    if settings.flip:
+        choices["flip"] = _alternate(images, seed, epoch)[order]
+    if settings.shift:
+        choices["shift"] = _integers(-settings.shift, settings.shift, (len(order), 2), seed, epoch, _SHIFT)
+    if settings.erase:
+        choices["erase"] = _boxes(settings, (height, width), len(order), seed, epoch, _ERASE)
+    return {name: array.astype(np.int32).reshape(steps, batch, *array.shape[1:]) for name, array in choices.items()}
+
+
+def augment(images: Any, choices: dict[str, Any]) -> Any:
+    """Mirror, translate and partly erase a batch uint8 [batch, height, width], by `draw_choices` of one batch."""
+    if "flip" in choices:
+        images = tf.where(choices["flip"][:, None, None] == 1, tf.reverse(images, [2]), images)
+    if "shift" in choices:
+        images = _translate(images, choices["shift"])
+    if "erase" in choices:
+        images = _erase(images, choices["erase"])
+    return images
+
+
+def _translate(images: Any, shift: Any) -> Any:
+    """Move each image; what comes in at the edges is black."""
+    batch, height, width = images.shape
+    y = tf.range(height)[None, :, None] - shift[:, 0, None, None]
+    x = tf.range(width)[None, None, :] - shift[:, 1, None, None]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    places = tf.where(inside, y * width + x, 0)
+    moved = tf.gather(tf.reshape(images, (batch, height * width)), places, batch_dims=1)
+    return tf.where(inside, moved, tf.zeros_like(moved))
+
+
+def _erase(images: Any, boxes: Any) -> Any:
+    """Fill a rectangle of each image with a grey value."""
+    _, height, width = images.shape
+    top, bottom, left, right, grey = tf.unstack(boxes[:, None, None, :], axis=-1)
+    y, x = tf.range(height)[None, :, None], tf.range(width)[None, None, :]
+    return tf.where((y >= top) & (y < bottom) & (x >= left) & (x < right), tf.cast(grey, tf.uint8), images)
+
+
+def _alternate(images: int, seed: int, epoch: int) -> np.ndarray:
+    """Mirror a random half of the images in the first epoch, the other half in the next, and so on (arXiv:2404.00498).
+
+    With independent draws half of the images would be seen the same way round in two successive epochs.
+    """
+    bits = np.unpackbits(_raw(images // 64 + 1, seed, _FLIP).view(np.uint8))[:images]
+    return bits ^ (epoch & 1)
+
+
+def _boxes(settings: TrainSettings, shape: tuple[int, int], count: int, *key: int) -> np.ndarray:
+    """Rectangles of random size, place and grey value in `erase_share` of the images (arXiv:1708.04896)."""
+    chosen = _integers(0, 2**16 - 1, (count,), *key, 0) < settings.erase_share * 2**16
+    sides = _integers(1, settings.erase, (count, 2), *key, 1) * chosen[:, None]
+    fractions = _integers(0, 2**16 - 1, (count, 2), *key, 2)
+    starts = fractions * (np.array(shape) - sides + 1) >> 16
+    ends = starts + sides
+    grey = _integers(0, 255, (count,), *key, 3)
+    return np.stack([starts[:, 0], ends[:, 0], starts[:, 1], ends[:, 1], grey], axis=1)
+
+
+def _integers(low: int, high: int, shape: tuple[int, ...], *key: int) -> np.ndarray:
+    """Uniform integers from `low` up to and including `high`: int64 [*shape]."""
+    raw = _raw(int(np.prod(shape)), *key) >> np.uint64(32)
+    return (raw * np.uint64(high - low + 1) >> np.uint64(32)).astype(np.int64).reshape(shape) + low
+
+
+def _raw(count: int, *key: int) -> np.ndarray:
+    """uint64 [count], from a bit generator's raw stream: NumPy guarantees it, as it does not those of distributions."""
+    return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
