@@ -4,11 +4,13 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.errors import PipelineError
 from pipeline.workspace import find_workspace
@@ -23,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-console = Console()
+console = Console(highlight=False)
 FORCE_ALL = "all"
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
@@ -34,18 +36,18 @@ def main() -> None:
         app()
     except PipelineError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        sys.exit(error.exit_code)
 
 
 class OptionalValue(typer.core.TyperCommand):
     """A command whose `--force` may stand alone; Typer has no word for an option with an optional value."""
 
-    def parse_args(self, context: typer.Context, arguments: list[str]) -> list[str]:
-        for place, argument in enumerate(arguments):
-            following = arguments[place + 1 : place + 2]
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for place, argument in enumerate(args):
+            following = args[place + 1 : place + 2]
             if argument == "--force" and (not following or following[0].startswith("-")):
-                arguments[place] = f"--force={FORCE_ALL}"
-        return super().parse_args(context, arguments)
+                args[place] = f"--force={FORCE_ALL}"
+        return super().parse_args(ctx, args)
 
 
 @app.command(cls=OptionalValue)
@@ -90,10 +92,21 @@ def status() -> None:
     """
     workspace = enter_workspace()
     from pipeline.flows.plan import read_plan
+    from pipeline.flows.summary import describe_standing
+    from pipeline.flows.terminal import as_grid
     from pipeline.params import load_params
 
-    load_params()
-    plan = read_plan(workspace)
+    dataset = load_params().dataset.name
+    with console.status("asking DVC and MLflow"):
+        plan = read_plan(workspace)
+        standing = list(describe_standing(workspace, dataset))
+    pending = plan.pending()
+    table = Table("stage", "a run would", "because", box=SIMPLE_HEAD)
+    for stage in plan.stages:
+        would = "run or restore it" if stage.changes else "run it if need be" if stage in pending else "skip it"
+        because = "; ".join(stage.changes) or (f"{', '.join(stage.upstream)} may change" if stage in pending else "")
+        table.add_row(stage.name, Text(would, "yellow" if stage in pending else "dim"), Text(because))
+    console.print(table, as_grid(standing))
 
 
 @app.command()
@@ -120,7 +133,8 @@ def params() -> None:
     enter_workspace()
     from pipeline.params import load_params
 
-    console.print_json(data=dataclasses.asdict(load_params()))
+    resolved: Any = load_params()
+    console.print_json(data=dataclasses.asdict(resolved))
 
 
 @app.command()
@@ -137,7 +151,7 @@ def add_data(
         pipeline add-data ~/photos-of-march
         pipeline add-data labelled.npz --name 2024-march.npz
     """
-    path = path.absolute()
+    path = path.resolve()
     enter_workspace()
     from pipeline.data.catalog import load_entry
     from pipeline.flows.batches import add_batch
@@ -149,8 +163,61 @@ def add_data(
         counts.add_row(class_name, f"{images:,}")
     console.print(counts)
     console.print(f"batch {batch.path.name}: {sum(batch.counts.values()):,} images in {batch.path}")
-    console.print(f'keep it:  git commit -m "Add batch {batch.path.name}" {" ".join(map(str, batch.changed))}', soft_wrap=True)
+    changed = " ".join(map(str, batch.changed))
+    console.print(f'keep it:  git commit -m "Add batch {batch.path.name}" {changed}', soft_wrap=True)
     console.print("use it:   pipeline run")
+
+
+@app.command()
+def sync() -> None:
+    """Rebuild what MLflow lacks of the current model: its run, its evaluation, its version. No stage is run.
+
+    Every run ends with this; it is of use after a plain `dvc repro`, a `dvc pull` or the loss of the store.
+
+    Example:
+
+        pipeline sync
+    """
+    workspace = enter_workspace()
+    from pipeline.flows.summary import describe_version
+    from pipeline.tracking.store import locate
+    from pipeline.tracking.sync import sync as sync_store
+
+    with console.status("comparing the workspace with MLflow"):
+        synced = sync_store(workspace)
+    if synced.run is None:
+        console.print("there is no model that DVC knows: pipeline run")
+        return
+    restored = " (rebuilt from the stages' outputs)" if synced.restored else ""
+    console.print(f"{locate(workspace)} has the model's run {synced.run}{restored}", soft_wrap=True)
+    if synced.registration:
+        console.print(f"registry: {describe_version(synced.registration)}")
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Port of this machine.")] = 5000) -> None:
+    """Show MLflow's pages: runs, charts, the registry. Ctrl-C ends it.
+
+    Examples:
+
+        pipeline ui
+        pipeline ui --port 5001
+    """
+    workspace = enter_workspace()
+    from pipeline.tracking.store import locate
+
+    store = locate(workspace)
+    if store.uri.startswith(("http://", "https://")):
+        console.print(f"MLflow is at {store}")
+        return
+    console.print(f"MLflow's pages: http://127.0.0.1:{port} (in some seconds; Ctrl-C ends them)")
+    # One worker and no job runner: a reader at the desk needs neither, and they take half a minute and 2 GB.
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
+    command += ["--backend-store-uri", store.uri]
+    if store.artifacts:
+        command += ["--default-artifact-root", store.artifacts]
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.execv(sys.executable, command)
 
 
 def enter_workspace() -> Path:

@@ -1,6 +1,5 @@
 """Adding a batch of labelled images to `data/incoming/`: checked first, then copied, and known to DVC and git."""
 
-import os
 import shutil
 import subprocess
 import sys

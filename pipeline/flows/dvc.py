@@ -1,4 +1,4 @@
-"""One stage through DVC: a process group of its own whose output is read as it comes and which never outlives the run."""
+"""One stage through DVC: a process group of its own, whose output is read as it comes, which never outlives the run."""
 
 import contextlib
 import os

@@ -38,12 +38,11 @@ class Execution:
     """
 
     def __init__(self, workspace: Path, terminal: Terminal, until: str | None, force: str | None) -> None:
-        self.workspace, self.until, self.force = workspace, until, force
+        self.workspace, self.terminal, self.until, self.force = workspace, terminal, until, force
         self.environment: dict[str, str] = {}  # of the stages, besides this process's own
         self.plan = Plan(())  # the stages of this run
         self.results: dict[str, Result] = {}  # of each of them
         self._stages = 0  # of the workspace
-        self._terminal = terminal
         self._process: StageProcess | None = None
         self._ended = False
         self._lock = threading.Lock()
@@ -80,7 +79,7 @@ class Execution:
         else:
             process = self._process or self._start(name)
             try:
-                with self._terminal.waiting(name, announce=False):
+                with self.terminal.waiting(name, announce=False):
                     for line in process.lines():
                         log(line)
             finally:
@@ -109,7 +108,7 @@ class Execution:
                 workspace=self.workspace,
                 forced=name in self._forced,
                 environment=self.environment,
-                show=self._terminal.show,
+                show=self.terminal.show,
             )
             return self._process
 

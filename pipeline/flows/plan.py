@@ -102,8 +102,9 @@ def _describe(findings: Any) -> Iterator[str]:
         for kind, entries in finding.items():
             by_state: dict[str, list[str]] = {}
             for path, state in entries.items():
-                inner = state.items() if isinstance(state, Mapping) else [(path, state)]
-                for name, what in inner:
+                params = isinstance(state, Mapping)
+                found = [(f"{path}:{key}", what) for key, what in state.items()] if params else [(path, state)]
+                for name, what in found:
                     by_state.setdefault(what, []).append(name)
             for what, names in by_state.items():
                 more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

@@ -59,7 +59,7 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
             send_records()
         if state.is_cancelled():
             raise KeyboardInterrupt
-        terminal.summarise(state.result())
+        state.result()  # raises what went wrong
 
 
 @contextmanager

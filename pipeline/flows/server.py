@@ -1,11 +1,11 @@
 """The Prefect server of a run: the one that Prefect is configured to use, or a temporary one that ends with the run.
 
-Prefect can start a temporary server by itself, but only after all of Prefect's server has been imported into the flow's own
-process, one after the other. Here it starts first, in a process of its own, and takes its 5 s (15 s when its database is
-new) beside the other preparations. It ends when the run's process does, however that happens.
+Prefect can start a temporary server by itself, but imports all of the server into the flow's own process first. Here it
+starts before anything else, in a process of its own, and takes its 5 s (15 s when its database is new) beside the other
+preparations. It ends when the run's process does, however that happens.
 
-`python -m pipeline.flows.server SOCKET` is that process. It leaves again when a profile or `prefect.toml` names a server:
-only Prefect knows all the places, and reading them in the flow's process first would lose the head start.
+`python -m pipeline.flows.server SOCKET` is that process. It leaves again when a profile or `prefect.toml` names a
+server: only Prefect knows all the places, and asking it in the flow's process first would lose the head start.
 """
 
 import os
@@ -105,7 +105,7 @@ class TemporaryServer:
             )
 
     def connect(self) -> None:
-        """Wait until it answers, and have Prefect use it; unless Prefect's own settings name another, which must answer.
+        """Wait until it answers, and have Prefect use it; or, if Prefect's own settings name another, see to that one.
 
         Raises:
             FlowError: it ended, or took too long, with the last lines of its log; or the other does not answer.

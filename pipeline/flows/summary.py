@@ -11,10 +11,12 @@ from pipeline.files import read_json
 
 if TYPE_CHECKING:
     from pipeline.tracking.flowrun import StageResult
+    from pipeline.tracking.registry import Registration
     from pipeline.tracking.sync import Synced
 
 METRICS = Path("reports/evaluation/metrics.json")
 GATE = Path("reports/evaluation/gate.json")
+REGISTRATION = Path("reports/registration.json")
 EVALUATION_REPORT = Path("reports/evaluation/report.md")
 MLFLOW_UI = "http://127.0.0.1:5000"  # where `mlflow ui` answers
 
@@ -30,12 +32,10 @@ class Summary:
     def describe(self) -> Iterator[tuple[str, str]]:
         """What came out, as pairs of a name and a sentence; nothing unless the run is whole."""
         registration = self.synced.registration
-        if not self.is_whole or registration is None:
-            return
-        version = f" version {registration.version}" if registration.version else ", not registered"
-        yield "accuracy", f"{describe_accuracy()} on the test images"
-        yield "decision", f"{registration.decision.outcome}: {registration.decision.reason}"
-        yield "model", f"{registration.name}{version}"
+        if self.is_whole and registration:
+            yield "accuracy", f"{describe_accuracy()} on the test images"
+            yield "decision", f"{registration.decision.outcome}: {registration.decision.reason}"
+            yield "model", describe_version(registration)
 
     def links(self) -> dict[str, str]:
         """Addresses in MLflow's pages."""
@@ -52,10 +52,55 @@ class Summary:
         }
 
 
-def key_figure(stage: str) -> str:
+def key_figure(stage: str, registration: "Registration | None" = None) -> str:
     """The one thing to know about a stage that is up to date; empty for a stage of somebody's own."""
+    if stage == "register" and registration:
+        return describe_version(registration)
     read = KEY_FIGURES.get(stage)
     return read() if read else ""
+
+
+def describe_version(registration: "Registration") -> str:
+    """Where a model stands in the registry."""
+    if registration.version is None:
+        return f"not registered as {registration.name}"
+    aliases = f" ({', '.join(registration.aliases)})" if registration.aliases else ""
+    return f"{registration.name} version {registration.version}{aliases}"
+
+
+def describe_standing(workspace: Path, dataset: str) -> Iterator[tuple[str, str]]:
+    """How the model in the workspace, and those in the registry, stand: pairs of a name and a sentence.
+
+    Raises:
+        TrackingError: the store cannot be used.
+    """
+    if METRICS.is_file() and GATE.is_file():
+        missed = failed_checks()
+        yield "accuracy", f"{describe_accuracy()} on the test images"
+        yield "gate", f"rejected: {', '.join(missed)}" if missed else "passed"
+    else:
+        yield "model", "none has been evaluated"
+    name = read_json(REGISTRATION)["name"] if REGISTRATION.is_file() else dataset
+    aliases = find_aliases(workspace, name)
+    yield "registry", ", ".join(f"{alias} is version {version}" for alias, version in aliases.items()) or "no champion"
+
+
+def find_aliases(workspace: Path, name: str) -> dict[str, str]:
+    """Versions of a registered model by alias, without creating a store that is not there.
+
+    Raises:
+        TrackingError: the store cannot be used.
+    """
+    from pipeline.tracking.store import explained, locate, open_store
+
+    store = locate(workspace)
+    if store.database and not store.database.exists():
+        return {}
+    client = open_store(store)
+    with explained(store):
+        if not client.search_registered_models(f"name = '{name}'"):
+            return {}
+        return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
 
 
 def describe_accuracy() -> str:
@@ -99,7 +144,7 @@ def _evaluate() -> str:
 
 
 def _register() -> str:
-    registration = read_json(Path("reports/registration.json"))
+    registration = read_json(REGISTRATION)
     return f"{registration['name']}: {registration['gate']}"
 
 

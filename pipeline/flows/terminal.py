@@ -3,7 +3,7 @@
 On a terminal the latter is a spinner with the time that has passed, below the output; elsewhere it is a plain line.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
@@ -52,10 +52,7 @@ class Terminal:
         for result in summary.stages:
             style = STYLES[result.outcome]
             table.add_row(result.stage, Text(result.outcome, style), f"{result.seconds:.1f}", Text(result.figure))
-        facts = Table.grid("name", "text", padding=(0, 2))
-        for name, text in [*summary.describe(), *WHERE_TO_LOOK]:
-            facts.add_row(Text(name, "bold"), Text(text))
-        self._console.print(table, facts)
+        self._console.print(table, as_grid([*summary.describe(), *WHERE_TO_LOOK]))
 
     @contextmanager
     def waiting(self, what: str, announce: bool = True) -> Iterator[None]:
@@ -78,3 +75,11 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+
+def as_grid(facts: Iterable[tuple[str, str]]) -> Table:
+    """Pairs of a name and a sentence, below each other."""
+    grid = Table.grid("name", "text", padding=(0, 2))
+    for name, text in facts:
+        grid.add_row(Text(name, "bold"), Text(text))
+    return grid

@@ -15,13 +15,14 @@ from pipeline.flows.execution import Execution
 from pipeline.flows.summary import EVALUATION_REPORT, Summary, key_figure
 from pipeline.tracking.flowrun import StageResult, flow_run
 from pipeline.tracking.records import PARENT_VARIABLE
+from pipeline.tracking.registry import Registration
 from pipeline.tracking.sync import sync
 
 RETRY_SECONDS = [5.0, 20.0]  # before the first and the second retry of what a network or a server did not answer
 SEND_SECONDS = 5
 
 
-def training_flow(execution: Execution, dataset: str) -> Flow[..., Any]:
+def training_flow(execution: Execution, dataset: str) -> Flow[..., State[None]]:
     """The flow over an execution that is being prepared, perhaps since before Prefect's server was up.
 
     A stage's task ends as `Unchanged`, `Restored`, `Completed` or `Failed`; those behind a failed one as `NotReady`,
@@ -29,9 +30,6 @@ def training_flow(execution: Execution, dataset: str) -> Flow[..., Any]:
 
     Args:
         dataset: `dataset.name`, under which MLflow records the flow.
-
-    Returns:
-        a flow that answers with a `Summary`.
     """
 
     def may_succeed_later(_task: object, run: Any, _state: object) -> bool:
@@ -52,14 +50,14 @@ def training_flow(execution: Execution, dataset: str) -> Flow[..., Any]:
         return Completed(name=result.outcome.capitalize())
 
     def run_stages() -> None:
-        states: dict[str, State[None]] = {}
+        states: dict[str, State[Any]] = {}
         for stage in execution.plan.stages:
             states[stage.name] = run_stage.with_options(name=stage.name, task_run_name=stage.name)(
                 stage.name, wait_for=[states[name] for name in stage.upstream], return_state=True
             )
 
     @flow(name="train", description="Bring every stage of dvc.yaml up to date")
-    def train(until: str | None, force: str | None) -> State[Summary]:
+    def train(until: str | None, force: str | None) -> State[None]:
         try:
             with flow_run(dataset, {"prefect.flow_run": str(prefect_run.name)}) as tracked:
                 execution.environment[PARENT_VARIABLE] = tracked.id
@@ -68,24 +66,31 @@ def training_flow(execution: Execution, dataset: str) -> Flow[..., Any]:
                 except BaseException:
                     tracked.log_stages(stage_results(execution))
                     raise
-                summary = Summary(stage_results(execution), sync(execution.workspace), execution.is_whole)
+                synced = sync(execution.workspace)
+                summary = Summary(stage_results(execution, synced.registration), synced, execution.is_whole)
                 tracked.log_stages(summary.stages)
-                tracked.finish(summary.synced)
+                tracked.finish(synced)
                 publish(summary)
+                execution.terminal.summarise(summary)
                 require_success(summary)
         except KeyboardInterrupt:
             return Cancelled(message="stopped by Ctrl-C")
         except PipelineError as error:
             return Failed(message=error.problem, data=error)
-        return Completed(message=headline(summary), data=summary)
+        return Completed(message=headline(summary))
 
     return train
 
 
-def stage_results(execution: Execution) -> list[StageResult]:
+def stage_results(execution: Execution, registration: Registration | None = None) -> list[StageResult]:
     """What became of the stages, each with its key figure."""
     return [
-        StageResult(result.stage, result.outcome, result.seconds, key_figure(result.stage) if result.up_to_date else "")
+        StageResult(
+            result.stage,
+            result.outcome,
+            result.seconds,
+            key_figure(result.stage, registration) if result.up_to_date else "",
+        )
         for result in execution.results.values()
     ]
 

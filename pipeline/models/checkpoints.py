@@ -1,15 +1,28 @@
 """What a killed training needs to go on from its last finished epoch and end with the same bytes."""
 
+import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.files import atomic_file
+from pipeline.files import atomic_file, file_digest
+
+
+def derive_key(determinants: Mapping[str, Any], files: Iterable[Path]) -> str:
+    """A name for all that determines the result of a training, so that no other training goes on from its checkpoint.
+
+    Args:
+        determinants: parameters, and what of the machine the bits depend on.
+        files: data and code, whose content counts, wherever they are.
+    """
+    content = {"determinants": determinants, "digests": [file_digest(path) for path in files]}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True)
@@ -23,19 +36,17 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file that holds the newest snapshot of one training.
-
-    Its path must name everything that determines the result, so that it can never resume into another training.
-    """
+    """A file that holds the newest snapshot of one training; `derive_key` makes its name."""
 
     path: Path
 
     def save(self, snapshot: Snapshot) -> None:
         """Replace the file in one step: a process killed meanwhile leaves the former snapshot."""
-        arrays = {f"variable_{i}": array for i, array in enumerate(snapshot.variables)}
+        arrays: dict[str, Any] = {"history": np.array(json.dumps(snapshot.history))}
+        arrays |= {f"variable_{i}": array for i, array in enumerate(snapshot.variables)}
         arrays |= {f"best_{i}": array for i, array in enumerate(snapshot.best)}
         content = io.BytesIO()
-        np.savez(content, history=np.array(json.dumps(snapshot.history)), **arrays)
+        np.savez(content, **arrays)
         with atomic_file(self.path) as partial:
             partial.write_bytes(content.getbuffer())
 

@@ -32,7 +32,7 @@ class Cost:
     multiply_adds: int  # for one image, of matrix products and convolutions
 
 
-class FusedBatchNormalization(layers.BatchNormalization):
+class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras's layer on TensorFlow's one operation for it instead of a dozen: a third of the time on a CPU.
 
     For training only. Its weights are those of the stock layer, which takes its place in the model file.

@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.models.backend import keras
 from pipeline.params import TrainSettings
 
-Schedule = keras.optimizers.schedules.LearningRateSchedule | float
+Schedule = Any  # a Keras schedule, or a constant rate
 
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):

@@ -57,8 +57,8 @@ def train(
 ) -> Iterator[Epoch]:
     """Train a network. Yields each epoch as it ends; after the last, the network has the weights of the best.
 
-    Best is the highest validation accuracy, the earliest of equals. All that is random is a function of (seed, epoch),
-    so a training that was killed goes on from its checkpoint and ends with the same bits.
+    Best is the highest validation accuracy (see `find_best`). All that is random is a function of (seed, epoch), so a
+    training that was killed goes on from its checkpoint and ends with the same bits.
 
     Raises:
         ModelError: the labels or the network's output do not fit the task, or the loss is not finite.
@@ -150,8 +150,8 @@ def _uses_xla(settings: TrainSettings) -> bool:
 
 
 def find_best(history: Sequence[Epoch]) -> Epoch:
-    """The epoch with the highest validation accuracy, the earliest of equals."""
-    return max(history, key=lambda epoch: epoch.validation_accuracy)
+    """The epoch with the highest validation accuracy; of equals the one with the lowest validation loss."""
+    return max(history, key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
 
 
 def _finished(history: list[Epoch], settings: TrainSettings) -> bool:

@@ -1,7 +1,5 @@
 """Train the network on the train split and keep the epoch that is best on the validation split."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -9,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import table
-from pipeline.files import file_digest
 from pipeline.params import Params
 from pipeline.stages.process import execute
 from pipeline.workspace import STATE, lock, main_repository
@@ -67,21 +64,16 @@ def run(params: Params) -> None:
 def _checkpoint_file(determinants: Mapping[str, Any]) -> Iterator[Path]:
     """Where the checkpoint of this training is, held against a second process that runs the same training.
 
-    The main repository keeps it, out of DVC's reach. Its name is a digest of all that determines the result, so that
-    no other training can go on from it.
+    The main repository keeps it, out of the reach of DVC, which deletes a stage's outputs before it runs.
     """
     import pipeline.models
+    from pipeline.models.checkpoints import derive_key
 
-    sources = [*sorted(Path(pipeline.models.__path__[0]).glob("*.py")), Path(__file__), PINS, TRAIN, VALIDATION]
-    content = {"determinants": determinants, "digests": [file_digest(path) for path in sources]}
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+    code = [*sorted(Path(pipeline.models.__path__[0]).glob("*.py")), Path(__file__), PINS]
+    key = derive_key(determinants, [*code, TRAIN, VALIDATION])
     root = main_repository()
-    with lock(
-        f"training {key}",
-        wait=LOCK_WAIT_SECONDS,
-        remedy="it is the same training: wait for it, and dvc repro takes over what it made",
-        root=root,
-    ):
+    remedy = "it is the same training: wait for it, then run the same command again"
+    with lock(f"training {key}", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=root):
         yield root / STATE / "checkpoints" / f"{key}.npz"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.errors import WorkspaceError
 from pipeline.files import file_digest, read_json
 
 MODEL = "models/model.keras"
@@ -61,11 +62,18 @@ class Outputs:
             return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
     def locked(self, stage: str) -> dict[str, str]:
-        """MD5 by path of what a stage last read and wrote, from `dvc.lock`; empty when it does not say."""
+        """MD5 by path of what a stage last read and wrote, from `dvc.lock`; empty when it does not say.
+
+        Raises:
+            WorkspaceError: `dvc.lock` is damaged.
+        """
         lock = self.root / "dvc.lock"
         if not lock.is_file():
             return {}
-        stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+        try:
+            stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+        except yaml.YAMLError as error:
+            raise WorkspaceError(f"{lock} is damaged", found=str(error), remedy=f"git checkout {lock}") from None
         entries = [entry for kind in ("deps", "outs") for entry in stages.get(stage, {}).get(kind, [])]
         return {entry["path"]: entry.get("md5", "") for entry in entries}
 

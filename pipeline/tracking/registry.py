@@ -17,7 +17,7 @@ from pipeline.params import RegisterParams
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import DIFF_ARTIFACT, Record
-from pipeline.tracking.store import explained
+from pipeline.tracking.store import as_default, explained
 from pipeline.workspace import lock, main_repository
 
 if TYPE_CHECKING:
@@ -138,9 +138,11 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
     model = record.logged_model(outputs)
     lineage = {key: record.tags[key] for key in LINEAGE_TAGS if key in record.tags}
     tags = lineage | {MODEL_TAG: file_digest(outputs.model)}
-    version = record.client.create_model_version(
-        name, model.model_uri, record.id, tags=tags, description=_describe(record, outputs), model_id=model.model_id
-    )
+    summary = _describe(record, outputs)
+    with as_default(record.store):
+        version = record.client.create_model_version(
+            name, model.model_uri, record.id, tags=tags, description=summary, model_id=model.model_id
+        )
     links = [*json.loads(model.tags.get(VERSIONS_TAG, "[]")), {"name": name, "version": version.version}]
     record.client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: json.dumps(links)})
     return version

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import psutil
+
 from pipeline.tracking.background import Background
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import TrainingFacts, find_or_rebuild, milliseconds, monitor_system, open_record
@@ -107,13 +109,16 @@ def log_evaluation(model_file: Path, evaluation: Path) -> None:
 
 
 def _open(facts: TrainingFacts) -> "tuple[Record, SystemMetricsMonitor]":
+    psutil.cpu_percent()  # counts from here, in this thread, to its next call
     record = open_record(facts)
     return record, monitor_system(record)
 
 
 def _close(record: "Record", monitor: "SystemMetricsMonitor", status: str) -> None:
     monitor.finish()
-    # The monitor drops what it sampled since it last wrote, which is everything when a training is short.
+    # A last sample for the whole training, which may have been too short for any other.
+    for part in monitor.monitors:
+        part.clear_metrics()
     monitor.collect_metrics()
     monitor.publish_metrics(monitor.aggregate_metrics())
     monitor.mlflow_logger.flush()

@@ -48,7 +48,12 @@ class Store:
     database: Path | None  # the default store's file; None: a store that somebody configured
 
     def __str__(self) -> str:
-        return re.sub(r"://([^:@/]*):[^@/]*@", r"://\1:***@", self.uri)
+        return without_password(self.uri)
+
+
+def without_password(text: str) -> str:
+    """A text whose addresses may be shown."""
+    return re.sub(r"://([^\s:@/]*):[^\s@/]*@", r"://\1:***@", text)
 
 
 def locate(workspace: Path | None = None) -> Store:
@@ -101,6 +106,21 @@ def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
 
 
 @contextmanager
+def as_default(store: Store) -> Iterator[None]:
+    """Make a store MLflow's default for a moment: its registry looks models up there, and not in the client's own."""
+    import mlflow
+
+    if os.environ.get("MLFLOW_TRACKING_URI"):  # which is then the default anyway
+        yield
+        return
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+@contextmanager
 def explained(store: Store) -> Iterator[None]:
     """Turn what MLflow and its database raise into an error that says which store, what happened, and what to do."""
     try:
@@ -112,7 +132,7 @@ def explained(store: Store) -> Iterator[None]:
 
 
 def _explain(store: Store, message: str) -> TrackingError:
-    first = message.strip().splitlines()[0][:400] if message.strip() else "no message"
+    first = without_password(message.strip().partition("\n")[0][:400])
     if "database is locked" in message:
         return _locked(store)
     if "out-of-date database schema" in message or "Can't locate revision" in message:
@@ -121,13 +141,13 @@ def _explain(store: Store, message: str) -> TrackingError:
             found=first,
             remedy=f"back it up, then: mlflow db upgrade '{store}'",
         )
-    return TrackingError(f"the tracking store {store} refused a request", found=first, remedy=_remedy(store))
-
-
-def _remedy(store: Store) -> str:
-    if store.uri.startswith("sqlite:"):
-        return "see that the disk is not full and the file can be written, then run the same command again"
-    return "see that MLFLOW_TRACKING_URI is right and its server up, then run the same command again"
+    if "OperationalError" in message:
+        remedy = "see that the database is up, writable and its disk not full; then run the same command again"
+    elif store.artifacts is None:
+        remedy = "see that MLFLOW_TRACKING_URI is right and its server well; then run the same command again"
+    else:
+        remedy = "run the same command again; if it stays, move the store away and let `pipeline sync` make a new one"
+    return TrackingError(f"the tracking store {store} refused a request", found=first, remedy=remedy)
 
 
 def _locked(store: Store) -> TrackingError:
@@ -197,7 +217,7 @@ def _probe(store: Store) -> None:
         raise TrackingError(
             f"the tracking server {store} does not answer",
             expected=f"an answer within {PROBE_SECONDS} s",
-            found=str(error.__cause__ or error).splitlines()[0][:300],
+            found=without_password(str(error).partition("\n")[0][:300]),
             remedy="start it, or correct MLFLOW_TRACKING_URI (unset: mlflow.db in the project), then run again",
         ) from None
 

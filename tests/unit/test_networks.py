@@ -1,4 +1,4 @@
-"""The networks: what they are made of, what they cost, how they start, and that the saved form equals the trained one."""
+"""The networks: what they are made of and cost, how they start, and that the saved form equals the trained one."""
 
 import re
 from dataclasses import replace
@@ -107,7 +107,9 @@ def test_answers_are_averaged_over_views() -> None:
         return network(images).numpy()
 
     def shifted(mirror: int) -> np.ndarray:
-        return (2 * answer(IMAGES[:, :, ::mirror]) + answer(up_left[:, :, ::mirror]) + answer(down_right[:, :, ::mirror])) / 4
+        return (
+            2 * answer(IMAGES[:, :, ::mirror]) + answer(up_left[:, :, ::mirror]) + answer(down_right[:, :, ::mirror])
+        ) / 4
 
     averaged = networks.average_views(network, settings)
     np.testing.assert_allclose(averaged(IMAGES), (shifted(1) + shifted(-1)) / 2, atol=1e-6)

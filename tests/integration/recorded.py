@@ -1,0 +1,166 @@
+"""A workspace with stage outputs made by hand, and a look into its store: what the tests of the tracking share."""
+
+import csv
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+from pipeline.data import table
+from pipeline.files import write_json
+from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest, flatten
+from pipeline.tracking.records import TrainingFacts
+from pipeline.tracking.runs import training_run
+from pipeline.tracking.store import locate, open_store
+from tests.conftest import REPOSITORY
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+CLASSES = ("Bag", "T-shirt/top", "Dress")
+EPOCHS = [
+    {"epoch": 1, "loss": 0.9, "accuracy": 0.6, "validation_loss": 0.8, "validation_accuracy": 0.7},
+    {"epoch": 2, "loss": 0.5, "accuracy": 0.8, "validation_loss": 0.4, "validation_accuracy": 0.9},
+]
+SETTINGS: dict[str, Any] = {
+    "preset": "mlp",
+    "seed": 1,
+    "loss": "sparse_categorical_crossentropy",
+    "classes": list(CLASSES),
+    "widths": [8],
+    "best_epoch": 2,
+}
+
+
+class Workspace:
+    """A directory in which the stages seem to have run. Its model file is any bytes: tracking never looks inside."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.outputs = Outputs(root)
+
+    def split(self) -> None:
+        dataset = table.Dataset("garments", 4, 5, CLASSES, CLASSES, flip=True)
+        for seed, name in enumerate(("train", "validation", "test")):
+            images = np.random.default_rng(seed).integers(0, 256, (6, 4, 5), np.uint8)
+            with table.writer(self.outputs.split(name), dataset) as writer:
+                labels = np.arange(6, dtype=np.uint8) % len(CLASSES)
+                writer.write(images, labels, [f"{name}-{row}" for row in range(6)], pa.array(["official"] * 6))
+        write_json(self.root / "reports/validation.json", {"passed": True})
+        write_json(self.root / "reports/split.json", {"seed": 20})
+
+    def train(self, model: bytes, **settings: Any) -> None:
+        self.outputs.model.parent.mkdir(exist_ok=True)
+        self.outputs.model.write_bytes(model)
+        self.outputs.training.mkdir(parents=True, exist_ok=True)
+        write_json(self.outputs.training / "settings.json", SETTINGS | settings)
+        _write_table(self.outputs.training / "history.csv", EPOCHS)
+        self.lock("train", MODEL, TRAINING, *(f"data/splits/{name}.parquet" for name in ("train", "validation")))
+
+    def evaluate(self, *, accuracy: float = 0.75, passed: bool = True, classes: tuple[str, ...] = CLASSES) -> None:
+        self.outputs.evaluation.mkdir(parents=True, exist_ok=True)
+        interval = {"accuracy_low": 0.7, "accuracy_high": 0.8}
+        metrics = {"accuracy": accuracy, **interval, "ece": 0.05, "images": 6, "loss": None}
+        write_json(self.outputs.evaluation / "metrics.json", metrics)
+        write_json(self.outputs.evaluation / "gate.json", {"passed": passed, "checks": []})
+        _write_table(
+            self.outputs.evaluation / "per_class.csv",
+            [{"class": name, "recall": 0.5 + place / 10} for place, name in enumerate(classes)],
+        )
+        self.lock("evaluate", MODEL, EVALUATION)
+
+    def lock(self, stage: str, *paths: str) -> None:
+        """Say in `dvc.lock` that a stage has run with these files."""
+        file = self.root / "dvc.lock"
+        content: dict[str, Any] = yaml.safe_load(file.read_text()) if file.exists() else {"stages": {}}
+        content["stages"][stage] = {"outs": [{"path": path, "md5": dvc_digest(self.root / path)} for path in paths]}
+        file.write_text(yaml.safe_dump(content))
+
+    @property
+    def facts(self) -> TrainingFacts:
+        params = {name: value for name, value in flatten(self.outputs.settings()).items() if name != "best_epoch"}
+        inputs = {name: self.outputs.split(name) for name in ("train", "validation")}
+        return TrainingFacts("garments", params, inputs, {"threads": 2})
+
+    def record_training(self) -> None:
+        """What `train` does, for the outputs that stand there."""
+        with training_run(self.facts) as run:
+            for epoch in EPOCHS:
+                run.log_epoch(int(epoch["epoch"]), {name: value for name, value in epoch.items() if name != "epoch"})
+            run.complete(self.outputs.model, self.root / "reports")
+
+    def copy_outputs(self, root: Path, store: Path) -> "Workspace":
+        """The same outputs in another place with a store of its own, as DVC's remote brings them to a colleague."""
+        shutil.copytree(self.root, root, ignore=shutil.ignore_patterns("mlflow.db", "mlruns", ".pipeline"))
+        shutil.copy(store, root / "mlflow.db")
+        return Workspace(root)
+
+    @property
+    def client(self) -> "MlflowClient":
+        return open_store(locate(self.root))
+
+    def runs(self) -> "list[Run]":
+        """Every run in the store, newest first."""
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        return list(self.client.search_runs(experiments, order_by=["attributes.start_time DESC"]))
+
+    def artifacts(self, run: "Run", path: str | None = None) -> set[str]:
+        """The files that a run holds."""
+        found = self.client.list_artifacts(run.info.run_id, path)
+        files = {entry.path for entry in found if not entry.is_dir}
+        return files.union(*(self.artifacts(run, entry.path) for entry in found if entry.is_dir))
+
+    def download(self, run: "Run", path: str) -> bytes:
+        return Path(self.client.download_artifacts(run.info.run_id, path)).read_bytes()
+
+    def git(self, *arguments: str) -> str:
+        identity = ("-c", "user.name=tests", "-c", "user.email=tests@example.invalid")
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="session")
+def empty_store(shared: Callable[[str, Callable[[Path], Any]], Path]) -> Path:
+    """A new store's database: making one takes seconds, copying it does not."""
+
+    def make(path: Path) -> None:
+        (path / "dvc.yaml").touch()
+        open_store(locate(path))
+
+    return shared("empty-store", make) / "mlflow.db"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace whose data are split, which is the current directory and has a store with nothing in it."""
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT",
+        "PIPELINE_PARENT_RUN",
+        "DVC_ROOT",
+        "DVC_EXP_NAME",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    root = tmp_path / "project"
+    root.mkdir()
+    for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore"):
+        shutil.copy(REPOSITORY / name, root / name)
+    shutil.copy(empty_store, root / "mlflow.db")
+    monkeypatch.chdir(root)
+    made = Workspace(root)
+    made.split()
+    return made
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,231 @@
+"""The training flow on stand-in stages: real DVC, a real Prefect server, a real MLflow store."""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from pipeline.errors import FlowError, WorkspaceError
+from pipeline.flows.run import IfBusy, run_training
+from pipeline.workspace import lock
+from tests.conftest import STAGES, Project
+from tests.integration.conftest import behave, started_stages
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+Run = Callable[..., None]
+
+
+@pytest.fixture
+def run(stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs the flow in the project, in this process."""
+    monkeypatch.chdir(stand_ins.path)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(stand_ins.home / "dvc"))
+
+    def start(until: str | None = None, force: str | None = None, if_busy: IfBusy = "leave") -> None:
+        run_training(stand_ins.path, until=until, force=force, if_busy=if_busy)
+
+    return start
+
+
+def states() -> dict[str, str]:
+    """The state in which the flow's last run ended, under `flow`, and that of each of its tasks."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
+
+    with get_client(sync_client=True) as client:
+        flow = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[flow.id]))
+        deadline = time.monotonic() + 20
+        while True:  # the server records tasks from events, a moment later
+            found = client.read_task_runs(flow_run_filter=chosen, sort=TaskRunSort.ID_DESC, limit=50)
+            tasks = {run.name: str(run.state_name) for run in found}
+            if time.monotonic() > deadline or not {"Running", "Pending"} & set(tasks.values()):
+                return {"flow": str(flow.state_name), **{name: tasks[name] for name in STAGES if name in tasks}}
+            time.sleep(0.1)
+
+
+def records(project: Project) -> tuple[str, dict[str, str]]:
+    """Status and tags of the newest run in the project's MLflow store."""
+    with contextlib.closing(sqlite3.connect(project.path / "mlflow.db")) as store:
+        newest, status = store.execute("SELECT run_uuid, status FROM runs ORDER BY start_time DESC LIMIT 1").fetchone()
+        return status, dict(store.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [newest]))
+
+
+def outcomes(project: Project) -> list[str]:
+    """What the flow's MLflow run says of each stage."""
+    return [records(project)[1][f"stage.{name}"] for name in STAGES]
+
+
+def processes_of(project: Project) -> list[list[str]]:
+    """The commands that work in the project's directory."""
+    processes = psutil.process_iter(["cmdline", "cwd", "pid"])
+    return [
+        process.info["cmdline"]
+        for process in processes
+        if (process.info["cwd"] or "").startswith(str(project.path)) and process.pid != os.getpid()
+    ]
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_nothing_changed_starts_no_stage(run: Run, stand_ins: Project) -> None:
+    run()
+    assert states() == {"flow": "Completed", **dict.fromkeys(STAGES, "Unchanged")}
+    assert started_stages(stand_ins) == []
+    assert records(stand_ins)[0] == "FINISHED"
+    assert outcomes(stand_ins) == ["unchanged"] * 6
+
+
+def test_a_change_runs_what_it_concerns_and_its_reversal_restores_it(
+    run: Run, stand_ins: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stand_ins.set_params(**{"train.seed": 9})
+    run()
+    assert list(states().values()) == ["Completed", *["Unchanged"] * 3, *["Completed"] * 3]
+    assert started_stages(stand_ins) == ["train", "evaluate", "register"]
+    assert "this is train" in capfd.readouterr().out
+    stand_ins.run("git", "checkout", "--quiet", "params.yaml")
+    run()
+    assert list(states().values()) == ["Completed", *["Unchanged"] * 3, *["Restored"] * 3]
+    assert started_stages(stand_ins) == ["train", "evaluate", "register"]
+    assert outcomes(stand_ins) == ["unchanged"] * 3 + ["restored"] * 3
+    assert stand_ins.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+
+
+def test_a_forced_stage_runs_and_dvc_decides_about_the_rest(run: Run, stand_ins: Project) -> None:
+    run(force="split", until="train")
+    assert started_stages(stand_ins) == ["split"]
+    assert states() == {
+        "flow": "Completed",
+        **{"ingest": "Unchanged", "validate": "Unchanged", "split": "Completed", "train": "Unchanged"},
+    }
+
+
+def test_forcing_all_runs_every_stage(run: Run, stand_ins: Project) -> None:
+    run(force="all", until="split")
+    assert started_stages(stand_ins) == ["ingest", "validate", "split"]
+
+
+def test_a_failed_stage_stops_what_is_behind_it(run: Run, stand_ins: Project) -> None:
+    stand_ins.set_params(**{"split.seed": 9})
+    behave(stand_ins, split={"exit": [1, 1, 1]})
+    with pytest.raises(FlowError, match="split failed; not run: train, evaluate, register"):
+        run()
+    assert started_stages(stand_ins) == ["split"]
+    ended = states()
+    assert ended["flow"] == ended["split"] == "Failed"
+    assert [ended[name] for name in ("train", "evaluate", "register")] == ["NotReady"] * 3
+    assert records(stand_ins)[0] == "FAILED"
+    assert outcomes(stand_ins) == ["unchanged"] * 2 + ["failed"] + ["not reached"] * 3
+
+
+def test_what_did_not_answer_is_tried_again(run: Run, stand_ins: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pipeline.flows.training
+
+    monkeypatch.setattr(pipeline.flows.training, "RETRY_SECONDS", [0.1, 0.1])
+    behave(stand_ins, ingest={"exit": [75]})
+    run(force="ingest", until="ingest")
+    assert started_stages(stand_ins) == ["ingest", "ingest"]
+    assert states() == {"flow": "Completed", "ingest": "Completed"}
+
+
+def test_a_stage_that_does_not_exist_is_refused(run: Run, stand_ins: Project) -> None:
+    with pytest.raises(FlowError, match="no stage 'trian'"):
+        run(until="trian")
+    with pytest.raises(FlowError, match="no stage 'trian'"):
+        run(force="trian")
+    with pytest.raises(FlowError, match="ends before train"):
+        run(until="split", force="train")
+    assert started_stages(stand_ins) == []
+
+
+def test_pages_with_the_result_are_left_with_prefect(run: Run, prefect_api: str) -> None:
+    run()
+    latest = httpx.post(f"{prefect_api}/artifacts/latest/filter", json={}).json()
+    pages = {artifact["key"]: artifact["data"] for artifact in latest}
+    assert "validation accuracy 50.00% in epoch 1" in pages["stages"]
+    assert pages["evaluation"] == "# Evaluation"
+
+
+def test_an_unreachable_server_is_named_and_nothing_starts(stand_ins: Project) -> None:
+    stand_ins.set_params(**{"train.seed": 9})
+    api = "http://127.0.0.1:9/api"
+    result = stand_ins.run("python", "-m", "pipeline.cli", "run", check=False, PREFECT_API_URL=api)
+    assert result.returncode == 1
+    assert f"the Prefect server at {api} does not answer" in result.stdout
+    assert "Traceback" not in result.stdout
+    assert started_stages(stand_ins) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "state", "status"),
+    [(signal.SIGINT, 130, "Cancelled", "KILLED"), (signal.SIGTERM, 143, "Crashed", "KILLED")],
+)
+def test_a_run_that_is_stopped_leaves_no_process(
+    stand_ins: Project, prefect_api: str, number: int, code: int, state: str, status: str
+) -> None:
+    behave(stand_ins, train={"sleep": 60})
+    running = stand_ins.start("python", "-m", "pipeline.cli", "run", "--force", "train", PREFECT_API_URL=prefect_api)
+    wait_until(lambda: started_stages(stand_ins) == ["train"])
+    os.kill(running.pid, number)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == code, output
+    assert "Traceback" not in output
+    assert processes_of(stand_ins) == []
+    assert states()["flow"] == state
+    assert records(stand_ins)[0] == status
+
+
+def test_a_second_run_leaves_while_one_is_going(run: Run, stand_ins: Project) -> None:
+    with lock("the flow", wait=0, remedy=""), pytest.raises(WorkspaceError, match=f"process {os.getpid()}") as refused:
+        run(force="all")
+    assert "pipeline run --if-busy wait" in refused.value.remedy
+    assert started_stages(stand_ins) == []
+
+
+def test_a_second_run_waits_if_told_to(run: Run, stand_ins: Project, capfd: pytest.CaptureFixture[str]) -> None:
+    is_held = threading.Event()
+
+    def hold_until_waited_for() -> None:
+        with lock("the flow", wait=0, remedy=""):
+            is_held.set()
+            wait_until(lambda: "waiting for another run: process" in capfd.readouterr().out)
+
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(hold_until_waited_for)
+        is_held.wait()
+        run(force="ingest", until="ingest", if_busy="wait")
+        first.result()
+    assert started_stages(stand_ins) == ["ingest"]
+
+
+def test_without_a_server_a_temporary_one_serves_the_run(stand_ins: Project) -> None:
+    behave(stand_ins)
+    result = stand_ins.run("python", "-m", "pipeline.cli", "run", "--force", "ingest")
+    assert "ingest" in result.stdout
+    assert processes_of(stand_ins) == []
+    with contextlib.closing(sqlite3.connect(Path(stand_ins.home) / "prefect" / "prefect.db")) as database:
+        tasks = dict(database.execute("SELECT name, state_name FROM task_run"))
+        logged = {message for (message,) in database.execute("SELECT message FROM log")}
+    assert tasks == {"ingest": "Completed", **dict.fromkeys(STAGES[1:], "Unchanged")}
+    assert "this is ingest" in logged

@@ -1,0 +1,64 @@
+"""The command line, without what it starts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMANDS = ("run", "status", "schema", "params", "add-data", "sync", "ui")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "until", "force"),
+    [
+        ([], None, None),
+        (["--force"], None, "all"),
+        (["--force", "train"], None, "train"),
+        (["--force=train"], None, "train"),
+        (["--force", "--until", "split"], "split", "all"),
+        (["--until", "split", "--force"], "split", "all"),
+    ],
+)
+def test_force_may_stand_alone(arguments: list[str], until: str | None, force: str | None) -> None:
+    context = get_command(app).commands["run"].make_context("run", arguments)  # type: ignore[attr-defined]
+    assert context.params == {"until": until, "force": force, "if_busy": "leave"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"pipeline {command}" in result.output
+
+
+def test_help_imports_no_heavy_package() -> None:
+    heavy = "{'mlflow', 'prefect', 'dvc', 'tensorflow', 'numpy', 'pandas', 'pyarrow', 'pydantic', 'great_expectations'}"
+    program = f"import sys, pipeline.cli; print({heavy} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+def test_schema_is_json() -> None:
+    schema = json.loads(CliRunner().invoke(app, ["schema"]).output)
+    assert {"dataset", "train", "presets"} <= schema["properties"].keys()
+
+
+def test_params_are_shown_with_the_presets_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY / "pipeline" / "flows")
+    params = json.loads(CliRunner().invoke(app, ["params"]).output)
+    assert params["train"]["settings"]["epochs"] >= 1
+
+
+def test_outside_a_checkout_the_error_says_what_to_do(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "run"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "this is not a pipeline checkout" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,100 @@
+"""What DVC says, read: its messages line by line, and its status as a plan."""
+
+import pytest
+
+from pipeline.errors import FlowError
+from pipeline.flows.dvc import announced_outcome, failed_exit_code, is_advice
+from pipeline.flows.plan import Plan, parse_plan
+
+STAGES = ["ingest", "validate", "split", "train"]
+
+
+def plan_of(**status: object) -> Plan:
+    """Four stages, each behind the one before, with what `dvc status` finds about some of them."""
+    upstream = {name: STAGES[max(0, place - 1) : place] for place, name in enumerate(STAGES)}
+    return parse_plan({"order": STAGES, "upstream": upstream, "status": status})
+
+
+@pytest.mark.parametrize(
+    ("line", "outcome"),
+    [
+        ("Stage 'train' didn't change, skipping", "unchanged"),
+        ("Stage 'train' is cached - skipping run, checking out outputs", "restored"),
+        ("Running stage 'train':", "ran"),
+        ("> python -m pipeline.stages.train", None),
+        ("epoch 1/8: Stage 'train' didn't change, skipping", None),
+    ],
+)
+def test_the_outcome_is_what_dvc_announces(line: str, outcome: str | None) -> None:
+    assert announced_outcome(line) == outcome
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("ERROR: failed to reproduce 'ingest': failed to run: python -m pipeline.stages.ingest, exited with 75", 75),
+        ("ERROR: failed to reproduce 'train': failed to run: python -m pipeline.stages.train, exited with -15", -15),
+        ("ERROR: failed to reproduce 'train': dependency 'data' does not exist", None),
+        ("the program exited with 75", None),
+    ],
+)
+def test_the_exit_code_of_a_stage_is_in_dvcs_error(line: str, code: int | None) -> None:
+    assert failed_exit_code(line) == code
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "Updating lock file 'dvc.lock'",
+        "Generating lock file 'dvc.lock'",
+        "To track the changes with git, run:",
+        "\tgit add dvc.lock out/.gitignore",
+        "To enable auto staging, run:",
+        "\tdvc config core.autostage true",
+        "Use `dvc push` to send your updates to remote storage.",
+        "Data and pipelines are up to date.",
+    ],
+)
+def test_dvcs_advice_is_told_from_a_stages_output(line: str) -> None:
+    assert is_advice(line)
+    assert not is_advice(f"note: {line}")
+
+
+def test_status_becomes_reasons_in_words() -> None:
+    plan = plan_of(
+        train=[
+            {"changed deps": {"data/train.parquet": "modified", "params.yaml": {"train.epochs": "modified"}}},
+            {"changed outs": {"models/model.keras": "deleted"}},
+            "changed command",
+        ],
+        ingest=[{"changed deps": dict.fromkeys("abcdef", "new")}],
+    )
+    assert plan.stage("train").changes == (
+        "modified: data/train.parquet, params.yaml:train.epochs",
+        "output deleted: models/model.keras",
+        "changed command",
+    )
+    assert plan.stage("ingest").changes == ("new: a, b, c, d and 2 more",)
+    assert plan.stage("split").changes == ()
+
+
+def test_a_change_makes_everything_behind_it_pending() -> None:
+    changed = plan_of(split=["changed command"])
+    assert [stage.name for stage in changed.pending()] == ["split", "train"]
+    assert plan_of().pending() == ()
+    assert [stage.name for stage in plan_of().pending(frozenset(["validate"]))] == ["validate", "split", "train"]
+
+
+def test_until_keeps_what_the_stage_depends_on() -> None:
+    diamond = parse_plan(
+        {
+            "order": ["raw", "left", "right", "joined", "report"],
+            "upstream": {"raw": [], "left": ["raw"], "right": ["raw"], "joined": ["left", "right"], "report": ["raw"]},
+            "status": {},
+        }
+    )
+    assert diamond.until("joined").names == ("raw", "left", "right", "joined")
+    assert diamond.until("left").names == ("raw", "left")
+    with pytest.raises(FlowError, match="one of raw, left"):
+        diamond.until("middle")
