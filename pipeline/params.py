@@ -3,12 +3,12 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
 
 from pipeline.errors import ParamsError
 
@@ -17,11 +17,15 @@ PARAMS_FILE = Path("params.yaml")
 Loss = Literal["sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-section = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+
+class Section:
+    """Part of the file: a frozen dataclass that pydantic fills and checks."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
 
-@section
-class DatasetParams:
+@dataclass(frozen=True, kw_only=True)
+class DatasetParams(Section):
     """Which images to work on."""
 
     name: str = Field(min_length=1, description="an entry of data/catalog.yaml, or `tiny`, which is generated")
@@ -33,8 +37,8 @@ class DatasetParams:
     )
 
 
-@section
-class ValidateParams:
+@dataclass(frozen=True, kw_only=True)
+class ValidateParams(Section):
     """Thresholds of the data validation."""
 
     max_class_imbalance: float = Field(ge=0, description="a class's images against the classes' mean; 0.5: half more")
@@ -50,16 +54,16 @@ class ValidateParams:
     max_std_shift: Fraction = Field(description="standard deviation of the pixel values, likewise")
 
 
-@section
-class SplitParams:
+@dataclass(frozen=True, kw_only=True)
+class SplitParams(Section):
     """How the validation split is carved from the training images."""
 
     seed: int = Field(ge=0)
     validation_fraction: float = Field(gt=0, lt=1, description="of the training images")
 
 
-@section
-class TrainSettings:
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Section):
     """Every hyperparameter of one training, resolved."""
 
     network: Literal["mlp", "cnn"] = Field(description="a network of pipeline.models.networks")
@@ -100,8 +104,8 @@ class TrainSettings:
     )
 
 
-@section
-class TrainParams:
+@dataclass(frozen=True, kw_only=True)
+class TrainParams(Section):
     """What to train, and how: the preset's values under the keys that `train` sets itself."""
 
     preset: str = Field(description="a name under `presets`")
@@ -110,8 +114,8 @@ class TrainParams:
     settings: TrainSettings
 
 
-@section
-class EvaluateParams:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateParams(Section):
     """The absolute gate. A model that misses one threshold is rejected."""
 
     min_accuracy: Fraction = Field(description="on the test split")
@@ -120,15 +124,15 @@ class EvaluateParams:
     max_model_bytes: int = Field(gt=0, description="size of the model file")
 
 
-@section
-class RegisterParams:
+@dataclass(frozen=True, kw_only=True)
+class RegisterParams(Section):
     """What becomes of a model that passed the gate."""
 
     first_model: Literal["champion", "challenger"] = Field(description="alias given to a dataset's first model")
 
 
-@section
-class Params:
+@dataclass(frozen=True, kw_only=True)
+class Params(Section):
     """All of `params.yaml`, presets resolved."""
 
     dataset: DatasetParams
@@ -173,11 +177,6 @@ def parse_params(raw: Any, name: str = str(PARAMS_FILE)) -> Params:
     return params
 
 
-def to_dict(section: Any) -> dict[str, Any]:
-    """A section, or all of the parameters, as plain values. (To a type checker, pydantic's dataclasses are none.)"""
-    return dataclasses.asdict(section)
-
-
 def params_schema() -> dict[str, Any]:
     """The JSON Schema of `params.yaml`, as it stands in the file: presets apart, `train` keys that may be null."""
     schema = TypeAdapter(Params).json_schema()
@@ -198,7 +197,7 @@ def _resolve_train(train: Mapping[str, Any], presets: Mapping[str, Any], problem
     own = {key: value for key, value in train.items() if key not in overridable}
     overrides = {key: value for key, value in train.items() if key in overridable and value is not None}
     problems += [f"train.{key} is missing: null leaves it to the preset" for key in sorted(overridable - set(train))]
-    preset = train.get("preset")
+    preset: Any = train.get("preset")
     if preset not in presets:
         problems.append(
             f"train.preset is {preset!r}, not one of {', '.join(map(str, presets))}{_near(preset, presets)}"
@@ -252,7 +251,8 @@ def _misfits(params: Params) -> list[str]:
         )
     if loss != "binary_crossentropy" and positive:
         problems.append(
-            f"dataset.positive_classes is {list(positive)}, a yes-or-no question, but train.loss is {loss}, which "
-            "trains a softmax over all classes: set train.loss to binary_crossentropy, or empty dataset.positive_classes"
+            f"dataset.positive_classes is {list(positive)}, a yes-or-no question, but train.loss is {loss}, which"
+            " trains a softmax over all classes: set train.loss to binary_crossentropy, or empty "
+            "dataset.positive_classes"
         )
     return problems

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Literal, NoReturn
 
 from pipeline.data.catalog import load_entry
-from pipeline.errors import WorkspaceError
+from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.execution import Execution
 from pipeline.flows.server import open_server
 from pipeline.flows.terminal import Terminal
@@ -50,11 +50,19 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
             open_store(locate(workspace))
             preparation.result()
             # Imported only now, while its server takes longest; never beside MLflow's import, in another thread.
+            from httpx import TransportError
+
             from pipeline.flows.training import send_records, training_flow
 
             connect()
         try:
             state = training_flow(execution, dataset)(until, force, return_state=True)
+        except TransportError as error:
+            raise FlowError(
+                "Prefect's server stopped answering during the run",
+                found=str(error),
+                remedy="pipeline run: the stages that ended are kept",
+            ) from None
         finally:
             send_records()
         if state.is_cancelled():

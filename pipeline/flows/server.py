@@ -118,6 +118,7 @@ class TemporaryServer:
             return
         self._wait()
         os.environ["PREFECT_API_URL"] = self.url
+        os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "1")  # of five, which take minutes: it does not come back
         refresh_global_settings_context()
 
     def _wait(self) -> None:

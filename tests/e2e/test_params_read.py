@@ -63,6 +63,8 @@ def test_a_stage_reads_exactly_what_it_declares(
     definition = yaml.safe_load((trained.path / "dvc.yaml").read_text())["stages"][stage]
     raw = yaml.safe_load((trained.path / "params.yaml").read_text())
     params = load_params()
+    if stage == "register":
+        (trained.path / "mlflow.db").unlink()  # a model that was judged before is found, and judged by nothing
     read.clear()
     import_module(f"pipeline.stages.{stage}").run(params)
     assert read == declared_keys(stage, definition, raw)

@@ -14,15 +14,18 @@ import yaml
 
 from pipeline.data import table
 from pipeline.files import write_json
+from pipeline.params import load_params
 from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest, flatten
-from pipeline.tracking.records import TrainingFacts
-from pipeline.tracking.runs import training_run
+from pipeline.tracking.records import PARENT_VARIABLE, TrainingFacts, find_or_rebuild
+from pipeline.tracking.registry import Registration, register
+from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.tracking.store import locate, open_store
 from tests.conftest import REPOSITORY
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
 CLASSES = ("Bag", "T-shirt/top", "Dress")
 EPOCHS = [
@@ -76,6 +79,20 @@ class Workspace:
         )
         self.lock("evaluate", MODEL, EVALUATION)
 
+    def register(self) -> Registration:
+        """What the stage of that name does."""
+        params = load_params(self.root / "params.yaml").register
+        registration = register(find_or_rebuild(self.outputs), self.outputs, params)
+        self.lock("register", MODEL, EVALUATION)
+        return registration
+
+    def enter(self, model: bytes, **evaluation: Any) -> Registration:
+        """Train, evaluate and register."""
+        self.train(model)
+        self.evaluate(**evaluation)
+        log_evaluation(self.outputs.model, self.outputs.evaluation)
+        return self.register()
+
     def lock(self, stage: str, *paths: str) -> None:
         """Say in `dvc.lock` that a stage has run with these files."""
         file = self.root / "dvc.lock"
@@ -111,6 +128,15 @@ class Workspace:
         experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
         return list(self.client.search_runs(experiments, order_by=["attributes.start_time DESC"]))
 
+    def aliases(self, name: str) -> dict[str, str]:
+        """Alias -> version."""
+        return {alias: str(version) for alias, version in self.client.get_registered_model(name).aliases.items()}
+
+    def versions(self, name: str) -> "list[ModelVersion]":
+        """Every version of a registered model, oldest first."""
+        found = self.client.search_model_versions(f"name = '{name}'")
+        return sorted(found, key=lambda version: int(version.version))
+
     def artifacts(self, run: "Run", path: str | None = None) -> set[str]:
         """The files that a run holds."""
         found = self.client.list_artifacts(run.info.run_id, path)
@@ -140,13 +166,7 @@ def empty_store(shared: Callable[[str, Callable[[Path], Any]], Path]) -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace whose data are split, which is the current directory and has a store with nothing in it."""
-    for name in (
-        "MLFLOW_TRACKING_URI",
-        "MLFLOW_DEFAULT_ARTIFACT_ROOT",
-        "PIPELINE_PARENT_RUN",
-        "DVC_ROOT",
-        "DVC_EXP_NAME",
-    ):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", PARENT_VARIABLE, "DVC_ROOT", "DVC_EXP_NAME"):
         monkeypatch.delenv(name, raising=False)
     root = tmp_path / "project"
     root.mkdir()

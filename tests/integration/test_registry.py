@@ -1,0 +1,140 @@
+"""The registry in a real MLflow store on SQLite."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.files import file_digest
+from pipeline.tracking import registry
+from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.registry import Decision, decide
+from tests.integration.recorded import CLASSES, Workspace, empty_store, workspace
+
+__all__ = ["empty_store", "workspace"]  # fixtures
+
+
+@pytest.mark.parametrize(
+    ("earlier", "first_model", "outcome"),
+    [(0, "champion", "champion"), (0, "challenger", "challenger"), (1, "champion", "challenger")],
+)
+def test_only_a_first_model_can_become_champion_by_itself(
+    earlier: int, first_model: registry.Alias, outcome: str
+) -> None:
+    assert decide(earlier, first_model).outcome == outcome
+
+
+def test_the_first_model_serves_and_the_next_waits(workspace: Workspace) -> None:
+    assert workspace.enter(b"one").decision.outcome == "champion"
+    assert workspace.aliases("garments") == {"champion": "1"}
+    assert workspace.enter(b"two", accuracy=0.99).decision.outcome == "challenger"
+    assert workspace.aliases("garments") == {"champion": "1", "challenger": "2"}
+    assert workspace.enter(b"three", accuracy=0.99).aliases == ("challenger",)
+    assert workspace.aliases("garments") == {"champion": "1", "challenger": "3"}
+
+
+def test_a_version_says_what_it_is(workspace: Workspace) -> None:
+    workspace.train(b"one")
+    workspace.record_training()
+    workspace.evaluate()
+    registration = workspace.enter(b"one")
+    (run,) = workspace.runs()
+    (version,) = workspace.versions("garments")
+    assert version.run_id == run.info.run_id
+    assert version.tags[MODEL_TAG] == file_digest(workspace.outputs.model)
+    for split in ("train", "validation", "test"):
+        assert version.tags[f"data.{split}"] == file_digest(workspace.outputs.split(split), "md5")
+    assert version.tags["gate"] == "passed"
+    assert version.tags["decision"] == "champion"
+    assert "**75.00%** of 6 test images" in version.description
+    assert "weakest class Bag" in version.description
+    assert {"decision": "champion", "registry.version": "1"}.items() <= run.data.tags.items()
+    assert str(registration) == "garments version 1 (champion): the first of its name to pass the absolute gate"
+
+
+def test_a_version_holds_the_model_file_itself(workspace: Workspace, tmp_path: Path) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    from pipeline.tracking.store import locate
+
+    workspace.enter(b"one")
+    source = workspace.versions("garments")[0].source
+    found = download_artifacts(source, dst_path=str(tmp_path), tracking_uri=locate().uri)
+    assert (Path(found) / "data/model.keras").read_bytes() == b"one"
+
+
+def test_the_same_model_is_found_and_not_judged_again(workspace: Workspace) -> None:
+    workspace.enter(b"one")
+    workspace.enter(b"two")
+    again = workspace.enter(b"one")
+    assert (again.version, again.is_new, again.decision.outcome) == ("1", False, "champion")
+    assert len(workspace.versions("garments")) == 2
+    assert workspace.aliases("garments") == {"champion": "1", "challenger": "2"}
+
+
+def test_an_alias_that_somebody_moved_stays_where_it_is(workspace: Workspace) -> None:
+    workspace.enter(b"one")
+    workspace.enter(b"two")
+    workspace.client.set_registered_model_alias("garments", "champion", "2")
+    workspace.enter(b"one")
+    assert workspace.aliases("garments")["champion"] == "2"
+
+
+def test_a_rejected_model_is_recorded_and_not_registered(workspace: Workspace) -> None:
+    registration = workspace.enter(b"one", passed=False)
+    assert registration.version is None
+    assert registration.decision.outcome == "rejected"
+    (run,) = workspace.runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["decision"] == "rejected"
+    assert workspace.client.search_registered_models() == []
+
+
+def test_a_rejected_model_that_passes_under_other_thresholds_is_registered(workspace: Workspace) -> None:
+    workspace.enter(b"one", passed=False)
+    assert workspace.enter(b"one", passed=True).version == "1"
+    (run,) = workspace.runs()
+    assert run.data.tags["decision"] == "champion"
+
+
+def test_a_version_stays_when_thresholds_rise_above_it(workspace: Workspace) -> None:
+    workspace.enter(b"one")
+    registration = workspace.enter(b"one", passed=False)
+    assert registration.decision.outcome == "rejected"
+    assert "version 1, from other thresholds, stays as it is" in str(registration)
+    assert workspace.aliases("garments") == {"champion": "1"}
+
+
+def test_a_registration_that_was_cut_off_is_completed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(registry, "move_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        workspace.enter(b"one")
+    assert workspace.aliases("garments") == {}
+    registration = workspace.register()
+    assert (registration.version, registration.is_new) == ("1", True)
+    assert workspace.aliases("garments") == {"champion": "1"}
+
+
+def test_a_question_of_yes_or_no_has_a_name_of_its_own(workspace: Workspace) -> None:
+    workspace.enter(b"one")
+    workspace.train(b"two", loss="binary_crossentropy", classes=["other", "Bag or T-shirt/top"])
+    workspace.evaluate(classes=("other", "Bag or T-shirt/top"))
+    registration = workspace.register()
+    assert registration.name == "garments-is-bag-or-t-shirt-top"
+    assert registration.decision.outcome == "champion"
+    assert workspace.aliases("garments") == {"champion": "1"}
+    (version,) = workspace.versions(registration.name)
+    model = workspace.client.get_logged_model(version.source.removeprefix("models:/"))
+    described = yaml.safe_load((Path(model.artifact_location.removeprefix("file://")) / "MLmodel").read_text())
+    assert '"shape": [-1, 4, 5]' in described["signature"]["inputs"]
+    assert '"shape": [-1, 1]' in described["signature"]["outputs"]
+
+
+def test_a_task_over_all_classes_keeps_the_name_of_the_dataset(workspace: Workspace) -> None:
+    workspace.train(b"one")
+    workspace.evaluate(classes=CLASSES)
+    assert registry.registered_name(workspace.outputs) == "garments"
+
+
+def test_a_decision_is_a_value() -> None:
+    assert decide(1, "champion") == Decision("challenger", "it passed the absolute gate")
