@@ -1,6 +1,7 @@
 """The `pipeline` command: a thin layer over the flows, the data and the tracking."""
 
 import dataclasses
+import gc
 import os
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ def main() -> None:
     except PipelineError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    finally:
+        gc.freeze()  # or the interpreter searches all of MLflow and Prefect for cycles at its end: half a second
 
 
 class OptionalValue(typer.core.TyperCommand):

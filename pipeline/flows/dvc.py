@@ -1,6 +1,12 @@
-"""One stage through DVC: a process group of its own, whose output is read as it comes, which never outlives the run."""
+"""One stage through DVC: a process group of its own, whose output is read as it comes, which never outlives the run.
+
+More than half of what a `dvc repro` of one stage takes is the import of DVC, so the next DVC is started and imports
+itself while a stage runs: `python -m pipeline.flows.dvc` waits for its arguments on standard input, and is then nothing
+but `dvc` with these arguments.
+"""
 
 import contextlib
+import json
 import os
 import queue
 import re
@@ -49,22 +55,48 @@ def is_advice(line: str) -> bool:
     return bool(ADVICE.match(line))
 
 
+def start_dvc(workspace: Path) -> subprocess.Popen[str]:
+    """A DVC that waits for its arguments; it ends when its standard input closes without any."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.flows.dvc"],
+        cwd=workspace,
+        env=os.environ | launch_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def launch_environment() -> dict[str, str]:
+    """What every DVC that this project starts has in its environment.
+
+    `cmd: python -m …` must find this interpreter, also where no environment is active, and a stage's lines must come
+    as they are printed.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {"PATH": path, "PYTHONUNBUFFERED": "1", "PIPELINE_FLOW_PID": str(os.getpid())}
+
+
 class StageProcess:
-    """`dvc repro --single-item STAGE`, from its start."""
+    """`dvc --wait-for-lock repro --single-item STAGE`, from its start."""
 
     def __init__(
         self,
         stage: str,
+        dvc: subprocess.Popen[str],
         *,
-        workspace: Path,
-        forced: bool = False,
+        forced: bool,
         environment: Mapping[str, str],
         show: Callable[[str], None],
     ) -> None:
         """Start it.
 
         Args:
-            environment: variables besides this process's own.
+            dvc: one that waits.
+            environment: of the stage, besides that of DVC.
             show: called with each line of output, in another thread.
         """
         self.stage = stage
@@ -75,18 +107,12 @@ class StageProcess:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._show = show
         self._started = time.monotonic()
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
-        self._process = subprocess.Popen(
-            [*command, *(["--force"] if forced else []), stage],
-            cwd=workspace,
-            env={**os.environ, **launch_environment(), **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        self._process = dvc
+        arguments = ["--wait-for-lock", "repro", "--single-item", *(["--force"] if forced else []), stage]
+        assert dvc.stdin
+        order = json.dumps({"arguments": arguments, "environment": dict(environment)})
+        with contextlib.suppress(BrokenPipeError), dvc.stdin as stdin:  # one that has died says why in its output
+            stdin.write(order)
         executor = ThreadPoolExecutor(1, thread_name_prefix=f"output-of-{stage}")
         self._reading = executor.submit(self._read)
         executor.shutdown(wait=False)
@@ -149,11 +175,22 @@ class StageProcess:
             os.killpg(self._process.pid, number)
 
 
-def launch_environment() -> dict[str, str]:
-    """What every DVC that this project starts has in its environment.
+def main() -> int:
+    """Import what DVC needs to reproduce a stage, wait for arguments, and be DVC."""
+    import dvc.cachemgr
+    import dvc.cli.parser
+    import dvc.data_cloud
+    import dvc.lock
+    import dvc.repo.reproduce
+    import dvc.scm
 
-    `cmd: python -m …` must find this interpreter, also where no environment is active, and a stage's lines must come
-    as they are printed.
-    """
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {"PATH": path, "PYTHONUNBUFFERED": "1", "PIPELINE_FLOW_PID": str(os.getpid())}
+    if not (text := sys.stdin.read()):
+        return 0
+    order = json.loads(text)
+    os.environ.update(order["environment"])
+    sys.argv = ["dvc", *order["arguments"]]
+    return int(dvc.cli.main(order["arguments"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

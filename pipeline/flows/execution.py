@@ -1,5 +1,6 @@
 """One pass over the stages: which of them go to DVC, the process that is at work, and what became of each."""
 
+import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pipeline.errors import FlowError
-from pipeline.flows.dvc import Outcome, StageProcess
+from pipeline.flows.dvc import Outcome, StageProcess, start_dvc
 from pipeline.flows.plan import Plan, Stage, read_plan
 from pipeline.flows.terminal import Terminal
 
@@ -44,6 +45,7 @@ class Execution:
         self.results: dict[str, Result] = {}  # of each of them
         self._stages = 0  # of the workspace
         self._process: StageProcess | None = None
+        self._next_dvc: subprocess.Popen[str] | None = None
         self._ended = False
         self._lock = threading.Lock()
 
@@ -61,6 +63,7 @@ class Execution:
         Raises:
             FlowError: DVC cannot read the workspace, or `until` or `force` cannot be done.
         """
+        self._next_dvc = start_dvc(self.workspace)
         whole = read_plan(self.workspace)
         self._stages = len(whole.stages)
         self.plan = whole.until(self.until) if self.until else whole
@@ -105,11 +108,12 @@ class Execution:
                 raise FlowError("the run has been stopped")
             self._process = StageProcess(
                 name,
-                workspace=self.workspace,
+                self._next_dvc or start_dvc(self.workspace),
                 forced=name in self._forced,
                 environment=self.environment,
                 show=self.terminal.show,
             )
+            self._next_dvc = start_dvc(self.workspace) if name != self.plan.names[-1] else None
             return self._process
 
     def __enter__(self) -> Self:
@@ -120,3 +124,6 @@ class Execution:
             self._ended = True
             if self._process:
                 self._process.end()
+            if self._next_dvc:
+                self._next_dvc.kill()  # it has not begun anything
+                self._next_dvc.communicate()

@@ -54,7 +54,7 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
 
             from pipeline.flows.training import send_records, training_flow
 
-            connect()
+            stack.enter_context(connect())
         try:
             state = training_flow(execution, dataset)(until, force, return_state=True)
         except TransportError as error:

@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -45,11 +45,11 @@ TEMPORARY_SETTINGS = {
 
 
 @contextmanager
-def open_server(workspace: Path) -> Iterator[Callable[[], None]]:
+def open_server(workspace: Path) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Have a Prefect server for the length of the block. Prefect must not be imported before.
 
     Yields:
-        what to call once Prefect is imported: it returns when Prefect's client can use the server.
+        what to call once Prefect is imported, for a block in which its client can use the server.
 
     Raises:
         FlowError: the server that is configured does not answer, or a temporary one does not start.
@@ -58,7 +58,7 @@ def open_server(workspace: Path) -> Iterator[Callable[[], None]]:
         os.environ.setdefault(name, value)
     if url := os.environ.get("PREFECT_API_URL"):
         require_answer(url)
-        yield lambda: None
+        yield nullcontext
     else:
         with TemporaryServer(workspace) as temporary:
             yield temporary.connect
@@ -104,22 +104,34 @@ class TemporaryServer:
                 env=TEMPORARY_SETTINGS | os.environ,
             )
 
-    def connect(self) -> None:
+    @contextmanager
+    def connect(self) -> Iterator[None]:
         """Wait until it answers, and have Prefect use it; or, if Prefect's own settings name another, see to that one.
 
         Raises:
             FlowError: it ended, or took too long, with the last lines of its log; or the other does not answer.
         """
         from prefect.context import refresh_global_settings_context
-        from prefect.settings import get_current_settings
+        from prefect.settings import get_current_settings, temporary_settings
 
         if configured := get_current_settings().api.url:
             require_answer(configured)
+            yield
             return
         self._wait()
-        os.environ["PREFECT_API_URL"] = self.url
-        os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "1")  # of five, which take minutes: it does not come back
+        own = {
+            "PREFECT_API_URL": self.url,
+            "PREFECT_CLIENT_MAX_RETRIES": "1",
+        }  # five take minutes, and it never returns
+        os.environ.update(own)
         refresh_global_settings_context()
+        try:
+            # Nobody watches for heartbeats here, and their thread takes up to a second to end.
+            with temporary_settings(updates={"flows.heartbeat_frequency": None}):
+                yield
+        finally:
+            for name in own:
+                del os.environ[name]
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -142,7 +154,6 @@ class TemporaryServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.environ.pop("PREFECT_API_URL", None)
         self.process.terminate()
         try:
             self.process.wait(STOP_SECONDS)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.tracking.registry import Registration
     from pipeline.tracking.sync import Synced
 
+LOCK_FILE = Path("dvc.lock")
 METRICS = Path("reports/evaluation/metrics.json")
 GATE = Path("reports/evaluation/gate.json")
 REGISTRATION = Path("reports/registration.json")
@@ -36,6 +38,15 @@ class Summary:
             yield "accuracy", f"{describe_accuracy()} on the test images"
             yield "decision", f"{registration.decision.outcome}: {registration.decision.reason}"
             yield "model", describe_version(registration)
+
+    def where_to_look(self) -> Iterator[tuple[str, str]]:
+        """Where the rest is to be seen, and what is left to do: pairs of a name and a file or a command."""
+        if self.is_whole:
+            yield "report", str(EVALUATION_REPORT)
+            yield "figures", "dvc plots show"
+        yield "runs", "mlflow ui"
+        if _is_uncommitted(LOCK_FILE):
+            yield "keep", f"git add {LOCK_FILE} && git commit"
 
     def links(self) -> dict[str, str]:
         """Addresses in MLflow's pages."""
@@ -113,6 +124,11 @@ def failed_checks() -> list[str]:
     """The thresholds of the gate that the model missed; empty when it passed."""
     checks = read_json(GATE)["checks"]
     return [f"{check['name']} {check['threshold']}: {check['value']}" for check in checks if not check["passed"]]
+
+
+def _is_uncommitted(path: Path) -> bool:
+    changes = subprocess.run(["git", "status", "--porcelain", "--", str(path)], capture_output=True, check=False)
+    return bool(changes.stdout)
 
 
 def _ingest() -> str:

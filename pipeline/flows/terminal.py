@@ -13,14 +13,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipeline.flows.summary import EVALUATION_REPORT, Summary
+from pipeline.flows.summary import Summary
 
 STYLES = {"ran": "green", "restored": "cyan", "unchanged": "dim", "failed": "bold red", "not reached": "yellow"}
-WHERE_TO_LOOK = (
-    ("report", str(EVALUATION_REPORT)),
-    ("runs", "mlflow ui"),
-    ("figures", "dvc plots show"),
-)
 PLAIN_WIDTH = 110  # columns of a table in a file or a pipe
 
 
@@ -52,7 +47,7 @@ class Terminal:
         for result in summary.stages:
             style = STYLES[result.outcome]
             table.add_row(result.stage, Text(result.outcome, style), f"{result.seconds:.1f}", Text(result.figure))
-        self._console.print(table, as_grid([*summary.describe(), *WHERE_TO_LOOK]))
+        self._console.print(table, as_grid([*summary.describe(), *summary.where_to_look()]))
 
     @contextmanager
     def waiting(self, what: str, announce: bool = True) -> Iterator[None]:

@@ -66,12 +66,13 @@ def training_flow(execution: Execution, dataset: str) -> Flow[..., State[None]]:
                 except BaseException:
                     tracked.log_stages(stage_results(execution))
                     raise
-                synced = sync(execution.workspace)
-                summary = Summary(stage_results(execution, synced.registration), synced, execution.is_whole)
-                tracked.log_stages(summary.stages)
-                tracked.finish(synced)
-                publish(summary)
+                with execution.terminal.waiting("recording", announce=False):
+                    synced = sync(execution.workspace)
+                    summary = Summary(stage_results(execution, synced.registration), synced, execution.is_whole)
+                    tracked.log_stages(summary.stages)
+                    tracked.finish(synced)
                 execution.terminal.summarise(summary)
+                publish(summary)
                 require_success(summary)
         except KeyboardInterrupt:
             return Cancelled(message="stopped by Ctrl-C")

@@ -1,6 +1,5 @@
 """Enter a model that passed the gate in the registry, and say so of one that did not."""
 
-from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import Params
 from pipeline.stages.process import execute
 
@@ -13,16 +12,13 @@ def run(params: Params) -> None:
     """
     from pipeline.tracking.outputs import Outputs
     from pipeline.tracking.records import find_or_rebuild
-    from pipeline.tracking.registry import register
+    from pipeline.tracking.registry import register, write_registration
 
     outputs = Outputs()
-    gate = "passed" if read_json(outputs.evaluation / "gate.json")["passed"] else "rejected"
     record = find_or_rebuild(outputs)
     record.add_evaluation(outputs)
     registration = register(record, outputs, params.register)
-    # Nothing that a registry assigns: the same model leaves the same bytes, whatever was registered before it.
-    content = {"model": file_digest(outputs.model), "name": registration.name, "gate": gate}
-    write_json(outputs.registration, content)
+    write_registration(outputs)
     print(registration)
 
 

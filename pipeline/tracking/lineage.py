@@ -1,5 +1,6 @@
 """What a model came from: code, environment and machine, as facts that the tags of a run can hold."""
 
+import getpass
 import os
 import platform
 import subprocess
@@ -40,7 +41,7 @@ def read_tree(workspace: Path) -> Tree | None:
     """The commit that a workspace stands on and what differs from it; None where git does not know the project.
 
     `dvc.lock` does not count: the stages before `train` have just written it. Files that are new to git do, unless they
-    are ignored: they may hold code that trains.
+    are ignored: they may hold code that trains. So what git does not ignore is recorded: no place for a password.
     """
     try:
         commit = _git(workspace, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
@@ -70,9 +71,10 @@ def environment_tags(workspace: Path) -> dict[str, str]:
 
 
 def host_tags() -> dict[str, str]:
-    """The machine. Tags and not params: they tell runs apart, they do not define them."""
+    """The machine and who uses it. Tags and not params: they tell runs apart, they do not define them."""
     model, features = _cpu()
     return {
+        "mlflow.user": _user(),
         "host.name": platform.node(),
         "host.platform": platform.platform(),
         "host.cpu": model,
@@ -120,6 +122,13 @@ def _git(
 def _is_large(path: Path) -> bool:
     """A directory in git's list of new files is another repository: not ours to keep."""
     return path.is_dir() or path.lstat().st_size > LARGEST_UNTRACKED_FILE
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return str(os.getuid())
 
 
 def _cpu() -> tuple[str, list[str]]:

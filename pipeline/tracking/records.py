@@ -1,6 +1,5 @@
 """Training runs as they stand in the store: made, added to, found by the digest of their model, rebuilt."""
 
-import getpass
 import json
 import os
 import tempfile
@@ -140,6 +139,8 @@ def open_record(facts: TrainingFacts) -> Record:
     workspace = Path()
     tree = lineage.read_tree(workspace)  # before all else: somebody may go on editing
     tags = lineage.tree_tags(tree) | lineage.environment_tags(workspace) | lineage.host_tags()
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        tags["dvc.experiment"] = experiment
     digests = {name: file_digest(path, "md5") for name, path in facts.inputs.items()}
     record = _create(workspace, facts, digests, tags | {processes.PROCESS_TAG: processes.this_process()})
     with explained(record.store):
@@ -210,10 +211,8 @@ def _create(workspace: Path, facts: TrainingFacts, digests: Mapping[str, str], t
             **{f"data.{name}": digest for name, digest in digests.items()},
             **{f"host.{name}": _as_text(value) for name, value in facts.machine.items()},
             **({"mlflow.parentRunId": parent.info.run_id} if parent else {}),
-            **({"dvc.experiment": os.environ["DVC_EXP_NAME"]} if os.environ.get("DVC_EXP_NAME") else {}),
             "mlflow.source.name": "pipeline.stages.train",
             "mlflow.source.type": "LOCAL",
-            "mlflow.user": getpass.getuser(),
         }
         run = client.create_run(experiment, tags=tags, run_name=str(facts.params.get("preset", "train")))
         params = [Param(name, _as_text(value)) for name, value in facts.params.items()]

@@ -7,12 +7,11 @@ again, never registered or judged twice. What the absolute gate rejected gets no
 import csv
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.data import table
-from pipeline.files import file_digest, read_json
+from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import RegisterParams
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
@@ -69,7 +68,7 @@ def decide(earlier: int, first_model: Alias) -> Decision:
     """
     if not earlier:
         return Decision(first_model, "the first of its name to pass the absolute gate")
-    return Decision("challenger", "it passed the absolute gate")
+    return Decision(CHALLENGER, "it passed the absolute gate")
 
 
 def register(record: Record, outputs: Outputs, params: RegisterParams) -> Registration:
@@ -104,12 +103,24 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
     return Registration(name, number, aliases, decision, is_new)
 
 
+def write_registration(outputs: Outputs) -> None:
+    """Leave in the workspace what `register` came to, without anything that a registry assigns.
+
+    So the same model leaves the same bytes, whatever was registered before it.
+    """
+    passed = read_json(outputs.evaluation / "gate.json")["passed"]
+    content = {
+        "model": file_digest(outputs.model),
+        "name": registered_name(outputs),
+        "gate": "passed" if passed else "rejected",
+    }
+    write_json(outputs.registration, content)
+
+
 def registered_name(outputs: Outputs) -> str:
     """The dataset's name; `DATASET-is-CLASSES` for the question whether an image shows one of these classes."""
-    dataset = table.read_dataset(outputs.split("test"))
-    with (outputs.evaluation / "per_class.csv").open(newline="", encoding="utf-8") as file:
-        answers = [row["class"] for row in csv.DictReader(file)]
-    return dataset.name if answers == list(dataset.classes) else f"{dataset.name}-is-{_slug(answers[1])}"
+    dataset, answers = table.read_dataset(outputs.split("test")), _answers(outputs)
+    return dataset.name if answers == dataset.classes else f"{dataset.name}-is-{_slug(answers[1])}"
 
 
 def move_alias(client: "MlflowClient", name: str, alias: str, version: str) -> None:
@@ -118,7 +129,8 @@ def move_alias(client: "MlflowClient", name: str, alias: str, version: str) -> N
 
 
 def _judge(client: "MlflowClient", version: "ModelVersion", params: RegisterParams) -> Decision:
-    earlier = [other for other in _versions(client, version.name) if int(other.version) < int(version.version)]
+    others = client.search_model_versions(f"name = '{version.name}'")
+    earlier = [other for other in others if int(other.version) < int(version.version)]
     decision = decide(len(earlier), params.first_model)
     move_alias(client, version.name, decision.outcome, version.version)
     client.set_model_version_tag(version.name, version.version, "decision.reason", decision.reason)
@@ -129,9 +141,8 @@ def _judge(client: "MlflowClient", version: "ModelVersion", params: RegisterPara
 def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersion":
     from mlflow.exceptions import MlflowException
 
-    dataset = table.read_dataset(outputs.split("test"))
     try:
-        record.client.create_registered_model(name, tags={"dataset": dataset.name}, description=_introduce(dataset))
+        record.client.create_registered_model(name, description=_introduce(outputs))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -150,7 +161,7 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
 
 def _find_version(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":
     """The oldest version that holds a model file."""
-    same = [version for version in _versions(client, name) if version.tags.get(MODEL_TAG) == digest]
+    same = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_TAG}` = '{digest}'")
     return min(same, key=lambda version: int(version.version), default=None)
 
 
@@ -160,15 +171,21 @@ def _find_aliases(client: "MlflowClient", name: str, version: str) -> tuple[str,
     return tuple(sorted(alias for alias, at in aliases.items() if str(at) == version))
 
 
-def _versions(client: "MlflowClient", name: str) -> "Sequence[ModelVersion]":
-    return client.search_model_versions(f"name = '{name}'")
+def _answers(outputs: Outputs) -> tuple[str, ...]:
+    """The classes that a model was judged on: the dataset's, or for a question of yes or no `other` and the yes."""
+    with (outputs.evaluation / "per_class.csv").open(newline="", encoding="utf-8") as file:
+        return tuple(row["class"] for row in csv.DictReader(file))
 
 
-def _introduce(dataset: table.Dataset) -> str:
-    return (
-        f"Tells the {len(dataset.classes)} classes of {dataset.name} apart: {', '.join(dataset.classes)}. "
-        f"Takes raw uint8 images [n, {dataset.height}, {dataset.width}]. `{CHAMPION}` serves, `{CHALLENGER}` waits."
-    )
+def _introduce(outputs: Outputs) -> str:
+    """What a registered model is for, in Markdown."""
+    dataset, answers = table.read_dataset(outputs.split("test")), _answers(outputs)
+    if answers == dataset.classes:
+        task = f"Tells the {len(answers)} classes of {dataset.name} apart: {', '.join(answers)}."
+    else:
+        task = f"Says how probable it is that an image of {dataset.name} shows {answers[1]}."
+    shape = f"[n, {dataset.height}, {dataset.width}]"
+    return f"{task} Takes raw uint8 images {shape}. `{CHAMPION}` serves, `{CHALLENGER}` waits."
 
 
 def _describe(record: Record, outputs: Outputs) -> str:

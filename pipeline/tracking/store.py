@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError, TrackingError
 from pipeline.workspace import STATE, lock, main_repository
@@ -186,15 +186,27 @@ def _is_absent(database: Path) -> bool:
 
 
 def _create(store: Store, database: Path) -> None:
-    """Migrations run on a file of another name, so that a killed process leaves no half-made database."""
+    """Migrations run on a file of another name, so that a killed process leaves no half-made database.
+
+    Their thousand commits need not reach the disk one by one, then: once, at the end, is enough.
+    """
     partial = database.parent / STATE / "mlflow.db.partial"
     partial.unlink(missing_ok=True)
     with explained(store):
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+        from sqlalchemy import Engine, event
 
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        SqlAlchemyStore(f"sqlite:///{partial}", store.artifacts).engine.dispose()
+        def skip_the_disk(connection: Any, _record: object) -> None:
+            connection.execute("PRAGMA synchronous = OFF")
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        event.listen(Engine, "connect", skip_the_disk)
+        try:
+            SqlAlchemyStore(f"sqlite:///{partial}", store.artifacts).engine.dispose()
+        finally:
+            event.remove(Engine, "connect", skip_the_disk)
+    with partial.open("rb+") as file:
+        os.fsync(file)
     os.replace(partial, database)
 
 

@@ -14,20 +14,23 @@ from tests.e2e.test_repro import aliases_of, lock_of, runs_of
 
 pytestmark = pytest.mark.faults
 
+START_SECONDS = 120
+
 # Seconds into the stage's process at which it is killed: after its start, before its end.
 MOMENT = {"ingest": 0.4, "validate": 4, "split": 0.3, "train": 7, "evaluate": 6, "register": 2}
 
 
-def stage_process(project: Project, stage: str, seconds: float = 60) -> psutil.Process:
-    """Wait for the process that runs a stage in the project."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def stage_process(project: Project, running: subprocess.Popen[str], stage: str) -> psutil.Process:
+    """Wait for the process that runs a stage in the project, started by a command that is running."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and running.poll() is None:
         for process in psutil.process_iter(["cmdline", "cwd"]):
             command = process.info["cmdline"] or []
             if command[-2:] == ["-m", f"pipeline.stages.{stage}"] and process.info["cwd"] == str(project.path):
                 return process
         time.sleep(0.02)
-    raise AssertionError(f"{stage} did not start within {seconds} s")
+    running.kill()
+    raise AssertionError(f"{stage} did not start within {START_SECONDS} s:\n{running.communicate()[0]}")
 
 
 def processes_of(project: Project) -> list[list[str]]:
@@ -51,7 +54,7 @@ def wait_until_idle(project: Project, seconds: float = 10) -> None:
 def test_a_killed_stage_runs_again_to_the_same_bytes(trained: Project, stage: str, victim: str) -> None:
     before = lock_of(trained)
     running = trained.start("dvc", "repro", "--force", "--single-item", stage)
-    process = stage_process(trained, stage)
+    process = stage_process(trained, running, stage)
     time.sleep(MOMENT[stage])
     (process if victim == "stage" else psutil.Process(running.pid)).kill()
     running.communicate(timeout=30)
@@ -66,7 +69,7 @@ def test_a_killed_stage_runs_again_to_the_same_bytes(trained: Project, stage: st
 def test_a_killed_flow_leaves_no_process_and_the_next_one_finishes(trained: Project) -> None:
     trained.set_params(**{"train.seed": 9})
     running = trained.start("pipeline", "run")
-    stage_process(trained, "train", seconds=120)
+    stage_process(trained, running, "train")
     time.sleep(3)
     os.kill(running.pid, signal.SIGKILL)
     running.communicate(timeout=60)
@@ -79,7 +82,7 @@ def test_a_killed_flow_leaves_no_process_and_the_next_one_finishes(trained: Proj
 def test_ctrl_c_ends_the_flow_and_all_it_started(trained: Project) -> None:
     trained.set_params(**{"train.seed": 9})
     running = trained.start("pipeline", "run")
-    stage_process(trained, "train", seconds=120)
+    stage_process(trained, running, "train")
     os.killpg(running.pid, signal.SIGINT)
     output, _ = running.communicate(timeout=60)
     assert running.returncode != 0
@@ -91,7 +94,7 @@ def test_ctrl_c_ends_the_flow_and_all_it_started(trained: Project) -> None:
 def test_a_second_run_leaves_while_one_is_going(trained: Project) -> None:
     trained.set_params(**{"train.seed": 9})
     first = trained.start("pipeline", "run")
-    stage_process(trained, "train", seconds=120)
+    stage_process(trained, first, "train")
     second = trained.run("pipeline", "run", "--if-busy", "leave", check=False)
     assert second.returncode == 1
     assert f"process {first.pid}" in second.stdout
@@ -102,10 +105,9 @@ def test_a_second_run_leaves_while_one_is_going(trained: Project) -> None:
 
 def test_a_second_run_waits_its_turn(trained: Project) -> None:
     trained.set_params(**{"evaluate.min_accuracy": 0.011})
-    first = trained.start("pipeline", "run")
-    second = trained.start("pipeline", "run", "--if-busy", "wait")
-    outputs = [running.communicate(timeout=180)[0] for running in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], outputs
+    both = [trained.start("pipeline", "run", "--if-busy", "wait") for _ in range(2)]
+    outputs = [running.communicate(timeout=300)[0] for running in both]
+    assert [running.returncode for running in both] == [0, 0], outputs
     assert sum(output.count("Running stage 'evaluate'") for output in outputs) == 1
 
 

@@ -1,8 +1,10 @@
 """The registered model, loaded where none of our code is."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,10 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def logged(template: Project) -> Path:
-    """The directory of the model that the template's run put out."""
-    (directory,) = (template.path / "mlruns").glob("*/models/m-*/artifacts")
-    return directory
+    """The directory of the model that the template's champion is."""
+    with closing(sqlite3.connect(template.path / "mlflow.db")) as store:
+        ((location,),) = store.execute("SELECT storage_location FROM model_versions").fetchall()
+    return Path(location.removeprefix("file://"))
 
 
 @pytest.fixture(scope="module")

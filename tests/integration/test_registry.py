@@ -1,5 +1,6 @@
 """The registry in a real MLflow store on SQLite."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,18 @@ def test_a_task_over_all_classes_keeps_the_name_of_the_dataset(workspace: Worksp
 
 def test_a_decision_is_a_value() -> None:
     assert decide(1, "champion") == Decision("challenger", "it passed the absolute gate")
+
+
+def test_the_workspace_keeps_nothing_that_a_registry_assigns(workspace: Workspace) -> None:
+    workspace.enter(b"one")
+    registry.write_registration(workspace.outputs)
+    first = workspace.outputs.registration.read_bytes()
+    workspace.enter(b"two")
+    workspace.enter(b"one")
+    registry.write_registration(workspace.outputs)
+    assert workspace.outputs.registration.read_bytes() == first
+    assert json.loads(first) == {
+        "model": file_digest(workspace.outputs.model),
+        "name": "garments",
+        "gate": "passed",
+    }
