@@ -5,7 +5,7 @@ For 28 x 28 pixels, ten classes and the widths of the presets:
 | preset | layers                                                              | parameters | multiply-adds |
 |--------|---------------------------------------------------------------------|------------|---------------|
 | mlp    | Flatten, a Dense(relu) for each width, Dense                        |    101,770 |       101,632 |
-| cnn    | whitening; two convolutions and a max-pooling for each width; Dense |            |               |
+| cnn    | whitening; two convolutions and a max-pooling for each width; Dense |    386,046 |    22,228,256 |
 """
 
 import math

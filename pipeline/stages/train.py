@@ -44,7 +44,7 @@ def run(params: Params) -> None:
     print(f"{settings.network}: {cost.parameters:,} parameters, {cost.multiply_adds:,} multiply-adds an image")
     print(f"{precision} on {machine.device}, {machine.threads} threads", flush=True)
 
-    facts = TrainingFacts(dataset.name, resolved | local, {"train": TRAIN, "validation": VALIDATION})
+    facts = TrainingFacts(dataset.name, resolved, {"train": TRAIN, "validation": VALIDATION}, local)
     with _checkpoint_file(resolved | local) as file, training_run(facts) as tracked:
         checkpoint, history = Checkpoint(file), []
         for epoch in training.train(network, task, examples, validation, settings, seed=seed, checkpoint=checkpoint):
