@@ -27,6 +27,7 @@ Alias = Literal["champion", "challenger"]
 
 CHAMPION: Alias = "champion"
 CHALLENGER: Alias = "challenger"
+REASON_TAG = "decision.reason"  # of a version, in words
 DECISION_TAG = "decision"  # of a version, set last: one without it was not judged to the end
 VERSIONS_TAG = "mlflow.modelVersions"  # of a logged model: by it MLflow's pages lead to the versions
 LOCK_WAIT_SECONDS = 60
@@ -92,7 +93,7 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
             version = version or _create_version(record, outputs, name)
             decision = _judge(record.client, version, params)
         elif passed and version:
-            decision = Decision(version.tags[DECISION_TAG], "it is registered and judged already")
+            decision = Decision(version.tags[DECISION_TAG], version.tags.get(REASON_TAG, "it was judged before"))
         else:
             decision = Decision("rejected", "it did not pass the absolute gate")
         number = str(version.version) if version else None
@@ -133,7 +134,7 @@ def _judge(client: "MlflowClient", version: "ModelVersion", params: RegisterPara
     earlier = [other for other in others if int(other.version) < int(version.version)]
     decision = decide(len(earlier), params.first_model)
     move_alias(client, version.name, decision.outcome, version.version)
-    client.set_model_version_tag(version.name, version.version, "decision.reason", decision.reason)
+    client.set_model_version_tag(version.name, version.version, REASON_TAG, decision.reason)
     client.set_model_version_tag(version.name, version.version, DECISION_TAG, decision.outcome)
     return decision
 
