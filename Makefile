@@ -32,7 +32,7 @@ ui: $(VENV)/.run ## MLflow's pages: runs, charts, the registry
 	@pipeline ui
 
 bench: $(VENV)/.dev ## measure the claims of the README and write them to benchmarks/ (half an hour)
-	@python benchmarks/pipeline.py
+	@python benchmarks/end_to_end.py
 
 lock: $(VENV)/bin/python ## resolve the versions anew, within pyproject.toml and pins.txt
 	@uv pip compile pyproject.toml -c pins.txt --upgrade $(LOCK_FLAGS) -o requirements.lock

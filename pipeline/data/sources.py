@@ -133,6 +133,7 @@ def _use_first(entry: Entry, local: Path, into: Path) -> str:
         expected=", ".join(file.name for file in entry.files),
         found="\n             ".join(failures),
         remedy=f"bring one of these within reach, or put the files, gzip or plain, into {local}",
+        temporary=True,
     )
 
 

@@ -231,6 +231,7 @@ def _probe(store: Store) -> None:
             expected=f"an answer within {PROBE_SECONDS} s",
             found=without_password(str(error).partition("\n")[0][:300]),
             remedy="start it, or correct MLFLOW_TRACKING_URI (unset: mlflow.db in the project), then run again",
+            temporary=True,
         ) from None
 
 

@@ -19,7 +19,7 @@ import pytest
 from pipeline.data import downloads, idx
 from pipeline.data.catalog import ClassName, DebianPackage, Entry, IdxFile
 from pipeline.data.sources import CACHE_VARIABLE, CHECKSUMS, fetch
-from pipeline.errors import DataError
+from pipeline.errors import TEMPORARY_FAILURE, DataError
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -221,8 +221,9 @@ def test_a_bad_mirror_is_named_with_the_reason(
 ) -> None:
     monkeypatch.setattr(downloads, "STALL_SECONDS", 0.5)
     mirror.answers["bad"] = answer
-    with pytest.raises(DataError, match=f"no source has shapes\n(?s:.*){mirror.url('bad')}: .*{reason}"):
+    with pytest.raises(DataError, match=f"no source has shapes\n(?s:.*){mirror.url('bad')}: .*{reason}") as caught:
         fetch(replace(entry, mirrors=(mirror.url("bad"),)), local, into)
+    assert caught.value.exit_code == TEMPORARY_FAILURE  # so that a flow tries again
     assert kept(cache) == []
 
 
