@@ -9,6 +9,7 @@ PYTEST := pytest -n 2 --dist loadgroup
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR: # half an environment would look like a whole one
 .PHONY: help setup run test test-faults lint ui bench lock clean
 
 help: ## list every task

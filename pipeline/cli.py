@@ -35,9 +35,12 @@ def main() -> None:
     """Run the command line. What the reader can mend is printed without a traceback."""
     try:
         app()
-    except PipelineError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+    except (PipelineError, OSError) as error:
+        from pipeline.stages.process import explain
+
+        told = explain(error) if isinstance(error, OSError) else error
+        Console(stderr=True).print(str(told), style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(told.exit_code)
     finally:
         gc.freeze()  # or the interpreter searches all of MLflow and Prefect for cycles at its end: half a second
 

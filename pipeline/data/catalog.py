@@ -1,7 +1,6 @@
 """`data/catalog.yaml`: the datasets the pipeline knows, and what is known about each."""
 
 import difflib
-import re
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -104,14 +103,6 @@ def load_entry(name: str, path: Path = CATALOG_FILE) -> Entry:
             remedy=f"correct dataset.name in params.yaml, or add an entry to {path}",
         )
     return entries[name]
-
-
-def reference(dataset: str, path: Path = CATALOG_FILE) -> Entry:
-    """The entry that a table's dataset goes back to; for a local directory's data, the one it stands in for.
-
-    Compare counts only when the entry's name is the dataset's: a local directory may hold any number of images.
-    """
-    return load_entry(re.sub(r"-local-[0-9a-f]{8}$", "", dataset), path)
 
 
 def load_catalog(path: Path = CATALOG_FILE) -> dict[str, Entry]:

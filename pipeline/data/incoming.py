@@ -90,6 +90,23 @@ def require_same_batches(here: Path, main: Path) -> None:
         )
 
 
+def require_same_local_data(here: Path, main: Path) -> None:
+    """Refuse to work in a temporary copy or a worktree that lacks the files of `dataset.path`: git does not hold them.
+
+    Without them, `ingest` would take the catalogue's dataset for the reader's own.
+
+    Raises:
+        DataError: the main repository has other files there.
+    """
+    if here.resolve() != main.resolve() and main.is_dir() and not _same_content(here, main):
+        raise DataError(
+            f"this workspace does not have the files of dataset.path as {main} has them",
+            expected="the same files in both: a temporary workspace takes what git holds",
+            found=f"others, or none, in {here}",
+            remedy=f"set dataset.path to {main.resolve()} while you experiment",
+        )
+
+
 def check_batch(path: Path, dataset: Dataset) -> dict[str, int]:
     """Read a batch from end to end, as `ingest` will.
 

@@ -13,6 +13,7 @@ from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.execution import Execution
 from pipeline.flows.server import open_server
 from pipeline.flows.terminal import Terminal
+from pipeline.models.tasks import create_task
 from pipeline.params import load_params
 from pipeline.tracking.store import locate, open_store
 from pipeline.workspace import lock
@@ -31,14 +32,15 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
         if_busy: what to do while another run is going on here.
 
     Raises:
-        ParamsError: `params.yaml` cannot be used; nothing has started.
+        ParamsError, ModelError: `params.yaml` cannot be used; nothing has started.
         WorkspaceError: another run is going on here.
         TrackingError: the tracking store cannot be used.
         FlowError: Prefect's server or DVC cannot be used, or a stage failed.
         KeyboardInterrupt: by Ctrl-C; everything that was started has ended.
     """
-    dataset = load_params().dataset.name
-    load_entry(dataset)
+    params = load_params()
+    dataset = params.dataset.name
+    create_task(params.train.loss, load_entry(dataset).dataset.classes, params.dataset.positive_classes)
     with ExitStack() as stack:
         stack.enter_context(_signals_as_exceptions())
         terminal = stack.enter_context(Terminal())
@@ -92,7 +94,9 @@ def _signals_as_exceptions() -> Iterator[None]:
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
-    former = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # Under nohup a closed terminal is to be ignored.
+    ending = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, leave) for number in ending}
     try:
         yield
     finally:

@@ -44,14 +44,13 @@ class Summary:
         if self.is_whole:
             yield "report", str(EVALUATION_REPORT)
             yield "figures", "dvc plots show"
-        yield "runs", "mlflow ui"
+        yield "runs", _server() or "mlflow ui"
         if _is_uncommitted(LOCK_FILE):
             yield "keep", f"git add {LOCK_FILE} && git commit"
 
     def links(self) -> dict[str, str]:
         """Addresses in MLflow's pages."""
-        base = os.environ.get("MLFLOW_TRACKING_URI", "")
-        base = base.rstrip("/") if base.startswith("http") else MLFLOW_UI
+        base = _server() or MLFLOW_UI
         registration = self.synced.registration
         return {
             **({"training run": f"{base}/#/runs/{self.synced.run}"} if self.synced.run else {}),
@@ -61,6 +60,12 @@ class Summary:
                 else {}
             ),
         }
+
+
+def _server() -> str:
+    """The address of the tracking server that somebody configured; empty without one."""
+    configured = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return configured.rstrip("/") if configured.startswith("http") else ""
 
 
 def key_figure(stage: str, registration: "Registration | None" = None) -> str:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.data.incoming import require_same_batches
+from pipeline.data.incoming import INCOMING, require_same_batches, require_same_local_data
 from pipeline.errors import PipelineError, WorkspaceError
 from pipeline.params import Params, load_params
 from pipeline.workspace import lock, main_repository
@@ -29,21 +29,27 @@ def execute(stage: str, run: Callable[[Params], None]) -> None:
     try:
         params = load_params()
         with lock(f"stage {stage}", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process"):
-            require_same_batches(Path("data/incoming"), main_repository() / "data/incoming")
+            require_same_batches(INCOMING, main_repository() / INCOMING)
+            require_same_local_data(Path(params.dataset.path), main_repository() / params.dataset.path)
             run(params)
     except PipelineError as error:
         fail(stage, error)
     except OSError as error:
-        fail(stage, _explain(error))
+        fail(stage, explain(error))
 
 
 def fail(stage: str, error: PipelineError) -> NoReturn:
     """Print why the stage stopped, and how to have its former outputs back: DVC deleted them before the start."""
-    print(f"\n{stage} failed: {error}\n  former:   outputs are in DVC's cache: dvc checkout {stage}", file=sys.stderr)
+    print(f"\n{stage} failed: {error}", file=sys.stderr)
+    if stage != "register":  # whose output is in no cache
+        print(
+            f"  former:   if it ended well here before, its outputs are back with: dvc checkout {stage}",
+            file=sys.stderr,
+        )
     raise SystemExit(error.exit_code)
 
 
-def _explain(error: OSError) -> WorkspaceError:
+def explain(error: OSError) -> WorkspaceError:
     """An operating system's error on a file, with the room that is left: the commonest cause of one."""
     where = Path(error.filename or ".")
     free = shutil.disk_usage(Path.cwd()).free // 2**20
@@ -79,7 +85,8 @@ def end_with_parent() -> None:
     def watch() -> None:
         while all(alive(process) for process in watched if process):
             time.sleep(ORPHAN_POLL_SECONDS)
-        print("the process that started this stage is gone: stopping", file=sys.stderr, flush=True)
+        with suppress(OSError):  # whoever read this may be gone as well
+            print("the process that started this stage is gone: stopping", file=sys.stderr, flush=True)
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

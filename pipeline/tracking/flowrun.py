@@ -10,7 +10,6 @@ The run is opened beside the flow (importing MLflow takes 2 s), so ask for `id` 
 when a stage failed or the block raised, as KILLED on Ctrl-C and on cancellation, and otherwise as FINISHED.
 """
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -76,7 +75,7 @@ def flow_run(name: str, tags: Mapping[str, str]) -> Iterator[FlowRun]:
     try:
         yield run
     except BaseException as error:
-        killed = isinstance(error, KeyboardInterrupt | SystemExit | asyncio.CancelledError)
+        killed = not isinstance(error, Exception)  # Ctrl-C, an exit, a cancellation, Prefect's own termination
         with suppress(Exception):  # what ended the flow is what the reader must see
             run.end("KILLED" if killed else "FAILED")
         raise

@@ -64,7 +64,7 @@ def decide(earlier: int, first_model: Alias) -> Decision:
     """What becomes of a model that passed the absolute gate and was not judged before.
 
     Args:
-        earlier: versions that its registered model already has.
+        earlier: versions of its registered model that were judged before.
         first_model: what the first one becomes.
     """
     if not earlier:
@@ -131,7 +131,9 @@ def move_alias(client: "MlflowClient", name: str, alias: str, version: str) -> N
 
 def _judge(client: "MlflowClient", version: "ModelVersion", params: RegisterParams) -> Decision:
     others = client.search_model_versions(f"name = '{version.name}'")
-    earlier = [other for other in others if int(other.version) < int(version.version)]
+    earlier = [
+        other for other in others if DECISION_TAG in other.tags
+    ]  # one that was not judged to the end is no rival
     decision = decide(len(earlier), params.first_model)
     move_alias(client, version.name, decision.outcome, version.version)
     client.set_model_version_tag(version.name, version.version, REASON_TAG, decision.reason)

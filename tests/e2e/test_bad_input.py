@@ -140,6 +140,23 @@ def test_bad_parameters_stop_before_anything_runs(trained: Project, key: str, va
     nothing_lost(trained, before)
 
 
+def test_an_unknown_positive_class_stops_before_anything_runs(trained: Project) -> None:
+    trained.set_params(**{"train.loss": "binary_crossentropy", "dataset.positive_classes": ["Sandl"]})
+    result = trained.run("pipeline", "run", check=False)
+    assert result.returncode == 1
+    assert "Sandl" in result.stdout
+    assert "Running stage" not in result.stdout
+    assert (trained.path / "models/model.keras").is_file()
+
+
+def test_a_temporary_workspace_without_the_local_files_is_refused(trained: Project) -> None:
+    local_data(trained, lambda arrays: None)
+    result = trained.run("dvc", "exp", "run", "--temp", "-S", "train.epochs=1", check=False)
+    assert result.returncode != 0
+    assert "does not have the files of dataset.path" in result.stdout
+    assert len(runs_of(trained)) == 1
+
+
 def test_a_misspelt_key_stops_a_plain_repro_too(trained: Project) -> None:
     before = lock_of(trained)
     trained.set_params(**{"train.epochz": 3})

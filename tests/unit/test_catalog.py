@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.data.catalog import load_catalog, load_entry, reference
+from pipeline.data.catalog import load_catalog, load_entry
 from pipeline.errors import DataError, ParamsError
 from tests.conftest import REPOSITORY
 
@@ -53,13 +53,6 @@ def test_tiny_has_the_classes_of_fashion_mnist_and_nothing_to_fetch() -> None:
 def test_an_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(ParamsError, match=r"(?s)expected: one of fashion-mnist, mnist, tiny\n.*did you mean mnist\?"):
         load_entry("minst", CATALOG)
-
-
-def test_local_data_goes_back_to_the_entry_it_stands_in_for() -> None:
-    assert reference("fashion-mnist-local-0123abcd", CATALOG).name == "fashion-mnist"
-    assert reference("mnist", CATALOG).name == "mnist"
-    with pytest.raises(ParamsError):
-        load_entry("fashion-mnist-local-0123abcd", CATALOG)
 
 
 def test_another_dataset_is_another_entry(tmp_path: Path, raw: dict[str, Any]) -> None:
