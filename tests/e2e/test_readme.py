@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.files import file_digest
 from tests.conftest import REPOSITORY, STAGES, create_project
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -33,15 +34,24 @@ def test_the_committed_lock_is_in_step_with_the_parameters() -> None:
             assert current == value, f"{stage}: {key}"
 
 
+def test_the_committed_lock_is_of_the_committed_code() -> None:
+    lock = yaml.safe_load((REPOSITORY / "dvc.lock").read_text())
+    for stage, entry in lock["stages"].items():
+        for dep in entry["deps"]:
+            path = REPOSITORY / dep["path"]
+            if path.is_file() and path.suffix in (".py", ".txt"):
+                assert file_digest(path, "md5") == dep["md5"], (
+                    f"{stage} was locked with another {dep['path']}: dvc repro"
+                )
+
+
 @pytest.mark.timeout(1200)
 def test_the_readme_works_from_a_fresh_clone(tmp_path: Path) -> None:
     clone = create_project(tmp_path / "clone", tmp_path / "home")
     committed = yaml.safe_load((clone.path / "dvc.lock").read_text())
     environment = clone.environment | {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
     environment.pop("VIRTUAL_ENV", None)
-    script = "set -euo pipefail\n" + "\n".join(
-        f"echo '$ block {number}'\n{block}" for number, block in enumerate(blocks())
-    )
+    script = "set -euo pipefail\n" + "\n".join(blocks())
     assert "make run" in script
     result = subprocess.run(
         [shutil.which("bash") or "bash", "-c", script],
