@@ -68,7 +68,7 @@ class Report:
         commit = run("git", "log", "-1", "--format=%h of %cs", cwd=REPOSITORY).stdout.strip()
         intro = (
             f"Written by `python benchmarks/end_to_end.py` for commit {commit}, on `{self.dataset}`. What is compared "
-            "ran in turn, in one session, in temporary clones."
+            "ran in turn, in temporary clones."
         )
         sections = ["# The pipeline, measured end to end", intro, describe_machine()]
         sections += [markdown_table(("what", "measured", "promised", "holds"), claims), *self.details]
