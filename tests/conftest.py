@@ -86,9 +86,9 @@ class Project:
         self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
 
     def copy_to(self, path: Path) -> "Project":
-        """An independent copy, with its outputs, cache and records."""
+        """An independent copy, with its outputs, cache and records, and a home of its own."""
         shutil.copytree(self.path, path, symlinks=True)
-        return Project(path, self.home)
+        return Project(path, path.with_name(f"{path.name}-home"))
 
 
 def stages_that_ran(output: str) -> list[str]:
