@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from pipeline.cli import app
+from pipeline.cli.__main__ import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = ("run", "status", "schema", "params", "add-data", "sync", "ui")
@@ -40,7 +40,7 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
 
 def test_help_imports_no_heavy_package() -> None:
     heavy = "{'mlflow', 'prefect', 'dvc', 'tensorflow', 'numpy', 'pandas', 'pyarrow', 'pydantic', 'great_expectations'}"
-    program = f"import sys, pipeline.cli; print({heavy} & set(sys.modules))"
+    program = f"import sys, pipeline.cli.__main__; print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 

@@ -1,7 +1,6 @@
-"""The `pipeline` command: a thin layer over the flows, the data and the tracking."""
+"""The commands of everyday work: run, look, add data, repair."""
 
 import dataclasses
-import gc
 import os
 import sys
 from pathlib import Path
@@ -9,40 +8,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import PipelineError
-from pipeline.workspace import find_workspace
+from pipeline.cli.app import app, console, enter_workspace
 
 # What a command needs is imported inside it: `pipeline --help` answers at once.
 
-app = typer.Typer(
-    name="pipeline",
-    help="Data in, a judged and registered image classifier out: DVC, Prefect, MLflow and Great Expectations.",
-    epilog="A first look, without a download: dataset.name: tiny in params.yaml, then pipeline run",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-console = Console(highlight=False)
 FORCE_ALL = "all"
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
-
-
-def main() -> None:
-    """Run the command line. What the reader can mend is printed without a traceback."""
-    try:
-        app()
-    except (PipelineError, OSError) as error:
-        from pipeline.stages.process import explain
-
-        told = explain(error) if isinstance(error, OSError) else error
-        Console(stderr=True).print(str(told), style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(told.exit_code)
-    finally:
-        gc.freeze()  # or the interpreter searches all of MLflow and Prefect for cycles at its end: half a second
 
 
 class OptionalValue(typer.core.TyperCommand):
@@ -224,14 +198,3 @@ def ui(port: Annotated[int, typer.Option(help="Port of this machine.")] = 5000) 
         command += ["--default-artifact-root", store.artifacts]
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.execv(sys.executable, command)
-
-
-def enter_workspace() -> Path:
-    """Change into the root of the checkout that the current directory belongs to."""
-    workspace = find_workspace()
-    os.chdir(workspace)
-    return workspace
-
-
-if __name__ == "__main__":
-    main()

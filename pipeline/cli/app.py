@@ -1,0 +1,26 @@
+"""What every command shares: the application they belong to, the terminal, the checkout they work in."""
+
+import os
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from pipeline.workspace import find_workspace
+
+app = typer.Typer(
+    name="pipeline",
+    help="Data in, a judged and registered image classifier out: DVC, Prefect, MLflow and Great Expectations.",
+    epilog="A first look, without a download: dataset.name: tiny in params.yaml, then pipeline run",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console(highlight=False)
+
+
+def enter_workspace() -> Path:
+    """Change into the root of the checkout that the current directory belongs to."""
+    workspace = find_workspace()
+    os.chdir(workspace)
+    return workspace
