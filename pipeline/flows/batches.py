@@ -88,9 +88,12 @@ def _run(command: list[str], problem: str) -> None:
 @contextmanager
 def _undone_on_error(path: Path) -> Iterator[None]:
     """Remove a copied batch that could not be added: `ingest` refuses to work beside one without a pointer."""
+    ignored = path.with_name(".gitignore")  # DVC adds the batch's name
+    before = ignored.read_bytes() if ignored.exists() else None
     try:
         yield
     except BaseException:
         path.with_name(path.name + POINTER).unlink(missing_ok=True)
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        ignored.unlink(missing_ok=True) if before is None else ignored.write_bytes(before)
         raise

@@ -196,6 +196,17 @@ def test_a_run_that_is_stopped_leaves_no_process(
     assert records(stand_ins)[0] == status
 
 
+def test_under_nohup_a_run_outlives_its_terminal(stand_ins: Project, prefect_api: str) -> None:
+    behave(stand_ins, ingest={"sleep": 2})
+    command = ("nohup", "python", "-m", "pipeline.cli", "run", "--force", "ingest")
+    running = stand_ins.start(*command, PREFECT_API_URL=prefect_api)
+    wait_until(lambda: started_stages(stand_ins) == ["ingest"])
+    os.kill(running.pid, signal.SIGHUP)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
+    assert states()["ingest"] == "Completed"
+
+
 def test_a_second_run_leaves_while_one_is_going(run: Run, stand_ins: Project) -> None:
     with lock("the flow", wait=0, remedy=""), pytest.raises(WorkspaceError, match=f"process {os.getpid()}") as refused:
         run(force="all")

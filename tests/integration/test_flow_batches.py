@@ -84,6 +84,13 @@ def test_a_batch_that_dvc_cannot_add_leaves_nothing_behind(stand_ins: Project, b
     assert not {"march.npz", "march.npz.dvc"} & incoming(stand_ins)
 
 
+def test_a_batch_that_git_cannot_add_leaves_nothing_behind(stand_ins: Project, batch: Path, add: Add) -> None:
+    (stand_ins.path / ".git/index.lock").touch()
+    with pytest.raises(FlowError, match="git cannot add data/incoming/march.npz.dvc"):
+        add(batch)
+    assert incoming(stand_ins) == set()
+
+
 def test_status_says_what_would_run_and_why(stand_ins: Project) -> None:
     assert "skip it" in stand_ins.run(*PIPELINE, "status").stdout
     stand_ins.set_params(**{"train.seed": 9})

@@ -62,3 +62,13 @@ def test_outside_a_checkout_the_error_says_what_to_do(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "this is not a pipeline checkout" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_file_that_cannot_be_read_is_an_error_in_words(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "params.yaml").mkdir()
+    command = [sys.executable, "-m", "pipeline.cli", "params"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "cannot read or write params.yaml" in result.stderr
+    assert "Traceback" not in result.stderr
