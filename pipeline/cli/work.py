@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,9 +75,9 @@ def status() -> None:
     from pipeline.flows.plan import read_plan
     from pipeline.flows.summary import describe_standing
     from pipeline.flows.terminal import as_grid
-    from pipeline.params import load_params
+    from pipeline.stages.process import read_params
 
-    dataset = load_params().dataset.name
+    dataset = read_params().dataset.name
     with console.status("asking DVC and MLflow"):
         plan = read_plan(workspace)
         standing = list(describe_standing(workspace, dataset))
@@ -111,9 +112,9 @@ def params() -> None:
         pipeline params
     """
     enter_workspace()
-    from pipeline.params import load_params
+    from pipeline.stages.process import read_params
 
-    resolved: Any = load_params()
+    resolved: Any = read_params()
     console.print_json(data=dataclasses.asdict(resolved))
 
 
@@ -137,14 +138,17 @@ def add_data(
     from pipeline.flows.batches import add_batch
     from pipeline.params import load_params
 
-    batch = add_batch(path, name, load_entry(load_params().dataset.name).dataset)
+    params = load_params()
+    dataset = load_entry(params.dataset.name).dataset
+    with console.status(f"checking {path.name}"):
+        batch = add_batch(path, name, dataset, params.validate)
     counts = Table("class", "images", box=None)
     for class_name, images in batch.counts.items():
         counts.add_row(class_name, f"{images:,}")
     console.print(counts)
     console.print(f"batch {batch.path.name}: {sum(batch.counts.values()):,} images in {batch.path}")
-    changed = " ".join(map(str, batch.changed))
-    console.print(f'keep it:  git commit -m "Add batch {batch.path.name}" {changed}', soft_wrap=True)
+    commit = ["git", "commit", "-m", f"Add batch {batch.path.name}", *map(str, batch.changed)]
+    console.print(f"keep it:  {shlex.join(commit)}", soft_wrap=True)
     console.print("use it:   pipeline run")
 
 

@@ -106,6 +106,40 @@ def _tabulate_images(train: Features, test: Features) -> pd.DataFrame:
     )
 
 
+def tabulate_batch(batch: Features, known: Mapping[str, Features]) -> pd.DataFrame:
+    """A row for each image of a batch, beside those of `train` and `test` that are known already."""
+    labels = np.concatenate([batch.label, *(features.label for features in known.values())])
+    digests = np.concatenate([batch.digest, *(features.digest for features in known.values())])
+    leaked = np.isin(batch.digest, known["test"].digest) if known else np.zeros(len(batch), bool)
+    repeated = np.isin(batch.digest, known["train"].digest) if known else np.zeros(len(batch), bool)
+    return pd.DataFrame(
+        {
+            "split": "train",
+            "label": batch.label,
+            "std": batch.std.astype(np.float32),
+            "white": (batch.white / batch.pixels).astype(np.float32),
+            "digest": batch.digest,
+            "conflicting": find_conflicts(digests, labels)[: len(batch)],
+            "leaked": leaked,
+            "repeated": repeated,
+        }
+    )
+
+
+def build_batch_suite(dataset: Dataset, params: ValidateParams) -> list[gxe.Expectation]:
+    """What must hold for each image of a batch, so that `validate` will not stop at it later."""
+    return [
+        *_image_expectations(dataset, params),
+        _allowed(
+            "already_there",
+            "images that the training images have already",
+            "repeated",
+            [False],
+            tolerated=params.max_duplicate_fraction,
+        ),
+    ]
+
+
 def build_suites(dataset: Dataset, entry: Entry | None, params: ValidateParams) -> Suites:
     """The expectations about each table. `dataset` and `entry` as for `build_tables`; `params` holds the thresholds."""
     return {
@@ -121,7 +155,7 @@ def build_suites(dataset: Dataset, entry: Entry | None, params: ValidateParams) 
                 most=params.max_class_imbalance,
             ),
         ],
-        "images": _image_expectations(dataset, params),
+        "images": [*_image_expectations(dataset, params), *_mirror_expectations(dataset, params)],
     }
 
 
@@ -163,7 +197,7 @@ def _split_expectations(entry: Entry | None, params: ValidateParams) -> list[gxe
 
 
 def _image_expectations(dataset: Dataset, params: ValidateParams) -> list[gxe.Expectation]:
-    expectations = [
+    return [
         _allowed("labels", "labels that are no class", "label", list(range(len(dataset.classes)))),
         _between(
             "blank_images",
@@ -189,25 +223,28 @@ def _image_expectations(dataset: Dataset, params: ValidateParams) -> list[gxe.Ex
         _allowed("conflicting_labels", "images that also occur with another label", "conflicting", [False]),
         _allowed("duplicates_across_splits", "test images that are training images too", "leaked", [False]),
     ]
-    if dataset.flip:
-        expectations += [
-            _allowed(
-                "mirrored_images",
-                "images whose mirror image is there too",
-                "mirrored",
-                [False],
-                tolerated=params.max_mirrored_fraction,
-                severity="warning",
-            ),
-            _allowed(
-                "mirrored_across_splits",
-                "test images that are mirrored training images",
-                "mirrored_leak",
-                [False],
-                severity="warning",
-            ),
-        ]
-    return expectations
+
+
+def _mirror_expectations(dataset: Dataset, params: ValidateParams) -> list[gxe.Expectation]:
+    if not dataset.flip:
+        return []
+    return [
+        _allowed(
+            "mirrored_images",
+            "images whose mirror image is there too",
+            "mirrored",
+            [False],
+            tolerated=params.max_mirrored_fraction,
+            severity="warning",
+        ),
+        _allowed(
+            "mirrored_across_splits",
+            "test images that are mirrored training images",
+            "mirrored_leak",
+            [False],
+            severity="warning",
+        ),
+    ]
 
 
 def _between(

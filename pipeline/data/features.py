@@ -5,15 +5,15 @@ and centres are derived from them.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.data import table
-from pipeline.data.table import Rows
 from pipeline.errors import DataError
 
 WHITE = 255
@@ -69,13 +69,27 @@ def read_features(path: Path) -> Features:
     Raises:
         DataError: the file is missing, damaged, not one of ours, or has no images.
     """
-    dataset = table.read_dataset(path)
-    sources: dict[str, int] = {}
-    parts = [_measure(rows, sources) for rows in table.stream(path)]
-    if not parts:
+    features = measure((rows.images, rows.labels, rows.sources) for rows in table.stream(path))
+    if features is None:
         raise DataError(f"{path} has no images", remedy="complete the dataset")
+    return features
+
+
+def measure(chunks: Iterable[tuple[np.ndarray, np.ndarray, pa.Array]]) -> Features | None:
+    """Measure images, a chunk in memory at a time; None when there are none.
+
+    Args:
+        chunks: images uint8 [n, height, width], labels uint8 [n] and sources string [n].
+    """
+    sources: dict[str, int] = {}
+    parts, pixels = [], 0
+    for images, labels, named in chunks:
+        pixels = images.shape[1] * images.shape[2]
+        parts.append(_measure(images, labels, named, sources))
+    if not parts:
+        return None
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Features(pixels=dataset.height * dataset.width, sources=tuple(sources), **columns)
+    return Features(pixels=pixels, sources=tuple(sources), **columns)
 
 
 def overall_mean(features: Features) -> float:
@@ -119,16 +133,17 @@ def class_separation(features: Features, reference: Features) -> float:
     return max(_explained(*own, *others) for own, others in pairs)
 
 
-def _measure(rows: Rows, sources: dict[str, int]) -> Mapping[str, np.ndarray]:
+def _measure(
+    images: np.ndarray, labels: np.ndarray, origins: pa.Array, sources: dict[str, int]
+) -> Mapping[str, np.ndarray]:
     """The arrays of `Features` for some rows. `sources` numbers the names seen so far, and gains those that are new."""
-    images = rows.images
     count, height, width = images.shape
     flat = images.reshape(count, height * width)
-    named = rows.sources.dictionary_encode()
+    named = origins.dictionary_encode()
     numbers = [sources.setdefault(name, len(sources)) for name in named.dictionary.to_pylist()]
     return {
         "source": np.array(numbers, np.uint16)[named.indices.to_numpy()],
-        "label": rows.labels,
+        "label": labels,
         "pixel_sum": flat.sum(axis=1, dtype=np.int64),
         "square_sum": np.square(flat, dtype=np.uint16).sum(axis=1, dtype=np.int64),
         "row_moment": images.sum(axis=2, dtype=np.int64) @ np.arange(height),

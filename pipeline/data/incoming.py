@@ -5,6 +5,7 @@ A batch is a directory of idx pairs, a directory with one folder of PNG or JPEG 
 """
 
 import filecmp
+import shlex
 import unicodedata
 import zipfile
 import zlib
@@ -42,7 +43,7 @@ def find_batches(directory: Path) -> list[Path]:
         raise DataError(
             f"batch {name} has no pointer: other checkouts would not have it",
             expected=str(directory / f"{name}{POINTER}"),
-            remedy=f"pipeline add-data {directory / name}",
+            remedy=f"pipeline add-data {shlex.quote(str(directory / name))}",
         )
     for name in sorted(pointers - batches):
         raise DataError(
@@ -107,21 +108,6 @@ def require_same_local_data(here: Path, main: Path) -> None:
         )
 
 
-def check_batch(path: Path, dataset: Dataset) -> dict[str, int]:
-    """Read a batch from end to end, as `ingest` will.
-
-    Returns:
-        The number of images of each class, by English name, in the classes' order.
-
-    Raises:
-        DataError: naming the batch and what is wrong with it.
-    """
-    counts = np.zeros(len(dataset.classes), np.int64)
-    for _, labels in read_batch(path, dataset):
-        counts += np.bincount(labels, minlength=len(counts))
-    return dict(zip(dataset.classes, counts.tolist(), strict=True))
-
-
 def read_batch(path: Path, dataset: Dataset) -> Iterator[Pair]:
     """The images and labels of a batch, a chunk in memory at a time.
 
@@ -141,12 +127,19 @@ def read_batch(path: Path, dataset: Dataset) -> Iterator[Pair]:
         if not images_read:
             raise DataError(f"{path} holds no images", expected=FORMATS)
     except DataError as error:
-        raise DataError(
-            f"batch {path.name} is refused: {error.problem}",
-            expected=error.expected,
-            found=error.found,
-            remedy=f"mend {path}, or move it out of {path.parent}",
-        ) from error
+        raise refused(path, error) from error
+
+
+def refused(path: Path, error: DataError) -> DataError:
+    """The error that names the batch, for one that says what is wrong with it."""
+    in_place = path.resolve().parent == INCOMING.resolve()
+    take_out = f", or take it out: dvc remove {path}{POINTER}; rm -r {path}" if in_place else ""
+    return DataError(
+        f"batch {path.name} is refused: {error.problem}",
+        expected=error.expected,
+        found=error.found,
+        remedy=f"mend {path}{take_out}",
+    )
 
 
 def _reader(path: Path, dataset: Dataset) -> Iterator[Pair]:
@@ -240,13 +233,15 @@ def _read_folders(folders: list[Path], dataset: Dataset) -> Iterator[Pair]:
 
 
 def _label_of(folder: Path, dataset: Dataset) -> int:
-    names = [*map(_plain, dataset.classes), *map(_plain, dataset.classes_ko), *map(str, range(len(dataset.classes)))]
-    if _plain(folder.name) not in names:
+    labels = {str(label): label for label in range(len(dataset.classes))}
+    for names in (dataset.classes, dataset.classes_ko):
+        labels |= {_plain(name): label for label, name in enumerate(names)}
+    if _plain(folder.name) not in labels:
         raise DataError(
             f"{folder} is named after no class",
             expected=f"the English or Korean name, or the number, of one of {', '.join(dataset.classes)}",
         )
-    return names.index(_plain(folder.name)) % len(dataset.classes)
+    return labels[_plain(folder.name)]
 
 
 def _plain(name: str) -> str:

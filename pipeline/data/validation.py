@@ -164,9 +164,18 @@ def summarise(report: Report) -> str:
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     counts = " and ".join(f"{facts['images']:,} {split}" for split, facts in report.splits.items())
     held = sum(finding.passed for finding in report.findings)
-    warnings = [f"warning: {_describe(finding)}" for finding in report.warnings]
+    warnings = [f"warning: {describe(finding)}" for finding in report.warnings]
     verdict = f"{held} of {len(report.findings)} expectations hold"
     return "\n".join([f"{report.dataset}: {counts or 'no'} images", *lines, *warnings, verdict])
+
+
+def describe(finding: Finding) -> str:
+    """A finding in one line: what, how much, where, and how much is allowed."""
+    if isinstance(finding.observed, float):
+        shown = f"{finding.count:,} ({finding.observed:.2%}), such as {', '.join(finding.examples[:SHOWN])}"
+    else:
+        shown = ", ".join(f"{row} {finding.observed[row]}" for row in finding.examples)
+    return f"{finding.name} ({finding.meaning}): {shown}; allowed: {_allowed(finding)}"
 
 
 def require_passed(report: Report, where: Path) -> None:
@@ -178,8 +187,9 @@ def require_passed(report: Report, where: Path) -> None:
     if report.failures:
         raise ValidationFailed(
             f"the images of {report.dataset} are not fit to train on",
-            found="\n            ".join(map(_describe, report.failures)),
-            remedy=f"mend the data, or the thresholds of `validate` in params.yaml; the whole report: {where}",
+            found="\n            ".join(map(describe, report.failures)),
+            remedy="mend the data, take out a batch (dvc remove data/incoming/NAME.dvc; rm -r data/incoming/NAME), or "
+            f"mend the thresholds of `validate` in params.yaml; the whole report: {where}",
         )
 
 
@@ -253,12 +263,3 @@ def _allowed(finding: Finding) -> str:
     if "max_value" not in limits:
         return f"{limits['min_value']:g} or more"
     return f"{limits['min_value']:g} to {limits['max_value']:g}"
-
-
-def _describe(finding: Finding) -> str:
-    """One line: what, how much, where, and how much is allowed."""
-    if isinstance(finding.observed, float):
-        shown = f"{finding.count:,} ({finding.observed:.2%}), such as {', '.join(finding.examples[:SHOWN])}"
-    else:
-        shown = ", ".join(f"{row} {finding.observed[row]}" for row in finding.examples)
-    return f"{finding.name} ({finding.meaning}): {shown}; allowed: {_allowed(finding)}"

@@ -1,5 +1,6 @@
 """Adding a batch of labelled images to `data/incoming/`: checked first, then copied, and known to DVC and git."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -8,10 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.incoming import INCOMING, POINTER, check_batch
+from pipeline.data.incoming import INCOMING, POINTER
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError, FlowError
 from pipeline.files import atomic_directory, atomic_file
+from pipeline.params import ValidateParams
+
+TABLES = Path("data/dataset")  # what the last `ingest` wrote
 
 
 @dataclass(frozen=True)
@@ -23,16 +27,18 @@ class AddedBatch:
     changed: tuple[Path, ...]  # the files that git must have
 
 
-def add_batch(source: Path, name: str | None, dataset: Dataset) -> AddedBatch:
+def add_batch(source: Path, name: str | None, dataset: Dataset, thresholds: ValidateParams) -> AddedBatch:
     """Make the images at `source` a batch of the current workspace.
 
     Args:
         source: anything that `pipeline.data.incoming` reads, also something already in `data/incoming/`.
         name: of the batch; None takes the source's.
         dataset: what the images must fit.
+        thresholds: what `validate` will hold them against.
 
     Raises:
-        DataError: the batch is malformed, or its name is taken or no name for one. Nothing is left behind.
+        DataError: the batch is malformed, its images are blank, repeated or the like, or its name is taken or no name
+            for one. Nothing is left behind.
         FlowError: DVC or git refused. Nothing is left behind.
     """
     target = INCOMING / _file_name(source, name or source.name)
@@ -42,9 +48,11 @@ def add_batch(source: Path, name: str | None, dataset: Dataset) -> AddedBatch:
             f"there is a batch {target.name} already",
             expected="a name of its own",
             found=str(target),
-            remedy=f"pipeline add-data {source} --name ANOTHER",
+            remedy=f"pipeline add-data {shlex.quote(str(source))} --name ANOTHER",
         )
-    counts = check_batch(source, dataset)
+    from pipeline.data.inspection import inspect_batch  # Great Expectations takes seconds to import
+
+    counts = inspect_batch(source, dataset, TABLES, thresholds)
     if in_place:
         return AddedBatch(target, counts, _track(target))
     _copy(source, target)

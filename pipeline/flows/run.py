@@ -8,13 +8,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
 
-from pipeline.data.catalog import load_entry
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.execution import Execution
 from pipeline.flows.server import open_server
 from pipeline.flows.terminal import Terminal
-from pipeline.models.tasks import create_task
-from pipeline.params import load_params
+from pipeline.stages.process import read_params
 from pipeline.tracking.store import locate, open_store
 from pipeline.workspace import lock
 
@@ -38,9 +36,7 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
         FlowError: Prefect's server or DVC cannot be used, or a stage failed.
         KeyboardInterrupt: by Ctrl-C; everything that was started has ended.
     """
-    params = load_params()
-    dataset = params.dataset.name
-    create_task(params.train.loss, load_entry(dataset).dataset.classes, params.dataset.positive_classes)
+    dataset = read_params().dataset.name
     with ExitStack() as stack:
         stack.enter_context(_signals_as_exceptions())
         terminal = stack.enter_context(Terminal())

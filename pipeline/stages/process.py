@@ -14,8 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.data.catalog import load_entry
 from pipeline.data.incoming import INCOMING, require_same_batches, require_same_local_data
 from pipeline.errors import PipelineError, WorkspaceError
+from pipeline.models.tasks import create_task
 from pipeline.params import Params, load_params
 from pipeline.workspace import lock, main_repository
 
@@ -27,7 +29,7 @@ def execute(stage: str, run: Callable[[Params], None]) -> None:
     """Run one stage as the process `python -m pipeline.stages.STAGE`."""
     end_with_parent()
     try:
-        params = load_params()
+        params = read_params()
         with lock(f"stage {stage}", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process"):
             require_same_batches(INCOMING, main_repository() / INCOMING)
             require_same_local_data(Path(params.dataset.path), main_repository() / params.dataset.path)
@@ -36,6 +38,18 @@ def execute(stage: str, run: Callable[[Params], None]) -> None:
         fail(stage, error)
     except OSError as error:
         fail(stage, explain(error))
+
+
+def read_params() -> Params:
+    """`params.yaml`, held against the catalogue: before anything runs, whoever starts it.
+
+    Raises:
+        ParamsError, ModelError: it cannot be used, or names a dataset or a class that the catalogue does not have.
+    """
+    params = load_params()
+    dataset = load_entry(params.dataset.name).dataset
+    create_task(params.train.loss, dataset.classes, params.dataset.positive_classes)
+    return params
 
 
 def fail(stage: str, error: PipelineError) -> NoReturn:

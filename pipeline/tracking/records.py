@@ -95,7 +95,7 @@ class Record:
                 else:
                     self.client.log_artifact(self.id, str(path), "data")
         self.logged_model(outputs)
-        self.log_metrics({"best_epoch": outputs.settings()["best_epoch"]})
+        self.log_metrics(_best(outputs))
         digest = file_digest(outputs.model)
         # Set last: a run that has this digest is complete.
         self.set_tags({"mlflow.runName": f"{self.run.info.run_name} {digest[:8]}", MODEL_TAG: digest})
@@ -132,6 +132,14 @@ class Record:
         with explained(self.store):
             self.client.set_terminated(self.id, status)
         self.refresh()
+
+
+def _best(outputs: Outputs) -> dict[str, float]:
+    """The figures of the epoch whose weights are kept: a run's last ones are those of its last epoch."""
+    number = outputs.settings()["best_epoch"]
+    epoch = next(epoch for epoch in outputs.history() if epoch["epoch"] == number)
+    kept = {f"best_{name}": epoch[name] for name in ("validation_accuracy", "validation_loss")}
+    return {"best_epoch": number} | kept
 
 
 def open_record(facts: TrainingFacts) -> Record:

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.data import table, tiny
+from pipeline.data.catalog import load_entry
 from pipeline.flows.server import SETTINGS, TEMPORARY_SETTINGS
 from tests.conftest import REPOSITORY, Project
 
 # Each stage reads the file of the one before and its parameters, and leaves the reports that the flow reads. What it is
 # to do besides stands in `behaviour.json`, which is no dependency: {"train": {"sleep": 60}, "split": {"exit": [1]}}.
 STAND_IN = """
-import json, sys, time
+import json, shutil, sys, time
 from pathlib import Path
-import pyarrow as pa, pyarrow.parquet as pq, yaml
+import yaml
 
 name, *before = sys.argv[1:]
 behaviour = json.loads(Path("behaviour.json").read_text()).get(name, {})
@@ -38,9 +40,7 @@ def write(path, text):
 value = yaml.safe_load(Path("params.yaml").read_text()).get(name)
 write(f"out/{name}.txt", str(value) + "".join(Path(path).read_text() for path in before))
 if name == "ingest":
-    for split, images in {"train": 6, "test": 2}.items():
-        Path("data/dataset").mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({"label": [0] * images}), f"data/dataset/{split}.parquet")
+    shutil.copytree("tables", "data/dataset", dirs_exist_ok=True)
 if name == "validate":
     write("reports/validation.json", {"expectations": [{"passed": True}, {"passed": False}]})
 if name == "split":
@@ -55,6 +55,7 @@ if name == "evaluate":
 if name == "register":
     write("reports/registration.json", {"name": "tiny", "gate": "passed"})
 """
+TABLES = {"train": (6, 9), "test": (2, 8)}  # what the stand-in for `ingest` leaves: `tiny.generate` of these
 PARAMS = {
     "ingest": "dataset.name",
     "validate": "validate",
@@ -119,6 +120,12 @@ def _build(path: Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, root / name)
     (root / "stage.py").write_text(STAND_IN)
+    dataset = load_entry("tiny", REPOSITORY / "data/catalog.yaml").dataset
+    for split, (count, seed) in TABLES.items():
+        images, labels = tiny.generate(count, seed)
+        ids = table.strings([f"{split}-{number}" for number in range(count)])
+        with table.writer(root / f"tables/{split}.parquet", dataset) as rows:
+            rows.write(images, labels, ids, table.strings([table.OFFICIAL] * count))
     (root / ".gitignore").write_text((root / ".gitignore").read_text() + "/started.txt\n/behaviour.json\n")
     names = list(PARAMS)
     stages = {

@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.data import tiny
 from pipeline.data.catalog import load_entry
 from pipeline.errors import DataError, FlowError
 from pipeline.flows.batches import AddedBatch, add_batch
+from pipeline.params import load_params
 from tests.conftest import STAGES, Project
+from tests.integration.conftest import TABLES
 
 Add = Callable[..., AddedBatch]
 PIPELINE = ("python", "-m", "pipeline.cli")
@@ -18,8 +21,9 @@ PIPELINE = ("python", "-m", "pipeline.cli")
 @pytest.fixture
 def batch(tmp_path: Path) -> Path:
     """Twenty images, two of each class."""
+    images, labels = tiny.generate(20, seed=7)
     path = tmp_path / "march.npz"
-    np.savez(path, images=np.full((20, 28, 28), 7, np.uint8), labels=np.arange(20) % 10)
+    np.savez(path, images=images, labels=labels)
     return path
 
 
@@ -28,8 +32,8 @@ def add(stand_ins: Project, monkeypatch: pytest.MonkeyPatch) -> Add:
     """Adds a batch to the project, in this process."""
     monkeypatch.chdir(stand_ins.path)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(stand_ins.home / "dvc"))
-    dataset = load_entry("tiny").dataset
-    return lambda path, name=None: add_batch(path, name, dataset)
+    dataset, thresholds = load_entry("tiny").dataset, load_params().validate
+    return lambda path, name=None: add_batch(path, name, dataset, thresholds)
 
 
 def incoming(project: Project) -> set[str]:
@@ -38,14 +42,26 @@ def incoming(project: Project) -> set[str]:
 
 def test_a_batch_is_copied_versioned_and_ready_to_commit(stand_ins: Project, batch: Path) -> None:
     elsewhere = stand_ins.path / "data" / "local"
-    command = ("sh", "-c", f'cd {elsewhere} && exec "$@"', "sh", *PIPELINE, "add-data", str(batch), "--name", "april")
+    command = (
+        "sh",
+        "-c",
+        f'cd {elsewhere} && exec "$@"',
+        "sh",
+        *PIPELINE,
+        "add-data",
+        str(batch),
+        "--name",
+        "april 2026",
+    )
     output = stand_ins.run(*command).stdout
-    assert "20 images in data/incoming/april.npz" in output
-    assert incoming(stand_ins) == {".gitignore", "april.npz", "april.npz.dvc"}
+    assert "20 images in data/incoming/april 2026.npz" in output
+    assert incoming(stand_ins) == {".gitignore", "april 2026.npz", "april 2026.npz.dvc"}
     commit = next(line.split(":", 1)[1] for line in output.splitlines() if line.startswith("keep it:"))
     stand_ins.run("sh", "-c", commit)
     assert stand_ins.run("git", "status", "--porcelain").stdout == ""
-    assert stand_ins.run("dvc", "status", "data/incoming/april.npz.dvc").stdout.startswith("Data and pipelines are up")
+    assert stand_ins.run("dvc", "status", "data/incoming/april 2026.npz.dvc").stdout.startswith(
+        "Data and pipelines are up"
+    )
 
 
 def test_a_batch_that_lies_there_already_only_gets_its_pointer(stand_ins: Project, batch: Path, add: Add) -> None:
@@ -74,6 +90,48 @@ def test_a_bad_batch_leaves_nothing_behind(stand_ins: Project, tmp_path: Path, a
     np.savez(bad, images=np.zeros((3, 28, 28), np.uint8), labels=np.array([1, 2, 10]))
     with pytest.raises(DataError, match=r"batch bad.npz is refused"):
         add(bad)
+    assert incoming(stand_ins) == set()
+
+
+def blank(images: np.ndarray, labels: np.ndarray) -> None:
+    images[3] = 0
+
+
+def repeated(images: np.ndarray, labels: np.ndarray) -> None:
+    images[1], labels[1] = images[0], labels[0]
+
+
+def contradictory(images: np.ndarray, labels: np.ndarray) -> None:
+    images[1], labels[1], labels[0] = images[0], 1, 0
+
+
+def leaked(images: np.ndarray, labels: np.ndarray) -> None:
+    images[5], labels[5] = (values[1] for values in tiny.generate(*TABLES["test"]))
+
+
+def known_already(images: np.ndarray, labels: np.ndarray) -> None:
+    images[6], labels[6] = (values[2] for values in tiny.generate(*TABLES["train"]))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expectation"),
+    [
+        (blank, "blank_images"),
+        (repeated, "duplicates_within_splits"),
+        (contradictory, "conflicting_labels"),
+        (leaked, "duplicates_across_splits"),
+        (known_already, "already_there"),
+    ],
+)
+def test_a_batch_that_would_stop_validation_is_refused(
+    stand_ins: Project, batch: Path, add: Add, spoil: Callable[..., None], expectation: str
+) -> None:
+    images, labels = (np.load(batch)[name] for name in ("images", "labels"))
+    spoil(images, labels)
+    np.savez(batch, images=images, labels=labels)
+    with pytest.raises(DataError, match=r"batch march.npz is refused") as refused:
+        add(batch)
+    assert expectation in refused.value.found
     assert incoming(stand_ins) == set()
 
 

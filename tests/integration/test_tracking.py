@@ -52,8 +52,10 @@ def test_a_training_is_recorded_with_all_that_came_of_it(workspace: Workspace) -
     assert run.data.tags["environment.lock"] == file_digest(Path("requirements.lock"))
     assert {"version.tensorflow", "version.keras", "version.python", "host.cpu", "host.threads"} <= run.data.tags.keys()
     history = workspace.client.get_metric_history(run.info.run_id, "validation_accuracy")
-    assert [(point.step, point.value) for point in history] == [(1, 0.7), (2, 0.9)]
+    assert [(point.step, point.value) for point in history] == [(1, 0.7), (2, 0.9), (3, 0.8)]
     assert run.data.metrics["best_epoch"] == 2
+    assert run.data.metrics["best_validation_accuracy"] == 0.9
+    assert run.data.metrics["best_validation_loss"] == 0.4
     assert run.data.metrics["system/system_memory_usage_megabytes"] > 0
     expected = {"training/history.csv", "training/settings.json", "data/validation.json", "data/split.json"}
     assert expected <= workspace.artifacts(run)
@@ -180,7 +182,7 @@ def test_a_model_that_the_store_has_never_seen_gets_its_run_rebuilt(
     assert rebuilt.info.status == "FINISHED"
     assert rebuilt.data.params == recorded.data.params
     history = colleague.client.get_metric_history(rebuilt.info.run_id, "loss")
-    assert [(point.step, point.value) for point in history] == [(1, 0.9), (2, 0.5)]
+    assert [(point.step, point.value) for point in history] == [(1, 0.9), (2, 0.5), (3, 0.4)]
     assert rebuilt.data.tags[MODEL_TAG] == recorded.data.tags[MODEL_TAG]
     assert rebuilt.data.tags["data.train"] == recorded.data.tags["data.train"]
     assert "mlflow.source.git.commit" not in rebuilt.data.tags  # not known any more
