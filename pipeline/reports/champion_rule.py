@@ -60,10 +60,10 @@ def decide(case: Case, params: RegisterParams) -> Decision:
     outcome: Outcome = "challenger"
     if convinces and not vetoes:
         outcome, ground = "champion", "better" if params.rule == "better" else "not worse"
-    elif vetoes:
-        outcome, ground = "not promoted", "vetoed"
     elif is_worse:
         outcome, ground = "not promoted", "worse"
+    elif vetoes:
+        outcome, ground = "not promoted", "vetoed"
     elif not pairs.difference:
         ground = "tie"
     else:

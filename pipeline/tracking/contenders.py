@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.data import table
-from pipeline.errors import DataError, ModelError, PipelineError
+from pipeline.errors import DataError, ModelError, PipelineError, TrackingError
 from pipeline.files import file_digest
 from pipeline.reports.metrics import class_probabilities
 from pipeline.reports.predictions import PREDICTIONS, Predictions, read_predictions
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
+
+    from pipeline.models.latency import Latency
 
 SCHEME = "models:/"  # of a version's source, before the id of its logged model
 EVALUATED_TAG = "data.test"  # of a run: MD5 of the split that its evaluation is of
@@ -54,6 +56,57 @@ def predictions_of(
         ):
             return kept.in_order_of(question.ids)
     return _ask_again(store, client, version, outputs, question)
+
+
+def predictions_of_both(
+    store: Store, client: "MlflowClient", versions: "tuple[ModelVersion, ModelVersion]", outputs: Outputs
+) -> tuple[str, Predictions, Predictions]:
+    """The answers of two versions to the same test images, and the MD5 of the split: the one that both were evaluated
+    on, or else the workspace's.
+
+    Raises:
+        TrackingError: one of them cannot be judged on these images.
+    """
+    (test, first), (other, second) = (kept_predictions(client, version) for version in versions)
+    if first and second and test == other:
+        return test, first, second
+    question = read_predictions(outputs.evaluation / PREDICTIONS)
+    answers = []
+    for version in versions:
+        try:
+            answers.append(predictions_of(store, client, version, outputs, question))
+        except CannotBeJudged as error:
+            raise TrackingError(
+                f"version {version.version} of {version.name} has no answers to the present test images",
+                expected="a model that can be asked",
+                found=error.problem,
+                remedy="pipeline compare with another version",
+            ) from None
+    return file_digest(outputs.split("test"), "md5"), answers[0], answers[1]
+
+
+def measure_latencies(
+    store: Store, client: "MlflowClient", versions: "tuple[ModelVersion, ModelVersion]", outputs: Outputs
+) -> "list[Latency]":
+    """How long the models of two versions take here and now.
+
+    Raises:
+        TrackingError: a model file cannot be loaded.
+    """
+    from pipeline.models import archive
+    from pipeline.models.latency import measure
+
+    images, _ = table.read_images(outputs.split("test"))
+    networks = []
+    for version in versions:
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                networks.append(archive.load(_download(store, _find_model(client, version), version, Path(scratch))))
+            except (CannotBeJudged, ModelError) as error:
+                raise TrackingError(
+                    f"version {version.version} of {version.name} cannot be timed", found=error.problem
+                ) from None
+    return measure(networks, images)
 
 
 def kept_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[str, Predictions | None]:

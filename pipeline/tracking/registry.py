@@ -9,9 +9,11 @@ import csv
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
+from pipeline.errors import TrackingError
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import RegisterParams
 from pipeline.reports.champion_rule import Decision
@@ -19,7 +21,7 @@ from pipeline.tracking.judgement import CHALLENGER, CHAMPION, DECISION_TAG, REAS
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import DIFF_ARTIFACT, Record
-from pipeline.tracking.store import as_default, explained
+from pipeline.tracking.store import Store, as_default, explained, locate, open_store
 from pipeline.workspace import lock, main_repository
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
     remedy = "wait for the other registration, or end its process"
     main = main_repository(outputs.root)
     with lock("the registry", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=main), explained(record.store):
-        version = _find_version(record.client, name, digest)
+        version = _find_version_of(record.client, name, digest)
         is_new = passed and (version is None or DECISION_TAG not in version.tags)
         if is_new:
             version = version or _create_version(record, outputs, name)
@@ -79,6 +81,40 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
     if not tags.items() <= record.tags.items():
         record.set_tags(tags)
     return Registration(name, number, aliases, decision, is_new)
+
+
+def open_registry(workspace: Path) -> "tuple[Store, MlflowClient]":
+    """The store of a workspace, to look things up in: one that is not there is not made.
+
+    Raises:
+        TrackingError: nothing was recorded yet, or the store cannot be used.
+    """
+    store = locate(workspace)
+    if store.database and not store.database.exists():
+        raise TrackingError("nothing is registered yet", found=f"no {store.database}", remedy="pipeline run")
+    return store, open_store(store)
+
+
+def find_version(client: "MlflowClient", name: str, which: str) -> "ModelVersion":
+    """A version by its number or by an alias.
+
+    Raises:
+        TrackingError: there is none, naming those that there are.
+    """
+    models = client.search_registered_models(f"name = '{name}'")
+    if not models:
+        known = ", ".join(model.name for model in client.search_registered_models()) or "none"
+        raise TrackingError(f"there is no registered model {name}", found=known, remedy="pipeline run")
+    aliases = {alias: str(at) for alias, at in client.get_registered_model(name).aliases.items()}
+    versions = {str(version.version): version for version in client.search_model_versions(f"name = '{name}'")}
+    number = aliases.get(which.removeprefix("@"), which)
+    if number not in versions:
+        raise TrackingError(
+            f"{name} has no version {which}",
+            expected=", ".join([*sorted(versions, key=int), *sorted(aliases)]),
+            found=which,
+        )
+    return versions[number]
 
 
 def write_registration(outputs: Outputs) -> None:
@@ -121,7 +157,7 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
     return version
 
 
-def _find_version(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":
+def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":
     """The oldest version that holds a model file."""
     same = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_TAG}` = '{digest}'")
     return min(same, key=lambda version: int(version.version), default=None)
