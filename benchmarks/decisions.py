@@ -1,7 +1,7 @@
 """How often the champion rule is wrong: simulated pairs of models, judged by the rule as `params.yaml` sets it.
 
-Two models disagree on some share of 10,000 test images, spread over ten classes as unevenly as Fashion-MNIST's are hard.
-Run: `python benchmarks/decisions.py`, three minutes. It writes `decisions.md` and exits 1 when a figure misses its mark.
+Two models disagree on some share of 10,000 test images, in ten classes as unequally hard as Fashion-MNIST's.
+Run: `python benchmarks/decisions.py`, three minutes. Writes `decisions.md`; exits 1 when a figure misses its mark.
 """
 
 import sys

@@ -1,4 +1,7 @@
-"""The champion rule through `dvc repro` on `tiny`: a better model is promoted, a worse one is not, other images count."""
+"""The champion rule through `dvc repro` on `tiny`: the better model is promoted, the worse one is not.
+
+Other test images have the champion asked again.
+"""
 
 import sqlite3
 from contextlib import closing
