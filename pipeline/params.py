@@ -126,9 +126,23 @@ class EvaluateParams(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterParams(Section):
-    """What becomes of a model that passed the gate."""
+    """What becomes of a model that passed the gate: the champion rule."""
 
     first_model: Literal["champion", "challenger"] = Field(description="alias given to a dataset's first model")
+    rule: Literal["better", "not_worse"] = Field(
+        description="what promotes a challenger: better than the champion beyond chance, or no worse than by the margin"
+    )
+    alpha: float = Field(
+        gt=0, lt=1, description="chance of one wrong promotion, over all challengers judged on the same test images"
+    )
+    min_gain: Fraction = Field(description="better: accuracy gained at least, however certain the gain is")
+    margin: float = Field(gt=0, le=1, description="not_worse: the interval must rule out that more accuracy is lost")
+    max_class_drop: Fraction = Field(
+        description="veto: recall that a class loses, where its own 95 % interval rules out that none is lost"
+    )
+    max_ece: Fraction = Field(description="veto: expected calibration error of the challenger")
+    max_multiply_adds: int = Field(gt=0, description="veto: of the challenger's network, for one view of one image")
+    worn_out_after: int = Field(gt=0, description="challengers after which the same test images are called worn out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,9 +96,13 @@ def describe_standing(workspace: Path, dataset: str) -> Iterator[tuple[str, str]
         yield "gate", f"rejected: {', '.join(missed)}" if missed else "passed"
     else:
         yield "model", "none has been evaluated"
-    name = read_json(REGISTRATION)["name"] if REGISTRATION.is_file() else dataset
-    aliases = find_aliases(workspace, name)
+    aliases = find_aliases(workspace, current_name(dataset))
     yield "registry", ", ".join(f"{alias} is version {version}" for alias, version in aliases.items()) or "no champion"
+
+
+def current_name(dataset: str) -> str:
+    """The registered name of the model in the workspace, or of the dataset where none was registered."""
+    return str(read_json(REGISTRATION)["name"]) if REGISTRATION.is_file() else dataset
 
 
 def find_aliases(workspace: Path, name: str) -> dict[str, str]:

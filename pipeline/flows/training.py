@@ -108,7 +108,10 @@ def headline(summary: Summary) -> str:
     not_reached = [result.stage for result in summary.stages if result.outcome == "not reached"]
     if failed:
         return f"{', '.join(failed)} failed; not run: {', '.join(not_reached) or 'none'}"
-    return "; ".join(f"{name} {text}" for name, text in summary.describe()) or "up to date"
+    facts = dict(summary.describe())
+    if facts and summary.synced.registration:
+        facts["decision"] = summary.synced.registration.decision.outcome  # the paragraph is in the artifact
+    return "; ".join(f"{name} {text}" for name, text in facts.items()) or "up to date"
 
 
 def publish(summary: Summary) -> None:

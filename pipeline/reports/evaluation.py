@@ -1,15 +1,12 @@
 """What an evaluation leaves in `reports/evaluation/`: numbers, tables, figures, a page. No time or path in any."""
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.files import atomic_directory, write_json
 from pipeline.reports import figures
@@ -23,6 +20,7 @@ from pipeline.reports.metrics import (
     roc_auc,
     wilson_interval,
 )
+from pipeline.reports.predictions import PREDICTIONS, Predictions, write_predictions
 
 DIGITS = 6  # of every number in the files
 SHOWN_MISTAKES = 24
@@ -31,32 +29,13 @@ SHOWN_CONFUSIONS = 6
 Metrics = dict[str, float | int | None]  # None: not a number
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a model answered about some images, beside what was right."""
+@dataclass(frozen=True, kw_only=True)
+class Answers(Predictions):
+    """A model's predictions with the images, for tables and figures."""
 
     dataset: str
-    classes: tuple[str, ...]  # the possible answers, in English
     classes_ko: tuple[str, ...]
-    ids: Sequence[str]
     images: np.ndarray  # uint8 [n, height, width]
-    labels: np.ndarray  # uint8 [n], indices into `classes`
-    probabilities: np.ndarray  # float64 [n, classes]
-
-    @cached_property
-    def predicted(self) -> np.ndarray:
-        """The most probable class: uint8 [n]. Of equally probable ones the first."""
-        return self.probabilities.argmax(axis=1).astype(np.uint8)
-
-    @cached_property
-    def confidences(self) -> np.ndarray:
-        """Its probability: float64 [n]; zero where the model's answer is not a number."""
-        return np.nan_to_num(self.probabilities.max(axis=1), nan=0.0)
-
-    @cached_property
-    def correct(self) -> np.ndarray:
-        """Whether it is the right one: bool [n]."""
-        return self.predicted == self.labels
 
     @cached_property
     def confusion(self) -> np.ndarray:
@@ -109,7 +88,7 @@ def write_evaluation(directory: Path, answers: Answers, metrics: Metrics, gate: 
     with atomic_directory(directory) as partial:
         write_json(partial / "metrics.json", metrics)
         write_json(partial / "gate.json", {"passed": gate.passed, "checks": [asdict(check) for check in gate.checks]})
-        _write_predictions(partial / "predictions.parquet", answers)
+        write_predictions(partial / PREDICTIONS, answers)
         _write_tables(partial, answers)
         (partial / "report.md").write_text(_page(answers, metrics, gate), encoding="utf-8")
         (partial / "figures").mkdir()
@@ -120,19 +99,6 @@ def write_evaluation(directory: Path, answers: Answers, metrics: Metrics, gate: 
 
 def _rounded(value: float) -> float | None:
     return round(value, DIGITS) if np.isfinite(value) else None
-
-
-def _write_predictions(path: Path, answers: Answers) -> None:
-    classes = len(answers.classes)
-    flat = pa.array(answers.probabilities.astype(np.float32).ravel())
-    columns = {
-        "id": pa.array(answers.ids, pa.string()),
-        "label": pa.array(answers.labels, pa.uint8()),
-        "predicted": pa.array(answers.predicted, pa.uint8()),
-        "probabilities": pa.FixedSizeListArray.from_arrays(flat, classes),
-    }
-    table = pa.table(columns).replace_schema_metadata({"classes": json.dumps(answers.classes, ensure_ascii=False)})
-    pq.write_table(table, path, compression="zstd")
 
 
 def _write_tables(directory: Path, answers: Answers) -> None:

@@ -52,7 +52,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         matplotlib.rcParams.update(STYLE)
         canvas = Figure(figsize=(width, height))
         yield canvas
-        canvas.savefig(path, metadata={"Software": None})
+        canvas.savefig(path, format="png", metadata={"Software": None})
 
 
 def draw_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
@@ -113,23 +113,33 @@ def draw_reliability(path: Path, table: Sequence[Bin]) -> None:
 
 def draw_gallery(path: Path, mistakes: Sequence[Mistake]) -> None:
     """The given mistakes, in their order: what each is, what it was taken for, and with what probability."""
+    captions = [
+        f"{_short(mistake.actual)}\n→ {_short(mistake.predicted)}\n{mistake.confidence:.3f}" for mistake in mistakes
+    ]
+    title = "Most confident mistakes: actual → predicted, probability" if mistakes else "No mistakes"
+    draw_images(path, title, [mistake.image for mistake in mistakes], captions)
+
+
+def draw_images(path: Path, title: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+    """Images uint8 [height, width] in rows, each below a caption of up to three lines."""
     side, gap, caption, heading = 1.15, 0.15, 0.55, 0.4  # inches, as are the coordinates below
-    rows = max(1, math.ceil(len(mistakes) / GALLERY_COLUMNS))
+    rows = max(1, math.ceil(len(images) / GALLERY_COLUMNS))
     width, height = GALLERY_COLUMNS * (side + gap), rows * (side + caption) + gap
     with figure(path, width, height + heading) as canvas:
-        title = "Most confident mistakes: actual → predicted, probability" if mistakes else "No mistakes"
         canvas.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
         # One pair of axes for all images: a pair for each would take five times as long to draw.
         axes = canvas.add_axes((0, 0, 1, height / (height + heading)))
-        for place, mistake in enumerate(mistakes):
+        for place, (image, text) in enumerate(zip(images, captions, strict=True)):
             row, column = divmod(place, GALLERY_COLUMNS)
             centre, top = (column + 0.5) * (side + gap), row * (side + caption) + caption
-            half_width = side / 2 * min(1, mistake.image.shape[1] / mistake.image.shape[0])
-            bottom = top + side * min(1, mistake.image.shape[0] / mistake.image.shape[1])
+            half_width = side / 2 * min(1, image.shape[1] / image.shape[0])
+            bottom = top + side * min(1, image.shape[0] / image.shape[1])
             extent = (centre - half_width, centre + half_width, bottom, top)
-            axes.imshow(mistake.image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest", extent=extent)
-            names = [textwrap.shorten(name, 20, placeholder="…") for name in (mistake.actual, mistake.predicted)]
-            text = f"{names[0]}\n→ {names[1]}\n{mistake.confidence:.3f}"
+            axes.imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest", extent=extent)
             axes.text(centre, top - 0.03, text, ha="center", va="bottom", fontsize=7.5)
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.axis("off")
+
+
+def _short(name: str) -> str:
+    return textwrap.shorten(name, 20, placeholder="…")

@@ -33,10 +33,22 @@ BUILD_PACKAGES = ("pip", "setuptools", "wheel")
 def find(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
     """The finished model that a run put out; None when there is none, or it was deleted, or never completed."""
     for output in reversed(run.outputs.model_outputs if run.outputs else []):
-        model = _get(client, output.model_id)
+        model = get(client, output.model_id)
         if model is not None and str(model.status) == "READY":
             return model
     return None
+
+
+def get(client: "MlflowClient", model_id: str) -> "LoggedModel | None":
+    """A model by its id; None when it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
 def create(client: "MlflowClient", run: "Run", outputs: Outputs) -> "LoggedModel":
@@ -135,14 +147,3 @@ def _is_installed(package: str) -> bool:
         return bool(version(package))
     except PackageNotFoundError:
         return False
-
-
-def _get(client: "MlflowClient", model_id: str) -> "LoggedModel | None":
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_logged_model(model_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise

@@ -1,45 +1,36 @@
 """The registry: a dataset's models as numbered versions, and the aliases that say which of them serves.
 
-`champion` serves, `challenger` waits. A version belongs to one model file, known by its digest: the same file is found
-again, never registered or judged twice. What the absolute gate rejected gets no version at all.
+`champion` serves, `challenger` waits; which of them a model becomes, the champion rule says (`judgement`). A version
+belongs to one model file, known by its digest: the same file is found again, never registered or judged twice. What the
+absolute gate rejected gets no version at all.
 """
 
 import csv
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.data import table
+from pipeline.errors import TrackingError
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import RegisterParams
+from pipeline.reports.champion_rule import Decision
+from pipeline.tracking.judgement import CHALLENGER, CHAMPION, DECISION_TAG, REASON_TAG, judge
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import DIFF_ARTIFACT, Record
-from pipeline.tracking.store import as_default, explained
+from pipeline.tracking.store import Store, as_default, explained, locate, open_store
 from pipeline.workspace import lock, main_repository
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-Alias = Literal["champion", "challenger"]
-
-CHAMPION: Alias = "champion"
-CHALLENGER: Alias = "challenger"
-REASON_TAG = "decision.reason"  # of a version, in words
-DECISION_TAG = "decision"  # of a version, set last: one without it was not judged to the end
 VERSIONS_TAG = "mlflow.modelVersions"  # of a logged model: by it MLflow's pages lead to the versions
 LOCK_WAIT_SECONDS = 60
 LINEAGE_TAGS = ("data.train", "data.validation", "data.test", "gate", "git.dirty", "mlflow.source.git.commit")
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What becomes of a model, and why."""
-
-    outcome: str  # the alias that the model gets, or `rejected`
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -54,22 +45,10 @@ class Registration:
 
     def __str__(self) -> str:
         if self.decision.outcome == "rejected":
-            held = f"; version {self.version}, from other thresholds, stays as it is" if self.version else ""
-            return f"{self.name}: rejected, {self.decision.reason}{held}"
+            held = f" Version {self.version}, from other thresholds, stays as it is." if self.version else ""
+            return f"{self.name}: rejected. {self.decision.reason}{held}"
         aliases = f" ({', '.join(self.aliases)})" if self.aliases else ""
-        return f"{self.name} version {self.version}{aliases}: {self.decision.reason}"
-
-
-def decide(earlier: int, first_model: Alias) -> Decision:
-    """What becomes of a model that passed the absolute gate and was not judged before.
-
-    Args:
-        earlier: versions of its registered model that were judged before.
-        first_model: what the first one becomes.
-    """
-    if not earlier:
-        return Decision(first_model, "the first of its name to pass the absolute gate")
-    return Decision(CHALLENGER, "it passed the absolute gate")
+        return f"{self.name} version {self.version}{aliases}. {self.decision.reason}"
 
 
 def register(record: Record, outputs: Outputs, params: RegisterParams) -> Registration:
@@ -87,21 +66,55 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
     remedy = "wait for the other registration, or end its process"
     main = main_repository(outputs.root)
     with lock("the registry", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=main), explained(record.store):
-        version = _find_version(record.client, name, digest)
+        version = _find_version_of(record.client, name, digest)
         is_new = passed and (version is None or DECISION_TAG not in version.tags)
         if is_new:
             version = version or _create_version(record, outputs, name)
-            decision = _judge(record.client, version, params)
+            decision = judge(record, outputs, version, _describe(record, outputs), params)
         elif passed and version:
-            decision = Decision(version.tags[DECISION_TAG], version.tags.get(REASON_TAG, "it was judged before"))
+            decision = Decision(version.tags[DECISION_TAG], version.tags.get(REASON_TAG, "It was judged before."))
         else:
-            decision = Decision("rejected", "it did not pass the absolute gate")
+            decision = Decision("rejected", "The model did not pass the absolute gate.", "gate")
         number = str(version.version) if version else None
         aliases = _find_aliases(record.client, name, number) if number else ()
     tags = {DECISION_TAG: decision.outcome} | ({"registry.name": name, "registry.version": number} if number else {})
     if not tags.items() <= record.tags.items():
         record.set_tags(tags)
     return Registration(name, number, aliases, decision, is_new)
+
+
+def open_registry(workspace: Path) -> "tuple[Store, MlflowClient]":
+    """The store of a workspace, to look things up in: one that is not there is not made.
+
+    Raises:
+        TrackingError: nothing was recorded yet, or the store cannot be used.
+    """
+    store = locate(workspace)
+    if store.database and not store.database.exists():
+        raise TrackingError("nothing is registered yet", found=f"no {store.database}", remedy="pipeline run")
+    return store, open_store(store)
+
+
+def find_version(client: "MlflowClient", name: str, which: str) -> "ModelVersion":
+    """A version by its number or by an alias.
+
+    Raises:
+        TrackingError: there is none, naming those that there are.
+    """
+    models = client.search_registered_models(f"name = '{name}'")
+    if not models:
+        known = ", ".join(model.name for model in client.search_registered_models()) or "none"
+        raise TrackingError(f"there is no registered model {name}", found=known, remedy="pipeline run")
+    aliases = {alias: str(at) for alias, at in client.get_registered_model(name).aliases.items()}
+    versions = {str(version.version): version for version in client.search_model_versions(f"name = '{name}'")}
+    number = aliases.get(which.removeprefix("@"), which)
+    if number not in versions:
+        raise TrackingError(
+            f"{name} has no version {which}",
+            expected=", ".join([*sorted(versions, key=int), *sorted(aliases)]),
+            found=which,
+        )
+    return versions[number]
 
 
 def write_registration(outputs: Outputs) -> None:
@@ -124,23 +137,6 @@ def registered_name(outputs: Outputs) -> str:
     return dataset.name if answers == dataset.classes else f"{dataset.name}-is-{_slug(answers[1])}"
 
 
-def move_alias(client: "MlflowClient", name: str, alias: str, version: str) -> None:
-    """Let an alias point to a version, wherever it pointed before. Every move of ours goes through here."""
-    client.set_registered_model_alias(name, alias, version)
-
-
-def _judge(client: "MlflowClient", version: "ModelVersion", params: RegisterParams) -> Decision:
-    others = client.search_model_versions(f"name = '{version.name}'")
-    earlier = [
-        other for other in others if DECISION_TAG in other.tags
-    ]  # one that was not judged to the end is no rival
-    decision = decide(len(earlier), params.first_model)
-    move_alias(client, version.name, decision.outcome, version.version)
-    client.set_model_version_tag(version.name, version.version, REASON_TAG, decision.reason)
-    client.set_model_version_tag(version.name, version.version, DECISION_TAG, decision.outcome)
-    return decision
-
-
 def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersion":
     from mlflow.exceptions import MlflowException
 
@@ -152,17 +148,16 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
     model = record.logged_model(outputs)
     lineage = {key: record.tags[key] for key in LINEAGE_TAGS if key in record.tags}
     tags = lineage | {MODEL_TAG: file_digest(outputs.model)}
-    summary = _describe(record, outputs)
     with as_default(record.store):
         version = record.client.create_model_version(
-            name, model.model_uri, record.id, tags=tags, description=summary, model_id=model.model_id
+            name, model.model_uri, record.id, tags=tags, model_id=model.model_id
         )
     links = [*json.loads(model.tags.get(VERSIONS_TAG, "[]")), {"name": name, "version": version.version}]
     record.client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: json.dumps(links)})
     return version
 
 
-def _find_version(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":
+def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":
     """The oldest version that holds a model file."""
     same = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_TAG}` = '{digest}'")
     return min(same, key=lambda version: int(version.version), default=None)

@@ -3,7 +3,7 @@
 import csv
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import yaml
 from pipeline.data import table
 from pipeline.files import write_json
 from pipeline.params import load_params
+from pipeline.reports.predictions import PREDICTIONS, Predictions, write_predictions
 from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest, flatten
 from pipeline.tracking.records import PARENT_VARIABLE, TrainingFacts, find_or_rebuild
 from pipeline.tracking.registry import Registration, register
@@ -39,6 +40,7 @@ SETTINGS: dict[str, Any] = {
     "loss": "sparse_categorical_crossentropy",
     "classes": list(CLASSES),
     "widths": [8],
+    "multiply_adds": 1000,
     "best_epoch": 2,
 }
 
@@ -50,13 +52,15 @@ class Workspace:
         self.root = root
         self.outputs = Outputs(root)
 
-    def split(self) -> None:
+    def split(self, images: int = 6) -> None:
+        """Three splits of so many images, of which every third shows the same class."""
         dataset = table.Dataset("garments", 4, 5, CLASSES, CLASSES, flip=True)
         for seed, name in enumerate(("train", "validation", "test")):
-            images = np.random.default_rng(seed).integers(0, 256, (6, 4, 5), np.uint8)
+            pixels = np.random.default_rng(seed).integers(0, 256, (images, 4, 5), np.uint8)
             with table.writer(self.outputs.split(name), dataset) as writer:
-                labels = np.arange(6, dtype=np.uint8) % len(CLASSES)
-                writer.write(images, labels, [f"{name}-{row}" for row in range(6)], pa.array(["official"] * 6))
+                labels = (np.arange(images) % len(CLASSES)).astype(np.uint8)
+                ids = [f"{name}-{row}" for row in range(images)]
+                writer.write(pixels, labels, ids, pa.array(["official"] * images))
         write_json(self.root / "reports/validation.json", {"passed": True})
         write_json(self.root / "reports/split.json", {"seed": 20})
 
@@ -68,7 +72,16 @@ class Workspace:
         _write_table(self.outputs.training / "history.csv", EPOCHS)
         self.lock("train", MODEL, TRAINING, *(f"data/splits/{name}.parquet" for name in ("train", "validation")))
 
-    def evaluate(self, *, accuracy: float = 0.75, passed: bool = True, classes: tuple[str, ...] = CLASSES) -> None:
+    def evaluate(
+        self,
+        *,
+        accuracy: float = 0.75,
+        passed: bool = True,
+        classes: tuple[str, ...] = CLASSES,
+        wrong: Collection[int] = (),
+        confidence: float = 0.95,
+    ) -> None:
+        """`wrong`: the rows of the test split that the model gets wrong."""
         self.outputs.evaluation.mkdir(parents=True, exist_ok=True)
         interval = {"accuracy_low": 0.7, "accuracy_high": 0.8}
         metrics = {"accuracy": accuracy, **interval, "ece": 0.05, "images": 6, "loss": None}
@@ -77,6 +90,9 @@ class Workspace:
         _write_table(
             self.outputs.evaluation / "per_class.csv",
             [{"class": name, "recall": 0.5 + place / 10} for place, name in enumerate(classes)],
+        )
+        write_predictions(
+            self.outputs.evaluation / PREDICTIONS, answer(self.outputs.split("test"), classes, wrong, confidence)
         )
         self.lock("evaluate", MODEL, EVALUATION)
 
@@ -151,6 +167,19 @@ class Workspace:
         identity = ("-c", "user.name=tests", "-c", "user.email=tests@example.invalid")
         command = ["git", *identity, *arguments]
         return subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=True).stdout
+
+
+def answer(split: Path, classes: tuple[str, ...], wrong: Collection[int], confidence: float = 0.95) -> Predictions:
+    """Answers to a split that are right but for some rows. Of two classes, the second is the dataset's first two."""
+    _, labels = table.read_images(split)
+    if len(classes) == 2:
+        labels = (labels < 2).astype(np.uint8)
+    predicted = labels.astype(int)
+    rows = sorted(wrong)
+    predicted[rows] = (predicted[rows] + 1) % len(classes)
+    probabilities = np.full((len(labels), len(classes)), (1 - confidence) / (len(classes) - 1))
+    probabilities[np.arange(len(labels)), predicted] = confidence
+    return Predictions(classes=classes, ids=table.read_ids(split), labels=labels, probabilities=probabilities)
 
 
 @pytest.fixture(scope="session")

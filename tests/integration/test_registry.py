@@ -7,25 +7,14 @@ import pytest
 import yaml
 
 from pipeline.files import file_digest
-from pipeline.tracking import registry
+from pipeline.tracking import judgement, registry
 from pipeline.tracking.logged_models import MODEL_TAG
-from pipeline.tracking.registry import Decision, decide
 from tests.integration.recorded import CLASSES, Workspace, empty_store, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures
 
 
-@pytest.mark.parametrize(
-    ("earlier", "first_model", "outcome"),
-    [(0, "champion", "champion"), (0, "challenger", "challenger"), (1, "champion", "challenger")],
-)
-def test_only_a_first_model_can_become_champion_by_itself(
-    earlier: int, first_model: registry.Alias, outcome: str
-) -> None:
-    assert decide(earlier, first_model).outcome == outcome
-
-
-def test_the_first_model_serves_and_the_next_waits(workspace: Workspace) -> None:
+def test_the_first_model_serves_and_one_that_is_no_better_waits(workspace: Workspace) -> None:
     assert workspace.enter(b"one").decision.outcome == "champion"
     assert workspace.aliases("garments") == {"champion": "1"}
     assert workspace.enter(b"two", accuracy=0.99).decision.outcome == "challenger"
@@ -47,10 +36,15 @@ def test_a_version_says_what_it_is(workspace: Workspace) -> None:
         assert version.tags[f"data.{split}"] == file_digest(workspace.outputs.split(split), "md5")
     assert version.tags["gate"] == "passed"
     assert version.tags["decision"] == "champion"
+    assert version.description.startswith(registration.decision.reason)
     assert "**75.00%** of 6 test images" in version.description
     assert "weakest class Bag" in version.description
     assert {"decision": "champion", "registry.version": "1"}.items() <= run.data.tags.items()
-    assert str(registration) == "garments version 1 (champion): the first of its name to pass the absolute gate"
+    assert version.tags["decision.reason"] == registration.decision.reason
+    assert str(registration) == (
+        "garments version 1 (champion). Version 1 becomes the champion: it is the first of its name to pass the "
+        "absolute gate."
+    )
 
 
 def test_a_version_holds_the_model_file_itself(workspace: Workspace, tmp_path: Path) -> None:
@@ -102,13 +96,13 @@ def test_a_version_stays_when_thresholds_rise_above_it(workspace: Workspace) -> 
     workspace.enter(b"one")
     registration = workspace.enter(b"one", passed=False)
     assert registration.decision.outcome == "rejected"
-    assert "version 1, from other thresholds, stays as it is" in str(registration)
+    assert "Version 1, from other thresholds, stays as it is" in str(registration)
     assert workspace.aliases("garments") == {"champion": "1"}
 
 
 def test_a_registration_that_was_cut_off_is_completed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(registry, "move_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(judgement, "move_alias", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         workspace.enter(b"one")
     assert workspace.aliases("garments") == {}
     registration = workspace.register()
@@ -135,10 +129,6 @@ def test_a_task_over_all_classes_keeps_the_name_of_the_dataset(workspace: Worksp
     workspace.train(b"one")
     workspace.evaluate(classes=CLASSES)
     assert registry.registered_name(workspace.outputs) == "garments"
-
-
-def test_a_decision_is_a_value() -> None:
-    assert decide(1, "champion") == Decision("challenger", "it passed the absolute gate")
 
 
 def test_the_workspace_keeps_nothing_that_a_registry_assigns(workspace: Workspace) -> None:

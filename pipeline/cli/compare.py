@@ -1,0 +1,136 @@
+"""`pipeline compare`: two versions of a registered model on the same test images."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
+
+from pipeline.cli.app import app, console, enter_workspace
+
+if TYPE_CHECKING:
+    from pipeline.reports.predictions import Predictions
+
+SHOWN_IMAGES = 24
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A version or an alias, such as champion.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The one to hold against it.")],
+    name: Annotated[str | None, typer.Option(help="The registered model; by default the current dataset's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw images on which they differ, as a PNG.")
+    ] = None,
+    latency: Annotated[bool, typer.Option(help="Load both models and time them, here and now.")] = False,
+) -> None:
+    """Hold two versions of a model against each other, image by image. It looks, and decides nothing.
+
+    Examples:
+
+        pipeline compare champion challenger
+        pipeline compare 3 4 --figure differences.png
+        pipeline compare 3 4 --latency --json
+    """
+    figure = figure.resolve() if figure else None
+    workspace = enter_workspace()
+    from pipeline.flows.summary import current_name
+    from pipeline.params import load_params
+    from pipeline.reports import comparison
+    from pipeline.tracking.contenders import measure_latencies, predictions_of_both
+    from pipeline.tracking.outputs import Outputs
+    from pipeline.tracking.registry import find_version, open_registry
+    from pipeline.tracking.store import explained
+
+    outputs = Outputs(workspace)
+    name = name or current_name(load_params().dataset.name)
+    store, client = open_registry(workspace)
+    with explained(store):
+        versions = (find_version(client, name, a), find_version(client, name, b))
+        test, first, second = predictions_of_both(store, client, versions, outputs)
+        latencies = measure_latencies(store, client, versions, outputs) if latency else []
+    numbers = [str(version.version) for version in versions]
+    found = comparison.compare(first, second)
+    if figure:
+        draw_differences(figure, outputs.split("test"), test, numbers, first, second)
+    if as_json:
+        about = {"name": name, "versions": numbers, "test": test}
+        measured = {"latency_ms": [asdict(one) for one in latencies]} if latencies else {}
+        console.print_json(data=about | comparison.describe_comparison(found) | measured)
+        return
+    show(name, numbers, comparison.describe_comparison(found))
+    for number, one in zip(numbers, latencies, strict=False):
+        console.print(f"version {number}: {one.one:.2f} ms for an image alone, {one.batch:.3f} ms each in a batch")
+    if figure:
+        console.print(f"images on which they differ: {figure}", soft_wrap=True)
+
+
+def show(name: str, numbers: Sequence[str], found: dict[str, Any]) -> None:
+    """Print a comparison: what both got right, what either did, and the classes."""
+    from pipeline.reports.champion_rule import in_points
+
+    first, second = (f"version {number}" for number in numbers)
+    console.print(f"{name} on the same {found['images']:,} test images")
+    table = Table(
+        "class", *(Column(title, justify="right") for title in ("images", first, second, "points", "95% interval")),
+        box=SIMPLE_HEAD,
+    )  # fmt: skip
+    for title, pairs in [*found["by_class"].items(), ("all classes", found)]:
+        interval = f"{in_points(pairs['difference_low'])} to {in_points(pairs['difference_high'])}"
+        shares = (f"{pairs[f'{role}_right']:.2%}" for role in ("champion", "challenger"))
+        table.add_row(title, f"{pairs['images']:,}", *shares, in_points(pairs["difference"]), interval)
+    console.print(table)
+    console.print(
+        f"both right {found['both_right']:,}, both wrong {found['both_wrong']:,}; only {first} right "
+        f"{found['lost']:,}, only {second} right {found['gained']:,}: p = {found['p_value']:.2g} (McNemar, mid-p)"
+    )
+    console.print(f"calibration error {found['champion_ece']:.4f} and {found['challenger_ece']:.4f}")
+
+
+def draw_differences(
+    path: Path, split: Path, test: str, numbers: Sequence[str], first: "Predictions", second: "Predictions"
+) -> None:
+    """Draw the images to which two models answer differently, those of the surest answers first.
+
+    Raises:
+        DataError: the workspace has other test images than those that the versions were judged on.
+    """
+    import numpy as np
+
+    from pipeline.data import table
+    from pipeline.errors import DataError
+    from pipeline.files import atomic_file, file_digest
+    from pipeline.reports.figures import draw_images
+
+    if file_digest(split, "md5") != test:
+        raise DataError(
+            f"{split} does not hold the images that these versions were judged on",
+            expected=f"the split with MD5 {test}",
+            remedy="git checkout the commit of that version, then: dvc checkout data/splits/test.parquet",
+        )
+    first = first.in_order_of(second.ids)
+    differing = np.flatnonzero(first.predicted != second.predicted)
+    surest = differing[np.argsort(-(first.confidences + second.confidences)[differing], kind="stable")][:SHOWN_IMAGES]
+    images, _ = table.read_images(split)
+    position = {identity: row for row, identity in enumerate(table.read_ids(split))}
+    captions = [
+        "\n".join(
+            [
+                first.classes[first.labels[row]],
+                *(
+                    f"{number}: {model.classes[model.predicted[row]]} {model.confidences[row]:.2f}"
+                    for number, model in zip(numbers, (first, second), strict=True)
+                ),
+            ]
+        )
+        for row in surest
+    ]
+    title = (
+        f"{len(differing):,} images on which versions {numbers[0]} and {numbers[1]} differ; the surest answers first"
+    )
+    with atomic_file(path) as partial:
+        draw_images(partial, title, [images[position[second.ids[row]]] for row in surest], captions)

@@ -1,0 +1,101 @@
+"""What a model answered to each image, as `evaluate` keeps it: `predictions.parquet`, one row an image.
+
+Columns: `id` string; `label` uint8, the right answer; `predicted` uint8, the most probable one; `probabilities`
+fixed_size_list<float32>[classes]. The names of the classes travel in the file's own metadata.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import DataError
+
+PREDICTIONS = "predictions.parquet"
+_CLASSES_KEY = b"classes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a model answered about some images, beside what was right."""
+
+    classes: tuple[str, ...]  # the possible answers, in English
+    ids: Sequence[str]
+    labels: np.ndarray  # uint8 [n], indices into `classes`
+    probabilities: np.ndarray  # float [n, classes]
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """The most probable class: uint8 [n]. Of equally probable ones the first."""
+        return self.probabilities.argmax(axis=1).astype(np.uint8)
+
+    @cached_property
+    def confidences(self) -> np.ndarray:
+        """Its probability: float64 [n]; zero where the model's answer is not a number."""
+        return np.nan_to_num(self.probabilities.max(axis=1).astype(np.float64), nan=0.0)
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """Whether it is the right one: bool [n]."""
+        return self.predicted == self.labels
+
+    def in_order_of(self, ids: Sequence[str]) -> "Predictions":
+        """The same answers, in the order of these ids.
+
+        Raises:
+            DataError: they are not the ids of these images.
+        """
+        if list(self.ids) == list(ids):
+            return self
+        position = {identity: row for row, identity in enumerate(self.ids)}
+        foreign = [identity for identity in ids if identity not in position]
+        if foreign or len(ids) != len(self.ids):
+            example = f", {foreign[0]} among them" if foreign else ""
+            raise DataError(
+                "two sets of predictions are not of the same images",
+                expected=f"the same {len(self.ids):,} ids in both",
+                found=f"{len(ids):,} ids, {len(foreign):,} of them unknown to the other{example}",
+            )
+        rows = [position[identity] for identity in ids]
+        return replace(self, ids=ids, labels=self.labels[rows], probabilities=self.probabilities[rows])
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Write the file that `read_predictions` reads."""
+    flat = pa.array(predictions.probabilities.astype(np.float32).ravel())
+    columns = {
+        "id": pa.array(predictions.ids, pa.string()),
+        "label": pa.array(predictions.labels, pa.uint8()),
+        "predicted": pa.array(predictions.predicted, pa.uint8()),
+        "probabilities": pa.FixedSizeListArray.from_arrays(flat, len(predictions.classes)),
+    }
+    metadata = {_CLASSES_KEY: json.dumps(predictions.classes, ensure_ascii=False)}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path, compression="zstd")
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read what `evaluate` left of a model.
+
+    Raises:
+        DataError: the file is missing, damaged, or holds no predictions.
+    """
+    try:
+        table = pq.read_table(path)
+        classes = json.loads((table.schema.metadata or {})[_CLASSES_KEY])
+        flat = table.column("probabilities").combine_chunks().flatten()
+        labels = table.column("label").combine_chunks()
+        return Predictions(
+            classes=tuple(classes),
+            ids=table.column("id").to_pylist(),
+            labels=labels.to_numpy(zero_copy_only=False).astype(np.uint8),
+            probabilities=flat.to_numpy(zero_copy_only=False).reshape(-1, len(classes)),
+        )
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing", remedy="dvc repro evaluate") from None
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise DataError(f"{path} holds no predictions", expected="what `evaluate` writes", found=str(error)) from None

@@ -1,0 +1,51 @@
+"""The champion rule through `dvc repro` on `tiny`: the better model is promoted, the worse one is not.
+
+Other test images have the champion asked again.
+"""
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+import yaml
+
+from tests.conftest import Project, stages_that_ran
+from tests.e2e.test_repro import aliases_of
+
+pytestmark = pytest.mark.faults
+
+
+def decisions_of(project: Project) -> dict[str, str]:
+    """Decision by version."""
+    with closing(sqlite3.connect(project.path / "mlflow.db")) as store:
+        rows = store.execute("SELECT version, value FROM model_version_tags WHERE key = 'decision'").fetchall()
+    return {str(version): value for version, value in rows}
+
+
+def test_a_better_model_is_promoted_a_worse_one_is_not_and_a_champion_is_asked_again(trained: Project) -> None:
+    trained.set_params(**{"train.epochs": 12, "register.alpha": 0.05})
+    output = trained.repro().stdout
+    assert "Version 2 takes the place of version 1" in output
+    assert aliases_of(trained) == {("tiny", "champion"): "2"}
+
+    trained.set_params(**{"train.epochs": 3, "train.seed": 2})
+    output = trained.repro().stdout
+    assert "Version 3 is not promoted" in output
+    assert "challenger 2 on these 500 test images" in output
+    assert aliases_of(trained) == {("tiny", "champion"): "2"}
+    assert decisions_of(trained) == {"1": "champion", "2": "champion", "3": "not promoted"}
+
+    # More test images under the same name: the champion's stored answers are of other ones.
+    file = trained.path / "data/catalog.yaml"
+    catalog = yaml.safe_load(file.read_text())
+    catalog["tiny"]["test"] = 600
+    file.write_text(yaml.safe_dump(catalog, sort_keys=False, allow_unicode=True))
+    trained.set_params(**{"train.seed": 3})
+    output = trained.repro().stdout
+    assert stages_that_ran(output)[-1] == "register"
+    assert "version 2 was evaluated on other test images: asking it again" in output
+    assert "challenger 1 on these 600 test images" in output
+    assert aliases_of(trained) == {("tiny", "champion"): "2"}
+
+    compared = trained.run("pipeline", "compare", "champion", "1", "--json", "--figure", "differences.png").stdout
+    assert '"images": 600' in compared or '"images": 500' in compared
