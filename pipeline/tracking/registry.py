@@ -8,11 +8,20 @@ import csv
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pipeline.data import table
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import RegisterParams
+from pipeline.tracking.history import (
+    ACCURACY_TAG,
+    CHALLENGER,
+    CHAMPION,
+    DECISION_TAG,
+    REASON_TAG,
+    Alias,
+    move_alias,
+)
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import DIFF_ARTIFACT, Record
@@ -23,12 +32,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-Alias = Literal["champion", "challenger"]
-
-CHAMPION: Alias = "champion"
-CHALLENGER: Alias = "challenger"
-REASON_TAG = "decision.reason"  # of a version, in words
-DECISION_TAG = "decision"  # of a version, set last: one without it was not judged to the end
 VERSIONS_TAG = "mlflow.modelVersions"  # of a logged model: by it MLflow's pages lead to the versions
 LOCK_WAIT_SECONDS = 60
 LINEAGE_TAGS = ("data.train", "data.validation", "data.test", "gate", "git.dirty", "mlflow.source.git.commit")
@@ -124,18 +127,14 @@ def registered_name(outputs: Outputs) -> str:
     return dataset.name if answers == dataset.classes else f"{dataset.name}-is-{_slug(answers[1])}"
 
 
-def move_alias(client: "MlflowClient", name: str, alias: str, version: str) -> None:
-    """Let an alias point to a version, wherever it pointed before. Every move of ours goes through here."""
-    client.set_registered_model_alias(name, alias, version)
-
-
 def _judge(client: "MlflowClient", version: "ModelVersion", params: RegisterParams) -> Decision:
     others = client.search_model_versions(f"name = '{version.name}'")
     earlier = [
         other for other in others if DECISION_TAG in other.tags
     ]  # one that was not judged to the end is no rival
     decision = decide(len(earlier), params.first_model)
-    move_alias(client, version.name, decision.outcome, version.version)
+    evidence = {key: version.tags[key] for key in (MODEL_TAG, "gate", "data.test") if key in version.tags}
+    move_alias(client, version.name, decision.outcome, version.version, reason=decision.reason, evidence=evidence)
     client.set_model_version_tag(version.name, version.version, REASON_TAG, decision.reason)
     client.set_model_version_tag(version.name, version.version, DECISION_TAG, decision.outcome)
     return decision
@@ -151,7 +150,13 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
             raise
     model = record.logged_model(outputs)
     lineage = {key: record.tags[key] for key in LINEAGE_TAGS if key in record.tags}
-    tags = lineage | {MODEL_TAG: file_digest(outputs.model)}
+    metrics = read_json(outputs.evaluation / "metrics.json")
+    accuracy = {
+        ACCURACY_TAG: str(metrics["accuracy"]),
+        f"{ACCURACY_TAG}.low": str(metrics["accuracy_low"]),
+        f"{ACCURACY_TAG}.high": str(metrics["accuracy_high"]),
+    }
+    tags = lineage | accuracy | {MODEL_TAG: file_digest(outputs.model)}
     summary = _describe(record, outputs)
     with as_default(record.store):
         version = record.client.create_model_version(

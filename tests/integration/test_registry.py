@@ -108,7 +108,7 @@ def test_a_version_stays_when_thresholds_rise_above_it(workspace: Workspace) -> 
 
 def test_a_registration_that_was_cut_off_is_completed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(registry, "move_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(registry, "move_alias", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         workspace.enter(b"one")
     assert workspace.aliases("garments") == {}
     registration = workspace.register()
