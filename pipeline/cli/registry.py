@@ -17,8 +17,6 @@ from pipeline.cli.app import app, console, enter_workspace
 from pipeline.errors import TrackingError
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
     from pipeline.tracking.history import Move
 
 MODEL_OPTION = typer.Option("--model", metavar="NAME", help="The registered model; by default the present dataset's.")
@@ -149,8 +147,8 @@ def rollback(
 
 
 @contextmanager
-def _registry(model: str | None) -> Iterator[tuple["MlflowClient", str]]:
-    """The registry of this checkout, and the registered model that is meant."""
+def _registry(model: str | None) -> Iterator[tuple[Any, str]]:
+    """MLflow's client for this checkout's registry, and the name of the registered model that is meant."""
     workspace = enter_workspace()
     from pipeline.tracking.store import explained, locate, open_store
 

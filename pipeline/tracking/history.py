@@ -370,7 +370,6 @@ def _intend(
 ) -> Move | None:
     """Make the run of a move and claim the next number for it; None when another process got that number."""
     order = standing.order or _begin(client, name)
-    _end_dead_intents(client, order)
     origin, target, number = standing.aliases.get(alias), after.get(alias), standing.last + 1
     who = "unknown" if kind == "external" else _who()
     facts = {
@@ -395,6 +394,7 @@ def _intend(
     tags = {key: value for key, value in facts.items() if value}
     run = client.create_run(order.info.experiment_id, tags=tags, run_name=title)
     if _claim(client, order, _place(number), run.info.run_id):
+        _end_dead_intents(client, order, run)
         return _as_move(number, run)
     client.delete_run(run.info.run_id)
     return None
@@ -422,10 +422,13 @@ def _latest(client: "MlflowClient", order: "Run", alias: str) -> str | None:
     return str(numbers[found[0].info.run_id]) if found and found[0].info.run_id in numbers else None
 
 
-def _end_dead_intents(client: "MlflowClient", order: "Run") -> None:
-    """Take away the runs of processes that died before they had a number. Should one wake up, its run is void."""
+def _end_dead_intents(client: "MlflowClient", order: "Run", claimed: "Run") -> None:
+    """Take away the runs of processes that died before they had a number. Should one wake up, its run is void.
+
+    Done by the one who has just claimed the next number, because nobody else can then be given one.
+    """
     query = f"tags.`{ROLE_TAG}` = '{MOVE}' and attributes.status = 'RUNNING'"
-    numbered = {run for _, run in _places(order)}
+    numbered = {claimed.info.run_id} | {run for _, run in _places(order)}
     for run in client.search_runs([order.info.experiment_id], query):
         gone = not _may_act(run.data.tags[MOVER_TAG], run.info.start_time)
         if gone and run.info.run_id not in numbered:
