@@ -69,7 +69,7 @@ def running_postgresql() -> Iterator[Callable[[], str]]:
 def _find_programs() -> Path:
     """Debian keeps the server's programs off the PATH."""
     on_path = shutil.which("initdb")
-    found = [Path(on_path)] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    found = [Path(on_path).resolve()] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
         pytest.fail("PostgreSQL is not installed, which this test runs MLflow on: apt-get install postgresql")
     return found[-1].parent
