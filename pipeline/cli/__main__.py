@@ -5,7 +5,7 @@ import sys
 
 from rich.console import Console
 
-from pipeline.cli import compare, work  # noqa: F401  # importing a module of commands adds them to the application
+from pipeline.cli import compare, registry, work  # noqa: F401  # importing a module of commands adds them to the app
 from pipeline.cli.app import app
 from pipeline.errors import PipelineError
 

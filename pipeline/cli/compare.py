@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from pipeline.cli.app import app, console, enter_workspace
+from pipeline.cli.registry import MODEL_OPTION
 
 if TYPE_CHECKING:
     from pipeline.reports.predictions import Predictions
@@ -21,7 +22,7 @@ SHOWN_IMAGES = 24
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A version or an alias, such as champion.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The one to hold against it.")],
-    name: Annotated[str | None, typer.Option(help="The registered model; by default the current dataset's.")] = None,
+    model: Annotated[str | None, MODEL_OPTION] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw images on which they differ, as a PNG.")
@@ -47,7 +48,7 @@ def compare(
     from pipeline.tracking.store import explained
 
     outputs = Outputs(workspace)
-    name = name or current_name(load_params().dataset.name)
+    name = model or current_name(load_params().dataset.name)
     store, client = open_registry(workspace)
     with explained(store):
         versions = (find_version(client, name, a), find_version(client, name, b))

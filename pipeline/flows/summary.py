@@ -96,21 +96,19 @@ def describe_standing(workspace: Path, dataset: str) -> Iterator[tuple[str, str]
         yield "gate", f"rejected: {', '.join(missed)}" if missed else "passed"
     else:
         yield "model", "none has been evaluated"
-    aliases = find_aliases(workspace, current_name(dataset))
+    aliases = _find_aliases(workspace, current_name(dataset))
     yield "registry", ", ".join(f"{alias} is version {version}" for alias, version in aliases.items()) or "no champion"
 
 
 def current_name(dataset: str) -> str:
-    """The registered name of the model in the workspace, or of the dataset where none was registered."""
-    return str(read_json(REGISTRATION)["name"]) if REGISTRATION.is_file() else dataset
+    """The registered name that the models of `dataset.name` have: as the last registration says, if it was of one."""
+    name = str(read_json(REGISTRATION)["name"]) if REGISTRATION.is_file() else dataset
+    return name if name.startswith(f"{dataset}-") else dataset
 
 
-def find_aliases(workspace: Path, name: str) -> dict[str, str]:
-    """Versions of a registered model by alias, without creating a store that is not there.
-
-    Raises:
-        TrackingError: the store cannot be used.
-    """
+def _find_aliases(workspace: Path, name: str) -> dict[str, str]:
+    """Versions of a registered model by alias, without creating a store that is not there."""
+    from pipeline.tracking import history
     from pipeline.tracking.store import explained, locate, open_store
 
     store = locate(workspace)
@@ -118,9 +116,7 @@ def find_aliases(workspace: Path, name: str) -> dict[str, str]:
         return {}
     client = open_store(store)
     with explained(store):
-        if not client.search_registered_models(f"name = '{name}'"):
-            return {}
-        return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+        return history.find_aliases(client, name)
 
 
 def describe_accuracy() -> str:

@@ -7,7 +7,7 @@ decision is written down before the alias moves, and the tag `decision` comes la
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pipeline.files import file_digest, read_json
 from pipeline.params import RegisterParams
@@ -16,7 +16,7 @@ from pipeline.reports.comparison import compare
 from pipeline.reports.predictions import PREDICTIONS, read_predictions
 from pipeline.tracking import ledger
 from pipeline.tracking.contenders import CannotBeJudged, predictions_of
-from pipeline.tracking.history import move_alias
+from pipeline.tracking.history import CHALLENGER, CHAMPION, DECISION_TAG, REASON_TAG, find_aliases, move_alias
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import Record
@@ -24,10 +24,6 @@ from pipeline.tracking.records import Record
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION: Literal["champion"] = "champion"
-CHALLENGER: Literal["challenger"] = "challenger"
-REASON_TAG = "decision.reason"  # of a version, in words; set before its alias moves
-DECISION_TAG = "decision"  # of a version, set last: one without it was not judged to the end
 DECISION_JSON, DECISION_PAGE = "decision/decision.json", "decision/decision.md"  # artifacts of the model's run
 LONGEST_DESCRIPTION = 5000  # characters: MLflow's column
 
@@ -41,13 +37,21 @@ def judge(record: Record, outputs: Outputs, version: "ModelVersion", summary: st
         summary: what the version is, in Markdown; its description once the decision stands before it.
     """
     name, number, client = version.name, str(version.version), record.client
-    aliases = {alias: str(at) for alias, at in client.get_registered_model(name).aliases.items()}
+    aliases = find_aliases(client, name)
     decision = _promoted_before(record, version) if aliases.get(CHAMPION) == number else None
     if decision is None:
         decision = _decide(record, outputs, version, aliases.get(CHAMPION), params)
         _keep(record, outputs, version, decision, summary, params)
         if decision.outcome in (CHAMPION, CHALLENGER) and aliases.get(decision.outcome) != number:
-            move_alias(client, name, decision.outcome, number, reason=decision.reason, evidence=_cite(record, decision))
+            move_alias(
+                client,
+                name,
+                decision.outcome,
+                number,
+                reason=decision.reason,
+                evidence=_cite(record, decision),
+                expected=aliases.get(decision.outcome),  # the champion it met is still the one
+            )
     client.set_model_version_tag(name, number, DECISION_TAG, decision.outcome)
     return decision
 

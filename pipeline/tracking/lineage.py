@@ -74,7 +74,7 @@ def host_tags() -> dict[str, str]:
     """The machine and who uses it. Tags and not params: they tell runs apart, they do not define them."""
     model, features = _cpu()
     return {
-        "mlflow.user": _user(),
+        "mlflow.user": user(),
         "host.name": platform.node(),
         "host.platform": platform.platform(),
         "host.cpu": model,
@@ -124,7 +124,8 @@ def _is_large(path: Path) -> bool:
     return path.is_dir() or path.lstat().st_size > LARGEST_UNTRACKED_FILE
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run under a number that has no name

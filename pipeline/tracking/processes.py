@@ -23,14 +23,17 @@ def end_abandoned(client: "MlflowClient", experiments: list[str]) -> None:
     """Mark as KILLED the runs whose process, on this machine, is gone: `kill -9` and power cuts leave no word."""
     query = f"attributes.status = 'RUNNING' and tags.{PROCESS_TAG} LIKE '{_machine()} %'"
     for run in client.search_runs(experiments, query):
-        _, pid, started = run.data.tags[PROCESS_TAG].rsplit(" ", 2)
-        if not _is_running(int(pid), float(started)):
+        if not is_running(run.data.tags[PROCESS_TAG]):
             client.set_terminated(run.info.run_id, "KILLED")
 
 
-def _is_running(pid: int, started: float) -> bool:
+def is_running(process: str) -> bool | None:
+    """Whether a process, named as `this_process` does, is still there; None: it is of another machine."""
+    machine, pid, started = process.rsplit(" ", 2)
+    if machine != _machine():
+        return None
     try:
-        return abs(psutil.Process(pid).create_time() - started) < 1
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1
     except psutil.NoSuchProcess:
         return False
 

@@ -17,7 +17,8 @@ from pipeline.errors import TrackingError
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import RegisterParams
 from pipeline.reports.champion_rule import Decision
-from pipeline.tracking.judgement import CHALLENGER, CHAMPION, DECISION_TAG, REASON_TAG, judge
+from pipeline.tracking.history import ACCURACY_TAG, CHALLENGER, CHAMPION, DECISION_TAG, REASON_TAG, find_aliases
+from pipeline.tracking.judgement import judge
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import DIFF_ARTIFACT, Record
@@ -76,7 +77,8 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
         else:
             decision = Decision("rejected", "The model did not pass the absolute gate.", "gate")
         number = str(version.version) if version else None
-        aliases = _find_aliases(record.client, name, number) if number else ()
+        standing = find_aliases(record.client, name) if number else {}
+        aliases = tuple(sorted(alias for alias, at in standing.items() if at == number))
     tags = {DECISION_TAG: decision.outcome} | ({"registry.name": name, "registry.version": number} if number else {})
     if not tags.items() <= record.tags.items():
         record.set_tags(tags)
@@ -105,7 +107,7 @@ def find_version(client: "MlflowClient", name: str, which: str) -> "ModelVersion
     if not models:
         known = ", ".join(model.name for model in client.search_registered_models()) or "none"
         raise TrackingError(f"there is no registered model {name}", found=known, remedy="pipeline run")
-    aliases = {alias: str(at) for alias, at in client.get_registered_model(name).aliases.items()}
+    aliases = find_aliases(client, name)
     versions = {str(version.version): version for version in client.search_model_versions(f"name = '{name}'")}
     number = aliases.get(which.removeprefix("@"), which)
     if number not in versions:
@@ -147,7 +149,13 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
             raise
     model = record.logged_model(outputs)
     lineage = {key: record.tags[key] for key in LINEAGE_TAGS if key in record.tags}
-    tags = lineage | {MODEL_TAG: file_digest(outputs.model)}
+    metrics = read_json(outputs.evaluation / "metrics.json")
+    accuracy = {
+        ACCURACY_TAG: str(metrics["accuracy"]),
+        f"{ACCURACY_TAG}.low": str(metrics["accuracy_low"]),
+        f"{ACCURACY_TAG}.high": str(metrics["accuracy_high"]),
+    }
+    tags = lineage | accuracy | {MODEL_TAG: file_digest(outputs.model)}
     with as_default(record.store):
         version = record.client.create_model_version(
             name, model.model_uri, record.id, tags=tags, model_id=model.model_id
@@ -161,12 +169,6 @@ def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVe
     """The oldest version that holds a model file."""
     same = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_TAG}` = '{digest}'")
     return min(same, key=lambda version: int(version.version), default=None)
-
-
-def _find_aliases(client: "MlflowClient", name: str, version: str) -> tuple[str, ...]:
-    """The aliases of a version, which a search for versions does not fill in."""
-    aliases = client.get_registered_model(name).aliases
-    return tuple(sorted(alias for alias, at in aliases.items() if str(at) == version))
 
 
 def _answers(outputs: Outputs) -> tuple[str, ...]:

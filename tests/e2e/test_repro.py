@@ -30,9 +30,11 @@ def lock_of(project: Project) -> dict[str, dict[str, str]]:
 
 
 def runs_of(project: Project) -> list[tuple[str, str]]:
-    """(run id, status) of every run in the project's tracking store, oldest first."""
+    """(run id, status) of every run of a stage or flow in the project's tracking store, oldest first."""
+    query = "select run_uuid, status from runs join experiments using (experiment_id)"
+    of_stages = "experiments.name not like '% history'"
     with sqlite3.connect(project.path / "mlflow.db") as store:
-        return store.execute("select run_uuid, status from runs order by start_time").fetchall()
+        return store.execute(f"{query} where {of_stages} order by start_time").fetchall()
 
 
 def aliases_of(project: Project) -> dict[tuple[str, str], str]:

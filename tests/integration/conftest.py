@@ -1,4 +1,4 @@
-"""A Prefect server for the session, and a project with stand-ins for the six stages, in which a flow takes seconds."""
+"""Servers for the session (Prefect, PostgreSQL), and a project of stand-in stages, in which a flow takes seconds."""
 
 import json
 import shutil
@@ -14,6 +14,7 @@ from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.flows.server import SETTINGS, TEMPORARY_SETTINGS
 from tests.conftest import REPOSITORY, Project
+from tests.integration.postgresql import running_postgresql
 
 # Each stage reads the file of the one before and its parameters, and leaves the reports that the flow reads. What it is
 # to do besides stands in `behaviour.json`, which is no dependency: {"train": {"sleep": 60}, "split": {"exit": [1]}}.
@@ -85,6 +86,13 @@ def prefect_api() -> Iterator[str]:
 
         with prefect_test_harness(server_startup_timeout=120):
             yield str(get_current_settings().api.url)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Callable[[], str]]:
+    """Make a PostgreSQL database with MLflow's tables and nothing in them, and return its address for MLflow."""
+    with running_postgresql() as make_database:
+        yield make_database
 
 
 @pytest.fixture(scope="session")

@@ -141,8 +141,9 @@ class Workspace:
         return open_store(locate(self.root))
 
     def runs(self) -> "list[Run]":
-        """Every run in the store, newest first."""
-        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        """Every run in the store, newest first, but for those that tell of the registry's moves."""
+        found = self.client.search_experiments()
+        experiments = [experiment.experiment_id for experiment in found if not experiment.name.endswith(" history")]
         return list(self.client.search_runs(experiments, order_by=["attributes.start_time DESC"]))
 
     def aliases(self, name: str) -> dict[str, str]:

@@ -12,7 +12,20 @@ from typer.testing import CliRunner
 from pipeline.cli.__main__ import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-COMMANDS = ("run", "status", "schema", "params", "add-data", "sync", "ui", "compare")
+COMMANDS = (
+    "run",
+    "status",
+    "schema",
+    "params",
+    "add-data",
+    "sync",
+    "ui",
+    "compare",
+    "versions",
+    "history",
+    "promote",
+    "rollback",
+)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,188 @@
+"""The commands about registered models: what there is, what was moved and why, promotion and rollback."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
+from rich.text import Text
+
+from pipeline.cli.app import app, console, enter_workspace
+from pipeline.errors import TrackingError
+
+if TYPE_CHECKING:
+    from pipeline.tracking.history import Move
+
+MODEL_OPTION = typer.Option("--model", metavar="NAME", help="The registered model; by default the present dataset's.")
+REASON_OPTION = typer.Option("--reason", metavar="TEXT", help="Why, for whoever reads the history.")
+JSON_OPTION = typer.Option("--json", help="Print JSON instead of a table.")
+STYLES = {"champion": "bold green", "challenger": "cyan", "external": "yellow", "rollback": "red"}
+
+
+@app.command()
+def versions(
+    model: Annotated[str | None, MODEL_OPTION] = None,
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
+    """List the registered versions: how good each is, what it came from, what was decided about it.
+
+    Accuracy is that on the test images, with its 95 % interval. An asterisk: the tree differed from the commit.
+
+    Examples:
+
+        pipeline versions
+        pipeline versions --model fashion-mnist --json
+    """
+    with _registry(model) as (client, name):
+        from pipeline.tracking.history import stand
+        from pipeline.tracking.versions import list_versions
+
+        found = list_versions(client, name, stand(client, name))
+    if as_json:
+        _print_json({"name": name, "versions": [asdict(version) for version in found]})
+        return
+    if not found:
+        console.print(f"{name} has no version: pipeline run")
+        return
+    right = Column("version", justify="right")
+    table = Table(right, "aliases", "accuracy", "data", "commit", "age", "decision", box=SIMPLE_HEAD)
+    for version in found:
+        accuracy = "-" if version.accuracy is None else f"{version.accuracy:.2%}"
+        if version.accuracy_low is not None and version.accuracy_high is not None:
+            accuracy += f" ({version.accuracy_low:.2%} to {version.accuracy_high:.2%})"
+        aliases = Text(", ").join(Text(alias, STYLES.get(alias, "")) for alias in version.aliases)
+        commit = f"{version.commit[:10]}{'*' if version.dirty else ''}" if version.commit else "-"
+        data = version.data[:8] if version.data else "-"
+        age = _age(version.created)
+        table.add_row(str(version.number), aliases, accuracy, data, commit, age, version.decision or "not judged")
+    console.print(table)
+
+
+@app.command()
+def history(
+    model: Annotated[str | None, MODEL_OPTION] = None,
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
+    """Tell every move of an alias, in order: when, who, from where to where, why.
+
+    Moves made in MLflow's pages or by other programs are `external`, with the time at which they were noticed.
+
+    Examples:
+
+        pipeline history
+        pipeline history --json
+    """
+    with _registry(model) as (client, name):
+        from pipeline.tracking.history import read_history
+
+        moves = read_history(client, name)
+    if as_json:
+        _print_json({"name": name, "moves": [asdict(move) for move in moves]})
+        return
+    if not moves:
+        console.print(f"no alias of {name} was ever moved")
+        return
+    table = Table(Column("", justify="right"), "when", "who", "what", "alias", "from", "to", "why", box=SIMPLE_HEAD)
+    for move in moves:
+        what = Text(move.kind, STYLES.get(move.kind, "")) if move.state == "done" else Text(move.state, "dim")
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(move.when / 1000))
+        place = str(move.number)
+        alias = Text(move.alias, STYLES.get(move.alias, ""))
+        table.add_row(
+            place, when, Text(move.who), what, alias, move.origin or "-", move.target or "-", Text(move.reason)
+        )
+    console.print(table)
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Its number.")],
+    reason: Annotated[str, REASON_OPTION],
+    model: Annotated[str | None, MODEL_OPTION] = None,
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
+    """Make a version the champion, whatever the rule says of it; what was rejected cannot be.
+
+    When another move of the champion comes first, nothing is moved, and the exit code is 1.
+
+    Examples:
+
+        pipeline promote 4 --reason "best on the shop's own photographs"
+        pipeline promote 4 --reason "..." --model fashion-mnist
+    """
+    with _registry(model) as (client, name):
+        from pipeline.tracking import history as aliases
+
+        move = aliases.promote(client, name, version, reason=_require(reason))
+    _tell(name, move, as_json)
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, REASON_OPTION],
+    to: Annotated[str | None, typer.Option(metavar="VERSION", help="A former champion; by default the last.")] = None,
+    model: Annotated[str | None, MODEL_OPTION] = None,
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
+    """Bring the former champion back. Versions that were themselves rolled back from are passed over.
+
+    One command, whole or not at all: where it is cut off, the next command completes it.
+
+    Examples:
+
+        pipeline rollback --reason "takes bags for shirts since Monday"
+        pipeline rollback --to 2 --reason "the last that knew sandals"
+    """
+    with _registry(model) as (client, name):
+        from pipeline.tracking import history as aliases
+
+        move = aliases.rollback(client, name, to=to, reason=_require(reason))
+    _tell(name, move, as_json)
+
+
+@contextmanager
+def _registry(model: str | None) -> Iterator[tuple[Any, str]]:
+    """MLflow's client for this checkout's registry, and the name of the registered model that is meant."""
+    workspace = enter_workspace()
+    from pipeline.flows.summary import current_name
+    from pipeline.params import load_params
+    from pipeline.tracking.registry import open_registry
+    from pipeline.tracking.store import explained
+
+    name = model or current_name(load_params().dataset.name)
+    store, client = open_registry(workspace)
+    with explained(store):
+        yield client, name
+
+
+def _require(reason: str) -> str:
+    if not reason.strip():
+        raise TrackingError("the reason is empty", expected="--reason TEXT: what a colleague should know next year")
+    return reason.strip()
+
+
+def _tell(name: str, move: "Move", as_json: bool) -> None:
+    if as_json:
+        _print_json({"name": name, "move": asdict(move)})
+        return
+    dropped = sorted(move.before.keys() - move.after.keys())
+    console.print(f"{name}: {move}" + (f"; no {dropped[0]} any more" if dropped else ""))
+    console.print(f"move {move.number} of its history, by {move.who}: {move.reason}", markup=False, soft_wrap=True)
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _age(since: int) -> str:
+    """How long ago that was, in the largest unit that fills."""
+    seconds = max(0, time.time() - since / 1000)
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
