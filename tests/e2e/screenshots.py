@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
+from playwright.sync_api import Locator, Page
 
 from tests.conftest import REPOSITORY, Project, create_project
-from tests.e2e.pages import Pages, open_browser, open_pages
+from tests.e2e.pages import open_browser, open_pages
 from tests.e2e.servers import serve
 
 IMAGES = REPOSITORY / "docs" / "images"
@@ -26,9 +27,9 @@ def train(project: Project) -> None:
     project.repro()
 
 
-def take(pages: Pages, name: str) -> None:
-    """Save what the tab shows as a small PNG."""
-    shown = Image.open(io.BytesIO(pages.page.screenshot()))
+def take(part: Page | Locator, name: str) -> None:
+    """Save what the tab shows, or a part of it, as a small PNG."""
+    shown = Image.open(io.BytesIO(part.screenshot()))
     file = IMAGES / f"{name}.png"
     shown.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
     print(f"{file.relative_to(REPOSITORY)}: {file.stat().st_size:,} bytes")
@@ -46,11 +47,12 @@ def main() -> None:
             pages = open_pages(browser, address, project, height=760)
             pages.open_charts()
             pages.page.wait_for_timeout(3000)  # for the last of the charts in sight
-            take(pages, "mlflow-run")
+            take(pages.page, "mlflow-run")
             pages.open_model("fashion-mnist")
-            take(pages, "mlflow-registry")
+            take(pages.page, "mlflow-registry")
+            pages.page.set_viewport_size({"width": 1600, "height": 1600})  # most of the card in one picture
             pages.open_card("Model card: fashion-mnist version")
-            take(pages, "mlflow-card")
+            take(pages.page.locator("iframe#html"), "model-card")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.tracking import cards
+from pipeline.tracking.records import find_or_rebuild
 from pipeline.tracking.registry import Decision, Registration
 from tests.integration.recorded import Workspace, empty_store, workspace
 
@@ -73,10 +74,7 @@ def test_a_rejected_model_has_a_card_that_says_so(workspace: Workspace) -> None:
 
 def test_a_long_reason_leaves_room_for_the_figures(workspace: Workspace) -> None:
     workspace.enter(b"one")
-    (run,) = workspace.runs()
     workspace.client.update_model_version("garments", "1", "")
-    from pipeline.tracking.records import find_or_rebuild
-
     decision = Decision("challenger", "because " * 1_000)
     registration = Registration("garments", "1", (), decision, is_new=False)
     cards.publish(find_or_rebuild(workspace.outputs), workspace.outputs, registration)
