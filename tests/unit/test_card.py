@@ -22,7 +22,6 @@ VOID = {"meta", "img", "br", "hr", "link"}
 def make_facts(names: tuple[str, ...] = CLASSES, **changes: Any) -> Facts:
     epoch = {"epoch": 1.0, "loss": 0.5, "accuracy": 0.81, "validation_loss": 0.4567, "validation_accuracy": 0.8432}
     recalls = (0.95, 0.9, 0.61)
-    scores = {"precision": "0.8", "f1": "0.7", "support": "100"}
     return replace(
         Facts(
             name="garments",
