@@ -59,6 +59,7 @@ class Entry:
     std: Share
     flip: bool
     classes: Annotated[tuple[ClassName, ...], Field(min_length=2, max_length=256)]
+    limits: tuple[str, ...] = ()  # what is published of its faults, a sentence each, for the model card
     generated: bool = False  # by pipeline.data.tiny: nothing to fetch
     files: tuple[IdxFile, ...] = ()  # training images and labels, test images and labels
     mirrors: tuple[str, ...] = ()

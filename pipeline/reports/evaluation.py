@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.files import atomic_directory, write_json
-from pipeline.reports import figures
+from pipeline.reports import figures, markdown
 from pipeline.reports.calibration import Bin, expected_calibration_error, reliability
 from pipeline.reports.gate import Gate
 from pipeline.reports.metrics import (
@@ -158,13 +158,20 @@ def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
         for check in gate.checks
     ]
     classes = [
-        (name, name_ko, f"{score.precision:.3f}", f"{score.recall:.3f}", f"{score.f1:.3f}", f"{score.support:,}")
+        (
+            markdown.escape(name),
+            markdown.escape(name_ko),
+            f"{score.precision:.3f}",
+            f"{score.recall:.3f}",
+            f"{score.f1:.3f}",
+            f"{score.support:,}",
+        )
         for name, name_ko, score in zip(answers.classes, answers.classes_ko, answers.class_scores, strict=True)
     ]
     confusions = [
         (
-            answers.classes[actual],
-            answers.classes[predicted],
+            markdown.escape(answers.classes[actual]),
+            markdown.escape(answers.classes[predicted]),
             f"{answers.confusion[actual, predicted]:,}",
             f"{answers.confusion[actual, predicted] / answers.confusion[actual].sum():.1%}",
         )
@@ -172,13 +179,13 @@ def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
     ]
     sections = [
         f"# Evaluation on {metrics['images']:,} test images of {answers.dataset}",
-        _markdown_table(("figure", "value"), figures_of_merit),
+        markdown.table(("figure", "value"), figures_of_merit),
         f"## Gate: {verdict}",
-        _markdown_table(("check", "value", "threshold", "result"), checks),
+        markdown.table(("check", "value", "threshold", "result"), checks),
         "## Classes",
-        _markdown_table(("class", "클래스", "precision", "recall", "F1", "images"), classes),
+        markdown.table(("class", "클래스", "precision", "recall", "F1", "images"), classes),
         "## Most frequent confusions",
-        _markdown_table(("actual", "predicted", "images", "of the actual class"), confusions),
+        markdown.table(("actual", "predicted", "images", "of the actual class"), confusions),
         "![Confusion matrix](figures/confusion.png)",
         "## Calibration",
         "![Reliability diagram](figures/reliability.png)",
@@ -186,8 +193,3 @@ def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
         "![Gallery of mistakes](figures/gallery.png)",
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -25,23 +25,21 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 DECISION_JSON, DECISION_PAGE = "decision/decision.json", "decision/decision.md"  # artifacts of the model's run
-LONGEST_DESCRIPTION = 5000  # characters: MLflow's column
 
 
-def judge(record: Record, outputs: Outputs, version: "ModelVersion", summary: str, params: RegisterParams) -> Decision:
+def judge(record: Record, outputs: Outputs, version: "ModelVersion", params: RegisterParams) -> Decision:
     """Decide what becomes of a version that was not judged to the end, and let the registry say so.
 
     Args:
         record: the complete run that made the workspace's model, with its evaluation.
         version: the one that holds this model.
-        summary: what the version is, in Markdown; its description once the decision stands before it.
     """
     name, number, client = version.name, str(version.version), record.client
     aliases = find_aliases(client, name)
     decision = _promoted_before(record, version) if aliases.get(CHAMPION) == number else None
     if decision is None:
         decision = _decide(record, outputs, version, aliases.get(CHAMPION), params)
-        _keep(record, outputs, version, decision, summary, params)
+        _keep(record, outputs, version, decision, params)
         if decision.outcome in (CHAMPION, CHALLENGER) and aliases.get(decision.outcome) != number:
             move_alias(
                 client,
@@ -122,7 +120,6 @@ def _keep(
     outputs: Outputs,
     version: "ModelVersion",
     decision: Decision,
-    summary: str,
     params: RegisterParams,
 ) -> None:
     """Write a decision into the model's run and its version, before anything is done about it."""
@@ -137,8 +134,6 @@ def _keep(
     content = json.dumps(render_json(decision, about, params), indent=2, sort_keys=True, ensure_ascii=False)
     record.client.log_text(record.id, content + "\n", DECISION_JSON)
     record.client.log_text(record.id, render_page(decision, f"Decision on {name} version {number}"), DECISION_PAGE)
-    description = f"{decision.reason}\n\n{summary}"
-    record.client.update_model_version(name, number, description[:LONGEST_DESCRIPTION])
     record.client.set_model_version_tag(name, number, REASON_TAG, decision.reason)
 
 

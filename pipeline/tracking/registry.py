@@ -16,12 +16,14 @@ from pipeline.data import table
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import RegisterParams
+from pipeline.reports.card import describe_task
 from pipeline.reports.champion_rule import Decision
+from pipeline.tracking.cards import publish
 from pipeline.tracking.history import ACCURACY_TAG, CHALLENGER, CHAMPION, DECISION_TAG, REASON_TAG, find_aliases
 from pipeline.tracking.judgement import judge
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
-from pipeline.tracking.records import DIFF_ARTIFACT, Record
+from pipeline.tracking.records import Record
 from pipeline.tracking.store import Store, as_default, explained, locate, open_store
 from pipeline.workspace import lock, main_repository
 
@@ -71,7 +73,7 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
         is_new = passed and (version is None or DECISION_TAG not in version.tags)
         if is_new:
             version = version or _create_version(record, outputs, name)
-            decision = judge(record, outputs, version, _describe(record, outputs), params)
+            decision = judge(record, outputs, version, params)
         elif passed and version:
             decision = Decision(version.tags[DECISION_TAG], version.tags.get(REASON_TAG, "It was judged before."))
         else:
@@ -82,7 +84,9 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
     tags = {DECISION_TAG: decision.outcome} | ({"registry.name": name, "registry.version": number} if number else {})
     if not tags.items() <= record.tags.items():
         record.set_tags(tags)
-    return Registration(name, number, aliases, decision, is_new)
+    registration = Registration(name, number, aliases, decision, is_new)
+    publish(record, outputs, registration)
+    return registration
 
 
 def open_registry(workspace: Path) -> "tuple[Store, MlflowClient]":
@@ -179,33 +183,10 @@ def _answers(outputs: Outputs) -> tuple[str, ...]:
 
 def _introduce(outputs: Outputs) -> str:
     """What a registered model is for, in Markdown."""
-    dataset, answers = table.read_dataset(outputs.split("test")), _answers(outputs)
-    if answers == dataset.classes:
-        task = f"Tells the {len(answers)} classes of {dataset.name} apart: {', '.join(answers)}."
-    else:
-        task = f"Says how probable it is that an image of {dataset.name} shows {answers[1]}."
+    dataset = table.read_dataset(outputs.split("test"))
+    task = describe_task(dataset, _answers(outputs))
     shape = f"[n, {dataset.height}, {dataset.width}]"
     return f"{task} Takes raw uint8 images {shape}. `{CHAMPION}` serves, `{CHALLENGER}` waits."
-
-
-def _describe(record: Record, outputs: Outputs) -> str:
-    """A short summary of a version, in Markdown: how good it is, what it was trained with, what made it."""
-    metrics = read_json(outputs.evaluation / "metrics.json")
-    with (outputs.evaluation / "per_class.csv").open(newline="", encoding="utf-8") as file:
-        weakest = min(csv.DictReader(file), key=lambda row: float(row["recall"]))
-    tags, params = record.tags, record.run.data.params
-    lines = [
-        f"**{metrics['accuracy']:.2%}** of {metrics['images']:,} test images right (95 % interval "
-        f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}); calibration error {metrics['ece']:.4f}; "
-        f"weakest class {weakest['class']}, recall {float(weakest['recall']):.2%}.",
-        f"Preset {params['preset']}, seed {params['seed']}, best epoch {record.run.data.metrics['best_epoch']:.0f}.",
-    ]
-    if commit := tags.get("mlflow.source.git.commit"):
-        changed = f", with the changes in `{DIFF_ARTIFACT}`" if tags.get("git.dirty") == "true" else ""
-        lines.append(f"Commit {commit[:10]}{changed}.")
-    if "restored" in tags:
-        lines.append("Its training was recorded elsewhere; this record was rebuilt from its outputs.")
-    return "\n\n".join(lines)
 
 
 def _slug(text: str) -> str:

@@ -40,9 +40,15 @@ SETTINGS: dict[str, Any] = {
     "loss": "sparse_categorical_crossentropy",
     "classes": list(CLASSES),
     "widths": [8],
-    "multiply_adds": 1000,
     "best_epoch": 2,
+    "parameters": 123,
+    "multiply_adds": 1000,
 }
+# The smallest PNG there is: one black pixel. Tracking never looks inside.
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010000000037"
+    "6ef9240000000a4944415408d76360000000020001e221bc330000000049454e44ae426082"
+)
 
 
 class Workspace:
@@ -61,8 +67,11 @@ class Workspace:
                 labels = (np.arange(images) % len(CLASSES)).astype(np.uint8)
                 ids = [f"{name}-{row}" for row in range(images)]
                 writer.write(pixels, labels, ids, pa.array(["official"] * images))
-        write_json(self.root / "reports/validation.json", {"passed": True})
-        write_json(self.root / "reports/split.json", {"seed": 20})
+        found = {"name": "schema", "meaning": "columns", "passed": True, "severity": "critical", "count": 0}
+        write_json(self.root / "reports/validation.json", {"passed": True, "expectations": [found]})
+        counts = {"images": images, "classes": dict.fromkeys(CLASSES, images // len(CLASSES))}
+        splits = dict.fromkeys(("train", "validation", "test"), counts)
+        write_json(self.root / "reports/split.json", {"seed": 20, "validation_fraction": 0.5, "splits": splits})
 
     def train(self, model: bytes, **settings: Any) -> None:
         self.outputs.model.parent.mkdir(exist_ok=True)
@@ -70,6 +79,7 @@ class Workspace:
         self.outputs.training.mkdir(parents=True, exist_ok=True)
         write_json(self.outputs.training / "settings.json", SETTINGS | settings)
         _write_table(self.outputs.training / "history.csv", EPOCHS)
+        (self.outputs.training / "curves.png").write_bytes(PNG)
         self.lock("train", MODEL, TRAINING, *(f"data/splits/{name}.parquet" for name in ("train", "validation")))
 
     def evaluate(
@@ -84,22 +94,35 @@ class Workspace:
         """`wrong`: the rows of the test split that the model gets wrong."""
         self.outputs.evaluation.mkdir(parents=True, exist_ok=True)
         interval = {"accuracy_low": 0.7, "accuracy_high": 0.8}
-        metrics = {"accuracy": accuracy, **interval, "ece": 0.05, "images": 6, "loss": None}
+        metrics = {"accuracy": accuracy, **interval, "ece": 0.05, "macro_f1": 0.7, "images": 6, "loss": None}
         write_json(self.outputs.evaluation / "metrics.json", metrics)
         write_json(self.outputs.evaluation / "gate.json", {"passed": passed, "checks": []})
         _write_table(
             self.outputs.evaluation / "per_class.csv",
-            [{"class": name, "recall": 0.5 + place / 10} for place, name in enumerate(classes)],
+            [
+                {"class": name, "class_ko": name, "precision": 0.5, "recall": 0.5 + place / 10, "f1": 0.5, "support": 2}
+                for place, name in enumerate(classes)
+            ],
         )
         write_predictions(
             self.outputs.evaluation / PREDICTIONS, answer(self.outputs.split("test"), classes, wrong, confidence)
         )
+        _write_table(
+            self.outputs.evaluation / "confusion.csv", [{"actual": name, "predicted": name} for name in classes]
+        )
+        reliability = {"low": 0.9, "high": 1.0, "confidence": 0.95, "accuracy": 0.75, "images": 6}
+        _write_table(self.outputs.evaluation / "reliability.csv", [reliability])
+        (self.outputs.evaluation / "figures").mkdir(exist_ok=True)
+        for name in ("confusion", "reliability", "gallery"):
+            (self.outputs.evaluation / f"figures/{name}.png").write_bytes(PNG)
         self.lock("evaluate", MODEL, EVALUATION)
 
     def register(self) -> Registration:
         """What the stage of that name does."""
         params = load_params(self.root / "params.yaml").register
-        registration = register(find_or_rebuild(self.outputs), self.outputs, params)
+        record = find_or_rebuild(self.outputs)
+        record.add_evaluation(self.outputs)
+        registration = register(record, self.outputs, params)
         self.lock("register", MODEL, EVALUATION)
         return registration
 
@@ -201,7 +224,8 @@ def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv(name, raising=False)
     root = tmp_path / "project"
     root.mkdir()
-    for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore"):
+    for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore", "data/catalog.yaml"):
+        (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, root / name)
     shutil.copy(empty_store, root / "mlflow.db")
     monkeypatch.chdir(root)

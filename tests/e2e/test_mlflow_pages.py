@@ -1,0 +1,76 @@
+"""What a person finds on MLflow's pages after `dvc repro`, seen with a browser."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from pipeline.files import file_digest
+from pipeline.tracking.outputs import Outputs
+from tests.conftest import Project
+from tests.e2e.pages import PATIENCE, Pages, open_browser, open_pages
+from tests.e2e.servers import serve
+
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("mlflow-pages")]
+
+
+@pytest.fixture(scope="module")
+def pages(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    directory = tmp_path_factory.mktemp("pages")
+    project = template.copy_to(directory / "project")
+    with (
+        serve(project, "python", "-m", "pipeline.cli", "ui", log=directory / "server.log") as address,
+        open_browser() as browser,
+    ):
+        yield open_pages(browser, address, project, height=2400)
+
+
+def test_the_charts_follow_the_epochs(pages: Pages, template: Project, tmp_path: Path) -> None:
+    cards = pages.open_charts()
+    epochs = len(Outputs(template.path).history())
+    for metric in ("loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate"):
+        chart = cards.filter(has=pages.page.get_by_text(metric, exact=True))
+        expect(chart.locator(".scatterlayer .point")).to_have_count(epochs, timeout=PATIENCE)
+    pages.page.screenshot(path=tmp_path / "charts.png")
+
+
+def test_the_confusion_matrix_is_shown(pages: Pages, template: Project, tmp_path: Path) -> None:
+    shown = pages.open_figure("evaluation/figures/confusion.png")
+    drawn = Image.open(Outputs(template.path).evaluation / "figures/confusion.png")
+    assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == list(drawn.size)
+    pages.page.screenshot(path=tmp_path / "confusion.png")
+
+
+def test_the_card_is_shown_with_its_figures(pages: Pages, tmp_path: Path) -> None:
+    card = pages.open_card("Model card: tiny version 1")
+    expect(card.get_by_role("cell", name="바지")).to_be_visible()
+    widths = card.get_by_role("img").evaluate_all("images => images.map(image => image.naturalWidth)")
+    assert len(widths) == 4
+    assert min(widths) > 400
+    pages.page.screenshot(path=tmp_path / "card.png")
+
+
+def test_the_run_names_its_datasets(pages: Pages, template: Project, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(template.path / "mlflow.db")) as store:
+        ((name,),) = store.execute("select name from runs").fetchall()
+    page = pages.open_overview(name)
+    digest = file_digest(Outputs(template.path).split("train"), "md5")
+    expect(page.get_by_text(f"tiny-train ({digest})")).to_be_visible(timeout=PATIENCE)
+    page.screenshot(path=tmp_path / "run.png")
+
+
+def test_the_registered_model_shows_its_aliases(pages: Pages, tmp_path: Path) -> None:
+    page = pages.open_model("tiny")
+    row = page.get_by_test_id("model-version-table").get_by_role("row").filter(has_text="Version 1")
+    expect(row.get_by_text("@ champion")).to_be_visible(timeout=PATIENCE)
+    page.screenshot(path=tmp_path / "model.png")
+
+
+def test_a_version_begins_with_what_was_decided(pages: Pages, tmp_path: Path) -> None:
+    page = pages.open_version("tiny", "1")
+    expect(page.get_by_text("champion: the first of its name")).to_be_visible(timeout=PATIENCE)
+    page.screenshot(path=tmp_path / "version.png")
