@@ -5,7 +5,7 @@ import sys
 
 from rich.console import Console
 
-from pipeline.cli import work  # noqa: F401  # importing a module of commands adds them to the application
+from pipeline.cli import lineage, work  # noqa: F401  # importing a module of commands adds them to the application
 from pipeline.cli.app import app
 from pipeline.errors import PipelineError
 

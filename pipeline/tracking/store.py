@@ -34,6 +34,7 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_UV_AUTO_DETECT": "false",  # it would upload a `uv.lock` with every model
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; MLflow's own 120 s and 7 retries are 20 minutes of silence
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
 }

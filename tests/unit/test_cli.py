@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pipeline.cli.__main__ import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-COMMANDS = ("run", "status", "schema", "params", "add-data", "sync", "ui")
+COMMANDS = ("run", "status", "schema", "params", "add-data", "sync", "ui", "lineage", "reproduce", "verify")
 
 
 @pytest.mark.parametrize(
