@@ -25,6 +25,10 @@ def checkout(workspace: Path, commit: str, diff: bytes) -> Iterator[Path]:
 
     What a killed process left of such a directory is removed first, and this one at the end.
 
+    Args:
+        commit: its SHA-1. No branch needs to lead to it.
+        diff: what `pipeline.tracking.lineage.read_tree` found; empty for none.
+
     Raises:
         WorkspaceError: another process has one.
         FlowError: this repository has no such commit, or the diff does not fit it.
@@ -65,13 +69,16 @@ def _take_commit(workspace: Path, commit: str, directory: Path) -> None:
 
 def _lend_cache(workspace: Path, directory: Path) -> None:
     """Let DVC find in `directory` what it finds in the workspace: its cache and its remotes, with their passwords."""
-    from dvc.config import Config
+    from dvc.config import Config, ConfigError
 
-    settings = Config(workspace / ".dvc").read()  # paths in it are absolute
-    with Config(directory / ".dvc").edit("local") as local:
-        local["remote"] = settings["remote"]
-        local["cache"] = {"dir": str(workspace / ".dvc/cache"), **settings["cache"]}
-        local["core"] = {name: value for name, value in settings["core"].items() if name == "remote"}
+    try:
+        settings = Config(workspace / ".dvc").read()  # paths in it are absolute
+        with Config(directory / ".dvc").edit("local") as local:
+            local["remote"] = settings["remote"]
+            local["cache"] = {"dir": str(workspace / ".dvc/cache"), **settings["cache"]}
+            local["core"] = {name: value for name, value in settings["core"].items() if name == "remote"}
+    except ConfigError as error:
+        raise FlowError("DVC's settings cannot be read", found=str(error), remedy="dvc config --list") from None
 
 
 def _git(directory: Path, *arguments: str, stdin: bytes | None = None) -> str:
