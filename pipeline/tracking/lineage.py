@@ -58,7 +58,9 @@ def read_tree(workspace: Path) -> Tree | None:
     if not changes:
         return Tree(commit)
     top = Path(os.fsdecode(_git(workspace, "rev-parse", "--show-toplevel")).rstrip("\n"))
-    new = [change[3:] for change in changes if change.startswith("??")]
+    # `A`: in the index already, as `pipeline add-data` leaves a batch's pointer, and not in the commit.
+    unknown = [change[3:] for change in changes if change.startswith("??") or "A" in change[:2]]
+    new = [name for name in unknown if os.path.lexists(top / name)]
     large = tuple(name for name in new if _is_large(top / name))
     diff = _diff(workspace, top, [name for name in new if name not in large])
     return Tree(commit, diff, large) if len(diff) <= LARGEST_DIFF else Tree(commit, b"", (".",))

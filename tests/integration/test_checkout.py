@@ -39,6 +39,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_holds_the_commit_with_its_diff_and_leaves_no_trace(repository: Path) -> None:
     (repository / "code.py").write_text("two\n")
     (repository / "new file.bin").write_bytes(bytes(range(256)))
+    (repository / "staged.txt").write_text("staged\n")
+    git(repository, "add", "staged.txt")
+    (repository / "staged.txt").write_text("staged, and edited since\n")
     git(repository, "config", "diff.noprefix", "true")  # of the user, and no concern of the record
     tree = read_tree(repository)
     assert tree
@@ -48,6 +51,7 @@ def test_it_holds_the_commit_with_its_diff_and_leaves_no_trace(repository: Path)
     with checkout(repository, tree.commit, tree.diff) as directory:
         assert (directory / "code.py").read_text() == "two\n"
         assert (directory / "new file.bin").read_bytes() == bytes(range(256))
+        assert (directory / "staged.txt").read_text() == "staged, and edited since\n"
         assert main_repository(directory) == directory  # no stage looks for the reader's records or batches
     assert not directory.exists()
     after = git(repository, "for-each-ref"), git(repository, "worktree", "list"), git(repository, "status", "--short")
