@@ -97,7 +97,8 @@ def version_tags(project: Project, version: str) -> dict[str, str]:
 
 def everything_of_the_user(project: Project) -> dict[str, Any]:
     """What a reproduction must not touch: files, git, DVC's cache, runs, versions, aliases."""
-    ours = (".pipeline", "mlflow.db", "mlruns", ".git/index")
+    # git touches an object that it finds there already, whoever borrows it
+    ours = (".pipeline", "mlflow.db", "mlruns", ".git/index", ".git/objects/")
     files = {
         path.relative_to(project.path).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in project.path.rglob("*")
