@@ -5,7 +5,8 @@ import sys
 
 from rich.console import Console
 
-from pipeline.cli import compare, registry, work  # noqa: F401  # importing a module of commands adds them to the app
+# Importing a module of commands adds them to the application.
+from pipeline.cli import compare, lineage, registry, work  # noqa: F401
 from pipeline.cli.app import app
 from pipeline.errors import PipelineError
 

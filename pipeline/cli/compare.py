@@ -39,16 +39,14 @@ def compare(
     """
     figure = figure.resolve() if figure else None
     workspace = enter_workspace()
-    from pipeline.flows.summary import current_name
-    from pipeline.params import load_params
     from pipeline.reports import comparison
     from pipeline.tracking.contenders import measure_latencies, predictions_of_both
     from pipeline.tracking.outputs import Outputs
-    from pipeline.tracking.registry import find_version, open_registry
+    from pipeline.tracking.registry import current_name, find_version, open_registry
     from pipeline.tracking.store import explained
 
     outputs = Outputs(workspace)
-    name = model or current_name(load_params().dataset.name)
+    name = model or current_name(workspace)
     store, client = open_registry(workspace)
     with explained(store):
         versions = (find_version(client, name, a), find_version(client, name, b))

@@ -149,12 +149,10 @@ def rollback(
 def _registry(model: str | None) -> Iterator[tuple[Any, str]]:
     """MLflow's client for this checkout's registry, and the name of the registered model that is meant."""
     workspace = enter_workspace()
-    from pipeline.flows.summary import current_name
-    from pipeline.params import load_params
-    from pipeline.tracking.registry import open_registry
+    from pipeline.tracking.registry import current_name, open_registry
     from pipeline.tracking.store import explained
 
-    name = model or current_name(load_params().dataset.name)
+    name = model or current_name(workspace)
     store, client = open_registry(workspace)
     with explained(store):
         yield client, name

@@ -77,10 +77,10 @@ def status() -> None:
     from pipeline.flows.terminal import as_grid
     from pipeline.stages.process import read_params
 
-    dataset = read_params().dataset.name
+    read_params()
     with console.status("asking DVC and MLflow"):
         plan = read_plan(workspace)
-        standing = list(describe_standing(workspace, dataset))
+        standing = list(describe_standing(workspace))
     pending = plan.pending()
     table = Table("stage", "a run would", "because", box=SIMPLE_HEAD)
     for stage in plan.stages:
@@ -201,4 +201,5 @@ def ui(port: Annotated[int, typer.Option(help="Port of this machine.")] = 5000) 
     if store.artifacts:
         command += ["--default-artifact-root", store.artifacts]
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.execv(sys.executable, command)

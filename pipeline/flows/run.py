@@ -1,16 +1,15 @@
 """A run of the training flow from its start to its end: all that has to be in place around Prefect's part of it."""
 
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Literal, NoReturn
+from typing import Literal
 
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.execution import Execution
 from pipeline.flows.server import open_server
+from pipeline.flows.signals import signals_as_exceptions
 from pipeline.flows.terminal import Terminal
 from pipeline.stages.process import read_params
 from pipeline.tracking.store import locate, open_store
@@ -38,7 +37,7 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
     """
     dataset = read_params().dataset.name
     with ExitStack() as stack:
-        stack.enter_context(_signals_as_exceptions())
+        stack.enter_context(signals_as_exceptions())
         terminal = stack.enter_context(Terminal())
         stack.enter_context(_only_run(terminal, if_busy))
         connect = stack.enter_context(open_server(workspace))
@@ -81,20 +80,3 @@ def _only_run(terminal: Terminal, if_busy: IfBusy) -> Iterator[None]:
             with terminal.waiting(f"waiting for another run: {busy.found}"):
                 stack.enter_context(lock("the flow", wait=-1, remedy=remedy))
         yield
-
-
-@contextmanager
-def _signals_as_exceptions() -> Iterator[None]:
-    """Unwind on SIGTERM and when the terminal is closed, as on an error, so that whatever was started is ended."""
-
-    def leave(number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    # Under nohup a closed terminal is to be ignored.
-    ending = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
-    former = {number: signal.signal(number, leave) for number in ending}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -84,7 +84,7 @@ def describe_version(registration: "Registration") -> str:
     return f"{registration.name} version {registration.version}{aliases}"
 
 
-def describe_standing(workspace: Path, dataset: str) -> Iterator[tuple[str, str]]:
+def describe_standing(workspace: Path) -> Iterator[tuple[str, str]]:
     """How the model in the workspace, and those in the registry, stand: pairs of a name and a sentence.
 
     Raises:
@@ -96,19 +96,13 @@ def describe_standing(workspace: Path, dataset: str) -> Iterator[tuple[str, str]
         yield "gate", f"rejected: {', '.join(missed)}" if missed else "passed"
     else:
         yield "model", "none has been evaluated"
-    aliases = _find_aliases(workspace, current_name(dataset))
+    aliases = _find_aliases(workspace)
     yield "registry", ", ".join(f"{alias} is version {version}" for alias, version in aliases.items()) or "no champion"
 
 
-def current_name(dataset: str) -> str:
-    """The registered name that the models of `dataset.name` have: as the last registration says, if it was of one."""
-    name = str(read_json(REGISTRATION)["name"]) if REGISTRATION.is_file() else dataset
-    return name if name.startswith(f"{dataset}-") else dataset
-
-
-def _find_aliases(workspace: Path, name: str) -> dict[str, str]:
-    """Versions of a registered model by alias, without creating a store that is not there."""
-    from pipeline.tracking import history
+def _find_aliases(workspace: Path) -> dict[str, str]:
+    """Versions of the current dataset's model by alias, without creating a store that is not there."""
+    from pipeline.tracking import history, registry
     from pipeline.tracking.store import explained, locate, open_store
 
     store = locate(workspace)
@@ -116,7 +110,7 @@ def _find_aliases(workspace: Path, name: str) -> dict[str, str]:
         return {}
     client = open_store(store)
     with explained(store):
-        return history.find_aliases(client, name)
+        return history.find_aliases(client, registry.current_name(workspace))
 
 
 def describe_accuracy() -> str:

@@ -20,12 +20,12 @@ PLAIN_WIDTH = 110  # columns of a table in a file or a pipe
 
 
 class Terminal:
-    """Standard output, shared by the threads of a run."""
+    """Standard output, or standard error, shared by the threads of a run."""
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False)
+    def __init__(self, stderr: bool = False) -> None:
+        self._console = Console(highlight=False, stderr=stderr)
         if not self._console.is_terminal:
-            self._console = Console(highlight=False, width=max(self._console.width, PLAIN_WIDTH))
+            self._console = Console(highlight=False, stderr=stderr, width=max(self._console.width, PLAIN_WIDTH))
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),

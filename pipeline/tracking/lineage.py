@@ -12,14 +12,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
+import yaml
 
+from pipeline.data.incoming import INCOMING, POINTER
 from pipeline.files import file_digest
+from pipeline.tracking.outputs import DATASET, RAW, Outputs, dvc_digest
 
 LARGEST_UNTRACKED_FILE = 1 << 20  # bytes; a larger one is data that somebody forgot to ignore, and is only named
 LARGEST_DIFF = 10 << 20  # bytes
 PACKAGES = ("tensorflow", "keras", "numpy", "mlflow", "dvc")
 # What chooses between TensorFlow's kernels on x86 and ARM, and so may change the last bits of a result.
 CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
+
+BATCH_TAG = "data.batch."  # followed by the MD5 of a batch's content: a name may hold what no tag's may
 
 _SCOPE = ("--", ".", ":(exclude)dvc.lock")
 
@@ -53,7 +58,9 @@ def read_tree(workspace: Path) -> Tree | None:
     if not changes:
         return Tree(commit)
     top = Path(os.fsdecode(_git(workspace, "rev-parse", "--show-toplevel")).rstrip("\n"))
-    new = [change[3:] for change in changes if change.startswith("??")]
+    # `A`: in the index already, as `pipeline add-data` leaves a batch's pointer, and not in the commit.
+    unknown = [change[3:] for change in changes if change.startswith("??") or "A" in change[:2]]
+    new = [name for name in unknown if os.path.lexists(top / name)]
     large = tuple(name for name in new if _is_large(top / name))
     diff = _diff(workspace, top, [name for name in new if name not in large])
     return Tree(commit, diff, large) if len(diff) <= LARGEST_DIFF else Tree(commit, b"", (".",))
@@ -92,6 +99,38 @@ def tree_tags(tree: Tree | None) -> dict[str, str]:
     return tags | ({"git.left_out": " ".join(tree.left_out)} if tree.left_out else {})
 
 
+def data_tags(outputs: Outputs, splits: Mapping[str, str]) -> dict[str, str]:
+    """What some splits were made from: the digests by which a version is found again from its data.
+
+    While `train` runs, `dvc.lock` tells of the stages before it. It need not tell of these very splits, where somebody
+    ran a single stage; then nothing is said.
+
+    Args:
+        splits: MD5 by name of the splits that were read.
+
+    Returns:
+        `data.raw`, `data.dataset`, and `data.batch.MD5` with the name of each batch in it.
+    """
+    ingest, split = outputs.locked("ingest"), outputs.locked("split")
+    same_splits = all(split.get(f"data/splits/{name}.parquet") == digest for name, digest in splits.items())
+    if not same_splits or not ingest.get(DATASET) or split.get(DATASET) != ingest[DATASET]:
+        return {}
+    incoming = outputs.root / INCOMING
+    same_batches = incoming.is_dir() and dvc_digest(incoming) == ingest.get(INCOMING.as_posix())
+    batches = _read_pointers(incoming) if same_batches else {}
+    return {
+        "data.raw": ingest[RAW],
+        "data.dataset": ingest[DATASET],
+        **{f"{BATCH_TAG}{digest}": name for name, digest in batches.items()},
+    }
+
+
+def _read_pointers(incoming: Path) -> dict[str, str]:
+    """MD5 of each batch by its name, as DVC's pointers have it."""
+    pointers = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(incoming.glob(f"*{POINTER}"))]
+    return {out["path"]: out["md5"] for pointer in pointers for out in pointer["outs"]}
+
+
 def _diff(workspace: Path, top: Path, new: list[str]) -> bytes:
     """Of known and new files alike, through an index and an object store that are thrown away afterwards."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -107,8 +146,10 @@ def _diff(workspace: Path, top: Path, new: list[str]) -> bytes:
             names = "\0".join(new).encode(errors="surrogateescape")
             _git(top, "--literal-pathspecs", "add", "--pathspec-from-file=-", "--pathspec-file-nul",
                  environment=aside, stdin=names)  # fmt: skip
-        return _git(workspace, "diff", "--cached", "--binary", "--no-color", "--no-ext-diff", "--no-renames", "HEAD",
-                    *_SCOPE, environment=aside)  # fmt: skip
+        # Spelt out, because `git apply` must be able to read it whatever a user's configuration asks of a diff.
+        return _git(workspace, "diff", "--cached", "--binary", "--no-color", "--no-ext-diff", "--no-renames",
+                    "--no-relative", "--src-prefix=a/", "--dst-prefix=b/", "HEAD", *_SCOPE,
+                    environment=aside)  # fmt: skip
 
 
 def _git(

@@ -13,6 +13,8 @@ import yaml
 from pipeline.errors import WorkspaceError
 from pipeline.files import file_digest, read_json
 
+RAW = "data/raw"
+DATASET = "data/dataset"
 MODEL = "models/model.keras"
 TRAINING = "reports/training"
 EVALUATION = "reports/evaluation"

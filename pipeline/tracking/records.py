@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 EVALUATION_TAG = "evaluation.md5"  # DVC's digest of the directory; set last as well
 PARENT_VARIABLE = "PIPELINE_PARENT_RUN"
 DIFF_ARTIFACT = "source/changes.diff"
+LOCK_ARTIFACT = "source/dvc.lock"
+TRAINING_ARTIFACT, EVALUATION_ARTIFACT, DATA_ARTIFACT = "training", "evaluation", "data"
 SYSTEM_METRICS_SECONDS = 2
 LARGEST_BATCH = 100  # params that MLflow takes in one request
 
@@ -88,12 +90,12 @@ class Record:
     def complete(self, outputs: Outputs) -> None:
         """Add what `train` put out: reports, logged model, and at last the digest by which the run is found."""
         with explained(self.store):
-            self.client.log_artifacts(self.id, str(outputs.training), "training")
+            self.client.log_artifacts(self.id, str(outputs.training), TRAINING_ARTIFACT)
             for path in outputs.about_data:
                 if path.is_dir():
-                    self.client.log_artifacts(self.id, str(path), f"data/{path.name}")
+                    self.client.log_artifacts(self.id, str(path), f"{DATA_ARTIFACT}/{path.name}")
                 else:
-                    self.client.log_artifact(self.id, str(path), "data")
+                    self.client.log_artifact(self.id, str(path), DATA_ARTIFACT)
         self.logged_model(outputs)
         self.log_metrics(_best(outputs))
         digest = file_digest(outputs.model)
@@ -121,7 +123,7 @@ class Record:
         model = self.logged_model(outputs)
         with explained(self.store):
             self.client.log_inputs(self.id, [data])
-            self.client.log_artifacts(self.id, str(outputs.evaluation), "evaluation")
+            self.client.log_artifacts(self.id, str(outputs.evaluation), EVALUATION_ARTIFACT)
         about = {"dataset_name": data.dataset.name, "dataset_digest": data.dataset.digest}
         self.log_metrics(metrics, model_id=model.model_id, **about)
         verdict = {"gate": "passed" if passed else "rejected", "data.test": data.dataset.digest}
@@ -150,6 +152,7 @@ def open_record(facts: TrainingFacts) -> Record:
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["dvc.experiment"] = experiment
     digests = {name: file_digest(path, "md5") for name, path in facts.inputs.items()}
+    tags |= lineage.data_tags(Outputs(workspace), digests)
     record = _create(workspace, facts, digests, tags | {processes.PROCESS_TAG: processes.this_process()})
     with explained(record.store):
         if tree and tree.diff:
@@ -197,7 +200,11 @@ def _rebuild(outputs: Outputs) -> Record:
     }
     params = {name: value for name, value in flatten(outputs.settings()).items() if name != "best_epoch"}
     facts = TrainingFacts(table.read_dataset(inputs["train"]).name, params, inputs)
-    record = _create(outputs.root, facts, digests, {"restored": "true"})
+    origin = lineage.data_tags(outputs, digests)
+    record = _create(outputs.root, facts, digests, {"restored": "true", **origin})
+    if origin:
+        with explained(record.store):
+            record.client.log_artifact(record.id, str(outputs.root / "dvc.lock"), "source")
     for epoch in outputs.history():
         record.log_metrics({name: value for name, value in epoch.items() if name != "epoch"}, step=int(epoch["epoch"]))
     record.complete(outputs)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.data import table
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest, read_json, write_json
-from pipeline.params import RegisterParams
+from pipeline.params import PARAMS_FILE, RegisterParams, load_params
 from pipeline.reports.card import describe_task
 from pipeline.reports.champion_rule import Decision
 from pipeline.tracking.cards import publish
@@ -101,6 +101,13 @@ def open_registry(workspace: Path) -> "tuple[Store, MlflowClient]":
     return store, open_store(store)
 
 
+def current_name(workspace: Path) -> str:
+    """The registered name that the models of `dataset.name` have: as the last registration says, if it was of one."""
+    dataset, registration = load_params(workspace / PARAMS_FILE).dataset.name, Outputs(workspace).registration
+    name = str(read_json(registration)["name"]) if registration.is_file() else dataset
+    return name if name.startswith(f"{dataset}-") else dataset
+
+
 def find_version(client: "MlflowClient", name: str, which: str) -> "ModelVersion":
     """A version by its number or by an alias.
 
@@ -110,7 +117,9 @@ def find_version(client: "MlflowClient", name: str, which: str) -> "ModelVersion
     models = client.search_registered_models(f"name = '{name}'")
     if not models:
         known = ", ".join(model.name for model in client.search_registered_models()) or "none"
-        raise TrackingError(f"there is no registered model {name}", found=known, remedy="pipeline run")
+        raise TrackingError(
+            f"there is no registered model {name}", expected=f"one of: {known}", remedy="pipeline run, or --model NAME"
+        )
     aliases = find_aliases(client, name)
     versions = {str(version.version): version for version in client.search_model_versions(f"name = '{name}'")}
     number = aliases.get(which.removeprefix("@"), which)

@@ -25,6 +25,9 @@ COMMANDS = (
     "history",
     "promote",
     "rollback",
+    "lineage",
+    "reproduce",
+    "verify",
 )
 
 

@@ -1,0 +1,24 @@
+"""Signals that end a command, as exceptions: whatever was started is then ended on the way out."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+
+@contextmanager
+def signals_as_exceptions() -> Iterator[None]:
+    """Unwind on SIGTERM and when the terminal is closed, as on an error, so that whatever was started is ended."""
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    # Under nohup a closed terminal is to be ignored.
+    ending = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, leave) for number in ending}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,124 @@
+"""Registry, artifact store and `dvc.lock` against each other, by digest."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.files import file_digest
+from pipeline.tracking.registry import write_registration
+from pipeline.tracking.store import locate
+from pipeline.tracking.verify import verify
+from tests.integration.recorded import Workspace, empty_store, workspace
+
+__all__ = ["empty_store", "workspace"]  # fixtures
+
+
+@pytest.fixture
+def registered(workspace: Workspace) -> Workspace:
+    """A workspace with two versions, the second of which stands in it."""
+    for model in (b"one", b"two"):
+        workspace.train(model)
+        workspace.record_training()
+        workspace.enter(model)
+    return workspace
+
+
+def problems(workspace: Workspace) -> list[tuple[str, str]]:
+    """(subject, problem) of every finding; each has a remedy."""
+    findings = verify(workspace.root).findings
+    assert all(finding.expected and finding.found and finding.remedy for finding in findings)
+    return [(finding.subject, finding.problem) for finding in findings]
+
+
+def model_file(workspace: Workspace, version: str) -> Path:
+    """Where loading a version reads its model."""
+    place = workspace.client.get_model_version_download_uri("garments", version)
+    return Path(place.removeprefix("file://")) / "data/model.keras"
+
+
+def test_what_agrees_is_not_complained_of(registered: Workspace) -> None:
+    assert verify(registered.root).versions == 2
+    assert problems(registered) == []
+
+
+def test_nothing_registered_is_nothing_wrong(workspace: Workspace) -> None:
+    assert (verify(workspace.root).versions, problems(workspace)) == (0, [])
+
+
+def test_an_altered_model_file_is_found(registered: Workspace) -> None:
+    model_file(registered, "1").write_bytes(b"evil")
+    (finding,) = verify(registered.root).findings
+    assert finding.subject == "garments version 1 (champion)"
+    assert "not the one that was registered" in finding.problem
+    assert file_digest(model_file(registered, "1")) in finding.found
+    assert "pipeline rollback" in finding.remedy  # it serves
+    assert "pipeline reproduce 1" in finding.remedy  # the workspace holds another model
+
+
+def test_a_lost_model_file_is_found_and_the_workspaces_own_offered(registered: Workspace) -> None:
+    model_file(registered, "2").unlink()
+    (finding,) = verify(registered.root).findings
+    assert finding.subject == "garments version 2 (challenger)"
+    assert "cannot be read" in finding.found
+    assert "copy models/model.keras there" in finding.remedy
+
+
+def test_an_altered_evaluation_is_found(registered: Workspace) -> None:
+    run = registered.client.get_model_version("garments", "1").run_id
+    artifacts = Path(registered.client.get_run(run).info.artifact_uri.removeprefix("file://"))
+    (artifacts / "evaluation/metrics.json").write_text('{"accuracy": 1.0}')
+    assert problems(registered) == [
+        (
+            "garments version 1 (champion)",
+            "the evaluation in the artifact store is not the one that was recorded",
+        )
+    ]
+
+
+def test_edited_and_missing_records_are_found(registered: Workspace) -> None:
+    client = registered.client
+    first, second = (client.get_model_version("garments", number) for number in ("1", "2"))
+    client.set_tag(first.run_id, "model.sha256", "0" * 64)
+    client.delete_run(second.run_id)
+    assert problems(registered) == [
+        ("garments version 1 (champion)", "its run made another model"),
+        ("garments version 2 (challenger)", "its run is gone, and with it what the model came from"),
+        ("models/model.keras", f"{locate(registered.root)} has no run that made it"),
+    ]
+
+
+def test_a_version_from_elsewhere_is_found(registered: Workspace) -> None:
+    model = registered.client.get_model_version("garments", "1").source
+    registered.client.create_model_version("garments", model)
+    assert problems(registered) == [("garments version 3", "it has no digest, so nothing vouches for its model file")]
+
+
+def test_a_deleted_logged_model_is_found(registered: Workspace) -> None:
+    model_id = registered.client.get_model_version("garments", "1").source.rpartition("/")[2]
+    registered.client.delete_logged_model(model_id)
+    assert ("garments version 1 (champion)", "its logged model is gone") in problems(registered)
+
+
+def test_outputs_that_are_not_those_of_the_lock_are_found(registered: Workspace) -> None:
+    registered.outputs.model.write_bytes(b"three")
+    shutil.rmtree(registered.outputs.evaluation)
+    assert problems(registered) == [
+        ("models/model.keras", "it is not the one in dvc.lock"),
+        ("reports/evaluation", "it is not the one in dvc.lock"),
+    ]
+
+
+def test_a_lock_whose_stages_saw_different_models_is_found(registered: Workspace) -> None:
+    registered.train(b"three")  # and not beyond
+    registered.record_training()
+    assert problems(registered) == [
+        ("dvc.lock", "evaluate has not seen the model that train made"),
+        ("dvc.lock", "register has not seen the model that train made"),
+    ]
+
+
+def test_a_model_without_a_version_is_found(registered: Workspace) -> None:
+    registered.client.delete_model_version("garments", "2")
+    write_registration(registered.outputs)
+    assert problems(registered) == [("models/model.keras", "garments has no version of it")]
