@@ -97,8 +97,12 @@ def require_agreement(fact: str, strategy: Strategy) -> None:
     if strategy.num_replicas_in_sync == 1:
         return
     number = crc32(fact.encode())
-    mine = strategy.run(lambda: tf.constant([number], tf.int64))
-    if any(other != number for other in strategy.gather(mine, axis=0).numpy()):
+
+    @tf.function
+    def gather() -> Any:
+        return strategy.gather(strategy.run(lambda: tf.constant([number], tf.int64)), axis=0)
+
+    if set(gather().numpy().tolist()) != {number}:
         raise ModelError(
             "the workers do not train the same",
             expected=f"on every worker {fact}",

@@ -139,10 +139,9 @@ class _EpochGraph:
             images = augment(images, choices)
             with tf.GradientTape() as tape:
                 answers = network(images, training=True)
-                value = loss(targets, answers)
-                part = value / replicas  # of the whole batch's loss: the optimizer adds up the replicas' gradients
-            optimizer.apply(tape.gradient(part, weights), weights)
-            self._loss.update_state(value)
+                value = loss(targets, answers)  # over the replicas: the optimizer adds their gradients up
+            optimizer.apply(tape.gradient(value, weights), weights)
+            self._loss.update_state(value * replicas)
             self._accuracy.update_state(targets, answers)
 
         # The images are an argument: a graph that captured them would hold a constant, which XLA takes minutes to

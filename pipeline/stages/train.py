@@ -3,19 +3,22 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data import table
 from pipeline.models.cluster import this_worker
-from pipeline.params import Params
+from pipeline.params import Params, TrainSettings
 from pipeline.stages.process import execute
 from pipeline.workspace import STATE, lock, main_repository
 
 if TYPE_CHECKING:
+    from pipeline.models.backend import keras
     from pipeline.models.checkpoints import Checkpoint
+    from pipeline.models.distribution import Strategy
     from pipeline.models.inputs import Source
+    from pipeline.models.tasks import Task
     from pipeline.models.training import Epoch, Progress
 
 TRAIN, VALIDATION = Path("data/splits/train.parquet"), Path("data/splits/validation.parquet")
@@ -26,52 +29,47 @@ PROGRESS_SECONDS = 5  # between two lines about the same epoch
 MB = 10**6
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """A training that can start."""
+
+    dataset: table.Dataset
+    task: "Task"
+    network: "keras.Model"  # with its initial weights
+    training: "Source"
+    validation: "Source"
+    settings: TrainSettings
+    strategy: "Strategy"
+    resolved: dict[str, Any]  # what determines the result: params, and what follows from them
+    local: dict[str, Any]  # what the bits depend on besides, and what differs between machines: it is in no output
+
+
 def run(params: Params) -> None:
     """Write the model file and the report of its training, which MLflow follows epoch by epoch.
 
     Of several workers only the chief writes and records; the others compute their shares of its batches.
     """
     # Imported here, so that `execute` watches over the process during the seconds that this takes.
-    from pipeline.models import archive, backend, distribution, networks, tasks, training
+    from pipeline.models import archive, training
     from pipeline.reports.training import write_training
     from pipeline.tracking.runs import TrainingFacts, training_run
 
     worker = this_worker()
     writes = worker is None or worker.chief
-    strategy = distribution.create_strategy(params.train.data_parallel)
-    dataset, seed = table.read_dataset(TRAIN), params.train.seed
-    settings = replace(params.train.settings, flip=params.train.settings.flip and dataset.flip)
-    examples, validation = _open_sources(dataset, params.train.memory_limit_mb * MB)
-    task = tasks.create_task(params.train.loss, dataset.classes, params.dataset.positive_classes)
-    machine = backend.inspect_machine()
-    precision = backend.choose_precision(settings.precision, machine)
-    backend.make_repeatable(seed)
-    with distribution.replicated(strategy):
-        network = networks.create_network(settings, task, (dataset.height, dataset.width), precision)
-    networks.whiten(network, examples.sample(networks.WHITENING_IMAGES))
-    cost = networks.measure_cost(network)
-
-    resolved = {"preset": params.train.preset, "seed": seed, "loss": task.loss, "classes": task.classes}
-    resolved |= {"memory_limit_mb": params.train.memory_limit_mb, "data_parallel": params.train.data_parallel}
-    resolved |= asdict(settings) | asdict(cost)
-    # What the bits depend on beside params and data. It differs between machines, so it stays out of the outputs.
-    local = asdict(machine) | {"computed_in": precision, "replicas": strategy.num_replicas_in_sync}
-    terminal = _Terminal(settings.epochs, examples.shape[0])
-    terminal.start(task.classes, validation.shape[0], streamed=not isinstance(examples, training.Examples))
-    print(f"{settings.network}: {cost.parameters:,} parameters, {cost.multiply_adds:,} multiply-adds an image")
-    replicas = f", {strategy.num_replicas_in_sync} replicas" if strategy.num_replicas_in_sync > 1 else ""
-    print(f"{precision} on {machine.device}, {machine.threads} threads{replicas}", flush=True)
-
-    checkpoint = _find_checkpoint(resolved | local, read_only=not writes)
+    prepared = prepare(params)
+    task, settings, images = prepared.task, prepared.settings, prepared.training.shape[0]
+    terminal = _Terminal(settings.epochs, images)
+    terminal.start(prepared)
+    checkpoint = _find_checkpoint(prepared.resolved | prepared.local, read_only=not writes)
     epochs = training.train(
-        network,
+        prepared.network,
         task,
-        examples,
-        validation,
+        prepared.training,
+        prepared.validation,
         settings,
-        seed=seed,
+        seed=params.train.seed,
         checkpoint=checkpoint,
-        strategy=strategy,
+        strategy=prepared.strategy,
         report=terminal.tell_progress,
     )
     if not writes:
@@ -79,7 +77,8 @@ def run(params: Params) -> None:
             terminal.tell(epoch)
         return
 
-    facts = TrainingFacts(dataset.name, resolved, {"train": TRAIN, "validation": VALIDATION}, local)
+    inputs = {"train": TRAIN, "validation": VALIDATION}
+    facts = TrainingFacts(prepared.dataset.name, prepared.resolved, inputs, prepared.local)
     with _only_process(checkpoint), training_run(facts) as tracked:
         history = []
         for epoch in epochs:
@@ -88,11 +87,34 @@ def run(params: Params) -> None:
             terminal.tell(epoch)
         best = training.find_best(history)
         print(f"best on validation: epoch {best.epoch}, accuracy {best.validation_accuracy:.4f}", flush=True)
-        _, steps = training.plan_batches(examples.shape[0], settings)
-        archive.save(archive.export(network, settings, task, steps * settings.epochs), MODEL)
-        write_training(REPORT, [asdict(epoch) for epoch in history], resolved | {"best_epoch": best.epoch})
+        _, steps = training.plan_batches(images, settings)
+        archive.save(archive.export(prepared.network, settings, task, steps * settings.epochs), MODEL)
+        write_training(REPORT, [asdict(epoch) for epoch in history], prepared.resolved | {"best_epoch": best.epoch})
         tracked.complete(MODEL, REPORT.parent)
         checkpoint.remove()
+
+
+def prepare(params: Params) -> Preparation:
+    """Open the splits, and make the network that the parameters name."""
+    from pipeline.models import backend, distribution, networks, tasks
+
+    strategy = distribution.create_strategy(params.train.data_parallel)
+    dataset, seed = table.read_dataset(TRAIN), params.train.seed
+    settings = replace(params.train.settings, flip=params.train.settings.flip and dataset.flip)
+    training, validation = _open_sources(dataset, params.train.memory_limit_mb * MB)
+    task = tasks.create_task(params.train.loss, dataset.classes, params.dataset.positive_classes)
+    machine = backend.inspect_machine()
+    precision = backend.choose_precision(settings.precision, machine)
+    backend.make_repeatable(seed)
+    with distribution.replicated(strategy):
+        network = networks.create_network(settings, task, (dataset.height, dataset.width), precision)
+    networks.whiten(network, training.sample(networks.WHITENING_IMAGES))
+
+    resolved = {"preset": params.train.preset, "seed": seed, "loss": task.loss, "classes": task.classes}
+    resolved |= {"memory_limit_mb": params.train.memory_limit_mb, "data_parallel": params.train.data_parallel}
+    resolved |= asdict(settings) | asdict(networks.measure_cost(network))
+    local = asdict(machine) | {"computed_in": precision, "replicas": strategy.num_replicas_in_sync}
+    return Preparation(dataset, task, network, training, validation, settings, strategy, resolved, local)
 
 
 def _open_sources(dataset: table.Dataset, memory: int) -> tuple["Source", "Source"]:
@@ -140,9 +162,14 @@ class _Terminal:
     def __init__(self, epochs: int, images: int) -> None:
         self._epochs, self._images, self._last = epochs, images, time.monotonic()
 
-    def start(self, classes: tuple[str, ...], validation: int, *, streamed: bool) -> None:
-        how = ", streamed from disk" if streamed else ""
-        print(f"{self._images:,} images of {', '.join(classes)}; {validation:,} to validate on{how}")
+    def start(self, prepared: Preparation) -> None:
+        cost, local = prepared.resolved, prepared.local
+        images, _, _ = prepared.validation.shape
+        print(f"{self._images:,} images of {', '.join(prepared.task.classes)}; {images:,} to validate on")
+        network = prepared.settings.network
+        print(f"{network}: {cost['parameters']:,} parameters, {cost['multiply_adds']:,} multiply-adds an image")
+        replicas = f", {local['replicas']} replicas" if local["replicas"] > 1 else ""
+        print(f"{local['computed_in']} on {local['device']}, {local['threads']} threads{replicas}", flush=True)
 
     def tell(self, epoch: "Epoch") -> None:
         pace = "from checkpoint" if epoch.restored else f"{epoch.images_per_second:9,.0f} images/s"
