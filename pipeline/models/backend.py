@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -56,7 +59,16 @@ with _quiet(), _without("sklearn", "matplotlib"):
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
 
-__all__ = ["Machine", "choose_precision", "choose_xla", "inspect_machine", "keras", "make_repeatable", "tf"]
+__all__ = [
+    "Machine",
+    "choose_precision",
+    "choose_xla",
+    "inspect_machine",
+    "keras",
+    "make_repeatable",
+    "tf",
+    "view_as_tensor",
+]
 
 BFLOAT16_FEATURES = {"avx512_bf16", "amx_bf16"}  # without them it is emulated, several times slower than float32
 BFLOAT16_CAPABILITY = (8, 0)  # of an Nvidia GPU
@@ -114,3 +126,10 @@ def choose_xla(wanted: str, network: str, machine: Machine) -> bool:
     if wanted == "auto":
         return network == "mlp" or machine.device != "cpu"
     return wanted == "always"
+
+
+def view_as_tensor(array: np.ndarray) -> Any:
+    """A tensor of an array's memory, which must not change while the tensor is in use. On a GPU it is a copy."""
+    if tf.config.list_physical_devices("GPU"):
+        return tf.convert_to_tensor(array)
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.models.augmentation import draw_groups
-from pipeline.models.backend import tf
+from pipeline.models.backend import tf, view_as_tensor
 from pipeline.models.tasks import Task
 
-CHUNKS_IN_MEMORY = 3  # the one in training, the one that is read, and a moment's copy
+CHUNKS_IN_MEMORY = 2  # the one in training, and the one that is read meanwhile
+ALIGNMENT = 64  # bytes, that TensorFlow asks of memory which it shares
 
 
 class Draw(Protocol):
@@ -100,7 +101,7 @@ class Stream:
         sizes: number of images in each group.
         read: images uint8 [n, height, width] and labels uint8 [n] of a group, by its number.
         size: height and width of the images.
-        memory: bytes for images, shared by `CHUNKS_IN_MEMORY` chunks. A chunk holds one group at least.
+        memory: bytes for images, shared by `CHUNKS_IN_MEMORY` chunks. A chunk holds one group and a batch at least.
     """
 
     sizes: Sequence[int]
@@ -116,7 +117,9 @@ class Stream:
     def sample(self, count: int) -> np.ndarray:
         """At most `count` of the images, evenly spaced: uint8 [n, height, width]."""
         step = -(-sum(self.sizes) // count)
-        return np.concatenate([self.read(group)[0][-first % step :: step] for group, first in enumerate(self._firsts)])
+        # Copies, because a view would keep its whole group in memory.
+        parts = [self.read(group)[0][-first % step :: step].copy() for group, first in enumerate(self._firsts)]
+        return np.concatenate(parts)
 
     def blocks(self) -> Iterator[Examples]:
         """All images in their order, a group at a time."""
@@ -126,16 +129,15 @@ class Stream:
     def epochs(self, task: Task, draw: Draw, batch: int, seed: int) -> Callable[[int], Iterator[Chunk]]:
         """A function that hands out an epoch in chunks of one shape, each of several groups."""
         room = max(self.memory // CHUNKS_IN_MEMORY // math.prod(self.size), max(self.sizes) + batch)
+        # Two that are used in turn, as views: new memory and a copy for each chunk would double the cost of reading.
+        # The next but one chunk is read when training has done with this one.
+        buffers = [(_aligned((room, *self.size)), np.zeros(room, np.uint8), np.zeros(room, np.int64)) for _ in range(2)]
 
         def chunks(epoch: int) -> Iterator[Chunk]:
             order = draw_groups(len(self.sizes), seed=seed, epoch=epoch)
-            carried = np.empty((0, *self.size), np.uint8), np.empty(0, np.uint8), np.empty(0, np.int64)
+            carried = [buffer[:0].copy() for buffer in buffers[0]]
             for number, groups in enumerate(_pack(order.tolist(), self.sizes, room - batch)):
-                images, labels, rows = (
-                    np.zeros((room, *self.size), np.uint8),
-                    np.zeros(room, np.uint8),
-                    np.zeros(room, np.int64),
-                )
+                images, labels, rows = buffers[number % 2]
                 filled = 0
                 for part in (carried, *map(self._read, groups)):
                     place = slice(filled, filled + len(part[2]))
@@ -143,10 +145,11 @@ class Stream:
                     filled = place.stop
                 choices = draw(epoch=epoch, chunk=number, rows=rows[:filled])
                 steps = len(choices["order"])
-                left = np.setdiff1d(np.arange(filled), choices["order"])
-                carried = images[left], labels[left], rows[left]
+                left = np.ones(filled, bool)
+                left[choices["order"]] = False
+                carried = [buffer[:filled][left] for buffer in (images, labels, rows)]
                 choices = {name: _lengthen(choice, room // batch) for name, choice in choices.items()}
-                yield Chunk(tf.constant(images), tf.constant(task.encode(labels)), choices, steps)
+                yield Chunk(view_as_tensor(images), tf.constant(task.encode(labels)), choices, steps)
 
         return lambda epoch: _read_ahead(chunks(epoch))
 
@@ -174,6 +177,14 @@ def _pack(order: Sequence[int], sizes: Sequence[int], room: int) -> Iterator[lis
 def _lengthen(array: np.ndarray, length: int) -> np.ndarray:
     """Zeros after the end: for one length of all chunks, so that one graph serves them."""
     return np.concatenate([array, np.zeros((length - len(array), *array.shape[1:]), array.dtype)])
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros, uint8, in memory that a tensor can share."""
+    size = math.prod(shape)
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % ALIGNMENT
+    return memory[first : first + size].reshape(shape)
 
 
 def _read_ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
