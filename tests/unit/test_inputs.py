@@ -1,5 +1,6 @@
 """Where the images of an epoch come from: all of them once, in an order that seed and epoch decide."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.models.augmentation import draw_choices
-from pipeline.models.inputs import Chunk, Examples, Source, Stream
+from pipeline.models.backend import tf
+from pipeline.models.inputs import CHUNKS_IN_MEMORY, Chunk, Examples, Source, Stream
 from pipeline.models.tasks import create_task
 from pipeline.params import TrainSettings, load_params
 from tests.conftest import REPOSITORY
@@ -28,13 +30,15 @@ def stream(groups: int) -> Stream:
         part = slice(ENDS[group] - SIZES[group], ENDS[group])
         return IMAGES[part], LABELS[part]
 
-    return Stream(SIZES, read, (3, 2), memory=3 * 6 * (40 * groups + BATCH))
+    return Stream(SIZES, read, (3, 2), memory=CHUNKS_IN_MEMORY * 6 * (40 * groups + BATCH))
 
 
 def epoch(source: Source, number: int = 1, seed: int = 1, batch: int = BATCH, **changes: Any) -> list[Chunk]:
     settings = TrainSettings(**SETTINGS.__dict__ | changes)
     draw = partial(draw_choices, settings, source.shape, batch, seed=seed)
-    return list(source.epochs(TASK, draw, batch, seed)(number))
+    # A stream fills the memory of a chunk again when the next but one is read.
+    chunks = source.epochs(TASK, draw, batch, seed)(number)
+    return [replace(chunk, images=tf.constant(chunk.images.numpy())) for chunk in chunks]
 
 
 def order(chunks: list[Chunk]) -> np.ndarray:
