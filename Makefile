@@ -32,8 +32,9 @@ lint: $(VENV)/.dev ## style, types and the direction of imports
 ui: $(VENV)/.run ## MLflow's pages: runs, charts, the registry
 	@pipeline ui
 
-bench: $(VENV)/.dev ## measure the claims of the README and write them to benchmarks/ (half an hour)
+bench: $(VENV)/.dev ## measure the claims of the README and write them to benchmarks/ (hours)
 	@python benchmarks/end_to_end.py
+	@python benchmarks/training.py
 
 lock: $(VENV)/bin/python ## resolve the versions anew, within pyproject.toml and pins.txt
 	@uv pip compile pyproject.toml -c pins.txt --upgrade $(LOCK_FLAGS) -o requirements.lock

@@ -15,6 +15,7 @@ from pipeline.errors import ParamsError
 PARAMS_FILE = Path("params.yaml")
 
 Loss = Literal["sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy"]
+DataParallel = Literal["none", "mirrored", "multi_worker"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -111,6 +112,10 @@ class TrainParams(Section):
     preset: str = Field(description="a name under `presets`")
     seed: int = Field(ge=0, description="of the initial weights, the order of the images and their augmentation")
     loss: Loss = Field(description="it decides the output layer and the label encoding")
+    memory_limit_mb: int = Field(
+        gt=0, description="for images, in MB: those of train and validation stay in memory, or are streamed through it"
+    )
+    data_parallel: DataParallel = Field(description="the devices or machines that share each batch")
     settings: TrainSettings
 
 
@@ -268,5 +273,10 @@ def _misfits(params: Params) -> list[str]:
             f"dataset.positive_classes is {list(positive)}, a yes-or-no question, but train.loss is {loss}, which"
             " trains a softmax over all classes: set train.loss to binary_crossentropy, or empty "
             "dataset.positive_classes"
+        )
+    if params.train.data_parallel != "none" and params.train.settings.xla == "always":
+        problems.append(
+            f"train.xla is always, but train.data_parallel is {params.train.data_parallel}: XLA compiles for one "
+            "device; set train.xla to auto or never"
         )
     return problems

@@ -171,6 +171,20 @@ def stream(path: Path) -> Iterator[Rows]:
             yield _rows(parquet.read_row_group(group), dataset)
 
 
+class RowGroups:
+    """The images and labels of a table by row group, each read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._dataset, self._parquet = read_dataset(path), _open(path)
+        metadata = self._parquet.metadata
+        self.sizes = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+
+    def read(self, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 [n, height, width] and labels uint8 [n], read-only."""
+        table = self._parquet.read_row_group(group, ["image", "label"])
+        return _images(table, self._dataset), _labels(table)
+
+
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """A whole table: images uint8 [n, height, width] and labels uint8 [n]."""
     dataset = read_dataset(path)

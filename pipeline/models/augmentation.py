@@ -1,7 +1,8 @@
 """Every random choice of a training, and what those about pixels do to a batch.
 
-The choices are drawn before each pass over the images, as functions of (seed, epoch), and enter the graph as data: the
-same training draws the same, on any device and whatever came in between.
+The choices are drawn before each pass over the images, as functions of (seed, epoch) and, where the images come in
+chunks, of the chunk's number. They enter the graph as data: the same training draws the same, on any device and
+whatever came in between.
 """
 
 from typing import Any
@@ -11,33 +12,48 @@ import numpy as np
 from pipeline.models.backend import tf
 from pipeline.params import TrainSettings
 
-_ORDER, _FLIP, _SHIFT, _ERASE = range(1, 5)  # streams that know nothing of each other; a 0 would be as none
+_ORDER, _FLIP, _SHIFT, _ERASE, _GROUPS = range(1, 6)  # streams that know nothing of each other; a 0 would be as none
 
 
 def draw_choices(
-    settings: TrainSettings, shape: tuple[int, ...], batch: int, *, seed: int, epoch: int
+    settings: TrainSettings,
+    shape: tuple[int, ...],
+    batch: int,
+    *,
+    seed: int,
+    epoch: int,
+    chunk: int = 0,
+    rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """All choices for one pass over the images in whole batches; images that are left over sit it out.
+    """All choices for one pass over the images, or a chunk of them, in whole batches; the last few may be left over.
 
     Args:
-        shape: number, height and width of the images.
+        shape: number, height and width of all images.
         epoch: counted from 1.
+        chunk: counted from 0 in each epoch.
+        rows: int [n], which of all images are in the chunk; None: all of them.
 
     Returns:
-        int32 [batches, batch, ...]: `order`, the numbers of the images; and of the following what the settings ask
+        int32 [batches, batch, ...]: `order`, places of images in the chunk; and of the following what the settings ask
         for: `flip`, 0 or 1; `shift`, pixels downwards and to the right; `erase`, top, bottom, left, right, grey value.
     """
     images, height, width = shape
-    steps = images // batch
-    order = np.argsort(_raw(images, seed, epoch, _ORDER), kind="stable")[: steps * batch]
+    rows = np.arange(images) if rows is None else rows
+    steps = len(rows) // batch
+    order = np.argsort(_raw(len(rows), chunk, seed, epoch, _ORDER), kind="stable")[: steps * batch]
     choices = {"order": order}
     if settings.flip:
-        choices["flip"] = _alternate(images, seed, epoch)[order]
+        choices["flip"] = _alternate(images, seed, epoch)[rows[order]]
     if settings.shift:
-        choices["shift"] = _integers(-settings.shift, settings.shift, (len(order), 2), seed, epoch, _SHIFT)
+        choices["shift"] = _integers(-settings.shift, settings.shift, (len(order), 2), chunk, seed, epoch, _SHIFT)
     if settings.erase:
-        choices["erase"] = _boxes(settings, (height, width), len(order), seed, epoch, _ERASE)
+        choices["erase"] = _boxes(settings, (height, width), len(order), chunk, seed, epoch, _ERASE)
     return {name: array.astype(np.int32).reshape(steps, batch, *array.shape[1:]) for name, array in choices.items()}
+
+
+def draw_groups(count: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch reads `count` groups of images: int [count]."""
+    return np.argsort(_raw(count, 0, seed, epoch, _GROUPS), kind="stable")
 
 
 def augment(images: Any, choices: dict[str, Any]) -> Any:
@@ -75,7 +91,7 @@ def _alternate(images: int, seed: int, epoch: int) -> np.ndarray:
 
     With independent draws half of the images would be seen the same way round in two successive epochs.
     """
-    bits = np.unpackbits(_raw(images // 64 + 1, seed, _FLIP).view(np.uint8))[:images]
+    bits = np.unpackbits(_raw(images // 64 + 1, 0, seed, _FLIP).view(np.uint8))[:images]
     return bits ^ (epoch & 1)
 
 
@@ -96,6 +112,7 @@ def _integers(low: int, high: int, shape: tuple[int, ...], *key: int) -> np.ndar
     return (raw * np.uint64(high - low + 1) >> np.uint64(32)).astype(np.int64).reshape(shape) + low
 
 
-def _raw(count: int, *key: int) -> np.ndarray:
+def _raw(count: int, chunk: int, *key: int) -> np.ndarray:
     """uint64 [count], from a bit generator's raw stream: NumPy guarantees it, as it does not those of distributions."""
-    return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
+    sequence = np.random.SeedSequence(key, spawn_key=(chunk,) if chunk else ())
+    return np.random.Philox(sequence).random_raw(count)

@@ -36,12 +36,19 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file that holds the newest snapshot of one training; `derive_key` makes its name."""
+    """A file that holds the newest snapshot of one training; `derive_key` makes its name.
+
+    Args:
+        read_only: leave writing to another process, which trains the same: the chief of several workers.
+    """
 
     path: Path
+    read_only: bool = False
 
     def save(self, snapshot: Snapshot) -> None:
         """Replace the file in one step: a process killed meanwhile leaves the former snapshot."""
+        if self.read_only:
+            return
         arrays: dict[str, Any] = {"history": np.array(json.dumps(snapshot.history))}
         arrays |= {f"variable_{i}": array for i, array in enumerate(snapshot.variables)}
         arrays |= {f"best_{i}": array for i, array in enumerate(snapshot.best)}
@@ -59,7 +66,6 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-            self.path.unlink()
             return None
 
     def remove(self) -> None:

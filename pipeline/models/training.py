@@ -2,29 +2,28 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import ModelError
 from pipeline.models.augmentation import augment, draw_choices
-from pipeline.models.backend import keras, tf
+from pipeline.models.backend import choose_xla, inspect_machine, keras, tf
 from pipeline.models.checkpoints import Checkpoint, Snapshot
+from pipeline.models.distribution import Strategy, replicated, require_agreement, require_divisible, take_share
 from pipeline.models.inference import create_predictor
+from pipeline.models.inputs import Chunk, Examples, Source
 from pipeline.models.losses import create_accuracy, create_loss, require_fit
 from pipeline.models.optimizers import create_optimizer
 from pipeline.models.tasks import Task
 from pipeline.params import TrainSettings
 
+__all__ = ["Epoch", "Examples", "Progress", "find_best", "plan_batches", "train"]
 
-@dataclass(frozen=True)
-class Examples:
-    """Images with their labels in the dataset."""
-
-    images: np.ndarray  # uint8 [n, height, width]
-    labels: np.ndarray  # uint8 [n]
+STEPS_A_CALL = 32  # few enough to tell of progress, too many to notice the calls
 
 
 @dataclass(frozen=True)
@@ -45,40 +44,62 @@ class Epoch:
         return {name: value for name, value in asdict(self).items() if name not in ("epoch", "restored")}
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far an epoch has come."""
+
+    epoch: int
+    done: float  # share of the epoch, 0 to 1
+    loss: float  # mean so far, over the images that this process has seen
+    images_per_second: float
+
+
 def train(
     network: keras.Model,
     task: Task,
-    training: Examples,
-    validation: Examples,
+    training: Source,
+    validation: Source,
     settings: TrainSettings,
     *,
     seed: int,
     checkpoint: Checkpoint,
+    strategy: Strategy | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
 ) -> Iterator[Epoch]:
     """Train a network. Yields each epoch as it ends; after the last, the network has the weights of the best.
 
     Best is the highest validation accuracy (see `find_best`). All that is random is a function of (seed, epoch), so a
     training that was killed goes on from its checkpoint and ends with the same bits.
 
+    Args:
+        strategy: what the network was created under (see `distribution`); None: one device.
+        report: is told again and again how far an epoch has come.
+
     Raises:
-        ModelError: the labels or the network's output do not fit the task, or the loss is not finite.
+        ModelError: the labels or the network's output do not fit the task, the loss is not finite, or a batch cannot be
+            divided among the replicas.
     """
+    strategy = strategy or tf.distribute.get_strategy()
     require_fit(network, task)
-    batch, steps = plan_batches(len(training.labels), settings)
-    optimizer = create_optimizer(settings, steps * settings.epochs)
-    optimizer.build(network.trainable_variables)
-    run_epoch = _create_epoch(network, task, optimizer, settings)
+    batch, steps = plan_batches(training.shape[0], settings)
+    require_divisible(batch, strategy)
+    with replicated(strategy):
+        optimizer = create_optimizer(settings, steps * settings.epochs)
+        optimizer.build(network.trainable_variables)
+        epoch_graph = _EpochGraph(network, task, optimizer, settings, strategy)
     validate = _create_validation(network, task, validation)
-    images, targets = tf.constant(training.images), tf.constant(task.encode(training.labels))
+    chunks = training.epochs(task, partial(draw_choices, settings, training.shape, batch, seed=seed), batch, seed)
 
     state = [*network.variables, *optimizer.variables]
     history, best = _restore(checkpoint, state)
+    require_agreement(f"training {checkpoint.path.stem} after epoch {len(history)}", strategy)
     yield from history
     while not _finished(history, settings):
         number, started = len(history) + 1, time.perf_counter()
-        choices = draw_choices(settings, training.images.shape, batch, seed=seed, epoch=number)
-        loss, accuracy = run_epoch(images, targets, choices)
-        pace = steps * batch / (time.perf_counter() - started)
+        for done in epoch_graph.run(chunks(number)):
+            pace = done * batch / (time.perf_counter() - started)
+            report(Progress(number, done / steps, epoch_graph.local_loss(), pace))
+        loss, accuracy = epoch_graph.results()
         if not math.isfinite(loss):
             raise _diverged(number, settings)
         variables = _values(state)
@@ -98,55 +119,83 @@ def plan_batches(images: int, settings: TrainSettings) -> tuple[int, int]:
     return batch, images // batch
 
 
-def _create_epoch(
-    network: keras.Model, task: Task, optimizer: keras.optimizers.Optimizer, settings: TrainSettings
-) -> Callable[[Any, Any, Mapping[str, np.ndarray]], tuple[float, float]]:
-    """A function that makes one pass over the images, as one graph, and returns their mean loss and accuracy."""
-    loss, mean_loss, accuracy = create_loss(task, settings.label_smoothing), keras.metrics.Mean(), create_accuracy(task)
-    weights = network.trainable_variables
+class _EpochGraph:
+    """Passes over the images, `STEPS_A_CALL` steps of training in one call of a graph."""
 
-    # The images are an argument: a graph that captured them would hold a constant, which XLA takes minutes to compile.
-    @tf.function(jit_compile=_uses_xla(settings))
-    def run_steps(images: Any, targets: Any, choices: dict[str, Any]) -> None:
-        for step in tf.range(len(choices["order"])):
-            chosen = {name: choice[step] for name, choice in choices.items()}
-            batch = augment(tf.gather(images, chosen["order"]), chosen)
-            expected = tf.gather(targets, chosen["order"])
+    def __init__(
+        self,
+        network: keras.Model,
+        task: Task,
+        optimizer: keras.optimizers.Optimizer,
+        settings: TrainSettings,
+        strategy: Strategy,
+    ) -> None:
+        self._loss, self._accuracy, self._strategy = keras.metrics.Mean(), create_accuracy(task), strategy
+        loss, weights = create_loss(task, settings.label_smoothing), network.trainable_variables
+        replicas = strategy.num_replicas_in_sync
+        use_xla = replicas == 1 and choose_xla(settings.xla, settings.network, inspect_machine())
+
+        def step(images: Any, targets: Any, choices: dict[str, Any]) -> None:
+            images = augment(images, choices)
             with tf.GradientTape() as tape:
-                answers = network(batch, training=True)
-                value = loss(expected, answers)
+                answers = network(images, training=True)
+                value = loss(targets, answers)  # over the replicas: the optimizer adds their gradients up
             optimizer.apply(tape.gradient(value, weights), weights)
-            mean_loss.update_state(value)
-            accuracy.update_state(expected, answers)
+            self._loss.update_state(value * replicas)
+            self._accuracy.update_state(targets, answers)
 
-    def run_epoch(images: Any, targets: Any, choices: Mapping[str, np.ndarray]) -> tuple[float, float]:
-        mean_loss.reset_state()
-        accuracy.reset_state()
-        run_steps(images, targets, {name: tf.constant(choice) for name, choice in choices.items()})
-        return float(mean_loss.result()), float(accuracy.result())
+        # The images are an argument: a graph that captured them would hold a constant, which XLA takes minutes to
+        # compile.
+        @tf.function(jit_compile=use_xla)
+        def run_steps(images: Any, targets: Any, choices: dict[str, Any], first: Any, end: Any) -> None:
+            for number in tf.range(first, end):
+                chosen = {name: choice[number] for name, choice in choices.items()}
+                order = chosen.pop("order")
+                batch = tf.gather(images, order), tf.gather(targets, order), chosen
+                strategy.run(lambda *batch: step(*take_share(batch, strategy)), args=batch)
 
-    return run_epoch
+        self._run_steps = run_steps
+
+    def run(self, chunks: Iterable[Chunk]) -> Iterator[int]:
+        """Make one pass over the images. Yields the number of steps made, after each call."""
+        self._loss.reset_state()
+        self._accuracy.reset_state()
+        done = 0
+        for chunk in chunks:
+            choices = {name: tf.constant(choice) for name, choice in chunk.choices.items()}
+            for first in range(0, chunk.steps, STEPS_A_CALL):
+                end = min(first + STEPS_A_CALL, chunk.steps)
+                self._run_steps(chunk.images, chunk.targets, choices, tf.constant(first), tf.constant(end))
+                done += end - first
+                yield done
+
+    def results(self) -> tuple[float, float]:
+        """Mean loss and accuracy of the pass."""
+        return float(self._loss.result()), float(self._accuracy.result())
+
+    def local_loss(self) -> float:
+        """Mean loss so far, of the replicas in this process: those of others would have to be waited for."""
+        total, count = (
+            sum(float(part) for part in self._strategy.experimental_local_results(variable.value))
+            for variable in (self._loss.total, self._loss.count)
+        )
+        return total / count
 
 
-def _create_validation(network: keras.Model, task: Task, examples: Examples) -> Callable[[], tuple[float, float]]:
+def _create_validation(network: keras.Model, task: Task, source: Source) -> Callable[[], tuple[float, float]]:
     """A function that returns the network's loss and accuracy on the validation images."""
     predict, loss, accuracy = create_predictor(network), create_loss(task), create_accuracy(task)
-    targets = task.encode(examples.labels)
 
     def validate() -> tuple[float, float]:
-        answers = predict(examples.images)
         accuracy.reset_state()
-        accuracy.update_state(targets, answers)
-        return float(loss(targets, answers)), float(accuracy.result())
+        total = 0.0
+        for block in source.blocks():
+            answers, targets = predict(block.images), task.encode(block.labels)
+            accuracy.update_state(targets, answers)
+            total += float(loss(targets, answers)) * len(targets)
+        return total / source.shape[0], float(accuracy.result())
 
     return validate
-
-
-def _uses_xla(settings: TrainSettings) -> bool:
-    """XLA runs an mlp at twice the speed, and convolutions on a CPU at half."""
-    if settings.xla == "auto":
-        return settings.network == "mlp" or bool(tf.config.list_physical_devices("GPU"))
-    return settings.xla == "always"
 
 
 def find_best(history: Sequence[Epoch]) -> Epoch:

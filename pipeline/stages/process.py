@@ -25,12 +25,18 @@ ORPHAN_POLL_SECONDS = 0.5
 LOCK_WAIT_SECONDS = 15  # an orphan of a killed DVC holds its lock for one poll and the end of a process
 
 
-def execute(stage: str, run: Callable[[Params], None]) -> None:
-    """Run one stage as the process `python -m pipeline.stages.STAGE`."""
+def execute(stage: str, run: Callable[[Params], None], *, part: Callable[[], str] = str) -> None:
+    """Run one stage as the process `python -m pipeline.stages.STAGE`.
+
+    Args:
+        part: says which of several processes of the stage this is, such as "worker 1": each holds a lock of its own.
+    """
     end_with_parent()
     try:
         params = read_params()
-        with lock(f"stage {stage}", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process"):
+        with lock(
+            f"stage {stage} {part()}".rstrip(), wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process"
+        ):
             require_same_batches(INCOMING, main_repository() / INCOMING)
             require_same_local_data(Path(params.dataset.path), main_repository() / params.dataset.path)
             run(params)

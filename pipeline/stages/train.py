@@ -1,91 +1,199 @@
 """Train the network on the train split and keep the epoch that is best on the validation split."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.data import table
-from pipeline.params import Params
+from pipeline.models.cluster import this_worker
+from pipeline.params import Params, TrainSettings
 from pipeline.stages.process import execute
 from pipeline.workspace import STATE, lock, main_repository
+
+if TYPE_CHECKING:
+    from pipeline.models.backend import keras
+    from pipeline.models.checkpoints import Checkpoint
+    from pipeline.models.distribution import Strategy
+    from pipeline.models.inputs import Source
+    from pipeline.models.tasks import Task
+    from pipeline.models.training import Epoch, Progress
 
 TRAIN, VALIDATION = Path("data/splits/train.parquet"), Path("data/splits/validation.parquet")
 MODEL, REPORT = Path("models/model.keras"), Path("reports/training")
 PINS = Path("pins.txt")
 LOCK_WAIT_SECONDS = 15
+PROGRESS_SECONDS = 5  # between two lines about the same epoch
+MB = 10**6
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A training that can start."""
+
+    dataset: table.Dataset
+    task: "Task"
+    network: "keras.Model"  # with its initial weights
+    training: "Source"
+    validation: "Source"
+    settings: TrainSettings
+    strategy: "Strategy"
+    resolved: dict[str, Any]  # what determines the result: params, and what follows from them
+    local: dict[str, Any]  # what the bits depend on besides, and what differs between machines: it is in no output
 
 
 def run(params: Params) -> None:
-    """Write the model file and the report of its training, which MLflow follows epoch by epoch."""
+    """Write the model file and the report of its training, which MLflow follows epoch by epoch.
+
+    Of several workers only the chief writes and records; the others compute their shares of its batches.
+    """
     # Imported here, so that `execute` watches over the process during the seconds that this takes.
-    from pipeline.models import archive, backend, networks, tasks, training
-    from pipeline.models.checkpoints import Checkpoint
+    from pipeline.models import archive, training
     from pipeline.reports.training import write_training
     from pipeline.tracking.runs import TrainingFacts, training_run
 
-    dataset, seed = table.read_dataset(TRAIN), params.train.seed
-    settings = replace(params.train.settings, flip=params.train.settings.flip and dataset.flip)
-    examples, validation = (training.Examples(*table.read_images(path)) for path in (TRAIN, VALIDATION))
-    task = tasks.create_task(params.train.loss, dataset.classes, params.dataset.positive_classes)
-    machine = backend.inspect_machine()
-    precision = backend.choose_precision(settings.precision, machine)
-    backend.make_repeatable(seed)
-    network = networks.create_network(settings, task, (dataset.height, dataset.width), precision)
-    networks.whiten(network, examples.images)
-    cost = networks.measure_cost(network)
+    worker = this_worker()
+    writes = worker is None or worker.chief
+    prepared = prepare(params)
+    task, settings, images = prepared.task, prepared.settings, prepared.training.shape[0]
+    terminal = _Terminal(settings.epochs, images)
+    terminal.start(prepared)
+    checkpoint = _find_checkpoint(prepared.resolved | prepared.local, read_only=not writes)
+    epochs = training.train(
+        prepared.network,
+        task,
+        prepared.training,
+        prepared.validation,
+        settings,
+        seed=params.train.seed,
+        checkpoint=checkpoint,
+        strategy=prepared.strategy,
+        report=terminal.tell_progress,
+    )
+    if not writes:
+        for epoch in epochs:
+            terminal.tell(epoch)
+        return
 
-    resolved = {"preset": params.train.preset, "seed": seed, "loss": task.loss, "classes": task.classes}
-    resolved |= asdict(settings) | asdict(cost)
-    # What the bits depend on beside params and data. It differs between machines, so it stays out of the outputs.
-    local = asdict(machine) | {"computed_in": precision}
-    print(f"{len(examples.labels):,} images of {', '.join(task.classes)}; {len(validation.labels):,} to validate on")
-    print(f"{settings.network}: {cost.parameters:,} parameters, {cost.multiply_adds:,} multiply-adds an image")
-    print(f"{precision} on {machine.device}, {machine.threads} threads", flush=True)
-
-    facts = TrainingFacts(dataset.name, resolved, {"train": TRAIN, "validation": VALIDATION}, local)
-    with _checkpoint_file(resolved | local) as file, training_run(facts) as tracked:
-        checkpoint, history = Checkpoint(file), []
-        for epoch in training.train(network, task, examples, validation, settings, seed=seed, checkpoint=checkpoint):
+    inputs = {"train": TRAIN, "validation": VALIDATION}
+    facts = TrainingFacts(prepared.dataset.name, prepared.resolved, inputs, prepared.local)
+    with _only_process(checkpoint), training_run(facts) as tracked:
+        history = []
+        for epoch in epochs:
             history.append(epoch)
             tracked.log_epoch(epoch.epoch, epoch.metrics())
-            print(_describe(epoch, settings.epochs, len(examples.labels)), flush=True)
+            terminal.tell(epoch)
         best = training.find_best(history)
         print(f"best on validation: epoch {best.epoch}, accuracy {best.validation_accuracy:.4f}", flush=True)
-        _, steps = training.plan_batches(len(examples.labels), settings)
-        archive.save(archive.export(network, settings, task, steps * settings.epochs), MODEL)
-        write_training(REPORT, [asdict(epoch) for epoch in history], resolved | {"best_epoch": best.epoch})
+        _, steps = training.plan_batches(images, settings)
+        archive.save(archive.export(prepared.network, settings, task, steps * settings.epochs), MODEL)
+        write_training(REPORT, [asdict(epoch) for epoch in history], prepared.resolved | {"best_epoch": best.epoch})
         tracked.complete(MODEL, REPORT.parent)
         checkpoint.remove()
 
 
-@contextmanager
-def _checkpoint_file(determinants: Mapping[str, Any]) -> Iterator[Path]:
-    """Where the checkpoint of this training is, held against a second process that runs the same training.
+def prepare(params: Params) -> Preparation:
+    """Open the splits, and make the network that the parameters name."""
+    from pipeline.models import backend, distribution, networks, tasks
+
+    strategy = distribution.create_strategy(params.train.data_parallel)
+    dataset, seed = table.read_dataset(TRAIN), params.train.seed
+    settings = replace(params.train.settings, flip=params.train.settings.flip and dataset.flip)
+    training, validation = _open_sources(dataset, params.train.memory_limit_mb * MB)
+    task = tasks.create_task(params.train.loss, dataset.classes, params.dataset.positive_classes)
+    machine = backend.inspect_machine()
+    precision = backend.choose_precision(settings.precision, machine)
+    backend.make_repeatable(seed)
+    with distribution.replicated(strategy):
+        network = networks.create_network(settings, task, (dataset.height, dataset.width), precision)
+    networks.whiten(network, training.sample(networks.WHITENING_IMAGES))
+
+    resolved = {"preset": params.train.preset, "seed": seed, "loss": task.loss, "classes": task.classes}
+    resolved |= {"memory_limit_mb": params.train.memory_limit_mb, "data_parallel": params.train.data_parallel}
+    resolved |= asdict(settings) | asdict(networks.measure_cost(network))
+    local = asdict(machine) | {"computed_in": precision, "replicas": strategy.num_replicas_in_sync}
+    return Preparation(dataset, task, network, training, validation, settings, strategy, resolved, local)
+
+
+def _open_sources(dataset: table.Dataset, memory: int) -> tuple["Source", "Source"]:
+    """The train and the validation split: in memory if their images take no more than `memory` bytes, else streamed."""
+    from pipeline.models.inputs import Examples, Stream
+
+    size = dataset.height, dataset.width
+    images = table.count_rows(TRAIN) + table.count_rows(VALIDATION)
+    if images * dataset.height * dataset.width <= memory:
+        return Examples(*table.read_images(TRAIN)), Examples(*table.read_images(VALIDATION))
+    train, validation = table.RowGroups(TRAIN), table.RowGroups(VALIDATION)
+    return Stream(train.sizes, train.read, size, memory), Stream(validation.sizes, validation.read, size, memory)
+
+
+def _find_checkpoint(determinants: Mapping[str, Any], *, read_only: bool) -> "Checkpoint":
+    """The checkpoint of this training, whether or not it exists.
 
     The main repository keeps it, out of the reach of DVC, which deletes a stage's outputs before it runs.
     """
     import pipeline.models
-    from pipeline.models.checkpoints import derive_key
+    from pipeline.models.checkpoints import Checkpoint, derive_key
 
     code = [*sorted(Path(pipeline.models.__path__[0]).glob("*.py")), Path(__file__), PINS]
     key = derive_key(determinants, [*code, TRAIN, VALIDATION])
-    root = main_repository()
+    return Checkpoint(main_repository() / STATE / "checkpoints" / f"{key}.npz", read_only)
+
+
+@contextmanager
+def _only_process(checkpoint: "Checkpoint") -> Iterator[None]:
+    """Hold a checkpoint against a second process that runs the same training."""
     remedy = "it is the same training: wait for it, then run the same command again"
-    with lock(f"training {key}", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=root):
-        yield root / STATE / "checkpoints" / f"{key}.npz"
+    name = f"training {checkpoint.path.stem}"
+    with lock(name, wait=LOCK_WAIT_SECONDS, remedy=remedy, root=main_repository()):
+        yield
 
 
-def _describe(epoch: Any, epochs: int, images: int) -> str:
-    """One line on an epoch that has ended."""
-    left = (epochs - epoch.epoch) * images / epoch.images_per_second
-    pace = "from checkpoint" if epoch.restored else f"{epoch.images_per_second:9,.0f} images/s"
-    return (
-        f"epoch {epoch.epoch:{len(str(epochs))}}/{epochs}  {pace:>18}  loss {epoch.loss:.4f}  "
-        f"validation accuracy {epoch.validation_accuracy:.4f}  {left // 60:.0f}:{left % 60:02.0f} left"
-    )
+def _name_worker() -> str:
+    worker = this_worker()
+    return worker.name if worker and not worker.chief else ""
+
+
+class _Terminal:
+    """Lines about a training: one for each epoch, and one now and then in an epoch that takes long."""
+
+    def __init__(self, epochs: int, images: int) -> None:
+        self._epochs, self._images, self._last = epochs, images, time.monotonic()
+
+    def start(self, prepared: Preparation) -> None:
+        cost, local = prepared.resolved, prepared.local
+        images, _, _ = prepared.validation.shape
+        print(f"{self._images:,} images of {', '.join(prepared.task.classes)}; {images:,} to validate on")
+        network = prepared.settings.network
+        print(f"{network}: {cost['parameters']:,} parameters, {cost['multiply_adds']:,} multiply-adds an image")
+        replicas = f", {local['replicas']} replicas" if local["replicas"] > 1 else ""
+        print(f"{local['computed_in']} on {local['device']}, {local['threads']} threads{replicas}", flush=True)
+
+    def tell(self, epoch: "Epoch") -> None:
+        pace = "from checkpoint" if epoch.restored else f"{epoch.images_per_second:9,.0f} images/s"
+        self._print(
+            f"epoch {epoch.epoch:{len(str(self._epochs))}}/{self._epochs}  {pace:>18}  loss {epoch.loss:.4f}  "
+            f"validation accuracy {epoch.validation_accuracy:.4f}  {self._left(epoch.epoch, epoch.images_per_second)}"
+        )
+
+    def tell_progress(self, progress: "Progress") -> None:
+        if time.monotonic() - self._last > PROGRESS_SECONDS:
+            done = progress.epoch - 1 + progress.done
+            self._print(
+                f"  {progress.done:4.0%} of epoch {progress.epoch}  {progress.images_per_second:9,.0f} images/s  "
+                f"loss {progress.loss:.4f}  {self._left(done, progress.images_per_second)}"
+            )
+
+    def _left(self, done: float, images_per_second: float) -> str:
+        seconds = (self._epochs - done) * self._images / images_per_second
+        return f"{seconds // 60:.0f}:{seconds % 60:02.0f} left"
+
+    def _print(self, line: str) -> None:
+        self._last = time.monotonic()
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
-    execute("train", run)
+    execute("train", run, part=_name_worker)

@@ -96,6 +96,12 @@ def test_a_loss_that_does_not_fit_the_task_is_explained(
         parse_params(bad)
 
 
+def test_xla_on_several_devices_is_refused(raw: dict[str, Any]) -> None:
+    bad = changed(changed(raw, "train.xla", "always"), "train.data_parallel", "mirrored")
+    with pytest.raises(ParamsError, match="XLA compiles for one device"):
+        parse_params(bad)
+
+
 def test_parameters_cannot_be_changed_in_the_program(raw: dict[str, Any]) -> None:
     params = parse_params(raw)
     change: Callable[..., None] = setattr
