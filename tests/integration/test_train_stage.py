@@ -20,6 +20,7 @@ pytestmark = pytest.mark.faults  # kills and a loaded machine, for two minutes
 SHORT: dict[str, dict[str, Any]] = {  # each preset as it is, but for its size
     "mlp": {"train.epochs": 30},
     "cnn": {"train.epochs": 10, "train.widths": [4, 8], "train.erase": 6, "train.weight_average": 0.9},
+    "cnn-large": {"train.epochs": 10, "train.widths": [8, 12]},
 }
 
 
