@@ -74,6 +74,9 @@ class TrainSettings(Section):
     whitening: int = Field(
         ge=0, le=7, description="cnn: side of the patches that a first, frozen layer whitens; 0: none"
     )
+    pool_stem: bool = Field(
+        description="cnn: max-pooling before the first block, which leaves it and all others a quarter of the pixels"
+    )
     epochs: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     optimizer: Literal["adam", "adamw", "sgd", "muon"]

@@ -16,6 +16,8 @@ import numpy as np
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Convolutions at twice the speed; on a processor without AVX-512, TensorFlow leaves oneDNN off unless told.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 For 28 x 28 pixels, ten classes and the widths of the presets:
 
-| preset | layers                                                              | parameters | multiply-adds |
-|--------|---------------------------------------------------------------------|------------|---------------|
-| mlp    | Flatten, a Dense(relu) for each width, Dense                        |    101,770 |       101,632 |
-| cnn    | whitening; two convolutions and a max-pooling for each width; Dense |    386,046 |    22,228,256 |
+| preset    | layers                                                              | parameters | multiply-adds |
+|-----------|---------------------------------------------------------------------|------------|---------------|
+| mlp       | Flatten, a Dense(relu) for each width, Dense                        |    101,770 |       101,632 |
+| cnn       | whitening; max-pooling; two convolutions and a max-pooling for each |    271,038 |     8,906,528 |
+| cnn-large | width; Dense                                                        |  1,057,982 |    31,178,272 |
 """
 
 import math
@@ -148,6 +149,8 @@ def _cnn(hidden: Any, settings: TrainSettings, policy: Any, normalisation: type[
     if side := settings.whitening:
         hidden = convolve(hidden, 2 * side**2, side, "whiten", trainable=False)
         hidden = layers.ReLU(dtype=policy, name="relu_whiten")(hidden)
+    if settings.pool_stem:
+        hidden = layers.MaxPooling2D(dtype=policy, name="pool_stem")(hidden)
     for block, width in enumerate(settings.widths, 1):
         hidden = convolve(hidden, width, 3, f"convolution_{block}a", use_bias=False)
         hidden = layers.MaxPooling2D(dtype=policy, name=f"pool_{block}")(hidden)

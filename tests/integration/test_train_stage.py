@@ -30,7 +30,7 @@ PRESETS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["presets"]
 SHORT = {  # each preset as it is, but for its size
     name: {"train.epochs": 30}
     if preset["network"] == "mlp"
-    else {"train.epochs": 10, "train.widths": [4, 8, 8][: len(preset["widths"])], "train.weight_average": 0.9}
+    else {"train.epochs": 10, "train.widths": [4, 8], "train.erase": 6, "train.weight_average": 0.9}
     for name, preset in PRESETS.items()
 }
 

@@ -23,7 +23,7 @@ def settings_of(preset: str) -> TrainSettings:
     return parse_params(RAW | {"train": RAW["train"] | {"preset": preset}}).train.settings
 
 
-SMALL_CNN = replace(settings_of("cnn"), widths=(4, 6), whitening=3)
+SMALL_CNN = replace(settings_of("cnn"), widths=(4, 6), whitening=3, pool_stem=False)
 
 
 def test_the_mlp_is_the_introductions_network() -> None:
@@ -48,6 +48,13 @@ def test_multiply_adds_are_those_of_every_product() -> None:
     whiten, first, second = 28**2 * 9 * 18, 28**2 * 9 * 18 * 4, 14**2 * 9 * 4 * 4
     third, fourth, answer = 14**2 * 9 * 4 * 6, 7**2 * 9 * 6 * 6, 6 * 10
     assert networks.measure_cost(network).multiply_adds == whiten + first + second + third + fourth + answer
+
+
+def test_a_pooled_stem_leaves_the_blocks_a_quarter_of_the_pixels() -> None:
+    whole, pooled = (networks.create_network(replace(SMALL_CNN, pool_stem=pool), TASK, SHAPE) for pool in (False, True))
+    assert whole.get_layer("convolution_1a").output.shape[1:3] == (28, 28)
+    assert pooled.get_layer("convolution_1a").output.shape[1:3] == (14, 14)
+    assert pooled.count_params() == whole.count_params()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -76,6 +76,16 @@ def test_muon_makes_the_update_of_a_convolution_orthogonal() -> None:
     assert lengths.max() < 1.5
 
 
+@pytest.mark.parametrize("shape", [(200, 30), (30, 200), (40, 40)])
+def test_muon_orthogonalises_as_kerass_own_does(shape: tuple[int, int]) -> None:
+    settings = replace(SETTINGS, optimizer="muon")
+    ours, kerass = create_optimizer(settings, 10), create_stock_optimizer(settings, 10)
+    assert ours.zeropower_via_newtonschulz5.__func__ is not kerass.zeropower_via_newtonschulz5.__func__
+    gradient = keras.ops.convert_to_tensor(np.random.default_rng(2).normal(size=shape) * 1e-3, "float32")
+    expected = kerass.zeropower_via_newtonschulz5(gradient, 4)
+    np.testing.assert_allclose(ours.zeropower_via_newtonschulz5(gradient, 4), expected, atol=1e-4)
+
+
 def test_muon_leaves_vectors_and_the_last_layer_to_adam() -> None:
     settings = replace(
         SETTINGS, optimizer="muon", schedule="constant", learning_rate=0.1, vector_learning_rate=0.01, weight_decay=0.0
