@@ -66,7 +66,7 @@ def test_a_reason_is_asked_for(registry: Workspace, reason: str) -> None:
 
 def test_where_there_is_no_store_none_is_made(workspace: Workspace) -> None:
     (workspace.root / "mlflow.db").unlink()
-    with pytest.raises(TrackingError, match="there is no registry yet"):
+    with pytest.raises(TrackingError, match="nothing is registered yet"):
         run("versions")
     assert not (workspace.root / "mlflow.db").exists()
 
