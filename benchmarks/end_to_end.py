@@ -159,6 +159,19 @@ def measure_no_change(report: Report) -> None:
     report.table("Nothing changed", SPREAD_COLUMNS, [spread(name, times) for name, times in seconds.items()])
 
 
+def measure_reproduction(report: Report) -> None:
+    """Making the champion again from its record, against running the same stages in the clone that trained it."""
+    clone = report.finished
+    original = clone.time("dvc", "repro", "--force", "evaluate")
+    started = time.perf_counter()
+    verdict = json.loads(clone.run("pipeline", "reproduce", "champion", "--json").stdout)
+    again = time.perf_counter() - started
+    what = "`pipeline reproduce champion`, against `dvc repro --force evaluate`"
+    report.at_most(f"{what}: {verdict['outcome']}", again / original, 1.5, " x")
+    rows = [("`dvc repro --force evaluate`", f"{original:.1f}"), ("`pipeline reproduce champion`", f"{again:.1f}")]
+    report.table("Exact reproduction", ("what", "s"), rows, f"The verdict: {verdict['reason']}")
+
+
 def measure_imports(report: Report) -> None:
     """Seconds that a whole `ingest` and `split` spend on importing modules, whenever they do so."""
     rows = []
@@ -280,6 +293,7 @@ def main() -> None:
 PARTS = {
     "runs": measure_runs,
     "no-change": measure_no_change,
+    "reproduction": measure_reproduction,
     "imports": measure_imports,
     "memory": measure_memory,
 }

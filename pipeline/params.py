@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from pipeline.errors import ParamsError
 
@@ -16,7 +16,11 @@ PARAMS_FILE = Path("params.yaml")
 
 Loss = Literal["sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy"]
 DataParallel = Literal["none", "mirrored", "multi_worker"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+# Strict: `true` is no number, and a number is no switch.
+Int = Annotated[int, Strict()]
+Float = Annotated[float, Strict()]
+Bool = Annotated[bool, Strict()]
+Fraction = Annotated[Float, Field(ge=0, le=1)]
 
 
 class Section:
@@ -42,7 +46,7 @@ class DatasetParams(Section):
 class ValidateParams(Section):
     """Thresholds of the data validation."""
 
-    max_class_imbalance: float = Field(ge=0, description="a class's images against the classes' mean; 0.5: half more")
+    max_class_imbalance: Float = Field(ge=0, description="a class's images against the classes' mean; 0.5: half more")
     min_contrast: Fraction = Field(description="standard deviation of an image's pixels, 0 to 1; below it, it is blank")
     max_blank_fraction: Fraction = Field(description="blank images")
     max_white: Fraction = Field(description="share of an image's pixels at 255; above it, it is saturated")
@@ -59,8 +63,8 @@ class ValidateParams(Section):
 class SplitParams(Section):
     """How the validation split is carved from the training images."""
 
-    seed: int = Field(ge=0)
-    validation_fraction: float = Field(gt=0, lt=1, description="of the training images")
+    seed: Int = Field(ge=0)
+    validation_fraction: Float = Field(gt=0, lt=1, description="of the training images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,36 +72,36 @@ class TrainSettings(Section):
     """Every hyperparameter of one training, resolved."""
 
     network: Literal["mlp", "cnn"] = Field(description="a network of pipeline.models.networks")
-    widths: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+    widths: tuple[Annotated[Int, Field(gt=0)], ...] = Field(
         min_length=1, description="units of each layer of the mlp, channels of each block of the cnn"
     )
-    whitening: int = Field(
+    whitening: Int = Field(
         ge=0, le=7, description="cnn: side of the patches that a first, frozen layer whitens; 0: none"
     )
-    pool_stem: bool = Field(
+    pool_stem: Bool = Field(
         description="cnn: max-pooling before the first block, which leaves it and all others a quarter of the pixels"
     )
-    epochs: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
+    epochs: Int = Field(gt=0)
+    batch_size: Int = Field(gt=0)
     optimizer: Literal["adam", "adamw", "sgd", "muon"]
-    learning_rate: float = Field(gt=0, description="its highest value")
-    vector_learning_rate: float = Field(
+    learning_rate: Float = Field(gt=0, description="its highest value")
+    vector_learning_rate: Float = Field(
         gt=0, description="muon: of what is no matrix, such as biases, which Adam updates"
     )
-    momentum: float = Field(ge=0, lt=1, description="sgd (Nesterov's) and muon")
-    weight_decay: float = Field(ge=0)
+    momentum: Float = Field(ge=0, lt=1, description="sgd (Nesterov's) and muon")
+    weight_decay: Float = Field(ge=0)
     schedule: Literal["constant", "linear", "cosine"] = Field(description="of the learning rate, after the warm-up")
     warmup_fraction: Fraction = Field(description="of all steps, over which the learning rate rises from zero")
-    label_smoothing: float = Field(ge=0, lt=1)
-    weight_average: float = Field(
+    label_smoothing: Float = Field(ge=0, lt=1)
+    weight_average: Float = Field(
         ge=0, lt=1, description="share of the past in a moving average of the weights; 0: none"
     )
-    patience: int = Field(
+    patience: Int = Field(
         ge=0, description="epochs without a better validation accuracy before training stops; 0: never"
     )
-    flip: bool = Field(description="mirror training images in turns, where the dataset's classes survive it")
-    shift: int = Field(ge=0, description="random translation of training images, in pixels")
-    erase: int = Field(ge=0, description="random erasing of training images, largest side in pixels")
+    flip: Bool = Field(description="mirror training images in turns, where the dataset's classes survive it")
+    shift: Int = Field(ge=0, description="random translation of training images, in pixels")
+    erase: Int = Field(ge=0, description="random erasing of training images, largest side in pixels")
     erase_share: Fraction = Field(description="of the images, if any are erased")
     tta: Literal["none", "flip", "shift"] = Field(
         description="the saved model averages its answers over the mirrored image, or also over shifts by a pixel"
@@ -113,9 +117,9 @@ class TrainParams(Section):
     """What to train, and how: the preset's values under the keys that `train` sets itself."""
 
     preset: str = Field(description="a name under `presets`")
-    seed: int = Field(ge=0, description="of the initial weights, the order of the images and their augmentation")
+    seed: Int = Field(ge=0, description="of the initial weights, the order of the images and their augmentation")
     loss: Loss = Field(description="it decides the output layer and the label encoding")
-    memory_limit_mb: int = Field(
+    memory_limit_mb: Int = Field(
         gt=0, description="for images, in MB: those of train and validation stay in memory, or are streamed through it"
     )
     data_parallel: DataParallel = Field(description="the devices or machines that share each batch")
@@ -128,8 +132,8 @@ class EvaluateParams(Section):
 
     min_accuracy: Fraction = Field(description="on the test split")
     min_class_recall: Fraction = Field(description="of the worst class")
-    max_loss: float = Field(gt=0, description="mean cross-entropy on the test split, in nats")
-    max_model_bytes: int = Field(gt=0, description="size of the model file")
+    max_loss: Float = Field(gt=0, description="mean cross-entropy on the test split, in nats")
+    max_model_bytes: Int = Field(gt=0, description="size of the model file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,17 +144,17 @@ class RegisterParams(Section):
     rule: Literal["better", "not_worse"] = Field(
         description="what promotes a challenger: better than the champion beyond chance, or no worse than by the margin"
     )
-    alpha: float = Field(
+    alpha: Float = Field(
         gt=0, lt=1, description="chance of one wrong promotion, over all challengers judged on the same test images"
     )
     min_gain: Fraction = Field(description="better: accuracy gained at least, however certain the gain is")
-    margin: float = Field(gt=0, le=1, description="not_worse: the interval must rule out that more accuracy is lost")
+    margin: Float = Field(gt=0, le=1, description="not_worse: the interval must rule out that more accuracy is lost")
     max_class_drop: Fraction = Field(
         description="veto: recall that a class loses, where its own 95 % interval rules out that none is lost"
     )
     max_ece: Fraction = Field(description="veto: expected calibration error of the challenger")
-    max_multiply_adds: int = Field(gt=0, description="veto: of the challenger's network, for one view of one image")
-    worn_out_after: int = Field(gt=0, description="challengers after which the same test images are called worn out")
+    max_multiply_adds: Int = Field(gt=0, description="veto: of the challenger's network, for one view of one image")
+    worn_out_after: Int = Field(gt=0, description="challengers after which the same test images are called worn out")
 
 
 @dataclass(frozen=True, kw_only=True)

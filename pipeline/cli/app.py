@@ -1,7 +1,9 @@
 """What every command shares: the application they belong to, the terminal, the checkout they work in."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -24,3 +26,8 @@ def enter_workspace() -> Path:
     workspace = find_workspace()
     os.chdir(workspace)
     return workspace
+
+
+def print_json(content: Any) -> None:
+    """What a program reads: plain JSON, without the terminal's colours and line breaks."""
+    print(json.dumps(content, indent=2, ensure_ascii=False))

@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from pipeline.cli.app import app, console, enter_workspace
+from pipeline.cli.app import app, console, enter_workspace, print_json
 from pipeline.cli.registry import MODEL_OPTION
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def compare(
     if as_json:
         about = {"name": name, "versions": numbers, "test": test}
         measured = {"latency_ms": [asdict(one) for one in latencies]} if latencies else {}
-        console.print_json(data=about | comparison.describe_comparison(found) | measured)
+        print_json(about | comparison.describe_comparison(found) | measured)
         return
     show(name, numbers, comparison.describe_comparison(found))
     for number, one in zip(numbers, latencies, strict=False):

@@ -1,6 +1,5 @@
 """The commands that tell where a version came from, and prove it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.app import app, console, enter_workspace
+from pipeline.cli.app import app, console, enter_workspace, print_json
 from pipeline.cli.registry import MODEL_OPTION
 from pipeline.cli.work import INTERRUPTED
 from pipeline.errors import FAILURE
@@ -62,9 +61,9 @@ def lineage(
         else:
             found = chain.find_by_data(workspace, data) if data else chain.find_by_commit(workspace, commit or "")
     if version is not None:
-        _print_json([asdict(link) for link in links]) if as_json else _print_chain(links)
+        print_json([asdict(link) for link in links]) if as_json else _print_chain(links)
     else:
-        _print_json([asdict(version) for version in found]) if as_json else _print_descendants(found)
+        print_json([asdict(version) for version in found]) if as_json else _print_descendants(found)
 
 
 @app.command()
@@ -94,7 +93,7 @@ def reproduce(version: Version, model: Annotated[str | None, MODEL_OPTION] = Non
     traced, verdict = reproduction.traced, reproduction.verdict
     if as_json:
         facts = {"name": traced.version.name, "version": str(traced.version.version), "seconds": reproduction.seconds}
-        _print_json(facts | asdict(verdict))
+        print_json(facts | asdict(verdict))
     else:
         table = Table("stage", "what happened", "its outputs", box=SIMPLE_HEAD)
         for stage in verdict.stages:
@@ -126,7 +125,7 @@ def verify(as_json: AsJson = False) -> None:
     with console.status("comparing digests"):
         verification = compare(workspace)
     if as_json:
-        _print_json(asdict(verification))
+        print_json(asdict(verification))
     else:
         for finding in verification.findings:
             console.print(Text(f"{finding.subject}: {finding.problem}", "bold red"), soft_wrap=True)
@@ -136,10 +135,6 @@ def verify(as_json: AsJson = False) -> None:
         console.print(f"{verification.versions} versions compared; " + (f"{wrong} findings" if wrong else "all agree"))
     if verification.findings:
         raise typer.Exit(FAILURE)
-
-
-def _print_json(content: Any) -> None:
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def _print_chain(links: "list[Link]") -> None:

@@ -1,6 +1,5 @@
 """The commands about registered models: what there is, what was moved and why, promotion and rollback."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipeline.cli.app import app, console, enter_workspace
+from pipeline.cli.app import app, console, enter_workspace, print_json
 from pipeline.errors import TrackingError
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def versions(
 
         found = list_versions(client, name, stand(client, name))
     if as_json:
-        _print_json({"name": name, "versions": [asdict(version) for version in found]})
+        print_json({"name": name, "versions": [asdict(version) for version in found]})
         return
     if not found:
         console.print(f"{name} has no version: pipeline run")
@@ -82,7 +81,7 @@ def history(
 
         moves = read_history(client, name)
     if as_json:
-        _print_json({"name": name, "moves": [asdict(move) for move in moves]})
+        print_json({"name": name, "moves": [asdict(move) for move in moves]})
         return
     if not moves:
         console.print(f"no alias of {name} was ever moved")
@@ -166,15 +165,11 @@ def _require(reason: str) -> str:
 
 def _tell(name: str, move: "Move", as_json: bool) -> None:
     if as_json:
-        _print_json({"name": name, "move": asdict(move)})
+        print_json({"name": name, "move": asdict(move)})
         return
     dropped = sorted(move.before.keys() - move.after.keys())
     console.print(f"{name}: {move}" + (f"; no {dropped[0]} any more" if dropped else ""))
     console.print(f"move {move.number} of its history, by {move.who}: {move.reason}", markup=False, soft_wrap=True)
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def _age(since: int) -> str:

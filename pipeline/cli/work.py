@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.app import app, console, enter_workspace
+from pipeline.cli.app import app, console, enter_workspace, print_json
 
 # What a command needs is imported inside it: `pipeline --help` answers at once.
 
@@ -100,7 +100,7 @@ def schema() -> None:
     """
     from pipeline.params import params_schema
 
-    console.print_json(data=params_schema())
+    print_json(params_schema())
 
 
 @app.command()
@@ -115,7 +115,7 @@ def params() -> None:
     from pipeline.stages.process import read_params
 
     resolved: Any = read_params()
-    console.print_json(data=dataclasses.asdict(resolved))
+    print_json(dataclasses.asdict(resolved))
 
 
 @app.command()

@@ -31,6 +31,9 @@ def changed(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     ("key", "value", "message"),
     [
         ("train.epochs", -1, "train.epochs is -1: input should be greater than 0"),
+        ("train.epochs", True, "train.epochs is True"),
+        ("train.flip", 1, "train.flip is 1"),
+        ("split.validation_fraction", True, "split.validation_fraction is True"),
         ("train.epoch", 3, "train.epoch is not a parameter; did you mean epochs?"),
         ("trane", {}, "trane is not a parameter; did you mean train?"),
         ("train.preset", "mpl", "train.preset is 'mpl', not one of mlp, cnn"),
