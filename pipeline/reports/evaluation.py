@@ -185,7 +185,7 @@ def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
         "## Classes",
         markdown.table(("class", "클래스", "precision", "recall", "F1", "images"), classes),
         "## Most frequent confusions",
-        markdown.table(("actual", "predicted", "images", "of the actual class"), confusions),
+        markdown.table(("actual", "predicted", "images", "of the actual class"), confusions) if confusions else "None.",
         "![Confusion matrix](figures/confusion.png)",
         "## Calibration",
         "![Reliability diagram](figures/reliability.png)",

@@ -32,6 +32,7 @@ STYLE: dict[Any, Any] = {
 BLUE, RED = "#5b94c6", "#c8364a"
 MOST_ANNOTATED_CLASSES = 30  # beyond this the numbers in a confusion matrix are too small to read
 GALLERY_COLUMNS = 6
+FEWEST_IMAGES = 10  # in a bin of the reliability diagram: the accuracy of fewer says nothing
 
 
 @dataclass(frozen=True)
@@ -91,23 +92,24 @@ def draw_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str]) ->
 
 def draw_reliability(path: Path, table: Sequence[Bin]) -> None:
     """Accuracy against confidence, bin by bin, and how many images there are at each confidence."""
-    left = [row.low for row in table]
-    accuracy, confidence = [row.accuracy for row in table], [row.confidence for row in table]
+    telling = [row for row in table if row.images >= FEWEST_IMAGES] or table
+    accuracy, confidence = [row.accuracy for row in telling], [row.confidence for row in telling]
     images = np.array([row.images for row in table])
-    bars: dict[str, Any] = {"width": [row.high - row.low for row in table], "align": "edge"}
+
+    def place(rows: Sequence[Bin]) -> dict[str, Any]:
+        return {"x": [row.low for row in rows], "width": [row.high - row.low for row in rows], "align": "edge"}
+
     with figure(path, 5.2, 5.6) as canvas:
         upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         canvas.subplots_adjust(left=0.12, right=0.97, top=0.94, bottom=0.09, hspace=0.1)
-        upper.bar(left, accuracy, label="accuracy", color=BLUE, edgecolor="white", **bars)
-        gap = np.subtract(confidence, accuracy)
-        upper.bar(
-            left, gap, bottom=accuracy, label="to mean confidence", color="none", edgecolor=RED, hatch="////", **bars
-        )
+        upper.bar(height=accuracy, label="accuracy", color=BLUE, edgecolor="white", **place(telling))
+        gap: dict[str, Any] = {"height": np.subtract(confidence, accuracy), "bottom": accuracy}
+        upper.bar(**gap, label="to mean confidence", color="none", edgecolor=RED, hatch="////", **place(telling))
         upper.plot([0, 1], [0, 1], "--", color="0.45", linewidth=1, label="perfect calibration")
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title="Reliability: are 80% right of those 80% sure?")
         error = f"expected calibration error {expected_calibration_error(table):.3f}"
         upper.legend(loc="upper left", title=error, alignment="left", edgecolor="none")
-        lower.bar(left, images / images.sum(), color="0.55", edgecolor="white", **bars)
+        lower.bar(height=images / images.sum(), color="0.55", edgecolor="white", **place(table))
         lower.set(xlabel="confidence", ylabel="share of images")
 
 

@@ -1,7 +1,7 @@
 """Fetch the images, check them, add the team's batches, and store all of it as Parquet."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from pipeline.stages.process import execute
 
 RAW = Path("data/raw")
 DATASET = Path("data/dataset")
+SHOWN_SOURCES = 4
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,15 @@ def run(params: Params) -> None:
         added = [Part(path.name, partial(read_batch, path, dataset)) for path in batches]
         for split, parts in (("train", [train, *added]), ("test", [test])):
             counts = write_table(tables / f"{split}.parquet", dataset, parts)
-            origins = ", ".join(f"{count:,} {source}" for source, count in counts.items())
-            print(f"{split}: {sum(counts.values()):,} images of {len(dataset.classes)} classes ({origins})", flush=True)
+            images = f"{sum(counts.values()):,} images of {len(dataset.classes)} classes"
+            print(f"{split}: {images} ({_describe(counts)})", flush=True)
+
+
+def _describe(counts: Mapping[str, int]) -> str:
+    """Where images came from, on one line however many batches there are."""
+    shown = [f"{count:,} {source}" for source, count in list(counts.items())[:SHOWN_SOURCES]]
+    rest = list(counts.values())[SHOWN_SOURCES:]
+    return ", ".join([*shown, f"{sum(rest):,} from {len(rest)} more batches"] if rest else shown)
 
 
 def write_table(path: Path, dataset: table.Dataset, parts: Sequence[Part]) -> dict[str, int]:

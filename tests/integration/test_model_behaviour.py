@@ -1,8 +1,7 @@
 """What a trained model must do beyond a good score: a garment stays what it is when it is seen a little differently.
 
-The networks of two presets, trained for seconds on generated garments. With three seeds, the dense network kept the
-class of at least 0.89 of the shifted garments, 0.96 of the mirrored and 0.99 of the dimmed or noisy ones, and the
-convolutional network that of 0.97 of all; the thresholds leave room for other seeds and processors.
+The networks of two presets, trained for seconds on generated garments; the thresholds leave room for other seeds and
+processors.
 """
 
 from collections.abc import Callable
