@@ -31,6 +31,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHORT_REPEATS = 7  # of what takes a second or a few
 SERVER_SECONDS = 180
 SPREAD_COLUMNS = ("what", "median, s", "least, s", "most, s")
+VERSIONS = 500
+CREATE_VERSIONS = """
+import sys
+from mlflow import MlflowClient
+client = MlflowClient("sqlite:///mlflow.db")
+client.create_registered_model("many")
+for number in range(1, int(sys.argv[1]) + 1):
+    tags = {"decision": "challenger", "test.accuracy": "0.9", "mlflow.source.git.commit": "0" * 40}
+    client.create_model_version("many", f"models/{number}", tags=tags)
+"""
 PACKAGES = ("tensorflow", "keras", "mlflow", "dvc", "prefect", "great-expectations", "numpy")
 
 
@@ -172,6 +182,22 @@ def measure_reproduction(report: Report) -> None:
     report.table("Exact reproduction", ("what", "s"), rows, f"The verdict: {verdict['reason']}")
 
 
+def measure_registry(report: Report) -> None:
+    """Listing many versions, against the import of MLflow that it cannot do without."""
+    clone = report.finished
+    clone.run("python", "-c", CREATE_VERSIONS, str(VERSIONS))
+    commands = {
+        "`import mlflow`": ("python", "-c", "import mlflow"),
+        f"`pipeline versions`, {VERSIONS} versions": ("pipeline", "versions", "--model", "many"),
+    }
+    seconds = {name: [clone.time(*command) for _ in range(SHORT_REPEATS)] for name, command in commands.items()}
+    imports, listing = (statistics.median(times) for times in seconds.values())
+    report.at_most(
+        f"`pipeline versions` with {VERSIONS} versions, against `import mlflow`", listing / imports, 3.0, " x"
+    )
+    report.table("The registry", SPREAD_COLUMNS, [spread(name, times) for name, times in seconds.items()])
+
+
 def measure_imports(report: Report) -> None:
     """Seconds that a whole `ingest` and `split` spend on importing modules, whenever they do so."""
     rows = []
@@ -294,6 +320,7 @@ PARTS = {
     "runs": measure_runs,
     "no-change": measure_no_change,
     "reproduction": measure_reproduction,
+    "registry": measure_registry,
     "imports": measure_imports,
     "memory": measure_memory,
 }
