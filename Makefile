@@ -23,7 +23,7 @@ run: $(VENV)/.run ## ingest, validate, split, train, evaluate and register, on r
 test: $(VENV)/.dev ## the test suite (under 10 minutes on two cores)
 	@$(PYTEST) -m "not faults"
 
-test-faults: $(VENV)/.dev ## kills, full disks, lost stores and the like (under 20 minutes)
+test-faults: $(VENV)/.dev ## kills, full disks, servers, the browser, the README on real data (under 20 minutes)
 	@$(PYTEST) -m faults
 
 lint: $(VENV)/.dev ## style, types and the direction of imports

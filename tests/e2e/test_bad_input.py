@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import STAGES, Project, read_idx, stages_that_ran, write_idx
+from tests.conftest import Project, read_idx, stages_that_ran, write_idx
 from tests.e2e.test_repro import aliases_of, lock_of, runs_of
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -116,7 +116,7 @@ def test_a_damaged_file_is_named(trained: Project, damage: Callable[[bytes], byt
 
 def test_swapped_labels_in_the_same_folder_are_noticed(trained: Project) -> None:
     local_data(trained, lambda arrays: None)
-    assert stages_that_ran(trained.repro().stdout)[0] == "ingest"
+    assert stages_that_ran(trained.repro("split").stdout)[0] == "ingest"
 
     def swap(arrays: Arrays) -> None:
         for labels in (arrays[FILES[1]], arrays[FILES[3]]):
@@ -125,9 +125,9 @@ def test_swapped_labels_in_the_same_folder_are_noticed(trained: Project) -> None
 
     before = lock_of(trained)
     local_data(trained, swap)
-    assert stages_that_ran(trained.repro().stdout) == list(STAGES)
+    assert stages_that_ran(trained.repro("train").stdout) == ["ingest", "validate", "split", "train"]
     changed = {stage for stage, outputs in lock_of(trained).items() if outputs != before[stage]}
-    assert changed >= {"ingest", "split", "train", "evaluate"}
+    assert changed >= {"ingest", "split", "train"}
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_a_batch_that_a_temporary_workspace_would_miss_is_an_error(trained: Proj
     assert len(runs_of(trained)) == 1
 
 
+@pytest.mark.faults
 def test_an_edited_batch_reaches_a_temporary_workspace_as_it_is_now(trained: Project, batch: Path) -> None:
     trained.run("pipeline", "add-data", str(batch))
     trained.commit("a batch")

@@ -45,6 +45,7 @@ def test_the_committed_lock_is_of_the_committed_code() -> None:
                 )
 
 
+@pytest.mark.faults  # beside them for the minutes that it takes
 @pytest.mark.timeout(1200)
 def test_the_readme_works_from_a_fresh_clone(tmp_path: Path) -> None:
     clone = create_project(tmp_path / "clone", tmp_path / "home")
