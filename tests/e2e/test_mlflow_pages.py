@@ -72,5 +72,5 @@ def test_the_registered_model_shows_its_aliases(pages: Pages, tmp_path: Path) ->
 
 def test_a_version_begins_with_what_was_decided(pages: Pages, tmp_path: Path) -> None:
     page = pages.open_version("tiny", "1")
-    expect(page.get_by_text("champion: the first of its name")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("becomes the champion: it is the first of its name")).to_be_visible(timeout=PATIENCE)
     page.screenshot(path=tmp_path / "version.png")
