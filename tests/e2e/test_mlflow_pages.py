@@ -56,7 +56,7 @@ def test_the_card_is_shown_with_its_figures(pages: Pages, tmp_path: Path) -> Non
 
 def test_the_run_names_its_datasets(pages: Pages, template: Project, tmp_path: Path) -> None:
     with closing(sqlite3.connect(template.path / "mlflow.db")) as store:
-        ((name,),) = store.execute("select name from runs").fetchall()
+        (name,) = store.execute("select name from runs where run_uuid = ?", (pages.run,)).fetchone()
     page = pages.open_overview(name)
     digest = file_digest(Outputs(template.path).split("train"), "md5")
     expect(page.get_by_text(f"tiny-train ({digest})")).to_be_visible(timeout=PATIENCE)
@@ -72,5 +72,6 @@ def test_the_registered_model_shows_its_aliases(pages: Pages, tmp_path: Path) ->
 
 def test_a_version_begins_with_what_was_decided(pages: Pages, tmp_path: Path) -> None:
     page = pages.open_version("tiny", "1")
-    expect(page.get_by_text("becomes the champion: it is the first of its name")).to_be_visible(timeout=PATIENCE)
+    description = page.get_by_test_id("note-editor-preview-content")
+    expect(description.get_by_text("it is the first of its name")).to_be_visible(timeout=PATIENCE)
     page.screenshot(path=tmp_path / "version.png")

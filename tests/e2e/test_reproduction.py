@@ -34,7 +34,7 @@ def history_template(template: Project, shared: Callable[[str, Callable[[Path], 
         add_batch(project, path / "batch.npz")
         train = project.path / "pipeline/stages/train.py"
         train.write_text(train.read_text().replace("params.train.seed\n", "params.train.seed + 100\n", 1))
-        project.set_params(**{"train.epochs": 2})
+        project.set_params(**{"train.epochs": 4})
         project.repro()
         (project.path / BATCH).unlink()
         project.run("git", "stash", "--include-untracked", "--quiet")

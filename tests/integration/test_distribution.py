@@ -60,6 +60,8 @@ CNN: dict[str, Any] = SHORT | {
     "whitening": 3,
     "optimizer": "muon",
     "learning_rate": 0.05,
+    "vector_learning_rate": 0.006,
+    "schedule": "cosine",
     "flip": True,
     "shift": 1,
     "weight_average": 0.5,
