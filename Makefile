@@ -34,6 +34,7 @@ ui: $(VENV)/.run ## MLflow's pages: runs, charts, the registry
 
 bench: $(VENV)/.dev ## measure the claims of the README and write them to benchmarks/ (hours)
 	@python benchmarks/end_to_end.py
+	@python benchmarks/decisions.py
 	@python benchmarks/training.py
 
 lock: $(VENV)/bin/python ## resolve the versions anew, within pyproject.toml and pins.txt

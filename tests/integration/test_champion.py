@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
+from typer.testing import CliRunner
 
+from pipeline.cli.__main__ import app
 from pipeline.files import file_digest, write_json
 from pipeline.params import load_params
 from pipeline.tracking import contenders, judgement, ledger, registry
@@ -368,3 +371,16 @@ def test_the_registration_file_says_nothing_of_the_decision(judged: Workspace) -
     judged.enter(b"better", wrong=range(20))
     assert registered() == first
     assert load_params(judged.root / "params.yaml").register.rule == "better"
+
+
+def test_two_versions_are_compared_image_by_image(judged: Workspace, tmp_path: Path) -> None:
+    judged.enter(b"two", wrong=range(50, 80))
+    figure = tmp_path / "differences.png"
+    command = ["compare", "champion", "2", "--model", "garments"]
+    told = CliRunner().invoke(app, [*command, "--figure", str(figure)], catch_exceptions=False).output
+    assert "both right 220, both wrong 10; only version 1 right 20, only version 2 right 50" in " ".join(told.split())
+    found = json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).output)
+    assert (found["versions"], found["gained"], found["lost"]) == (["1", "2"], 50, 20)
+    assert set(found["by_class"]) == set(CLASSES)
+    with Image.open(figure) as drawn:
+        assert len(set(drawn.convert("L").getdata())) > 50  # grey levels of the images, and not a blank page
