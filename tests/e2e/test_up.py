@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from pipeline.files import file_digest
+from pipeline.stack import answers
 from pipeline.tracking.store import as_default, locate, locate_unserved, open_store
 from tests.conftest import Project
 from tests.e2e.servers import find_free_port
@@ -59,7 +60,7 @@ class Running:
         return {child.cmdline()[child.cmdline().index("pipeline.flows.attached") + 1]: child for child in children}
 
     def is_well(self) -> bool:
-        return all(is_well(f"{address}/health") for address in (self.mlflow, self.prefect))
+        return all(answers(f"{address}/health") for address in (self.mlflow, self.prefect))
 
 
 @contextmanager
@@ -100,12 +101,6 @@ def wait_until(condition: Callable[[], Any], log: Path) -> None:
         time.sleep(0.1)
 
 
-def is_well(address: str) -> bool:
-    with suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
-        return bool(answer.status == 200)
-    return False
-
-
 @pytest.fixture(scope="module")
 def stack(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     directory = tmp_path_factory.mktemp("up")
@@ -144,7 +139,7 @@ def test_runs_through_the_server_and_beside_it_are_one_record(stack: Running, tm
             with as_default(store):
                 download_artifacts(version.source, dst_path=str(target))
             assert file_digest(target / "data/model.keras") == version.tags["model.sha256"]
-            found.append((store.is_server, experiment.artifact_location, version.version, version.run_id))
+            found.append((store.is_server, experiment.artifact_location, number, version.run_id))
     assert [is_server for is_server, *_ in found] == [True, True, False, False]
     assert [rest for _, *rest in found[:2]] == [rest for _, *rest in found[2:]]
 
