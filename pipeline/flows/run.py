@@ -57,7 +57,8 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
             state = run_flow(execution, dataset)
         if state.is_cancelled():
             raise KeyboardInterrupt
-        state.result()  # raises what went wrong
+        if not state.is_completed():
+            state.result()  # raises what went wrong
         return str(state.message)
 
 

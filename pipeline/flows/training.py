@@ -1,7 +1,7 @@
 """The training flow: one Prefect task for each stage of `dvc.yaml`."""
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -93,8 +93,7 @@ def run_flow(execution: Execution, dataset: str) -> State[None]:
         return train()
 
     try:
-        state: State[None] = run(execution.until, execution.force, return_state=True)
-        return state
+        return cast(State[None], run(execution.until, execution.force, return_state=True))
     finally:
         send_records()
 
