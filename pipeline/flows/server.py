@@ -232,7 +232,9 @@ def serve(host: str, port: int) -> None:
     """Be what `prefect server start` is, without its welcome and the import of the whole command line."""
     import uvicorn
     from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
 
+    get_current_settings().home.mkdir(parents=True, exist_ok=True)
     uvicorn.run(create_app(final=True), host=host, port=port, log_level="warning", lifespan="on")
 
 

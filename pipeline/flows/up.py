@@ -112,6 +112,12 @@ def serve(
     """
     root = main_repository(workspace)
     parts = plan(root, listening, only)
+    if not parts:
+        raise FlowError(
+            "there is nothing to start",
+            found="MLFLOW_TRACKING_URI or PREFECT_API_URL names a server that runs elsewhere",
+            remedy="unset it, or use that server",
+        )
     if listening.is_open:
         require_protection(parts)
     remedy = "use its servers; or end it, with Ctrl-C there or by ending that process"
