@@ -7,12 +7,13 @@ from typing import Any
 
 from pipeline.files import atomic_directory, read_json, write_json
 from pipeline.flows.comparisons import compare_batches
+from pipeline.flows.notices import notify
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.reports import drift
 from pipeline.reports.drift import BatchDrift
 from pipeline.workspace import STATE, lock
 
-REPORTS = Path("reports/monitoring")
+REPORTS, REPORT = Path("reports/monitoring"), "report.md"
 TOLD = STATE / "monitoring/told.json"
 LOCK_WAIT_SECONDS = 600
 DIGITS = 4  # of an effect in the evidence
@@ -43,7 +44,7 @@ def monitor(workspace: Path) -> Monitoring:
         TrackingError: the registry cannot be used.
         WorkspaceError: another process has been monitoring here for ten minutes.
     """
-    from pipeline.reports.drift_report import REPORT, Findings, write_report  # matplotlib takes a second to import
+    from pipeline.reports.drift_report import Findings, write_report  # matplotlib takes a second to import
 
     params = load_params(workspace / PARAMS_FILE).monitor
     with lock("monitoring", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process", root=workspace):
@@ -52,7 +53,7 @@ def monitor(workspace: Path) -> Monitoring:
         sentence = drift.describe(batches, sorted(compared.unreadable), params)
         findings = Findings(batches, compared.unreadable, compared.reference, compared.champion, sentence)
         with atomic_directory(workspace / REPORTS) as directory:
-            write_report(directory, findings, params)
+            write_report(directory / REPORT, findings, params)
         new = _tell_new(workspace, batches, compared.digests, sentence)
     last = batches[-params.last :]
     return Monitoring(
@@ -87,6 +88,7 @@ def _tell_new(
         if (fresh := [quantity for quantity in batch.drifted if (digests[batch.name], quantity) not in told])
     }
     if new:
+        notify("drift", f"drift in {drift.list_names(list(new))}", sentence, {"report": str(REPORTS / REPORT)})
         here = set(digests.values())
         write_json(file, sorted(found | {entry for entry in told if entry[0] in here}))
     return new

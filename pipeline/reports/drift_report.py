@@ -14,7 +14,7 @@ from pipeline.reports.drift import LABELS, BatchDrift, Comparison, threshold
 from pipeline.reports.figures import BLUE, RED, figure
 from pipeline.reports.markdown import escape, table
 
-REPORT, EFFECTS = "report.md", "effects.png"
+EFFECTS = "effects.png"
 SHOWN_BATCHES = 40  # the latest, in the figure of effects
 PANELS = 4  # in a row, of a batch's figure
 QUANTITIES = {
@@ -39,8 +39,8 @@ class Findings:
     sentence: str
 
 
-def write_report(directory: Path, findings: Findings, params: MonitorParams) -> None:
-    """Write the page and its figures: all effects, and the distributions of the last batches. No time is in them."""
+def write_report(page: Path, findings: Findings, params: MonitorParams) -> None:
+    """Write the page, and its figures beside it: all effects, the distributions of the last batches. No time is in them."""
     parts = [
         "# Drift of the batches",
         escape(findings.sentence),
@@ -50,19 +50,19 @@ def write_report(directory: Path, findings: Findings, params: MonitorParams) -> 
         rows = [(escape(name), escape(why)) for name, why in findings.unreadable.items()]
         parts += ["## Left out", table(["batch", "why it cannot be read"], rows)]
     if findings.batches:
-        draw_effects(directory / EFFECTS, findings.batches[-SHOWN_BATCHES:], params)
+        draw_effects(page.with_name(EFFECTS), findings.batches[-SHOWN_BATCHES:], params)
         parts += ["## Effect sizes", _tabulate(findings.batches), f"![effect sizes]({EFFECTS})"]
         parts += [_explain(findings.batches[-1], params)]
     for batch in reversed(findings.batches[-params.last :]):
         name = f"{batch.name}.png"
-        draw_batch(directory / name, batch)
+        draw_batch(page.with_name(name), batch)
         drifted = f"drifted: {', '.join(batch.drifted)}" if batch.drifted else "no drift"
         parts += [
             f"## {escape(batch.name)}",
             f"{batch.images:,} images; {drifted}.",
             f"![distributions]({quote(name)})",
         ]
-    (directory / REPORT).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def draw_effects(path: Path, batches: Sequence[BatchDrift], params: MonitorParams) -> None:

@@ -17,7 +17,11 @@ from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.errors import DataError
 from pipeline.flows.monitoring import Monitoring, monitor
+from pipeline.flows.notices import URLS_VARIABLE
 from tests.conftest import REPOSITORY, Project
+from tests.integration.test_notices import Endpoint, endpoint
+
+__all__ = ["endpoint"]  # a fixture
 
 DATASET = load_entry("tiny", REPOSITORY / "data/catalog.yaml").dataset
 Pair = tuple[np.ndarray, np.ndarray]
@@ -127,6 +131,25 @@ def test_a_bad_batch_is_named_and_the_others_go_on(workspace: Path) -> None:
         assert "b.npz" in found.sentence
     add(workspace, "b.npz", usual())
     assert verdicts(monitor(workspace)) == {"a.npz": True, "b.npz": False}
+
+
+def test_a_drift_is_told_once(workspace: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}")
+    add(workspace, "a.npz", usual())
+    assert monitor(workspace).evidence["new"] == {}
+    assert endpoint.taken == []
+    add(workspace, "b.npz", dimmed())
+    found = monitor(workspace)
+    assert found.evidence["new"] == {"b.npz": list(found.batches[1].drifted)}
+    assert [message["title"] for message in endpoint.taken] == ["drift in b.npz"]
+    assert found.sentence in endpoint.taken[0]["message"]
+    assert monitor(workspace).evidence["new"] == {}
+    (workspace / "data/incoming/b.npz").rename(workspace / "data/incoming/z.npz")  # the same images
+    monitor(workspace)
+    assert len(endpoint.taken) == 1
+    add(workspace, "c.npz", dimmed(seed=9))
+    assert set(monitor(workspace).evidence["new"]) == {"c.npz"}
+    assert [message["title"] for message in endpoint.taken[1:]] == ["drift in c.npz"]
 
 
 def test_without_batches_there_is_nothing_to_compare(workspace: Path) -> None:

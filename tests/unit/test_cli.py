@@ -29,6 +29,7 @@ COMMANDS = (
     "reproduce",
     "verify",
     "monitor",
+    "notify",
 )
 
 

@@ -189,7 +189,7 @@ def test_the_report_names_every_batch_and_is_the_same_each_time(
     findings = Findings(batches, {"torn.npz": "it is damaged"}, "the training images", "not asked", "A sentence.")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        write_report(tmp_path / name, findings, PARAMS)
+        write_report(tmp_path / name / "report.md", findings, PARAMS)
     files = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
     page = files["report.md"].decode()
