@@ -40,7 +40,7 @@ class Findings:
 
 
 def write_report(page: Path, findings: Findings, params: MonitorParams) -> None:
-    """Write the page, and its figures beside it: all effects, the distributions of the last batches. No time is in them."""
+    """Write the page with its figures beside it: all effects, the last batches' distributions. No time is in them."""
     parts = [
         "# Drift of the batches",
         escape(findings.sentence),
