@@ -20,6 +20,8 @@ COMMANDS = (
     "add-data",
     "sync",
     "ui",
+    "up",
+    "schedule",
     "compare",
     "versions",
     "history",
@@ -28,6 +30,8 @@ COMMANDS = (
     "lineage",
     "reproduce",
     "verify",
+    "monitor",
+    "notify",
 )
 
 
