@@ -59,13 +59,13 @@ def compare_batches(workspace: Path, params: MonitorParams) -> Compared:
     used = set()
     for name, digest in compared.digests.items():
         kept = keep / _key(digest, training.identity, oracle.identity)
-        result = _read_kept(kept)
+        result = read_kept(kept)
         if result is None:
             reference = training.describe(oracle.confidences)  # first: if this fails, it is no fault of the batch
             try:
                 result = _compare(incoming / name, reference, training.dataset, oracle.ask)
             except OSError as error:
-                compared.unreadable[name] = str(error)
+                compared.unreadable[name] = error.strerror or str(error)
                 continue
             kept = keep / _key(digest, training.identity, oracle.identity)  # another, if the champion cannot be asked
             write_json(kept, result)
@@ -77,6 +77,7 @@ def compare_batches(workspace: Path, params: MonitorParams) -> Compared:
         drifted = drift.find_drifted(comparisons, params)
         compared.batches.append(BatchDrift(name, result["images"], comparisons, drifted))
     compared.reference, compared.champion = str(training), oracle.standing
+    compared.unreadable = dict(sorted(compared.unreadable.items()))
     for path in set(keep.glob("*.json")) - used:
         path.unlink()
     return compared
@@ -168,7 +169,7 @@ def _find_batches(directory: Path, compared: Compared) -> None:
             try:
                 compared.digests[name] = dvc_digest(entries[name])
             except OSError as error:
-                compared.unreadable[name] = str(error)
+                compared.unreadable[name] = error.strerror or str(error)
         elif name.removesuffix(POINTER) not in entries:
             compared.unreadable[name.removesuffix(POINTER)] = "only its pointer is here: dvc pull"
 
@@ -215,8 +216,9 @@ def _key(*digests: str) -> str:
     return hashlib.sha256(" ".join([*digests, *code]).encode()).hexdigest() + ".json"
 
 
-def _read_kept(path: Path) -> dict[str, Any] | None:
+def read_kept(path: Path) -> Any:
+    """What was kept; None where nothing was, or what a power cut left of it: it is made again."""
     try:
-        return dict(read_json(path))
-    except (OSError, ValueError):  # never made, or torn by a power cut: made again
+        return read_json(path)
+    except (OSError, ValueError):
         return None
