@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.params import MonitorParams
 from pipeline.reports.drift import LABELS, BatchDrift, Comparison, threshold
@@ -16,6 +17,7 @@ from pipeline.reports.markdown import escape, table
 
 EFFECTS = "effects.png"
 SHOWN_BATCHES = 40  # the latest, in the figure of effects
+MOST_LABELS = 16  # written below a panel
 PANELS = 4  # in a row, of a batch's figure
 QUANTITIES = {
     "labels": "share of each class",
@@ -117,10 +119,12 @@ def _draw_shares(panel: Any, comparison: Comparison, colour: str) -> None:
     edges = [float(edge) for edge in range(len(shares.batch) + 1)] if comparison.quantity == LABELS else shares.bins
     panel.stairs(shares.reference, edges, fill=True, color="0.82")
     panel.stairs(shares.batch, edges, color=colour, linewidth=1.6)
+    panel.yaxis.set_major_locator(MaxNLocator(3))  # text takes most of the time of drawing
+    panel.xaxis.set_major_locator(MaxNLocator(4))
     panel.set_title(f"{comparison.quantity}: {comparison.effect:.3f}", color=colour, fontsize=9)
     if comparison.quantity == LABELS:
-        places = range(len(shares.bins))
-        panel.set_xticks([place + 0.5 for place in places], [str(place) for place in places], fontsize=7)
+        places = range(0, len(shares.bins), 1 + len(shares.bins) // MOST_LABELS)
+        panel.set_xticks([place + 0.5 for place in places], [str(place) for place in places])
         panel.set_xlabel("label", fontsize=8)
     panel.tick_params(labelsize=7)
     panel.set_ylim(bottom=0)
