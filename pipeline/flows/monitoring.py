@@ -49,7 +49,7 @@ def monitor(workspace: Path) -> Monitoring:
     params = load_params(workspace / PARAMS_FILE).monitor
     with lock("monitoring", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process", root=workspace):
         compared = compare_batches(workspace, params)
-        batches = tuple(compared.batches)
+        batches = compared.batches
         sentence = drift.describe(batches, sorted(compared.unreadable), params)
         findings = Findings(batches, compared.unreadable, compared.reference, compared.champion, sentence)
         with atomic_directory(workspace / REPORTS) as directory:

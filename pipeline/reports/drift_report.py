@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -55,14 +54,14 @@ def write_report(page: Path, findings: Findings, params: MonitorParams) -> None:
         draw_effects(page.with_name(EFFECTS), findings.batches[-SHOWN_BATCHES:], params)
         parts += ["## Effect sizes", _tabulate(findings.batches), f"![effect sizes]({EFFECTS})"]
         parts += [_explain(findings.batches[-1], params)]
-    for batch in reversed(findings.batches[-params.last :]):
-        name = f"{batch.name}.png"
+    for place, batch in enumerate(reversed(findings.batches[-params.last :]), start=1):
+        name = f"latest-{place}.png"  # not after the batch, which may be called anything
         draw_batch(page.with_name(name), batch)
         drifted = f"drifted: {', '.join(batch.drifted)}" if batch.drifted else "no drift"
         parts += [
             f"## {escape(batch.name)}",
             f"{batch.images:,} images; {drifted}.",
-            f"![distributions]({quote(name)})",
+            f"![distributions]({name})",
         ]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 

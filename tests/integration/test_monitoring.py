@@ -106,7 +106,7 @@ def test_the_report_has_its_figures_and_is_the_same_each_time(workspace: Path) -
     add(workspace, "b.npz", dimmed())
     report = monitor(workspace).report
     files = {path.name: path.read_bytes() for path in report.parent.iterdir()}
-    assert set(files) == {"report.md", "effects.png", "a.npz.png", "b.npz.png"}
+    assert set(files) == {"report.md", "effects.png", "latest-1.png", "latest-2.png"}
     assert "left out, because there is no champion yet" in files["report.md"].decode()
     shutil.rmtree(workspace / ".pipeline")
     monitor(workspace)
