@@ -40,6 +40,18 @@ class DatasetParams(Section):
     positive_classes: tuple[str | int, ...] = Field(
         description="the classes to recognise, by English name or number, when train.loss is binary_crossentropy"
     )
+    window: Annotated[Int, Field(gt=0)] | None = Field(
+        description="batches, the newest, that are trained on whole, and a sample of what is older; null: all images"
+    )
+    window_older: Float = Field(
+        gt=0, le=1, description="with a window, share of each class that is kept of older batches and the dataset's own"
+    )
+
+    @property
+    def share_of_own(self) -> float:
+        """Share of the dataset's own training images that the window keeps."""
+        window, share = self.window, self.window_older  # both read, whatever they are: a stage declares both
+        return 1.0 if window is None else share
 
 
 @dataclass(frozen=True, kw_only=True)
