@@ -43,7 +43,7 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 NOTICE_SECONDS = 1.0  # until circus sees that a part has ended
 CHECK_SECONDS = 2.0  # between two questions to a server
-SILENT_SECONDS = 120.0  # without an answer, at its start or later, after which a server is given up
+SILENT_SECONDS = 180.0  # without an answer, at its start or later, after which a server is given up
 STOP_SECONDS = 45.0  # for a part to end by itself: the runner first ends its flow runs, and they their stages
 MOST_STARTS, SPELL_SECONDS = 5, 120.0  # more starts in such a time, and the next one waits
 PAUSE_SECONDS = 60.0
@@ -374,7 +374,7 @@ class _Stack:
                     await _in_turn(member.watcher.start)
             elif await member.answers():
                 last_answer = time.monotonic()
-                if not member.is_well:
+                if not member.is_well and member.part.address:
                     self.show(OWN, f"{member.part.name} answers again")
                 member.is_well = True
             elif time.monotonic() > last_answer + SILENT_SECONDS:
