@@ -43,7 +43,7 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 NOTICE_SECONDS = 1.0  # until circus sees that a part has ended
 CHECK_SECONDS = 2.0  # between two questions to a server
-SILENT_SECONDS = 120.0  # without an answer, at its start or later, after which a server is given up
+SILENT_SECONDS = 180.0  # without an answer, at its start or later, after which a server is given up
 STOP_SECONDS = 45.0  # for a part to end by itself: the runner first ends its flow runs, and they their stages
 MOST_STARTS, SPELL_SECONDS = 5, 120.0  # more starts in such a time, and the next one waits
 PAUSE_SECONDS = 60.0
@@ -107,6 +107,7 @@ def serve(
 
     Raises:
         WorkspaceError: another `pipeline up` is at work in this project.
+        OSError: the directory for the data cannot be made.
         FlowError: a port is taken, a server listens to other machines without protection, or one does not start.
     """
     root = main_repository(workspace)
@@ -117,18 +118,19 @@ def serve(
             found="MLFLOW_TRACKING_URI or PREFECT_API_URL names a server that runs elsewhere",
             remedy="unset it, or use that server",
         )
+    if listening.mlflow_port == listening.prefect_port:
+        raise FlowError("MLflow and Prefect cannot share a port", remedy="pipeline up --mlflow-port 5001")
     if listening.is_open:
         require_protection(parts)
     remedy = "use its servers; or end it, with Ctrl-C there or by ending that process"
     with lock("the stack", wait=0, remedy=remedy, root=root):
         remove_stack(root)  # of one that was killed
-        if len({listening.mlflow_port, listening.prefect_port}) == 1:
-            raise FlowError("MLflow and Prefect cannot share a port", remedy="pipeline up --mlflow-port 5001")
         for part in parts:
             if part.address:
                 require_free_port(part.arguments[0], int(part.arguments[1]), f"--{part.name}-port")
         if data:
             former = data_directory(root)
+            data.mkdir(parents=True, exist_ok=True)
             move_data(root, data)
             if data != former:
                 show(OWN, f"data goes to {data} from now on; what was recorded before stays in {former}")
@@ -318,7 +320,7 @@ class _Stack:
             asyncio.get_running_loop().add_signal_handler(number, ending.set)
         if ignores_hangup:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self.show(OWN, f"starting {' and '.join(part.name for part in self.parts if part.address)}; Ctrl-C ends them")
+        self.show(OWN, f"starting {', '.join(part.name for part in self.parts)}; Ctrl-C ends all of it")
         logging.getLogger("tornado.application").addFilter(_is_no_conflict)
         await arbiter.start()
         work = asyncio.create_task(self._look_after())
@@ -374,13 +376,12 @@ class _Stack:
                     await _in_turn(member.watcher.start)
             elif await member.answers():
                 last_answer = time.monotonic()
-                if not member.is_well:
+                if not member.is_well and member.part.address:
                     self.show(OWN, f"{member.part.name} answers again")
                 member.is_well = True
-            elif time.monotonic() > last_answer + SILENT_SECONDS:
+            elif time.monotonic() > max(last_answer, *member.starts) + SILENT_SECONDS:
                 self.show(OWN, f"{member.part.name} has not answered for {SILENT_SECONDS:.0f} s: ending it")
                 member.kill()
-                last_answer = time.monotonic()
             await asyncio.sleep(CHECK_SECONDS)
 
 

@@ -69,9 +69,10 @@ class Running:
 
 
 @contextmanager
-def running_stack(project: Project, directory: Path, **environment: str) -> Iterator[Running]:
+def running_stack(project: Project, directory: Path, *options: str, **environment: str) -> Iterator[Running]:
     mlflow, prefect = find_free_port(), find_free_port()
     command = ["python", "-m", "pipeline.cli", "up", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect)]
+    command += options
     log, file = directory / "up.log", project.path / ".pipeline/stack.json"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -205,8 +206,9 @@ def test_ctrl_c_ends_all_of_it(stack: Running) -> None:
     assert "challenger" in result.stdout
 
 
-def test_with_secrets_it_asks_who_is_there_and_a_kill_leaves_nothing(trained: Project, tmp_path: Path) -> None:
-    with running_stack(trained, tmp_path, **SECRETS) as running:
+def test_moved_and_protected_it_is_found_and_a_kill_leaves_nothing(trained: Project, tmp_path: Path) -> None:
+    before = file_digest(trained.path / "mlflow.db")
+    with running_stack(trained, tmp_path, "--data", str(tmp_path / "data"), **SECRETS) as running:
         for address in (
             f"{running.mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name=tiny",
             f"{running.prefect}/version",
@@ -238,3 +240,4 @@ def test_with_secrets_it_asks_who_is_there_and_a_kill_leaves_nothing(trained: Pr
     result = trained.run("python", "-m", "pipeline.cli", "versions")
     assert result.stdout.count("going on without it, on the same records") == 1
     assert "champion" in result.stdout
+    assert file_digest(trained.path / "mlflow.db") == before
