@@ -5,6 +5,7 @@ runner starts therefore leaves a note with its number. The runner goes through t
 """
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +45,13 @@ def read_notes(root: Path) -> list[Note]:
     return [Note(UUID(path.stem), path, _process(path)) for path in sorted((root / NOTES).glob("[!.]*.json"))]
 
 
-def end_survivors(root: Path) -> None:
-    """End what is still alive of a former runner's flow runs."""
-    survivors = [note.process for note in read_notes(root) if note.process]
-    for process in survivors:
+def end_processes(notes: Iterable[Note]) -> None:
+    """End the processes of flow runs that are still alive: politely, then not."""
+    processes = [note.process for note in notes if note.process]
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, stubborn = psutil.wait_procs(survivors, timeout=END_SECONDS)
+    _, stubborn = psutil.wait_procs(processes, timeout=END_SECONDS)
     for process in stubborn:
         with suppress(psutil.NoSuchProcess):
             process.kill()

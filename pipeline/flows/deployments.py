@@ -19,6 +19,7 @@ from prefect.states import Completed, Failed
 from pipeline.errors import PipelineError
 from pipeline.flows import training
 from pipeline.flows.attendance import attend
+from pipeline.flows.notices import notify
 from pipeline.flows.run import run_training
 from pipeline.workspace import find_workspace, main_repository
 
@@ -101,5 +102,6 @@ def _in_words(run: Callable[[Path], State[None]]) -> State[None]:
         state = run(workspace)
     except PipelineError as error:
         state = Failed(message=str(error))
+        notify("failed", f"{flow_run.flow_name} failed", str(error))
     print(f"{flow_run.flow_name}: {state.name}: {state.message}", flush=True)
     return state

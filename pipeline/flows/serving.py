@@ -37,7 +37,7 @@ from prefect.states import Cancelled, Crashed
 from pipeline.data.incoming import INCOMING
 from pipeline.errors import FlowError
 from pipeline.flows.arrivals import arrived_batches
-from pipeline.flows.attendance import RUNNER_VARIABLE, end_survivors, read_notes
+from pipeline.flows.attendance import RUNNER_VARIABLE, end_processes, read_notes
 from pipeline.flows.deployments import FLOWS, RESOURCE, RETRAINING, SKIPPED, retrain
 from pipeline.flows.run import IfBusy
 from pipeline.stages.process import read_params
@@ -45,6 +45,7 @@ from pipeline.stages.process import read_params
 POLL_SECONDS = 5  # between two questions for runs that are due
 TEND_SECONDS = 30
 PENDING = timedelta(minutes=2)  # a run that was handed to a process and has not begun after that has lost it
+CANCELLING = timedelta(seconds=45)
 LATE = timedelta(minutes=1)
 BUSY_SECONDS = 5  # between two looks whether a retraining works
 AGAIN_SECONDS = 60  # until a retraining that was skipped is tried again; doubled each time
@@ -80,7 +81,7 @@ async def serve(root: Path) -> None:
         FlowError: Prefect's server stopped answering.
     """
     os.environ[RUNNER_VARIABLE] = str(os.getpid())
-    await asyncio.to_thread(end_survivors, root)
+    await asyncio.to_thread(end_processes, read_notes(root))
     runner = _Runner()
     served = {
         await runner.aadd_deployment(one): one.name
@@ -128,6 +129,7 @@ def deployments(if_busy: IfBusy) -> list[RunnerDeployment]:
 async def tend(client: PrefectClient, root: Path, served: Mapping[UUID, str]) -> None:
     """Mend what is wrong with the flow runs of the deployments that are served."""
     await _mark_crashed(client, root, served)
+    await _end_cancelled(client, root, served)
     await _free_slots(client, served)
     await skip_missed(client, served)
 
@@ -171,6 +173,16 @@ async def _mark_crashed(client: PrefectClient, root: Path, served: Mapping[UUID,
     for run in await _at_work(client, served, (StateType.PENDING,)):
         if run.state and run.state.timestamp < datetime.now(UTC) - PENDING:
             await _crash(client, run, "it was handed to a process that never began")
+
+
+async def _end_cancelled(client: PrefectClient, root: Path, served: Mapping[UUID, str]) -> None:
+    """End flow runs that somebody cancelled: Prefect's runner does not hear of it once its server was started anew."""
+    notes = {note.flow_run: note for note in read_notes(root)}
+    for run in await _at_work(client, served, (StateType.CANCELLING,)):
+        if run.state and run.state.timestamp < datetime.now(UTC) - CANCELLING and run.id in notes:
+            await asyncio.to_thread(end_processes, [notes[run.id]])
+            await client.set_flow_run_state(run.id, Cancelled(message="cancelled"), force=True)
+            _say(f"flow run {run.name} is cancelled")
 
 
 async def _crash(client: PrefectClient, run: FlowRun, reason: str) -> None:

@@ -21,6 +21,7 @@ COMMANDS = (
     "sync",
     "ui",
     "up",
+    "schedule",
     "compare",
     "versions",
     "history",
@@ -29,6 +30,8 @@ COMMANDS = (
     "lineage",
     "reproduce",
     "verify",
+    "monitor",
+    "notify",
 )
 
 
