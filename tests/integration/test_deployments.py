@@ -106,10 +106,11 @@ def test_of_the_missed_runs_one_is_made_up_for(served: dict[UUID, str], stand_in
     from pipeline.flows.serving import skip_missed
 
     now = datetime.now(UTC)
+    hourly = f"{(now - timedelta(minutes=30)).minute} * * * *"
     for flow in ("retrain", "monitor-data"):
-        schedules.set_schedule(stand_ins.path, flow, "0 * * * *", "UTC")  # type: ignore[arg-type]
+        schedules.set_schedule(stand_ins.path, flow, hourly, "UTC")  # type: ignore[arg-type]
         deployment = next(key for key, name in served.items() if name == flow)
-        span = {"start_time": str(now - timedelta(hours=10)), "end_time": str(now + timedelta(hours=2))}
+        span = {"start_time": str(now - timedelta(hours=10)), "end_time": str(now + timedelta(hours=2)), "min_runs": 12}
         answer = httpx.post(f"{prefect_api}/deployments/{deployment}/schedule", json=span)
         assert answer.is_success, answer.text
     by_hand = httpx.post(f"{prefect_api}/deployments/{deployment}/create_flow_run", json={}).json()["id"]
