@@ -20,7 +20,7 @@ Server = Literal["mlflow", "prefect"]
 
 STACK_FILE = STATE / "stack.json"  # while `pipeline up` serves
 SETTINGS_FILE = STATE / "settings.json"  # what stays when it has ended: where the data is
-ANSWER_SECONDS = 3
+ANSWER_SECONDS = 5
 TOLD_VARIABLE = "PIPELINE_STACK_MISSED"  # for the processes that a command starts: it has said so already
 
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from pipeline.files import file_digest
+from pipeline.stack import answers
 from pipeline.tracking.store import as_default, locate, locate_unserved, open_store
 from tests.conftest import Project
 from tests.e2e.servers import find_free_port
@@ -55,17 +56,23 @@ class Running:
 
     def parts(self) -> dict[str, psutil.Process]:
         """The process of each part by its module."""
-        children = psutil.Process(self.process.pid).children()
-        return {child.cmdline()[child.cmdline().index("pipeline.flows.attached") + 1]: child for child in children}
+        found = {}
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                _, is_part, arguments = " ".join(child.cmdline()).partition("pipeline.flows.attached ")
+                if is_part:  # which a process between its start and its program is not yet
+                    found[arguments.split()[0]] = child
+        return found
 
     def is_well(self) -> bool:
-        return all(is_well(f"{address}/health") for address in (self.mlflow, self.prefect))
+        return all(answers(f"{address}/health") for address in (self.mlflow, self.prefect))
 
 
 @contextmanager
-def running_stack(project: Project, directory: Path, **environment: str) -> Iterator[Running]:
+def running_stack(project: Project, directory: Path, *options: str, **environment: str) -> Iterator[Running]:
     mlflow, prefect = find_free_port(), find_free_port()
     command = ["python", "-m", "pipeline.cli", "up", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect)]
+    command += options
     log, file = directory / "up.log", project.path / ".pipeline/stack.json"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -98,12 +105,6 @@ def wait_until(condition: Callable[[], Any], log: Path) -> None:
     while not condition():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
-
-
-def is_well(address: str) -> bool:
-    with suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
-        return bool(answer.status == 200)
-    return False
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +145,7 @@ def test_runs_through_the_server_and_beside_it_are_one_record(stack: Running, tm
             with as_default(store):
                 download_artifacts(version.source, dst_path=str(target))
             assert file_digest(target / "data/model.keras") == version.tags["model.sha256"]
-            found.append((store.is_server, experiment.artifact_location, version.version, version.run_id))
+            found.append((store.is_server, experiment.artifact_location, number, version.run_id))
     assert [is_server for is_server, *_ in found] == [True, True, False, False]
     assert [rest for _, *rest in found[:2]] == [rest for _, *rest in found[2:]]
 
@@ -162,14 +163,14 @@ def test_the_flow_is_recorded_by_the_prefect_server(stack: Running) -> None:
 
 def test_killed_servers_come_back_where_they_were(stack: Running) -> None:
     before = stack.parts()
+    assert before.keys() == {"pipeline.tracking.server", "pipeline.flows.server", "pipeline.flows.runner"}
     for part in before.values():
         part.kill()
     wait_until(lambda: not stack.is_well(), stack.log)
     result = stack.project.run("python", "-m", "pipeline.cli", "versions")
     assert result.stdout.count("going on without it, on the same records") == 1
-    wait_until(stack.is_well, stack.log)
+    wait_until(lambda: stack.is_well() and stack.parts().keys() == before.keys(), stack.log)
     after = stack.parts()
-    assert after.keys() == before.keys()
     assert not {process.pid for process in after.values()} & {process.pid for process in before.values()}
     result = stack.project.run("python", "-m", "pipeline.cli", "versions")
     assert "going on without it" not in result.stdout
@@ -205,8 +206,9 @@ def test_ctrl_c_ends_all_of_it(stack: Running) -> None:
     assert "challenger" in result.stdout
 
 
-def test_with_secrets_it_asks_who_is_there_and_a_kill_leaves_nothing(trained: Project, tmp_path: Path) -> None:
-    with running_stack(trained, tmp_path, **SECRETS) as running:
+def test_moved_and_protected_it_is_found_and_a_kill_leaves_nothing(trained: Project, tmp_path: Path) -> None:
+    before = file_digest(trained.path / "mlflow.db")
+    with running_stack(trained, tmp_path, "--data", str(tmp_path / "data"), **SECRETS) as running:
         for address in (
             f"{running.mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name=tiny",
             f"{running.prefect}/version",
@@ -238,3 +240,4 @@ def test_with_secrets_it_asks_who_is_there_and_a_kill_leaves_nothing(trained: Pr
     result = trained.run("python", "-m", "pipeline.cli", "versions")
     assert result.stdout.count("going on without it, on the same records") == 1
     assert "champion" in result.stdout
+    assert file_digest(trained.path / "mlflow.db") == before
