@@ -1,9 +1,11 @@
 """Retraining on stand-in stages: what it takes in, what it leaves, and what it does not touch."""
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +15,13 @@ import pytest
 
 from pipeline.data import tiny
 from pipeline.errors import FlowError, ParamsError
+from pipeline.flows import intake
 from pipeline.flows.checkout import RETRAININGS
 from pipeline.flows.retraining import Retraining, retrain
 from pipeline.workspace import lock
 from tests.conftest import STAGES, Project
 from tests.integration.conftest import behave, started_stages
+from tests.integration.test_flow import processes_of, wait_until
 
 pytestmark = pytest.mark.xdist_group("prefect")
 
@@ -231,32 +235,24 @@ def test_unattended_commits_run_no_hooks_and_need_no_identity(
 def test_a_batch_that_is_changing_is_left_for_the_next_one(
     again: Retrain, stand_ins: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.flows import intake
-
     again()
     monkeypatch.setattr(intake, "QUIET_SECONDS", 0.3)
     growing = stand_ins.path / "data/incoming/growing"
     (growing / "Bag").mkdir(parents=True)
+    ended = threading.Event()
+
+    def arrive() -> None:
+        for number in itertools.count():
+            (growing / "Bag" / f"{number}.png").write_bytes(b"part of a picture")
+            if ended.wait(0.05):
+                return
+
     with ThreadPoolExecutor(1) as other:
-        stop = stand_ins.path / "stop"
-
-        def arrive() -> None:
-            number = 0
-            while not stop.exists():
-                (growing / "Bag" / f"{number}.png").write_bytes(b"part of a picture")
-                number += 1
-                monkeypatch.delenv("NOTHING", raising=False)
-                stop.parent.stat()
-                import time
-
-                time.sleep(0.05)
-
-        arriving = other.submit(arrive)
+        other.submit(arrive)
         try:
             result = again()
         finally:
-            stop.touch()
-        arriving.result()
+            ended.set()
     assert (result.outcome, result.arriving, result.quarantined) == ("nothing new", ("growing",), ())
 
 
@@ -279,8 +275,6 @@ def test_two_at_once_take_turns_or_one_is_skipped(again: Retrain, stand_ins: Pro
 @pytest.mark.faults
 @pytest.mark.parametrize("stage", ["ingest", "train", "register"])
 def test_after_a_kill_the_next_one_is_right(again: Retrain, stand_ins: Project, stage: str) -> None:
-    from tests.integration.test_flow import processes_of, wait_until
-
     add_batch(stand_ins, "march.npz", seed=7)
     seeds = {"ingest": {"dataset.name": "tiny"}, "train": {"train.seed": 9}, "register": {"train.seed": 9}}
     changes = [f"--set={key}={value}" for key, value in seeds[stage].items()]
@@ -296,7 +290,7 @@ def test_after_a_kill_the_next_one_is_right(again: Retrain, stand_ins: Project, 
     (unfinished,) = branches_of(stand_ins)
 
     behave(stand_ins)
-    result = again(changes={key: value for key, value in seeds[stage].items()})
+    result = again(changes=seeds[stage])
     assert (result.outcome, result.branch, result.taken) == ("not promoted", unfinished, ("march.npz",))
     assert checkouts_of(stand_ins) == []
     assert started_stages(stand_ins)[-1] == STAGES[-1]
