@@ -5,7 +5,6 @@ work on what the embedded ones work on: MLflow's database and files, and Prefect
 answer therefore goes on without it, on the same records.
 """
 
-import http.client
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -74,6 +73,8 @@ def find_server(root: Path, server: Server) -> str | None:
 
 def answers(address: str, seconds: float = ANSWER_SECONDS) -> bool:
     """Whether a server says that it is well, at an address of its own for this question."""
+    import http.client  # here, so that a stage without servers does not pay for it
+
     parts = urlsplit(address)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=seconds)
     try:

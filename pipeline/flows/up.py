@@ -107,6 +107,7 @@ def serve(
 
     Raises:
         WorkspaceError: another `pipeline up` is at work in this project.
+        OSError: the directory for the data cannot be made.
         FlowError: a port is taken, a server listens to other machines without protection, or one does not start.
     """
     root = main_repository(workspace)
@@ -117,18 +118,19 @@ def serve(
             found="MLFLOW_TRACKING_URI or PREFECT_API_URL names a server that runs elsewhere",
             remedy="unset it, or use that server",
         )
+    if listening.mlflow_port == listening.prefect_port:
+        raise FlowError("MLflow and Prefect cannot share a port", remedy="pipeline up --mlflow-port 5001")
     if listening.is_open:
         require_protection(parts)
     remedy = "use its servers; or end it, with Ctrl-C there or by ending that process"
     with lock("the stack", wait=0, remedy=remedy, root=root):
         remove_stack(root)  # of one that was killed
-        if len({listening.mlflow_port, listening.prefect_port}) == 1:
-            raise FlowError("MLflow and Prefect cannot share a port", remedy="pipeline up --mlflow-port 5001")
         for part in parts:
             if part.address:
                 require_free_port(part.arguments[0], int(part.arguments[1]), f"--{part.name}-port")
         if data:
             former = data_directory(root)
+            data.mkdir(parents=True, exist_ok=True)
             move_data(root, data)
             if data != former:
                 show(OWN, f"data goes to {data} from now on; what was recorded before stays in {former}")
@@ -318,7 +320,7 @@ class _Stack:
             asyncio.get_running_loop().add_signal_handler(number, ending.set)
         if ignores_hangup:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self.show(OWN, f"starting {' and '.join(part.name for part in self.parts if part.address)}; Ctrl-C ends them")
+        self.show(OWN, f"starting {', '.join(part.name for part in self.parts)}; Ctrl-C ends all of it")
         logging.getLogger("tornado.application").addFilter(_is_no_conflict)
         await arbiter.start()
         work = asyncio.create_task(self._look_after())
@@ -377,10 +379,9 @@ class _Stack:
                 if not member.is_well and member.part.address:
                     self.show(OWN, f"{member.part.name} answers again")
                 member.is_well = True
-            elif time.monotonic() > last_answer + SILENT_SECONDS:
+            elif time.monotonic() > max(last_answer, *member.starts) + SILENT_SECONDS:
                 self.show(OWN, f"{member.part.name} has not answered for {SILENT_SECONDS:.0f} s: ending it")
                 member.kill()
-                last_answer = time.monotonic()
             await asyncio.sleep(CHECK_SECONDS)
 
 
