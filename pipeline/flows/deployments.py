@@ -21,6 +21,7 @@ from pipeline.flows import training
 from pipeline.flows.attendance import attend
 from pipeline.flows.notices import notify
 from pipeline.flows.run import run_training
+from pipeline.stages.process import explain, read_params
 from pipeline.workspace import find_workspace, main_repository
 
 Stage = Literal["ingest", "validate", "split", "train", "evaluate", "register"]
@@ -57,7 +58,6 @@ def retrain(ref: str | None = None, changes: dict[str, Any] | None = None, reaso
         reason: why it was started, for its report
     """
     from pipeline.flows.retraining import retrain as retrain_now
-    from pipeline.stages.process import read_params
 
     def run(workspace: Path) -> State[None]:
         if_busy = read_params().retrain.if_busy
@@ -100,8 +100,12 @@ def _in_words(run: Callable[[Path], State[None]]) -> State[None]:
     attend(main_repository(workspace))
     try:
         state = run(workspace)
-    except PipelineError as error:
-        state = Failed(message=str(error))
-        notify("failed", f"{flow_run.flow_name} failed", str(error))
+    except (PipelineError, OSError) as error:
+        told = explain(error) if isinstance(error, OSError) else error
+        state = Failed(message=str(told))
+        notify("failed", f"{flow_run.flow_name} failed", str(told))
+    except Exception as error:
+        notify("failed", f"{flow_run.flow_name} failed", f"{type(error).__name__}: {error}")
+        raise
     print(f"{flow_run.flow_name}: {state.name}: {state.message}", flush=True)
     return state
