@@ -101,7 +101,9 @@ def measure_latencies(
     for version in versions:
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                networks.append(archive.load(_download(store, _find_model(client, version), version, Path(scratch))))
+                networks.append(
+                    archive.load(download_model(store, find_model(client, version), version, Path(scratch)))
+                )
             except (CannotBeJudged, ModelError) as error:
                 raise TrackingError(
                     f"version {version.version} of {version.name} cannot be timed", found=error.problem
@@ -134,12 +136,12 @@ def _ask_again(
     store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, question: Predictions
 ) -> Predictions:
     """Load a version's model and ask it. TensorFlow is imported here, and takes its seconds only when it must."""
-    model = _find_model(client, version)
+    model = find_model(client, version)
     _require_classes(tuple(json.loads(model.params.get("classes", "[]"))), question.classes)
     images, _ = table.read_images(outputs.split("test"))
     print(f"version {version.version} was evaluated on other test images: asking it again", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        file = _download(store, model, version, Path(scratch))
+        file = download_model(store, model, version, Path(scratch))
         from pipeline.models import archive
         from pipeline.models.inference import predict
 
@@ -157,7 +159,12 @@ def _ask_again(
     return answers.in_order_of(question.ids)
 
 
-def _find_model(client: "MlflowClient", version: "ModelVersion") -> "LoggedModel":
+def find_model(client: "MlflowClient", version: "ModelVersion") -> "LoggedModel":
+    """The logged model of a version, whose file is there.
+
+    Raises:
+        CannotBeJudged: it is gone, or was not registered by this pipeline.
+    """
     source = str(version.source)
     model = logged_models.get(client, source.removeprefix(SCHEME)) if source.startswith(SCHEME) else None
     if model is None or MODEL_TAG not in version.tags:
@@ -168,8 +175,12 @@ def _find_model(client: "MlflowClient", version: "ModelVersion") -> "LoggedModel
     return model
 
 
-def _download(store: Store, model: "LoggedModel", version: "ModelVersion", directory: Path) -> Path:
-    """Fetch a model file, and see that it is the one that was registered."""
+def download_model(store: Store, model: "LoggedModel", version: "ModelVersion", directory: Path) -> Path:
+    """Fetch a model file, and see that it is the one that was registered.
+
+    Raises:
+        CannotBeJudged: somebody altered it.
+    """
     from mlflow.artifacts import download_artifacts
 
     address = f"{model.artifact_location}/{MODEL_FILE}"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError, TrackingError
+from pipeline.tracking import location
 from pipeline.workspace import STATE, lock, main_repository
 
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ def _prepare(store: Store, database: Path) -> None:
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if location.find_former_root(connection, database.parent):
+                _follow(connection, database)
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise _locked(store) from None
@@ -180,6 +183,16 @@ def _prepare(store: Store, database: Path) -> None:
             found=str(error),
             remedy=f"mv {database} {database}.damaged, then: pipeline sync",
         ) from None
+
+
+def _follow(connection: sqlite3.Connection, database: Path) -> None:
+    """Let the addresses in a database be those of the folder it is in now."""
+    root = database.parent
+    with lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process", root=root):
+        former = location.find_former_root(connection, root)
+        if former:
+            count = location.rewrite(connection, former, root)
+            print(f"{database} comes from {former}: {count} addresses in it now lead to {root}", file=sys.stderr)
 
 
 def _is_absent(database: Path) -> bool:
@@ -206,6 +219,8 @@ def _create(store: Store, database: Path) -> None:
             SqlAlchemyStore(f"sqlite:///{partial}", store.artifacts).engine.dispose()
         finally:
             event.remove(Engine, "connect", skip_the_disk)
+    with closing(sqlite3.connect(partial)) as connection, connection:
+        location.record_root(connection, database.parent)
     with partial.open("rb+") as file:
         os.fsync(file)
     os.replace(partial, database)

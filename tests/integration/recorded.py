@@ -21,7 +21,7 @@ from pipeline.tracking.records import PARENT_VARIABLE, TrainingFacts, find_or_re
 from pipeline.tracking.registry import Registration, register
 from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.tracking.store import locate, open_store
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, settle_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -157,6 +157,7 @@ class Workspace:
         """The same outputs in another place with a store of its own, as DVC's remote brings them to a colleague."""
         shutil.copytree(self.root, root, ignore=shutil.ignore_patterns("mlflow.db", "mlruns", ".pipeline"))
         shutil.copy(store, root / "mlflow.db")
+        settle_store(root / "mlflow.db", store.parent)
         return Workspace(root)
 
     @property
@@ -228,6 +229,7 @@ def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, root / name)
     shutil.copy(empty_store, root / "mlflow.db")
+    settle_store(root / "mlflow.db", empty_store.parent)
     monkeypatch.chdir(root)
     made = Workspace(root)
     made.split()

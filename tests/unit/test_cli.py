@@ -28,6 +28,7 @@ COMMANDS = (
     "lineage",
     "reproduce",
     "verify",
+    "predict",
 )
 
 
