@@ -6,9 +6,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import FlowError, WorkspaceError
+from pipeline.errors import WorkspaceError
 from pipeline.flows.execution import Execution
-from pipeline.flows.server import open_server
+from pipeline.flows.server import answering_server, open_server
 from pipeline.flows.signals import signals_as_exceptions
 from pipeline.flows.terminal import Terminal
 from pipeline.stages.process import read_params
@@ -47,19 +47,12 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
             open_store(locate(workspace))
             preparation.result()
             # Imported only now, while its server takes longest; never beside MLflow's import, in another thread.
-            from httpx import TransportError
-
             from pipeline.flows.training import send_records, training_flow
 
             stack.enter_context(connect())
         try:
-            state = training_flow(execution, dataset)(until, force, return_state=True)
-        except TransportError as error:
-            raise FlowError(
-                "Prefect's server stopped answering during the run",
-                found=str(error),
-                remedy="pipeline run: the stages that ended are kept",
-            ) from None
+            with answering_server():
+                state = training_flow(execution, dataset)(until, force, return_state=True)
         finally:
             send_records()
         if state.is_cancelled():

@@ -1,4 +1,4 @@
-"""The Prefect server of a run: the one that Prefect is configured to use, or a temporary one that ends with the run.
+"""The Prefect server of a run: the one that is configured, that of `pipeline up`, or a temporary one of the run's own.
 
 Prefect can start a temporary server by itself, but imports all of the server into the flow's own process first. Here it
 starts before anything else, in a process of its own, and takes its 5 s (15 s when its database is new) beside the other
@@ -6,28 +6,31 @@ preparations. It ends when the run's process does, however that happens.
 
 `python -m pipeline.flows.server SOCKET` is that process. It leaves again when a profile or `prefect.toml` names a
 server: only Prefect knows all the places, and asking it in the flow's process first would lose the head start.
+`python -m pipeline.flows.server HOST PORT` is the server of `pipeline up`, which also runs Prefect's services.
 """
 
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
 from pipeline.errors import FlowError
-from pipeline.workspace import STATE
+from pipeline.stack import find_server, prefect_home
+from pipeline.workspace import STATE, main_repository
 
 START_SECONDS = 120
 STOP_SECONDS = 5
 ANSWER_SECONDS = 5
 LOG_FILE = STATE / "prefect-server.log"
+ATTACHED = "pipeline.flows.attached"
 
 # Read by Prefect when it is imported. What the user has set stays.
 SETTINGS = {
@@ -36,6 +39,9 @@ SETTINGS = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run prints its own lines; Prefect keeps them as logs
     "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1.0",  # seconds until a line shows in Prefect's pages
+}
+LASTING_SETTINGS = {
+    "PREFECT_UI_API_URL": "/api",  # where the pages come from, under whatever name the browser knows this machine
 }
 TEMPORARY_SETTINGS = {
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
@@ -54,14 +60,27 @@ def open_server(workspace: Path) -> Iterator[Callable[[], AbstractContextManager
     Raises:
         FlowError: the server that is configured does not answer, or a temporary one does not start.
     """
-    for name, value in SETTINGS.items():
+    root = main_repository(workspace)
+    for name, value in settings(root).items():
         os.environ.setdefault(name, value)
     if url := os.environ.get("PREFECT_API_URL"):
         require_answer(url)
         yield nullcontext
+    elif url := find_server(root, "prefect"):
+        os.environ["PREFECT_API_URL"] = url
+        try:
+            yield nullcontext
+        finally:
+            del os.environ["PREFECT_API_URL"]
     else:
         with TemporaryServer(workspace) as temporary:
             yield temporary.connect
+
+
+def settings(root: Path) -> dict[str, str]:
+    """What Prefect is to find in the environment when it is imported, unless the user has set it."""
+    home = prefect_home(root)
+    return {**SETTINGS, **({"PREFECT_HOME": str(home)} if home else {})}
 
 
 def require_answer(url: str) -> None:
@@ -83,6 +102,37 @@ def require_answer(url: str) -> None:
         ) from None
 
 
+@contextmanager
+def answering_server() -> Iterator[None]:
+    """Say in words that Prefect's server stopped answering a flow, or does not let it in. Prefect must be imported.
+
+    Raises:
+        FlowError: it did.
+    """
+    from httpx import TransportError
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        yield
+    except (TransportError, RuntimeError) as error:
+        # Prefect's client raises a RuntimeError of its own where its first request finds nobody.
+        if not isinstance(error, TransportError) and "Failed to reach API" not in str(error):
+            raise
+        raise FlowError(
+            "Prefect's server stopped answering during the run",
+            found=str(error),
+            remedy="pipeline run: the stages that ended are kept",
+        ) from None
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.UNAUTHORIZED:
+            raise
+        raise FlowError(
+            "Prefect's server wants to know who you are",
+            expected="in the environment: PREFECT_API_AUTH_STRING, as the server has it",
+            remedy="set it, then: pipeline run",
+        ) from None
+
+
 class TemporaryServer:
     """A Prefect server on a free port of this machine, on the database in Prefect's home."""
 
@@ -92,10 +142,9 @@ class TemporaryServer:
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         with listener, self.log.open("w") as log:
-            # Its standard input is a pipe that closes when this process is gone; a session of its own keeps the
-            # terminal's Ctrl-C away, so that it can still take down how the run ended.
+            # A session of its own keeps the terminal's Ctrl-C away, so that it can still take down how the run ended.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.flows.server", str(listener.fileno())],
+                [sys.executable, "-m", ATTACHED, "pipeline.flows.server", str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -164,15 +213,8 @@ class TemporaryServer:
             self.process.stdin.close()
 
 
-def main(descriptor: int) -> None:
-    """Serve on an open, listening socket until standard input closes."""
-
-    def end_with_parent() -> None:
-        sys.stdin.buffer.read()
-        os._exit(0)
-
-    threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
-
+def serve_temporarily(descriptor: int) -> None:
+    """Serve on an open, listening socket, unless Prefect's own settings name another server."""
     from prefect.settings import get_current_settings
 
     if get_current_settings().api.url:
@@ -184,5 +226,18 @@ def main(descriptor: int) -> None:
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 
+def serve(host: str, port: int) -> None:
+    """Be what `prefect server start` is, without its welcome and the import of the whole command line."""
+    import uvicorn
+    from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
+
+    get_current_settings().home.mkdir(parents=True, exist_ok=True)
+    uvicorn.run(create_app(final=True), host=host, port=port, log_level="warning", lifespan="on")
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    if len(sys.argv) == 2:
+        serve_temporarily(int(sys.argv[1]))
+    else:
+        serve(sys.argv[1], int(sys.argv[2]))

@@ -1,7 +1,6 @@
 """What a run came to, in a reader's words, for the terminal, for Prefect and for MLflow."""
 
 import csv
-import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,9 +62,11 @@ class Summary:
 
 
 def _server() -> str:
-    """The address of the tracking server that somebody configured; empty without one."""
-    configured = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return configured.rstrip("/") if configured.startswith("http") else ""
+    """The address of the tracking server, that of `pipeline up` or one that somebody configured; empty without one."""
+    from pipeline.tracking.store import locate
+
+    store = locate()
+    return str(store).rstrip("/") if store.is_server else ""
 
 
 def key_figure(stage: str, registration: "Registration | None" = None) -> str:

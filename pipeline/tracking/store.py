@@ -1,7 +1,8 @@
 """Where runs and models are recorded, and how that place is opened.
 
 By default it is `mlflow.db` with the files in `mlruns/`, in the main repository's root and under absolute addresses:
-every worktree and every `dvc exp run --temp` shares them, and a bare `mlflow ui` there shows everything.
+every worktree and every `dvc exp run --temp` shares them, and a bare `mlflow ui` there shows everything. While
+`pipeline up` serves them, they are reached through its server; the record is the same.
 `MLFLOW_TRACKING_URI` names another store (a server, or a team's database), which is then the only one used.
 For a database without a server, `MLFLOW_DEFAULT_ARTIFACT_ROOT` says where the files go.
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError, TrackingError
+from pipeline.stack import data_directory, find_server
 from pipeline.tracking import location
 from pipeline.workspace import STATE, lock, main_repository
 
@@ -36,6 +38,7 @@ SETTINGS = {
     "MLFLOW_UV_AUTO_DETECT": "false",  # it would upload a `uv.lock` with every model
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a server's client does so at every run's end
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; MLflow's own 120 s and 7 retries are 20 minutes of silence
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
 }
@@ -47,7 +50,12 @@ class Store:
 
     uri: str
     artifacts: str | None  # URI below which a new experiment keeps its files; None: the server decides
-    database: Path | None  # the default store's file; None: a store that somebody configured
+    database: Path | None  # the default store's file; None: a server, or a store that somebody configured
+
+    @property
+    def is_server(self) -> bool:
+        """Whether it is reached over HTTP."""
+        return self.uri.startswith(("http://", "https://"))
 
     def __str__(self) -> str:
         return without_password(self.uri)
@@ -59,12 +67,24 @@ def without_password(text: str) -> str:
 
 
 def locate(workspace: Path | None = None) -> Store:
-    """The store that a workspace (default: the current directory's) records in. Opens nothing."""
-    root = main_repository(workspace)
-    artifacts = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or (root / "mlruns").as_uri()
+    """The store that a workspace (default: the current directory's) records in.
+
+    Opens nothing. The server of `pipeline up`, if there should be one, is asked whether it answers.
+    """
+    direct = locate_unserved(workspace)
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return direct
+    served = find_server(main_repository(workspace), "mlflow")
+    return Store(served, direct.artifacts, None) if served else direct
+
+
+def locate_unserved(workspace: Path | None = None) -> Store:
+    """The same without the server of `pipeline up`: what that server opens itself."""
+    data = data_directory(main_repository(workspace))
+    artifacts = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or (data / "mlruns").as_uri()
     configured = os.environ.get("MLFLOW_TRACKING_URI")
     if not configured:
-        return Store(f"sqlite:///{root / 'mlflow.db'}", artifacts, root / "mlflow.db")
+        return Store(f"sqlite:///{data / 'mlflow.db'}", artifacts, data / "mlflow.db")
     is_server = configured.startswith(("http://", "https://", "databricks"))
     return Store(configured, None if is_server else artifacts, None)
 
@@ -77,13 +97,12 @@ def open_store(store: Store) -> "MlflowClient":
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    if store.database:
-        _prepare(store, store.database)
+    prepare(store)
     with explained(store):
         from mlflow import MlflowClient
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        if store.uri.startswith(("http://", "https://")):
+        if store.is_server:
             _probe(store)
         return MlflowClient(store.uri)
 
@@ -143,6 +162,20 @@ def _explain(store: Store, message: str) -> TrackingError:
             found=first,
             remedy=f"back it up, then: mlflow db upgrade '{store}'",
         )
+    if "not authenticated" in message:
+        return TrackingError(
+            f"the tracking server {store} wants to know who you are",
+            expected="in the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            found=first,
+            remedy="set them, then run the same command again",
+        )
+    if store.is_server and not os.environ.get("MLFLOW_TRACKING_URI"):
+        return TrackingError(
+            f"the server of `pipeline up` at {store} refused a request",
+            found=first,
+            remedy="run the same command again: if the server is gone, it goes on without it, on the same records",
+            temporary="Max retries exceeded" in message,
+        )
     if "OperationalError" in message:
         remedy = "see that the database is up, writable and its disk not full; then run the same command again"
     elif store.artifacts is None:
@@ -161,10 +194,18 @@ def _locked(store: Store) -> TrackingError:
     )
 
 
-def _prepare(store: Store, database: Path) -> None:
-    """Make the default store's database, whole or not at all, or see that the one that is there can be read."""
+def prepare(store: Store) -> None:
+    """Make the default store's database, whole or not at all, or see that the one that is there can be read.
+
+    Raises:
+        TrackingError: it cannot be read, or not be made.
+    """
+    database = store.database
+    if database is None:
+        return
     if _is_absent(database):
         remedy = "wait for it, or end that process"
+        database.parent.mkdir(parents=True, exist_ok=True)
         with lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=database.parent):
             if _is_absent(database):
                 _create(store, database)

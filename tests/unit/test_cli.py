@@ -20,6 +20,7 @@ COMMANDS = (
     "add-data",
     "sync",
     "ui",
+    "up",
     "compare",
     "versions",
     "history",

@@ -1,0 +1,55 @@
+"""`pipeline up`: the project's servers, in the foreground."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.text import Text
+
+from pipeline.cli.app import app, console, enter_workspace
+
+COLOURS = {"mlflow": "blue", "prefect": "magenta", "runner": "green", "up": "bold"}
+
+
+@app.command()
+def up(
+    only: Annotated[
+        Literal["mlflow", "prefect"] | None, typer.Option(help="Start this server alone, without the runner.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Beyond this machine only with passwords set.")
+    ] = "127.0.0.1",
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="MLflow's port.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Prefect's port.")] = 4200,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False, help="Keep the servers' data in this directory from now on; the project's root: as before."
+        ),
+    ] = None,
+    allowed_hosts: Annotated[
+        str, typer.Option(help="Names and addresses under which others know this machine, with commas between them.")
+    ] = "",
+) -> None:
+    """Start MLflow, Prefect and the runner of the schedules, and keep them running. Ctrl-C ends all of it.
+
+    Every command of this project uses them while they answer, and works on the same records without them.
+
+    Examples:
+
+        pipeline up
+        pipeline up --only mlflow --mlflow-port 5001
+        pipeline up --data /srv/fashion-mnist
+        pipeline up --host 0.0.0.0 --allowed-hosts gpu-box.lan,192.168.1.20
+    """
+    data = data.resolve() if data else None
+    workspace = enter_workspace()
+    from pipeline.flows.up import Listening, serve
+
+    def show(part: str, line: str) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        head = Text(f"{stamp} {part:7} | ", style=COLOURS[part])
+        console.print(head + Text(line), soft_wrap=True)
+
+    serve(workspace, Listening(host, mlflow_port, prefect_port, allowed_hosts), only=only, data=data, show=show)

@@ -1,0 +1,109 @@
+"""The servers of `pipeline up`: where they answer, and where they keep their data.
+
+`pipeline up` writes both down in the main repository, so that every command finds its servers without being told. They
+work on what the embedded ones work on: MLflow's database and files, and Prefect's home. A command whose server does not
+answer therefore goes on without it, on the same records.
+"""
+
+import http.client
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pipeline.files import read_json, write_json
+from pipeline.workspace import STATE
+
+Server = Literal["mlflow", "prefect"]
+
+STACK_FILE = STATE / "stack.json"  # while `pipeline up` serves
+SETTINGS_FILE = STATE / "settings.json"  # what stays when it has ended: where the data is
+ANSWER_SECONDS = 3
+TOLD_VARIABLE = "PIPELINE_STACK_MISSED"  # for the processes that a command starts: it has said so already
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A `pipeline up` whose servers answered once."""
+
+    pid: int
+    mlflow: str | None = None  # address of the server; None: not served
+    prefect: str | None = None  # address of the server's API; None: not served
+
+
+def read_stack(root: Path) -> Stack | None:
+    """The servers that were started in a main repository. Whether they still answer is another question."""
+    try:
+        return Stack(**read_json(root / STACK_FILE))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_stack(root: Path, stack: Stack) -> None:
+    """Let every command of a main repository know the servers."""
+    write_json(root / STACK_FILE, {name: value for name, value in asdict(stack).items() if value is not None})
+
+
+def remove_stack(root: Path) -> None:
+    """Let every command of a main repository work without servers."""
+    (root / STACK_FILE).unlink(missing_ok=True)
+
+
+def find_server(root: Path, server: Server) -> str | None:
+    """The address of a server that `pipeline up` started in a main repository and that answers now.
+
+    Where it should answer and does not, this is said once, whatever the number of servers and processes.
+    """
+    stack = read_stack(root)
+    address = stack and getattr(stack, server)
+    if not stack or not address:
+        return None
+    if answers(f"{address}/health"):
+        return str(address)
+    if os.environ.get(TOLD_VARIABLE) != str(stack.pid):
+        os.environ[TOLD_VARIABLE] = str(stack.pid)
+        print(
+            f"{address}, started by `pipeline up`, does not answer: going on without it, on the same records",
+            file=sys.stderr,
+            flush=True,
+        )
+    return None
+
+
+def answers(address: str, seconds: float = ANSWER_SECONDS) -> bool:
+    """Whether a server says that it is well, at an address of its own for this question."""
+    parts = urlsplit(address)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=seconds)
+    try:
+        connection.request("GET", parts.path)
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def data_directory(root: Path) -> Path:
+    """Where MLflow keeps its database and its files: the main repository, unless `pipeline up --data` moved them."""
+    return Path(_settings(root).get("data", root))
+
+
+def prefect_home(root: Path) -> Path | None:
+    """Where Prefect keeps its database, if `pipeline up --data` moved it; None leaves that to Prefect."""
+    moved = _settings(root).get("data")
+    return Path(moved) / "prefect" if moved else None
+
+
+def move_data(root: Path, directory: Path) -> None:
+    """Have the servers, and every command without them, keep their data in a directory from now on."""
+    if directory == root:
+        (root / SETTINGS_FILE).unlink(missing_ok=True)
+    else:
+        write_json(root / SETTINGS_FILE, {"data": str(directory)})
+
+
+def _settings(root: Path) -> dict[str, str]:
+    path = root / SETTINGS_FILE
+    return dict(read_json(path)) if path.exists() else {}

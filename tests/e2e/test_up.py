@@ -1,0 +1,240 @@
+"""The servers of `pipeline up`: used by every command, one record with and without them, and nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.files import file_digest
+from tests.conftest import Project
+from tests.e2e.servers import find_free_port
+from tests.e2e.test_kills import processes_of, wait_until_idle
+from tests.e2e.test_repro import aliases_of
+
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("up")]
+
+START_SECONDS = 240
+MOST_MEMORY = 1.2e9
+SECRETS = {
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-secret-for-forms",
+    "MLFLOW_AUTH_ADMIN_PASSWORD": "a-secret-for-mlflow",
+    "PREFECT_SERVER_API_AUTH_STRING": "admin:a-secret-for-prefect",
+}
+CREDENTIALS = {
+    "MLFLOW_TRACKING_USERNAME": "admin",
+    "MLFLOW_TRACKING_PASSWORD": SECRETS["MLFLOW_AUTH_ADMIN_PASSWORD"],
+    "PREFECT_API_AUTH_STRING": SECRETS["PREFECT_SERVER_API_AUTH_STRING"],
+}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A `pipeline up` that has said where its servers are."""
+
+    project: Project
+    process: subprocess.Popen[bytes]
+    log: Path
+    mlflow: str
+    prefect: str
+
+    @property
+    def file(self) -> Path:
+        return self.project.path / ".pipeline/stack.json"
+
+    def parts(self) -> dict[str, psutil.Process]:
+        """The process of each part by its module."""
+        children = psutil.Process(self.process.pid).children()
+        return {child.cmdline()[child.cmdline().index("pipeline.flows.attached") + 1]: child for child in children}
+
+    def is_well(self) -> bool:
+        return all(is_well(f"{address}/health") for address in (self.mlflow, self.prefect))
+
+
+@contextmanager
+def running_stack(project: Project, directory: Path, **environment: str) -> Iterator[Running]:
+    mlflow, prefect = find_free_port(), find_free_port()
+    command = ["python", "-m", "pipeline.cli", "up", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect)]
+    log, file = directory / "up.log", project.path / ".pipeline/stack.json"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=project.path,
+            env=project.environment | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: file.exists() or process.poll() is not None, log)
+        assert process.poll() is None, log.read_text()
+        stack = json.loads(file.read_text())
+        assert stack == {
+            "mlflow": f"http://127.0.0.1:{mlflow}",
+            "prefect": f"http://127.0.0.1:{prefect}/api",
+            "pid": process.pid,
+        }
+        yield Running(project, process, log, stack["mlflow"], stack["prefect"])
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        process.wait(60)
+
+
+def wait_until(condition: Callable[[], Any], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def is_well(address: str) -> bool:
+    with suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+@pytest.fixture(scope="module")
+def stack(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    directory = tmp_path_factory.mktemp("up")
+    with running_stack(template.copy_to(directory / "project"), directory) as running:
+        yield running
+
+
+def test_it_says_where_its_servers_answer_and_takes_little_memory(stack: Running) -> None:
+    assert stack.is_well()
+    for address in (stack.mlflow, stack.prefect.removesuffix("/api")):
+        assert f"answers: {address}" in stack.log.read_text()
+    leader = psutil.Process(stack.process.pid)
+    memory = {process.pid: process.memory_full_info().pss for process in (leader, *leader.children(recursive=True))}
+    assert sum(memory.values()) < MOST_MEMORY
+
+
+def test_runs_through_the_server_and_beside_it_are_one_record(stack: Running, tmp_path: Path) -> None:
+    project = stack.project
+    project.set_params(**{"train.seed": 9})
+    output = project.run("python", "-m", "pipeline.cli", "run").stdout
+    assert f"runs     {stack.mlflow}" in " ".join(output.split(" ")) or stack.mlflow in output
+    assert "going on without it" not in output
+    assert aliases_of(project) == {("tiny", "champion"): "1", ("tiny", "challenger"): "2"}
+
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    served, bare = MlflowClient(stack.mlflow), MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
+    # The template's version 1 was made without a server, version 2 just now through it.
+    for number in ("1", "2"):
+        for name, client in {"served": served, "bare": bare}.items():
+            version = client.get_model_version("tiny", number)
+            target = tmp_path / f"{name}-{number}"
+            target.mkdir()
+            download_artifacts(version.source, dst_path=str(target), tracking_uri=client.tracking_uri)
+            assert file_digest(target / "data/model.keras") == version.tags["model.sha256"]
+    locations = {
+        name: client.get_experiment_by_name("tiny").artifact_location
+        for name, client in {"served": served, "bare": bare}.items()
+    }
+    assert locations["served"] == locations["bare"]
+
+
+def test_the_flow_is_recorded_by_the_prefect_server(stack: Running) -> None:
+    query = urllib.request.Request(
+        f"{stack.prefect}/flow_runs/count", data=b"{}", headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(query) as before:
+        count = int(before.read())
+    stack.project.run("python", "-m", "pipeline.cli", "run", "--until", "ingest")
+    with urllib.request.urlopen(query) as after:
+        assert int(after.read()) == count + 1
+
+
+def test_killed_servers_come_back_where_they_were(stack: Running) -> None:
+    before = stack.parts()
+    for part in before.values():
+        part.kill()
+    wait_until(lambda: not stack.is_well(), stack.log)
+    result = stack.project.run("python", "-m", "pipeline.cli", "versions")
+    assert result.stdout.count("going on without it, on the same records") == 1
+    wait_until(stack.is_well, stack.log)
+    after = stack.parts()
+    assert after.keys() == before.keys()
+    assert not {process.pid for process in after.values()} & {process.pid for process in before.values()}
+    result = stack.project.run("python", "-m", "pipeline.cli", "versions")
+    assert "going on without it" not in result.stdout
+
+
+def test_a_second_one_is_refused(stack: Running) -> None:
+    result = stack.project.run("python", "-m", "pipeline.cli", "up", check=False)
+    assert result.returncode == 1
+    assert f"process {stack.process.pid}" in result.stdout
+    assert stack.file.exists()
+
+
+def test_its_port_is_refused_to_another_project_with_its_owner(stack: Running, project: Project) -> None:
+    port = stack.mlflow.rpartition(":")[2]
+    result = project.run("python", "-m", "pipeline.cli", "up", "--mlflow-port", port, check=False)
+    assert result.returncode == 1
+    assert f"port {port} is in use" in result.stdout
+    assert "pipeline.flows.attached" in result.stdout or "uvicorn" in result.stdout
+    result = project.run("python", "-m", "pipeline.cli", "up", "--host", "0.0.0.0", check=False)
+    assert result.returncode == 1
+    assert "MLFLOW_AUTH_ADMIN_PASSWORD" in result.stdout
+    assert processes_of(project) == []
+
+
+def test_ctrl_c_ends_all_of_it(stack: Running) -> None:
+    os.killpg(stack.process.pid, signal.SIGINT)
+    assert stack.process.wait(60) == 0, stack.log.read_text()
+    assert processes_of(stack.project) == []
+    assert not stack.file.exists()
+    assert "Traceback" not in stack.log.read_text()
+    result = stack.project.run("python", "-m", "pipeline.cli", "versions")
+    assert "going on without it" not in result.stdout  # it was ended, not lost
+    assert "challenger" in result.stdout
+
+
+def test_with_secrets_it_asks_who_is_there_and_a_kill_leaves_nothing(trained: Project, tmp_path: Path) -> None:
+    with running_stack(trained, tmp_path, **SECRETS) as running:
+        for address in (
+            f"{running.mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name=tiny",
+            f"{running.prefect}/version",
+        ):
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(address)
+        stranger = trained.run("python", "-m", "pipeline.cli", "versions", check=False)
+        assert stranger.returncode == 1
+        assert "MLFLOW_TRACKING_PASSWORD" in stranger.stdout
+        stranger = trained.run(
+            "python", "-m", "pipeline.cli", "run", check=False, **CREDENTIALS | {"PREFECT_API_AUTH_STRING": "x:y"}
+        )
+        assert stranger.returncode == 1
+        assert "PREFECT_API_AUTH_STRING" in stranger.stdout
+        assert "Traceback" not in stranger.stdout
+        known = trained.run("python", "-m", "pipeline.cli", "run", **CREDENTIALS)
+        assert running.mlflow in known.stdout
+        leader = psutil.Process(running.process.pid)
+        told = [
+            *(" ".join(process.cmdline()) for process in (leader, *leader.children(recursive=True))),
+            running.log.read_text(),
+            running.file.read_text(),
+            known.stdout,
+        ]
+        assert not [secret for secret in SECRETS.values() for text in told if secret in text]
+
+        running.process.kill()
+        wait_until_idle(trained, seconds=30)
+        assert running.file.exists()
+    result = trained.run("python", "-m", "pipeline.cli", "versions")
+    assert result.stdout.count("going on without it, on the same records") == 1
+    assert "champion" in result.stdout

@@ -1,0 +1,134 @@
+"""Which servers a command uses: what the user set, what `pipeline up` started if it answers, or none."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipeline.stack import (
+    TOLD_VARIABLE,
+    Stack,
+    answers,
+    data_directory,
+    find_server,
+    move_data,
+    prefect_home,
+    read_stack,
+    remove_stack,
+    write_stack,
+)
+from pipeline.tracking.store import locate
+
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def unconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(TOLD_VARIABLE, "")  # what a test sets goes with it
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Says that it is well where MLflow and Prefect do, and is not under any other address."""
+
+    def do_GET(self) -> None:  # the name that the library calls
+        self.send_response(200 if self.path in ("/health", "/api/health") else 503)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Healthy) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_what_was_written_is_read_until_it_is_removed(tmp_path: Path) -> None:
+    assert read_stack(tmp_path) is None
+    stack = Stack(123, mlflow="http://127.0.0.1:5000")
+    write_stack(tmp_path, stack)
+    assert read_stack(tmp_path) == stack
+    assert "prefect" not in (tmp_path / ".pipeline/stack.json").read_text()  # a server that is not served
+    remove_stack(tmp_path)
+    remove_stack(tmp_path)
+    assert read_stack(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"mlflow": "http://127.0.0.1:5000"}', '{"pid": 1, "other": 2}'])
+def test_a_file_that_is_not_ours_names_no_server(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".pipeline").mkdir()
+    (tmp_path / ".pipeline/stack.json").write_text(content)
+    assert read_stack(tmp_path) is None
+    assert find_server(tmp_path, "mlflow") is None
+
+
+def test_a_server_that_answers_is_used(tmp_path: Path, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_stack(tmp_path, Stack(123, mlflow=server, prefect=f"{server}/api"))
+    assert find_server(tmp_path, "mlflow") == server
+    assert find_server(tmp_path, "prefect") == f"{server}/api"
+    store = locate(tmp_path)
+    assert (store.uri, store.artifacts, store.database) == (server, f"file://{tmp_path}/mlruns", None)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_server_that_is_not_well_does_not_answer(server: str) -> None:
+    assert answers(f"{server}/health")
+    assert not answers(f"{server}/elsewhere/health")
+
+
+def test_one_line_says_that_nobody_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_stack(tmp_path, Stack(123, mlflow=NOBODY, prefect=f"{NOBODY}/api"))
+    assert locate(tmp_path).uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert find_server(tmp_path, "prefect") is None
+    assert locate(tmp_path).database == tmp_path / "mlflow.db"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{NOBODY}, started by `pipeline up`, does not answer: going on without it, on the same records"
+    ]
+
+
+def test_what_is_not_served_is_not_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_stack(tmp_path, Stack(123, prefect=f"{NOBODY}/api"))
+    assert find_server(tmp_path, "mlflow") is None
+    assert capsys.readouterr().err == ""
+
+
+def test_what_the_user_set_is_used_whether_it_answers_or_not(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stack(tmp_path, Stack(123, mlflow=server))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+    assert locate(tmp_path).uri == NOBODY
+
+
+def test_a_temporary_copy_uses_the_servers_of_its_repository(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stack(tmp_path / "main", Stack(123, mlflow=server))
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "main"))
+    assert locate(tmp_path / "copy").uri == server
+
+
+def test_moved_data_is_found_without_a_server(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "project", tmp_path / "data"
+    assert (data_directory(root), prefect_home(root)) == (root, None)
+    move_data(root, elsewhere)
+    assert (data_directory(root), prefect_home(root)) == (elsewhere, elsewhere / "prefect")
+    store = locate(root)
+    assert (store.database, store.artifacts) == (elsewhere / "mlflow.db", f"file://{elsewhere}/mlruns")
+    move_data(root, root)
+    assert (data_directory(root), prefect_home(root)) == (root, None)
+
+
+def test_asking_imports_no_tool() -> None:
+    program = "import sys, pipeline.stack; print({'mlflow', 'prefect', 'urllib.request', 'numpy'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

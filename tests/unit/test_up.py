@@ -1,0 +1,117 @@
+"""What `pipeline up` starts, and what it refuses before it starts anything."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import FlowError
+from pipeline.flows.up import Listening, find_owner, plan, require_free_port, require_protection
+
+SECRETS = {
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "first-secret",
+    "MLFLOW_AUTH_ADMIN_PASSWORD": "second-secret",
+    "PREFECT_SERVER_API_AUTH_STRING": "admin:third-secret",
+}
+
+
+@pytest.fixture(autouse=True)
+def unconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("MLFLOW_", "PREFECT_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which this process listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield int(listener.getsockname()[1])
+
+
+def test_a_port_in_use_is_refused_with_its_owner(taken: int) -> None:
+    with pytest.raises(FlowError, match=f"port {taken} is in use") as refused:
+        require_free_port("127.0.0.1", taken, "--mlflow-port")
+    assert f"process {os.getpid()}: " in refused.value.found
+    assert "python" in refused.value.found
+    assert f"--mlflow-port {taken + 1}" in refused.value.remedy
+
+
+def test_a_port_that_nobody_has_is_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = int(listener.getsockname()[1])
+    require_free_port("127.0.0.1", port, "--mlflow-port")
+    assert find_owner(port) == "a process that this user cannot see"
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(FlowError, match="cannot listen on 192.0.2.1, port 5000"):
+        require_free_port("192.0.2.1", 5000, "--mlflow-port")
+
+
+@pytest.mark.parametrize(
+    ("host", "is_open", "address"),
+    [
+        ("127.0.0.1", False, "http://127.0.0.1:5000"),
+        ("localhost", False, "http://localhost:5000"),
+        ("::1", False, "http://[::1]:5000"),
+        ("0.0.0.0", True, "http://127.0.0.1:5000"),
+        ("::", True, "http://[::1]:5000"),
+        ("192.168.1.20", True, "http://192.168.1.20:5000"),
+        ("gpu-box.lan", True, "http://gpu-box.lan:5000"),
+    ],
+)
+def test_only_the_loopback_is_closed_to_other_machines(host: str, is_open: bool, address: str) -> None:
+    listening = Listening(host)
+    assert listening.is_open == is_open
+    assert listening.mlflow == address
+
+
+@pytest.mark.parametrize("missing", SECRETS)
+def test_each_secret_is_needed_for_other_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    parts = plan(tmp_path, Listening("0.0.0.0"))
+    require_protection(parts)
+    monkeypatch.delenv(missing)
+    with pytest.raises(FlowError, match="without a password") as refused:
+        require_protection(parts)
+    assert refused.value.found == f"{missing} not set"
+    assert not [value for value in SECRETS.values() if value in str(refused.value)]
+
+
+def test_only_the_secrets_of_what_is_served_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:third-secret")
+    require_protection(plan(tmp_path, Listening("0.0.0.0"), "prefect"))
+
+
+def test_secrets_and_addresses_with_passwords_are_no_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**SECRETS, "MLFLOW_TRACKING_URI": "postgresql://team:fourth-secret@host/mlflow"}.items():
+        monkeypatch.setenv(name, value)
+    parts = plan(tmp_path, Listening())
+    assert {"mlflow", "prefect"} <= {part.name for part in parts}
+    assert not [argument for part in parts for argument in part.arguments if "secret" in argument]
+
+
+def test_a_server_that_runs_elsewhere_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.com")
+    monkeypatch.setenv("PREFECT_API_URL", "https://prefect.example.com/api")
+    assert {part.name for part in plan(tmp_path, Listening())} <= {"runner"}
+
+
+def test_exporting_the_stacks_own_addresses_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listening = Listening()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{listening.mlflow}/")
+    monkeypatch.setenv("PREFECT_API_URL", listening.prefect)
+    mlflow, prefect = plan(tmp_path, listening)[:2]
+    assert (mlflow.name, prefect.name) == ("mlflow", "prefect")
+    assert "MLFLOW_TRACKING_URI" not in mlflow.environment  # it would be its own client
+
+
+@pytest.mark.parametrize("only", ["mlflow", "prefect"])
+def test_one_server_comes_alone(tmp_path: Path, only: str) -> None:
+    assert [part.name for part in plan(tmp_path, Listening(), only)] == [only]  # type: ignore[arg-type]
