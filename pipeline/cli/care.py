@@ -1,6 +1,7 @@
-"""The commands that keep a project well over months: what nothing needs is deleted."""
+"""The commands that keep a project well over months: garbage, backup and restore, upgrades."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,6 +59,92 @@ def gc(
     with console.status("deleting"), review_all(workspace, keep_runs=keep_runs, days=days) as garbage:
         delete_all(garbage)
     console.print("deleted")
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="DIRECTORY|FILE", help="Where to; a file ends in .tar.gz.")],
+) -> None:
+    """Write MLflow's database and files, and Prefect's database, into one archive. Runs may go on meanwhile.
+
+    Every file's digest is in the archive, and compared when it is restored. Nothing is overwritten.
+    DVC's cache is not in it (`dvc push` is its backup), nor is what git holds. A team's PostgreSQL and buckets have
+    means of their own: the command says which.
+
+    Examples:
+
+        pipeline backup /mnt/backups
+        pipeline backup before-the-move.tar.gz
+    """
+    target = target.resolve()
+    workspace = enter_workspace()
+    from pipeline.flows.backup import back_up
+
+    with console.status("copying"):
+        made = back_up(workspace, target)
+    console.print(f"{made.path}: {made.files:,} files, {as_size(made.bytes)}", soft_wrap=True)
+    for other in made.left_out:
+        console.print(f"not in it: {other}")
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="An archive of `pipeline backup`.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Put aside what is here.")] = False,
+    prefect: Annotated[
+        bool, typer.Option("--prefect", help="Prefect's database too, which all projects of yours may share.")
+    ] = False,
+) -> None:
+    """Put back what `pipeline backup` wrote, in this folder or in one of another path.
+
+    Every file is compared with its digest before anything changes. What is here is replaced only with --replace, and
+    kept aside even then. `pipeline up` must not be running, nor anything else.
+
+    Examples:
+
+        pipeline restore /mnt/backups/shop-20261124T030000Z.tar.gz
+        pipeline restore before-the-move.tar.gz --replace --prefect
+    """
+    source = source.resolve()
+    workspace = enter_workspace()
+    from pipeline.flows.backup import restore as put_back
+
+    with console.status("comparing digests"):
+        restored = put_back(workspace, source, replace=replace, with_prefect=prefect)
+    console.print(f"restored {restored.files:,} files as of {restored.made} UTC")
+    for place in restored.aside:
+        console.print(f"what was here before: {place}", soft_wrap=True)
+    console.print("see that all is well: pipeline verify")
+
+
+@app.command()
+def upgrade() -> None:
+    """Bring the databases of MLflow and Prefect to the versions that are installed; each is kept as it was.
+
+    The migrations run on copies, which take the originals' places only when every record is there. Nothing else may
+    be running, not even `pipeline up`. A database of a newer version is refused. For a team's PostgreSQL:
+    pg_dump, then `mlflow db upgrade URI` and `prefect server database upgrade`.
+
+    Example:
+
+        pipeline upgrade
+    """
+    workspace = enter_workspace()
+    from pipeline.flows.upgrade import upgrade as bring_up
+
+    with console.status("comparing schemas"):
+        done = bring_up(workspace)
+    for database in done:
+        if database.kept:
+            console.print(
+                f"{database.database}: {database.former} to {database.now}, for {database.tool}; "
+                f"as it was: {database.kept}",
+                soft_wrap=True,
+            )
+        else:
+            console.print(f"{database.database}: nothing to do, it is {database.tool}'s", soft_wrap=True)
+    if not done:
+        console.print("there is no database yet: pipeline run")
 
 
 def _show(garbage: "Garbage") -> None:

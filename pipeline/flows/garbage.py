@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,13 @@ from typing import Any
 import yaml
 
 from pipeline.errors import FlowError
+from pipeline.flows.alone import alone
 from pipeline.flows.checkout import PLACE
 from pipeline.flows.prefect_database import Unwanted, count_old, delete_old
 from pipeline.tracking.retention import Retention, delete, review
-from pipeline.tracking.store import locate, open_store
-from pipeline.workspace import STATE, lock, main_repository
+from pipeline.tracking.store import locate_unserved, open_store
+from pipeline.workspace import STATE, main_repository
 
-# What is held besides every lock that was ever taken here.
-LOCKS = ("the flow", "retraining", "reproductions", "the registry")
-STAGES = ("ingest", "validate", "split", "train", "evaluate", "register")
 CHECKPOINTS = STATE / "checkpoints"
 DAY = 86_400  # seconds
 
@@ -76,15 +74,12 @@ def review_all(workspace: Path, *, keep_runs: int, days: int) -> Iterator[Garbag
         TrackingError: the store cannot be used, or is a server's.
         FlowError: DVC or Prefect cannot tell what is there.
     """
-    with ExitStack() as stack:
-        for name in sorted(_lock_names(workspace)):
-            remedy = "wait for it: nothing may be deleted beside a run"
-            stack.enter_context(lock(name, wait=0, remedy=remedy, root=main_repository(workspace)))
-        store = locate(workspace)
+    with alone(workspace, beside_servers=True):
+        store, root = locate_unserved(workspace), main_repository(workspace)
         retention = review(store, open_store(store), workspace, keep_runs)
         cached_runs, objects = _find_unused(workspace, retention)
-        files = tuple(_find_leftovers(main_repository(workspace), time.time() - days * DAY))
-        yield Garbage(retention, cached_runs, objects, asyncio.run(count_old(days)), files)
+        files = tuple(_find_leftovers(root, time.time() - days * DAY))
+        yield Garbage(retention, cached_runs, objects, asyncio.run(count_old(root, days)), files)
 
 
 def delete_all(garbage: Garbage) -> None:
@@ -98,13 +93,6 @@ def delete_all(garbage: Garbage) -> None:
         _remove(leftover.path)
     if garbage.prefect:
         asyncio.run(delete_old(garbage.prefect))
-
-
-def _lock_names(workspace: Path) -> set[str]:
-    """Of every lock that a run, a stage, a training, a retraining or a reproduction holds."""
-    known = {name.replace(" ", "-") for name in (*LOCKS, *(f"stage {stage}" for stage in STAGES))}
-    taken = {path.stem for path in (main_repository(workspace) / STATE / "locks").glob("*.lock")}
-    return known | taken - {"tracking-store"}  # which opening the store takes
 
 
 def _find_unused(workspace: Path, retention: Retention) -> tuple[tuple[Leftover, ...], tuple[Leftover, ...]]:

@@ -1,5 +1,8 @@
 """Prefect's database, without its server: what is old in it counted and deleted, its schema compared and upgraded."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FlowError
-from pipeline.flows.server import SETTINGS
+from pipeline.flows.server import settings
+from pipeline.tracking.schema import Age, compare
 
 
 @dataclass(frozen=True)
@@ -25,18 +29,20 @@ class Unwanted:
         return bool(self.flow_runs or self.logs or self.artifacts or self.events)
 
 
-def find_file() -> Path | None:
-    """Prefect's database where it is a file of this machine; None where it is a team's, or behind a server."""
-    settings = _settings()
-    address = str(settings.server.database.connection_url.get_secret_value())
+def find_file(root: Path) -> Path | None:
+    """The database of a main repository's flows where it is a file of this machine; None: a team's, or a server's."""
+    current = _settings(root)
+    if current.api.url:
+        return None
+    address = str(current.server.database.connection_url.get_secret_value())
     _, is_file, path = address.partition("sqlite+aiosqlite:///")
     return Path(path) if is_file and path and ":memory:" not in path else None
 
 
-async def count_old(days: int) -> Unwanted:
+async def count_old(root: Path, days: int) -> Unwanted:
     """How much is older than some days. Nothing where there is no database yet, or where a server has it."""
-    file = find_file()
-    if _settings().api.url or (file is not None and not file.exists()):
+    file = find_file(root)
+    if _settings(root).api.url or (file is not None and not file.exists()):
         return Unwanted(days)
     import sqlalchemy as sa
     from prefect.server.database import provide_database_interface
@@ -87,6 +93,34 @@ async def delete_old(unwanted: Unwanted) -> None:
         await db_vacuum.vacuum_old_events(db=db)
 
 
+def find_age(revision: str) -> Age:
+    """How a revision of an SQLite database of Prefect's stands to the installed Prefect's."""
+    from alembic.script import ScriptDirectory
+    from prefect.server.database.alembic_commands import alembic_config
+    from prefect.server.database.orm_models import AioSqliteORMConfiguration
+
+    config = alembic_config()
+    config.set_main_option("version_locations", str(AioSqliteORMConfiguration().versions_dir))
+    return compare(revision, ScriptDirectory.from_config(config))
+
+
+def migrate(database: Path) -> None:
+    """Bring a database to the installed Prefect's schema, in place: to be done on a copy.
+
+    Raises:
+        FlowError: a migration failed.
+    """
+    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+    address = {"PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}"}
+    done = subprocess.run(command, env=os.environ | address, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise FlowError(
+            "Prefect could not upgrade the copy of its database",
+            found="\n".join((done.stderr or done.stdout).strip().splitlines()[-3:]),
+            remedy="the database itself is as it was; look in Prefect's issues for this migration",
+        )
+
+
 @contextmanager
 def _explained() -> Iterator[None]:
     from sqlalchemy.exc import SQLAlchemyError
@@ -101,10 +135,8 @@ def _explained() -> Iterator[None]:
         ) from None
 
 
-def _settings() -> Any:
-    import os
-
-    for name, value in SETTINGS.items():
+def _settings(root: Path) -> Any:
+    for name, value in settings(root).items():
         os.environ.setdefault(name, value)
     from prefect.settings import get_current_settings
 

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError, TrackingError
 from pipeline.stack import data_directory, find_server
-from pipeline.tracking import location
+from pipeline.tracking import location, schema
 from pipeline.workspace import STATE, lock, main_repository
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+RESTORING = STATE / "restoring.json"  # beside the database: what is to be renamed, while a restore does it
 LOCK_WAIT_SECONDS = 60  # creating the database takes about 2 s, 5 s on a busy machine
 BUSY_SECONDS = 10
 PROBE_SECONDS = 5
@@ -160,7 +161,7 @@ def _explain(store: Store, message: str) -> TrackingError:
         return TrackingError(
             f"the tracking store {store} was made by another version of MLflow",
             found=first,
-            remedy=f"back it up, then: mlflow db upgrade '{store}'",
+            remedy="pipeline upgrade" if store.database else f"back it up, then: mlflow db upgrade '{store}'",
         )
     if "not authenticated" in message:
         return TrackingError(
@@ -203,6 +204,11 @@ def prepare(store: Store) -> None:
     database = store.database
     if database is None:
         return
+    if (database.parent / RESTORING).exists():
+        raise TrackingError(
+            f"a restore of {database} was cut off, and is half done",
+            remedy="run the same `pipeline restore` again, with --replace: it is completed first",
+        )
     if _is_absent(database):
         remedy = "wait for it, or end that process"
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -224,6 +230,7 @@ def prepare(store: Store) -> None:
             found=str(error),
             remedy=f"mv {database} {database}.damaged, then: pipeline sync",
         ) from None
+    schema.require_tables(database)
 
 
 def _follow(connection: sqlite3.Connection, database: Path) -> None:

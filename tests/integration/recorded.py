@@ -225,12 +225,17 @@ def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv(name, raising=False)
     root = tmp_path / "project"
     root.mkdir()
+    monkeypatch.chdir(root)
+    return make_workspace(root, empty_store)
+
+
+def make_workspace(root: Path, store: Path) -> Workspace:
+    """A workspace in a directory, which must be the current one, with a copy of an empty store."""
     for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore", "data/catalog.yaml"):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, root / name)
-    shutil.copy(empty_store, root / "mlflow.db")
-    settle_store(root / "mlflow.db", empty_store.parent)
-    monkeypatch.chdir(root)
+    shutil.copy(store, root / "mlflow.db")
+    settle_store(root / "mlflow.db", store.parent)
     made = Workspace(root)
     made.split()
     return made

@@ -30,6 +30,10 @@ COMMANDS = (
     "reproduce",
     "verify",
     "predict",
+    "gc",
+    "backup",
+    "restore",
+    "upgrade",
 )
 
 
