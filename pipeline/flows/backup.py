@@ -131,6 +131,7 @@ def restore(workspace: Path, source: Path, *, replace: bool, with_prefect: bool)
             if with_prefect and (prefect := find_file(root)):
                 targets.append((staged / PREFECT, prefect))
             targets = [(new, target) for new, target in targets if new.exists()]
+            files = sum(1 for new, _ in targets for _ in _files(new))
             former = [path for _, target in targets for path in (target, *_sidecars(target)) if path.exists()]
             if former and not replace:
                 raise WorkspaceError(
@@ -148,7 +149,7 @@ def restore(workspace: Path, source: Path, *, replace: bool, with_prefect: bool)
             if not (database.parent / RESTORING).exists():
                 shutil.rmtree(staged, ignore_errors=True)
     kept = tuple(dict.fromkeys(new.parent for _, new in moves[: len(former)]))
-    return Restored(manifest["made"], len(manifest["files"]), kept)
+    return Restored(manifest["made"], files, kept)
 
 
 def require_embedded(workspace: Path) -> Path:
@@ -212,7 +213,9 @@ class _Writer:
             return
 
     def add_manifest(self, content: dict[str, Any]) -> None:
+        """Add what describes the others, as the last."""
         self._add(io.BytesIO(json.dumps(content, indent=2, sort_keys=True).encode()), MANIFEST)
+        del self.digests[MANIFEST]
 
     def _add(self, content: IO[bytes], name: str) -> None:
         info = tarfile.TarInfo(name)

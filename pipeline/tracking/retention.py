@@ -77,10 +77,11 @@ def review(store: Store, client: "MlflowClient", workspace: Path, keep_runs: int
         needed = set(_find_needed(runs.values(), workspace, keep_runs)) | {version.run_id for version in versions}
         while parents := {_parent(runs[run]) for run in needed & runs.keys()} - needed:
             needed |= parents
+        active = set(all_experiments(client))
         unneeded = {
             number: run
             for number, run in runs.items()
-            if number not in needed and run.data.tags.get(SOURCE_TAG) in KINDS
+            if number not in needed and run.data.tags.get(SOURCE_TAG) in KINDS and run.info.experiment_id in active
         }
         registered = {str(version.source).removeprefix(SCHEME) for version in versions}
         registered |= {version.model_id for version in versions if version.model_id}
@@ -181,10 +182,11 @@ def _parent(run: "Run") -> str:
 
 
 def _all_runs(client: "MlflowClient") -> "Iterator[Run]":
-    """Every run, those in MLflow's bin too, of every experiment that is not itself in it."""
+    """Every run of every experiment, those in MLflow's bin too."""
     from mlflow.entities import ViewType
 
-    return pages(client.search_runs, all_experiments(client), "", ViewType.ALL)
+    experiments = client.search_experiments(ViewType.ALL)
+    return pages(client.search_runs, [found.experiment_id for found in experiments], "", ViewType.ALL)
 
 
 def _all_models(store: Store, client: "MlflowClient") -> "Iterator[LoggedModel]":

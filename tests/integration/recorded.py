@@ -3,7 +3,7 @@
 import csv
 import shutil
 import subprocess
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,6 +227,19 @@ def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
     root.mkdir()
     monkeypatch.chdir(root)
     return make_workspace(root, empty_store)
+
+
+@pytest.fixture
+def prefect_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where Prefect's database is for this test; there is none yet."""
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_API_URL, temporary_settings
+
+    file = tmp_path / "prefect/prefect.db"
+    file.parent.mkdir()
+    monkeypatch.setenv("PREFECT_HOME", str(file.parent))
+    address = {PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{file}"}
+    with temporary_settings(updates=address, restore_defaults={PREFECT_API_URL}):
+        yield file
 
 
 def make_workspace(root: Path, store: Path) -> Workspace:
