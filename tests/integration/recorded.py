@@ -4,6 +4,7 @@ import csv
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,14 +220,36 @@ def empty_store(shared: Callable[[str, Callable[[Path], Any]], Path]) -> Path:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def workspace(tmp_path: Path, empty_store: Path) -> Iterator[Workspace]:
     """A workspace whose data are split, which is the current directory and has a store with nothing in it."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", PARENT_VARIABLE, "DVC_ROOT", "DVC_EXP_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    root = tmp_path / "project"
-    root.mkdir()
-    monkeypatch.chdir(root)
-    return make_workspace(root, empty_store)
+    with making_workspace(tmp_path / "project", empty_store) as made:
+        yield made
+
+
+@contextmanager
+def making_workspace(root: Path, store: Path) -> Iterator[Workspace]:
+    """The same in another place, for the length of the block."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in (
+            "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", PARENT_VARIABLE, "DVC_ROOT", "DVC_EXP_NAME"
+        ):  # fmt: skip
+            environment.delenv(name, raising=False)
+        root.mkdir()
+        environment.chdir(root)
+        for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore", "data/catalog.yaml"):
+            (root / name).parent.mkdir(exist_ok=True)
+            shutil.copy(REPOSITORY / name, root / name)
+        shutil.copy(store, root / "mlflow.db")
+        settle_store(root / "mlflow.db", store.parent)
+        made = Workspace(root)
+        made.split()
+        yield made
+
+
+def fill(workspace: Workspace, template: Path) -> None:
+    """Put into a workspace all that another one holds."""
+    shutil.copytree(template, workspace.root, dirs_exist_ok=True)
+    settle_store(workspace.root / "mlflow.db", template)
 
 
 @pytest.fixture
@@ -240,18 +263,6 @@ def prefect_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     address = {PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{file}"}
     with temporary_settings(updates=address, restore_defaults={PREFECT_API_URL}):
         yield file
-
-
-def make_workspace(root: Path, store: Path) -> Workspace:
-    """A workspace in a directory, which must be the current one, with a copy of an empty store."""
-    for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore", "data/catalog.yaml"):
-        (root / name).parent.mkdir(exist_ok=True)
-        shutil.copy(REPOSITORY / name, root / name)
-    shutil.copy(store, root / "mlflow.db")
-    settle_store(root / "mlflow.db", store.parent)
-    made = Workspace(root)
-    made.split()
-    return made
 
 
 def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -18,17 +18,26 @@ from pipeline.tracking import history
 from pipeline.tracking.store import RESTORING, locate, open_store
 from pipeline.tracking.verify import verify
 from pipeline.workspace import lock
-from tests.integration.recorded import Workspace, empty_store, prefect_database, workspace
+from tests.integration.recorded import Workspace, empty_store, fill, making_workspace, prefect_database, workspace
 
 __all__ = ["empty_store", "prefect_database", "workspace"]  # fixtures
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """A workspace with a champion."""
+    root = tmp_path_factory.mktemp("recorded") / "project"
+    with making_workspace(root, empty_store) as made:
+        made.train(b"one")
+        made.record_training()
+        made.enter(b"one")
+    return root
+
+
 @pytest.fixture
-def recorded(workspace: Workspace, prefect_database: Path) -> Workspace:
+def recorded(workspace: Workspace, template: Path, prefect_database: Path) -> Workspace:
     """With a champion, a record in Prefect's database, and a quarantine."""
-    workspace.train(b"one")
-    workspace.record_training()
-    workspace.enter(b"one")
+    fill(workspace, template)
     write_flow(prefect_database, "train")
     write_json(workspace.root / ".pipeline/quarantine/0123.json", {"reason": "blank images"})
     return workspace

@@ -1,7 +1,6 @@
 """What the record still needs, on a real store: nothing of it is ever deleted, and the rest is, for good."""
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ from pipeline.tracking.records import find_or_rebuild
 from pipeline.tracking.retention import Retention, delete, review
 from pipeline.tracking.store import Store, locate_unserved
 from pipeline.tracking.verify import verify
-from tests.conftest import settle_store
-from tests.integration.recorded import Workspace, empty_store, make_workspace, workspace
+from tests.integration.recorded import Workspace, empty_store, fill, making_workspace, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures
 
@@ -24,12 +22,8 @@ NAME = "garments"
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """Two versions, the second promoted; a rejected training and one that nobody judged; the second stands here."""
-    root = tmp_path_factory.mktemp("months")
-    with pytest.MonkeyPatch.context() as environment:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "DVC_ROOT", "DVC_EXP_NAME"):
-            environment.delenv(name, raising=False)
-        environment.chdir(root)
-        made = make_workspace(root, empty_store)
+    root = tmp_path_factory.mktemp("months") / "project"
+    with making_workspace(root, empty_store) as made:
         for model in (b"one", b"two"):
             made.train(model)
             made.record_training()
@@ -47,8 +41,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Pat
 @pytest.fixture
 def months(workspace: Workspace, template: Path) -> Workspace:
     """A copy of that, for a test to change."""
-    shutil.copytree(template, workspace.root, dirs_exist_ok=True)
-    settle_store(workspace.root / "mlflow.db", template)
+    fill(workspace, template)
     return workspace
 
 
