@@ -158,6 +158,28 @@ class RegisterParams(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MonitorParams(Section):
+    """When a batch in `data/incoming/` has drifted from the training data, and when that asks for a retraining."""
+
+    label_effect: Fraction = Field(description="Jensen-Shannon distance of the label shares from which they drifted")
+    feature_effect: Fraction = Field(description="Kolmogorov-Smirnov's D of a feature of the images, likewise")
+    confidence_effect: Fraction = Field(description="its one-sided D where the champion is less sure")
+    alpha: Float = Field(
+        gt=0, lt=1, description="chance that a batch of the same kind drifts by significance, over all quantities"
+    )
+    last: Int = Field(gt=0, description="the newest batches that count when a retraining is asked for")
+    at_least: Int = Field(gt=0, description="how many of these must have drifted, the newest of all among them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainParams(Section):
+    """How `pipeline retrain` works when nothing else is said, which is what schedules and triggers say."""
+
+    ref: str = Field(description="the branch, tag or commit to retrain; empty: the current branch")
+    if_busy: Literal["leave", "wait"] = Field(description="what a due retraining does while another one works")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Params(Section):
     """All of `params.yaml`, presets resolved."""
 
@@ -167,6 +189,8 @@ class Params(Section):
     train: TrainParams
     evaluate: EvaluateParams
     register: RegisterParams
+    monitor: MonitorParams
+    retrain: RetrainParams
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -285,5 +309,10 @@ def _misfits(params: Params) -> list[str]:
         problems.append(
             f"train.xla is always, but train.data_parallel is {params.train.data_parallel}: XLA compiles for one "
             "device; set train.xla to auto or never"
+        )
+    if params.monitor.at_least > params.monitor.last:
+        problems.append(
+            f"monitor.at_least is {params.monitor.at_least}, more than the {params.monitor.last} batches that "
+            "monitor.last looks at: no drift could ask for a retraining"
         )
     return problems

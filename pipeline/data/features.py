@@ -18,6 +18,8 @@ from pipeline.errors import DataError
 
 WHITE = 255
 
+Chunk = tuple[np.ndarray, np.ndarray, pa.Array]  # images uint8 [n, height, width], labels uint8 [n], sources string [n]
+
 
 @dataclass(frozen=True)
 class Features:
@@ -75,12 +77,8 @@ def read_features(path: Path) -> Features:
     return features
 
 
-def measure(chunks: Iterable[tuple[np.ndarray, np.ndarray, pa.Array]]) -> Features | None:
-    """Measure images, a chunk in memory at a time; None when there are none.
-
-    Args:
-        chunks: images uint8 [n, height, width], labels uint8 [n] and sources string [n].
-    """
+def measure(chunks: Iterable[Chunk]) -> Features | None:
+    """Measure images, a chunk in memory at a time; None when there are none."""
     sources: dict[str, int] = {}
     parts, pixels = [], 0
     for images, labels, named in chunks:

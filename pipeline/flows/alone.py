@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.workspace import STATE, lock, main_repository
 
-WORK = ("the flow", "retraining", "reproductions", "monitoring", "the registry", "backup")
+WORK = ("the flow", "retraining", "retrainings", "reproductions", "monitoring", "the registry", "backup")
 STAGES = ("ingest", "validate", "split", "train", "evaluate", "register")
 SERVERS = ("the stack", "the runner")  # which hold theirs while they wait for work
 OPENING = "tracking store"  # held for a moment, by opening the store

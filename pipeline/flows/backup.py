@@ -36,7 +36,7 @@ FORMAT = 1
 SUFFIX = ".tar.gz"
 MANIFEST = "manifest.json"
 MLFLOW, PREFECT = "mlflow.db", "prefect.db"  # their names in the archive, beside `mlruns/` and `state/`
-KEPT_STATE = ("quarantine", "retraining", "retrainings", "monitoring/told.json")  # below `.pipeline/`
+KEPT_STATE = ("quarantine", "retraining", "monitoring/told.json")  # below `.pipeline/`
 SIDECARS = ("-journal", "-wal", "-shm")  # of SQLite: beside another database they would be taken for its own
 STAGED, ASIDE = "restore.partial", "replaced"  # directories of `.pipeline/`; the second with the time
 

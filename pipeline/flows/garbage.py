@@ -25,13 +25,14 @@ import yaml
 
 from pipeline.errors import FlowError
 from pipeline.flows.alone import alone
-from pipeline.flows.checkout import PLACE
+from pipeline.flows.checkout import PLACE, RETRAININGS
 from pipeline.flows.prefect_database import Unwanted, count_old, delete_old
+from pipeline.flows.retraining import HISTORY
 from pipeline.tracking.retention import Retention, delete, review
 from pipeline.tracking.store import locate_unserved, open_store
 from pipeline.workspace import STATE, main_repository
 
-CHECKPOINTS = STATE / "checkpoints"
+AGING = ("checkpoints/*", "replaced-*", "*-*Z.db")  # checkpoints, and what restores and upgrades put aside
 DAY = 86_400  # seconds
 
 
@@ -66,8 +67,8 @@ def review_all(workspace: Path, *, keep_runs: int, days: int) -> Iterator[Garbag
     """What can go, in a block in which nothing else runs here. Deletes nothing.
 
     Args:
-        keep_runs: how many of the newest trainings and flow runs stay in any case.
-        days: how old Prefect's history and leftovers of trainings must be.
+        keep_runs: how many of the newest trainings, flow runs and reports of retrainings stay in any case.
+        days: how old Prefect's history, checkpoints and safety copies must be.
 
     Raises:
         WorkspaceError: something is running here.
@@ -78,7 +79,7 @@ def review_all(workspace: Path, *, keep_runs: int, days: int) -> Iterator[Garbag
         store, root = locate_unserved(workspace), main_repository(workspace)
         retention = review(store, open_store(store), workspace, keep_runs)
         cached_runs, objects = _find_unused(workspace, retention)
-        files = tuple(_find_leftovers(root, time.time() - days * DAY))
+        files = tuple(_find_leftovers(root, keep_runs, time.time() - days * DAY))
         yield Garbage(retention, cached_runs, objects, asyncio.run(count_old(root, days)), files)
 
 
@@ -152,12 +153,15 @@ def _outputs(entry: Path) -> set[str]:
     return {out["md5"] for out in content.get("outs", []) if "md5" in out}
 
 
-def _find_leftovers(root: Path, before: float) -> Iterator[Leftover]:
-    """Checkpoints of trainings that nobody has gone on with since, and what killed processes left."""
-    for path in sorted((root / CHECKPOINTS).glob("*")) if (root / CHECKPOINTS).is_dir() else []:
-        if path.stat().st_mtime < before:
-            yield Leftover(path, path.stat().st_size)
-    for path in sorted((root / PLACE).glob("*")):
+def _find_leftovers(root: Path, keep_runs: int, before: float) -> Iterator[Leftover]:
+    """Below `.pipeline/`: old checkpoints, which no training went on from, and old safety copies; all reports of
+    retrainings but the newest; and what killed processes left of their checkouts.
+    """
+    dated = [path for pattern in AGING for path in sorted((root / STATE).glob(pattern))]
+    reports = sorted(path for path in (root / HISTORY).glob("*") if path.is_dir())  # named by their time
+    abandoned = [path for place in (PLACE, RETRAININGS) for path in sorted((root / place).glob("*"))]
+    old = [path for path in dated if path.stat().st_mtime < before]
+    for path in (*old, *reports[: len(reports) - keep_runs if keep_runs < len(reports) else 0], *abandoned):
         yield Leftover(path, _size(path))
 
 

@@ -18,7 +18,7 @@ from pipeline.workspace import lock
 IfBusy = Literal["leave", "wait"]
 
 
-def run_training(workspace: Path, *, until: str | None, force: str | None, if_busy: IfBusy) -> None:
+def run_training(workspace: Path, *, until: str | None, force: str | None, if_busy: IfBusy, quiet: bool = False) -> str:
     """Run the training flow in a workspace, which must be the current directory.
 
     DVC is asked what to do, the first stage starts, and the tracking store and Prefect come up, all beside each other.
@@ -27,6 +27,10 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
         until: the last stage to run; None runs all.
         force: a stage to run even if nothing changed, or `all`; None leaves that to DVC.
         if_busy: what to do while another run is going on here.
+        quiet: show the progress on standard error, so that standard output is the caller's.
+
+    Returns:
+        the run in one line.
 
     Raises:
         ParamsError, ModelError: `params.yaml` cannot be used; nothing has started.
@@ -38,7 +42,7 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
     dataset = read_params().dataset.name
     with ExitStack() as stack:
         stack.enter_context(signals_as_exceptions())
-        terminal = stack.enter_context(Terminal())
+        terminal = stack.enter_context(Terminal(stderr=quiet))
         stack.enter_context(_only_run(terminal, if_busy))
         connect = stack.enter_context(open_server(workspace))
         execution = stack.enter_context(Execution(workspace, terminal, until, force))
@@ -47,17 +51,16 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
             open_store(locate(workspace))
             preparation.result()
             # Imported only now, while its server takes longest; never beside MLflow's import, in another thread.
-            from pipeline.flows.training import send_records, training_flow
+            from pipeline.flows.training import run_flow
 
             stack.enter_context(connect())
-        try:
-            with answering_server():
-                state = training_flow(execution, dataset)(until, force, return_state=True)
-        finally:
-            send_records()
+        with answering_server():
+            state = run_flow(execution, dataset)
         if state.is_cancelled():
             raise KeyboardInterrupt
-        state.result()  # raises what went wrong
+        if not state.is_completed():
+            state.result()  # raises what went wrong
+        return str(state.message)
 
 
 @contextmanager

@@ -42,6 +42,8 @@ SETTINGS = {
 }
 LASTING_SETTINGS = {
     "PREFECT_UI_API_URL": "/api",  # where the pages come from, under whatever name the browser knows this machine
+    # Who holds a deployment's slot outlives a crash of the server, or its runs would be ended for having lost theirs.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 TEMPORARY_SETTINGS = {
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",

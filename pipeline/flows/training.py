@@ -1,11 +1,12 @@
 """The training flow: one Prefect task for each stage of `dvc.yaml`."""
 
 import logging
-from typing import Any
+from typing import Any, cast
 
-from prefect import Flow, State, flow, get_run_logger, task
+from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.runtime import flow_run as prefect_run
 from prefect.states import Cancelled, Completed, Failed
@@ -20,16 +21,21 @@ from pipeline.tracking.sync import sync
 
 RETRY_SECONDS = [5.0, 20.0]  # before the first and the second retry of what a network or a server did not answer
 SEND_SECONDS = 5
+DESCRIPTION = "Bring every stage of dvc.yaml up to date"
 
 
-def training_flow(execution: Execution, dataset: str) -> Flow[..., State[None]]:
-    """The flow over an execution that is being prepared, perhaps since before Prefect's server was up.
+def run_flow(execution: Execution, dataset: str) -> State[None]:
+    """Run the stages of an execution that is being prepared, perhaps since before Prefect's server was up.
 
-    A stage's task ends as `Unchanged`, `Restored`, `Completed` or `Failed`; those behind a failed one as `NotReady`,
-    Prefect's word for a task whose upstream did not complete.
+    Within a flow run, such as one of a deployment, they are its tasks; otherwise a flow run is made for them. A stage's
+    task ends as `Unchanged`, `Restored`, `Completed` or `Failed`; those behind a failed one as `NotReady`, Prefect's
+    word for a task whose upstream did not complete.
 
     Args:
         dataset: `dataset.name`, under which MLflow records the flow.
+
+    Returns:
+        how it ended, with the run in one line as its message.
     """
 
     def may_succeed_later(_task: object, run: Any, _state: object) -> bool:
@@ -56,8 +62,7 @@ def training_flow(execution: Execution, dataset: str) -> Flow[..., State[None]]:
                 stage.name, wait_for=[states[name] for name in stage.upstream], return_state=True
             )
 
-    @flow(name="train", description="Bring every stage of dvc.yaml up to date")
-    def train(until: str | None, force: str | None) -> State[None]:
+    def train() -> State[None]:
         try:
             with flow_run(dataset, {"prefect.flow_run": str(prefect_run.name)}) as tracked:
                 execution.environment[PARENT_VARIABLE] = tracked.id
@@ -80,7 +85,17 @@ def training_flow(execution: Execution, dataset: str) -> Flow[..., State[None]]:
             return Failed(message=error.problem, data=error)
         return Completed(message=headline(summary))
 
-    return train
+    if FlowRunContext.get():
+        return train()
+
+    @flow(name="train", description=DESCRIPTION)
+    def run(until: str | None, force: str | None) -> State[None]:
+        return train()
+
+    try:
+        return cast(State[None], run(execution.until, execution.force, return_state=True))
+    finally:
+        send_records()
 
 
 def stage_results(execution: Execution, registration: Registration | None = None) -> list[StageResult]:

@@ -106,5 +106,8 @@ def _optimizer(
         )
     if settings.optimizer == "sgd":
         return keras.optimizers.SGD(learning_rate, momentum=settings.momentum, nesterov=True, **options)
-    kind = keras.optimizers.AdamW if settings.optimizer == "adamw" else keras.optimizers.Adam
-    return kind(learning_rate, **options)
+    if settings.optimizer == "adamw":
+        return keras.optimizers.AdamW(
+            learning_rate, **options | {"weight_decay": settings.weight_decay}
+        )  # takes no None
+    return keras.optimizers.Adam(learning_rate, **options)

@@ -21,6 +21,7 @@ COMMANDS = (
     "sync",
     "ui",
     "up",
+    "schedule",
     "compare",
     "versions",
     "history",
@@ -34,6 +35,9 @@ COMMANDS = (
     "backup",
     "restore",
     "upgrade",
+    "monitor",
+    "notify",
+    "retrain",
 )
 
 

@@ -49,6 +49,14 @@ def test_a_cosine_schedule_falls_to_zero_with_and_without_warm_up() -> None:
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
+def test_a_weight_decay_of_zero_leaves_alone_what_has_no_gradient(name: str) -> None:
+    for create in (create_optimizer, create_stock_optimizer):
+        bias = keras.Variable([1.0, -2.0])
+        create(replace(SETTINGS, optimizer=name), 10).apply([keras.ops.zeros(2)], [bias])
+        assert bias.numpy().tolist() == [1.0, -2.0]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
 def test_the_stock_optimizer_carries_the_hyperparameters(name: str) -> None:
     settings = replace(SETTINGS, optimizer=name, momentum=0.7, weight_decay=0.03, weight_average=0.95)
     optimizer = create_stock_optimizer(settings, 10)

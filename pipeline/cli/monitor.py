@@ -1,0 +1,81 @@
+"""`pipeline monitor`: whether the batches still look like the training data."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
+from rich.text import Text
+
+from pipeline.cli.app import app, console, enter_workspace, print_json
+
+if TYPE_CHECKING:
+    from pipeline.flows.monitoring import Monitoring
+
+
+@app.command()
+def monitor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Compare each batch in `data/incoming/` with the training data: labels, features, the champion's confidence.
+
+    It trains nothing. Drift is a finding and no failure: the exit code is 0.
+
+    Examples:
+
+        pipeline monitor
+        pipeline monitor --json
+    """
+    workspace = enter_workspace()
+    from pipeline.flows import monitoring
+
+    with console.status("comparing the batches with the training data"):
+        found = monitoring.monitor(workspace)
+    report = found.report.relative_to(workspace)
+    if as_json:
+        print_json(_describe(found) | {"report": str(report)})
+        return
+    if found.batches:
+        console.print(_tabulate(found), "effect sizes; *: drifted")
+    for name, reason in found.unreadable.items():
+        console.print(f"{name} cannot be read: {reason}", style="yellow", markup=False, soft_wrap=True)
+    console.print(f"confidence: {found.champion}", markup=False, soft_wrap=True)
+    console.print(found.sentence, style="bold" if found.drifted else "", markup=False, soft_wrap=True)
+    console.print(f"report: {report}", soft_wrap=True)
+
+
+def _tabulate(found: "Monitoring") -> Table:
+    """The effect sizes; a star marks what drifted."""
+    from pipeline.reports.drift_report import list_quantities
+
+    quantities = list_quantities(found.batches)
+    numbers = (Column(title, justify="right", no_wrap=True) for title in ("images", *quantities))
+    table = Table(Column("batch", overflow="fold"), *numbers, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    for batch in found.batches:
+        effects = {comparison.quantity: f"{comparison.effect:.2f}" for comparison in batch.comparisons}
+        cells = [
+            Text(f"*{effects[quantity]}", "bold red") if quantity in batch.drifted else effects.get(quantity, "")
+            for quantity in quantities
+        ]
+        table.add_row(Text(batch.name), f"{batch.images:,}", *cells)
+    return table
+
+
+def _describe(found: "Monitoring") -> dict[str, Any]:
+    """What a program may want to know: without the distributions, which the report draws."""
+    return {
+        "drifted": found.drifted,
+        "asks_retraining": found.asks_retraining,
+        "sentence": found.sentence,
+        "evidence": dict(found.evidence),
+        "batches": {
+            batch.name: {
+                "images": batch.images,
+                "drifted": list(batch.drifted),
+                "quantities": {
+                    one.quantity: {"statistic": one.statistic, "effect": one.effect, "p_value": one.p_value}
+                    for one in batch.comparisons
+                },
+            }
+            for batch in found.batches
+        },
+        "unreadable": dict(found.unreadable),
+    }

@@ -1,0 +1,25 @@
+"""`pipeline notify`: whether notices reach those who are to read them."""
+
+import typer
+
+from pipeline.cli.app import app, console
+
+
+@app.command()
+def notify() -> None:
+    """Send a test message to every channel in `PIPELINE_NOTIFY_URLS`, and say which of them took it.
+
+    Examples:
+
+        PIPELINE_NOTIFY_URLS='mailto://USER:PASSWORD@example.com' pipeline notify
+    """
+    from pipeline.errors import FAILURE
+    from pipeline.flows.notices import send_test
+
+    with console.status("sending"):
+        deliveries = send_test()
+    for delivery in deliveries:
+        sentence = f"did not go: {delivery.problem}" if delivery.problem else "went"
+        console.print(f"{delivery.channel}: {sentence}", markup=False, soft_wrap=True)
+    if any(delivery.problem for delivery in deliveries):
+        raise typer.Exit(FAILURE)

@@ -1,0 +1,61 @@
+"""Noticing batches in `data/incoming/` once nothing of them is still arriving."""
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from pipeline.data.incoming import POINTER
+
+QUIET_SECONDS = 5.0  # without a change, after which what has arrived counts as whole
+LOOK_SECONDS = 30.0  # between two looks without any news: a network's disk sends none
+
+Files = Mapping[str, tuple[int, int]]  # of a batch, by path: bytes, and time of the last change in ns
+
+
+async def arrived_batches(incoming: Path) -> AsyncIterator[tuple[str, ...]]:
+    """Yield the names of batches that are whole: at first of all that are there, then of new and of changed ones.
+
+    A batch is whole when nothing has stirred for `QUIET_SECONDS`, and its files are as they were before that time.
+    Pointers are not looked at: what a commit brings is for the schedule.
+    """
+    from watchfiles import awatch
+
+    incoming.mkdir(parents=True, exist_ok=True)
+    taken: dict[str, Files] = {}
+    before: dict[str, Files] | None = None  # what the last look found, if it has not been taken
+    next_look = time.monotonic()
+    quiet = round(QUIET_SECONDS * 1000)
+    async for changes in awatch(incoming, rust_timeout=quiet, yield_on_timeout=True):
+        if changes:
+            before, next_look = None, time.monotonic()
+        if changes or time.monotonic() < next_look:
+            continue
+        found = read_batches(incoming)
+        if found == taken:
+            before, next_look = None, time.monotonic() + LOOK_SECONDS
+        elif found == before:
+            new = tuple(sorted(name for name, files in found.items() if taken.get(name) != files))
+            taken = found
+            if new:
+                yield new
+        else:
+            before = found
+
+
+def read_batches(incoming: Path) -> dict[str, Files]:
+    """The batches of a directory with their files. What is hidden is no batch, nor is what holds no file."""
+    names = [path for path in incoming.iterdir() if not path.name.startswith(".") and path.suffix != POINTER]
+    found = {path.name: _read_files(path) for path in names}
+    return {name: files for name, files in found.items() if files}
+
+
+def _read_files(batch: Path) -> Files:
+    files = {}
+    for path in [batch, *batch.rglob("*")]:
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # it has just been taken away
+            continue
+        if path.is_file():
+            files[str(path)] = (status.st_size, status.st_mtime_ns)
+    return files

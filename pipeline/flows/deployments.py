@@ -1,0 +1,107 @@
+"""The flows that Prefect starts by itself: by a schedule, by a trigger, or by hand from its pages.
+
+Each does what the command of its name does, in the checkout that the current directory belongs to, and ends in a state
+that says in words what came of it. `pipeline.flows.runner` serves them on one machine; `prefect.yaml` deploys them to a
+team's workers.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import State, flow
+from prefect.deployments import run_deployment
+from prefect.events import emit_event
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from pipeline.errors import PipelineError
+from pipeline.flows import training
+from pipeline.flows.attendance import attend
+from pipeline.flows.notices import notify
+from pipeline.flows.run import run_training
+from pipeline.workspace import find_workspace, main_repository
+
+Stage = Literal["ingest", "validate", "split", "train", "evaluate", "register"]
+
+RETRAINING = "retrain/retrain"  # a deployment as Prefect names it: flow and deployment
+DRIFT_FOUND = "pipeline.drift.found"
+RESOURCE = "pipeline.incoming"  # what our events are about: the data that arrives
+SKIPPED = "Skipped"  # the name of the state of what was due and did not happen, for a reason that is none of its own
+STATE_NAMES = {"champion": "Promoted"}  # of a retraining's outcomes, whose other names are their own words
+
+
+@flow(name="train", description=training.DESCRIPTION)
+def train(until: Stage | None = None, force: Stage | Literal["all"] | None = None) -> State[None]:
+    """Run the pipeline in the checkout itself. A run that is going on there is waited for.
+
+    Args:
+        until: the last stage to run; none runs all of them
+        force: a stage to run even if nothing changed, or all; none runs what changed
+    """
+
+    def run(workspace: Path) -> State[None]:
+        return Completed(message=run_training(workspace, until=until, force=force, if_busy="wait"))
+
+    return _in_words(run)
+
+
+@flow(name="retrain", description="Take in new batches, train in a checkout of its own, and let the rule decide")
+def retrain(ref: str | None = None, changes: dict[str, Any] | None = None, reason: str = "by hand") -> State[None]:
+    """Retrain, unless nothing is new. What is done while another retraining works: `retrain.if_busy`.
+
+    Args:
+        ref: the branch, tag or commit to retrain; none takes retrain.ref of params.yaml
+        changes: parameters for this retraining only, by dotted key, such as {"train.preset": "cnn"}
+        reason: why it was started, for its report
+    """
+    from pipeline.flows.retraining import retrain as retrain_now
+    from pipeline.stages.process import read_params
+
+    def run(workspace: Path) -> State[None]:
+        if_busy = read_params().retrain.if_busy
+        retraining = retrain_now(workspace, ref=ref, changes=changes or {}, reason=reason, if_busy=if_busy)
+        if retraining.outcome == "failed":
+            return Failed(message=retraining.reason)
+        return Completed(name=state_name(retraining.outcome), message=retraining.reason)
+
+    return _in_words(run)
+
+
+@flow(name="monitor-data", description="Compare the batches that arrived with the training data")
+def monitor_data() -> State[None]:
+    """Look for drift. A finding is an event, and starts a retraining where the rule asks for one."""
+    from pipeline.flows.monitoring import monitor
+
+    def run(workspace: Path) -> State[None]:
+        found = monitor(workspace)
+        if found.drifted:
+            emit_event(DRIFT_FOUND, {"prefect.resource.id": RESOURCE}, payload=dict(found.evidence))
+        if found.asks_retraining:
+            run_deployment(RETRAINING, parameters={"reason": found.sentence}, timeout=0, as_subflow=False)
+        return Completed(name="Drift" if found.drifted else "NoDrift", message=found.sentence)
+
+    return _in_words(run)
+
+
+FLOWS = (train, retrain, monitor_data)
+
+
+def state_name(outcome: str) -> str:
+    """A retraining's outcome as Prefect names states: `nothing new` is `NothingNew`."""
+    return STATE_NAMES.get(outcome) or "".join(word.capitalize() for word in outcome.split())
+
+
+def _in_words(run: Callable[[Path], State[None]]) -> State[None]:
+    """Run in the checkout, and end as failed, with the message and no traceback, by what the reader can mend."""
+    workspace = find_workspace()
+    os.chdir(workspace)
+    attend(main_repository(workspace))
+    try:
+        state = run(workspace)
+    except PipelineError as error:
+        state = Failed(message=str(error))
+        notify("failed", f"{flow_run.flow_name} failed", str(error))
+    print(f"{flow_run.flow_name}: {state.name}: {state.message}", flush=True)
+    return state

@@ -1,0 +1,188 @@
+"""Whether batches of images still look like the training data, and when that asks for a retraining.
+
+Label shares, features of the images and the champion's confidence are each compared by a statistic of SciPy's. A batch
+has drifted where the effect size is large enough to matter and, so that a small batch does not drift by chance, the
+statistic is significant too. Significance alone would not do: with enough images, any difference is significant.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.features import Features
+from pipeline.params import MonitorParams
+
+LABELS, CONFIDENCE = "labels", "confidence"
+BINS = 24  # of a distribution that is drawn
+SHOWN_NAMES = 4  # of batches, in a sentence
+NOWHERE = -1.0  # the centre of mass of an image without any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is compared of some images."""
+
+    classes: Mapping[str, int]  # number of images of each class, in the classes' order
+    values: Mapping[str, np.ndarray]  # float [n] by quantity: features, and `confidence` where a champion was asked
+
+    @property
+    def images(self) -> int:
+        return sum(self.classes.values())
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of images, as they are drawn: by class name, or between edges."""
+
+    bins: Sequence[str] | Sequence[float]  # names [n], or edges [n + 1]
+    batch: Sequence[float]  # [n], of the batch's images
+    reference: Sequence[float]  # [n], of the reference's
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One quantity of a batch, held against the reference."""
+
+    quantity: str
+    statistic: str
+    effect: float  # 0 to 1
+    p_value: float
+    shares: Shares
+
+
+@dataclass(frozen=True)
+class BatchDrift:
+    """What became of one batch."""
+
+    name: str
+    images: int
+    comparisons: tuple[Comparison, ...]
+    drifted: tuple[str, ...]  # the quantities that did
+
+
+def describe_images(features: Features, classes: Sequence[str]) -> Sample:
+    """The label counts and the features of images that are compared."""
+    row, column = (np.nan_to_num(centre, nan=NOWHERE) for centre in features.centre)
+    values = {
+        "mean": features.mean,
+        "std": features.std,
+        "ink": features.ink / features.pixels,
+        "row": row,
+        "column": column,
+    }
+    counts = np.bincount(features.label, minlength=len(classes)).tolist()
+    return Sample(dict(zip(classes, counts, strict=True)), values)
+
+
+def with_confidences(sample: Sample, confidences: np.ndarray | None) -> Sample:
+    """The same images, or others of their kind, with a champion's largest probabilities: float64 [m]."""
+    return sample if confidences is None else replace(sample, values={**sample.values, CONFIDENCE: confidences})
+
+
+def compare(batch: Sample, reference: Sample) -> tuple[Comparison, ...]:
+    """Hold a batch against the reference, in every quantity that both have."""
+    shared = [name for name in batch.values if name in reference.values]
+    return (
+        _compare_labels(batch.classes, reference.classes),
+        *(_compare_values(name, batch.values[name], reference.values[name]) for name in shared),
+    )
+
+
+def find_drifted(comparisons: Sequence[Comparison], params: MonitorParams) -> tuple[str, ...]:
+    """The quantities that drifted: by their effect, and beyond chance.
+
+    Bonferroni's correction makes `alpha` the chance of one false alarm over all quantities of a batch.
+    """
+    level = params.alpha / len(comparisons)
+    return tuple(
+        comparison.quantity
+        for comparison in comparisons
+        if comparison.effect >= threshold(comparison.quantity, params) and comparison.p_value <= level
+    )
+
+
+def threshold(quantity: str, params: MonitorParams) -> float:
+    """The effect from which a quantity may have drifted."""
+    return {LABELS: params.label_effect, CONFIDENCE: params.confidence_effect}.get(quantity, params.feature_effect)
+
+
+def count_drifted(batches: Sequence[BatchDrift], params: MonitorParams) -> int:
+    """How many of the last batches drifted. batches: in the order of their names, the latest last."""
+    return sum(bool(batch.drifted) for batch in batches[-params.last :])
+
+
+def asks_retraining(batches: Sequence[BatchDrift], params: MonitorParams) -> bool:
+    """The rule: the latest batch drifted, and at least so many of the last. One odd batch alone retrains nothing."""
+    latest_drifted = bool(batches and batches[-1].drifted)
+    return latest_drifted and count_drifted(batches, params) >= params.at_least
+
+
+def describe(batches: Sequence[BatchDrift], unreadable: Sequence[str], params: MonitorParams) -> str:
+    """What the batches came to, in a sentence or two. batches: as for `count_drifted`; unreadable: names."""
+    left_out = f" Left out, because unreadable: {list_names(unreadable)}." if unreadable else ""
+    if not batches:
+        return f"There is no batch to look at.{left_out}"
+    latest = batches[-1]
+    which = f"{latest.name}, the latest of {len(batches)} batches," if len(batches) > 1 else f"{latest.name}"
+    count, seen = count_drifted(batches, params), min(params.last, len(batches))
+    if not latest.drifted:
+        return f"{which} has not drifted from the training data; {count} of the last {seen} drifted.{left_out}"
+    effects = {comparison.quantity: comparison.effect for comparison in latest.comparisons}
+    found = ", ".join(f"{quantity} {effects[quantity]:.2f}" for quantity in latest.drifted)
+    asks = asks_retraining(batches, params)
+    verdict = "a retraining is asked for" if asks else f"a retraining takes {params.at_least} of {params.last}"
+    said = f"{which} has drifted from the training data ({found}). Of the last {seen}, {count} drifted: {verdict}."
+    return said + left_out
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Names of batches in one line, however many there are."""
+    rest = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def to_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """What `from_json` reads."""
+    return [asdict(comparison) for comparison in comparisons]
+
+
+def from_json(content: Sequence[Mapping[str, Any]]) -> tuple[Comparison, ...]:
+    """Comparisons that were kept."""
+    return tuple(Comparison(**{**entry, "shares": Shares(**entry["shares"])}) for entry in content)
+
+
+def _compare_labels(batch: Mapping[str, int], reference: Mapping[str, int]) -> Comparison:
+    """Pearson's chi-squared test of homogeneity, with the Jensen-Shannon distance (base 2) as its effect size.
+
+    The distance is that of D. M. Endres and J. E. Schindelin, "A new metric for probability distributions", IEEE Trans.
+    Inf. Theory 49 (2003). Cramér's V would shrink with the batch: the reference outnumbers it, and V counts all images.
+    """
+    from scipy.spatial.distance import jensenshannon
+    from scipy.stats import chi2_contingency
+
+    counts = np.array([list(batch.values()), list(reference.values())])
+    present = counts[:, counts.any(axis=0)]
+    p_value = chi2_contingency(present, correction=False).pvalue if present.shape[1] > 1 else 1.0
+    ours, theirs = (row / row.sum() for row in counts)
+    shares = Shares(tuple(batch), ours.tolist(), theirs.tolist())
+    distance = float(jensenshannon(ours, theirs, base=2))
+    return Comparison(LABELS, "Jensen-Shannon distance, chi-squared test", distance, float(p_value), shares)
+
+
+def _compare_values(quantity: str, batch: np.ndarray, reference: np.ndarray) -> Comparison:
+    """The two-sample Kolmogorov-Smirnov test, whose statistic D, the largest gap between the two distributions, is its
+    effect size. For the confidence one-sided: a champion that is surer than usual, as on images that it was trained on,
+    asks for nothing.
+    """
+    from scipy.stats import ks_2samp
+
+    # "greater" is about the distribution functions: the batch's lies above where its values are lower.
+    sided = "greater" if quantity == CONFIDENCE else "two-sided"
+    result = ks_2samp(batch, reference, alternative=sided, method="asymp")
+    edges = np.linspace(min(batch.min(), reference.min()), max(batch.max(), reference.max()), BINS + 1)
+    ours, theirs = (np.histogram(values, edges)[0] / len(values) for values in (batch, reference))
+    shares = Shares(edges.tolist(), ours.tolist(), theirs.tolist())
+    name = "Kolmogorov-Smirnov D" + (", one-sided" if quantity == CONFIDENCE else "")
+    return Comparison(quantity, name, float(result.statistic), float(result.pvalue), shares)

@@ -1,0 +1,209 @@
+"""Notices, sent by Apprise to a real endpoint on this machine, and what becomes of the secrets in their addresses."""
+
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.__main__ import app
+from pipeline.errors import DataError, FlowError
+from pipeline.flows import notices
+from pipeline.flows.notices import URLS_VARIABLE, notify, notify_of_failure, notify_of_run
+from pipeline.flows.summary import Summary
+from pipeline.reports.champion_rule import Decision, Outcome
+from pipeline.tracking.flowrun import StageResult
+from pipeline.tracking.registry import Registration
+from pipeline.tracking.sync import Synced
+from tests.conftest import REPOSITORY
+
+USER, PASSWORD, TOKEN = "us3rname", "pa55word", "t0ken-in-the-path"
+SECRETS = (USER, PASSWORD, TOKEN)
+
+
+class Endpoint:
+    """A webhook: the fields of every message that it took. Paths that hold `deny` or `hang` are what they say."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"{USER}:{PASSWORD}@127.0.0.1:{port}/{TOKEN}"
+        self.taken: list[dict[str, str]] = []
+        self.released = threading.Event()  # of those who hang
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.delenv(URLS_VARIABLE, raising=False)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            if "hang" in self.path:
+                endpoint.released.wait(30)
+            if "deny" in self.path:
+                self.send_error(401)
+                return
+            is_json = self.headers["Content-Type"] == "application/json"
+            form = {name: values[0] for name, values in parse_qs(content).items()}
+            endpoint.taken.append(json.loads(content) if is_json else form)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        endpoint = Endpoint(server.server_port)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield endpoint
+        endpoint.released.set()
+        server.shutdown()
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])
+
+
+def test_a_notice_reaches_every_channel_with_its_text_and_links(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}\n  form://{endpoint.address}")
+    notify("drift", "batch march drifted", "Label shares moved.", {"report": "http://127.0.0.1:5000/#/runs/1"})
+    as_form, as_json = sorted(endpoint.taken, key=lambda fields: "attachments" in fields)
+    for fields in (as_form, as_json):
+        assert fields["title"] == "batch march drifted"
+        assert fields["message"] == "Label shares moved.\n\nreport: http://127.0.0.1:5000/#/runs/1"
+        assert fields["type"] == "warning"
+
+
+def test_bad_channels_cost_a_line_each_and_no_secret_is_in_any_log(
+    endpoint: Endpoint, closed_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(notices, "TIME_LIMIT_SECONDS", 2)
+    channels = [
+        f"json://{endpoint.address}/hang",
+        f"json://{endpoint.address}/deny",
+        f"json://{USER}:{PASSWORD}@127.0.0.1:{closed_port}/{TOKEN}",
+        f"json://{endpoint.address}",
+        TOKEN,
+        f"unheard-of://{endpoint.address}",
+        f"slack://{TOKEN}",  # Slack's has three parts
+    ]
+    monkeypatch.setenv(URLS_VARIABLE, " ".join(channels))
+    with caplog.at_level(logging.DEBUG):
+        notify("failed", "train failed", "It did.")
+    assert [fields["title"] for fields in endpoint.taken] == ["train failed"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "pipeline.flows.notices"]
+    assert [line.split("channel ")[1][0] for line in lines] == ["1", "2", "3", "5", "6", "7"]
+    assert "channel 1 (json at 127.0.0.1): no answer within 2 s" in lines[0]
+    assert "channel 2 (json at 127.0.0.1): it could not be reached, or refused" in lines[1]
+    assert "channel 3 (json at 127.0.0.1): it could not be reached, or refused" in lines[2]
+    assert all("not the address of a channel" in line for line in lines[3:])
+    for secret in SECRETS:
+        assert secret not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        (f"mailto://{USER}:{PASSWORD}@example.com", "mailto at example.com"),
+        (f"tgram://123456789:{'a' * 35}/12315544", "tgram"),  # the token stands where others have their host
+        ("https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ", "https at hooks.slack.com"),
+    ],
+)
+def test_an_address_is_called_by_what_is_no_secret_in_it(address: str, shown: str) -> None:
+    import apprise
+
+    channel = apprise.Apprise.instantiate(address)
+    assert channel is not None
+    assert notices._describe(address, channel) == shown
+
+
+def test_passwords_in_text_and_links_are_not_sent(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}")
+    store = f"https://team:{PASSWORD}@mlflow.example.com"
+    notify("failed", "train failed", f"{store} does not answer", {"run": f"{store}/#/runs/1"})
+    assert PASSWORD not in json.dumps(endpoint.taken)
+    assert "https://team:***@mlflow.example.com/#/runs/1" in endpoint.taken[0]["message"]
+
+
+def test_without_channels_nothing_is_sent_nor_imported() -> None:
+    program = f"""
+import os, sys
+os.environ.pop("{URLS_VARIABLE}", None)
+from pipeline.flows.notices import notify
+notify("failed", "a", "b")
+print("apprise" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
+def _summary(outcome: Outcome, **stages: str) -> Summary:
+    version = None if outcome == "rejected" else "4"
+    registration = Registration("tiny", version, (), Decision(outcome, "The paragraph."), is_new=True)
+    results = [StageResult(name, what, 1.0, "") for name, what in stages.items()]  # type: ignore[arg-type]
+    return Summary(results, Synced("digest", "run-1", False, registration), is_whole=True)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "colour", "title"),
+    [
+        ("champion", "success", "tiny version 4 is promoted to champion"),
+        ("challenger", "warning", "tiny version 4 is not promoted and waits as challenger"),
+        ("not promoted", "warning", "tiny version 4 is not promoted"),
+        ("rejected", "warning", "tiny is rejected"),
+    ],
+)
+def test_a_run_tells_its_decision(
+    outcome: Outcome, colour: str, title: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}")
+    notify_of_run(_summary(outcome, train="ran", register="ran"))
+    (message,) = endpoint.taken
+    assert (message["type"], message["title"]) == (colour, title)
+    assert message["message"].startswith("The paragraph.\n\ntraining run: http")
+
+
+def test_a_run_tells_of_failure_and_says_nothing_when_nothing_was_decided(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}")
+    notify_of_run(_summary("champion", train="unchanged", register="unchanged"))
+    assert endpoint.taken == []
+    notify_of_run(_summary("champion", train="failed", register="not reached"))
+    notify_of_failure("monitor-data", DataError("no batch", remedy="pipeline add-data"))
+    failed, stopped = endpoint.taken
+    assert failed["title"] == "the training run failed in train"
+    assert "not run: register" in failed["message"]
+    assert (stopped["title"], stopped["type"]) == ("monitor-data failed: no batch", "failure")
+    assert "remedy:   pipeline add-data" in stopped["message"]
+
+
+def test_the_command_says_for_each_channel_whether_the_test_went(
+    endpoint: Endpoint, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = f"json://{endpoint.address}", f"form://{USER}:{PASSWORD}@127.0.0.1:{closed_port}/{TOKEN}"
+    went = CliRunner().invoke(app, ["notify"], env={URLS_VARIABLE: good})
+    assert (went.exit_code, went.output.strip()) == (0, "channel 1 (json at 127.0.0.1): went")
+    mixed = CliRunner().invoke(app, ["notify"], env={URLS_VARIABLE: f"{bad} {good}"})
+    assert mixed.exit_code == 1
+    assert mixed.output.splitlines() == [
+        "channel 1 (form at 127.0.0.1): did not go: it could not be reached, or refused",
+        "channel 2 (json at 127.0.0.1): went",
+    ]
+    assert [message["title"] for message in endpoint.taken] == ["a test of the pipeline's notices"] * 2
+    monkeypatch.delenv(URLS_VARIABLE, raising=False)
+    with pytest.raises(FlowError, match=URLS_VARIABLE):
+        notices.send_test()
