@@ -33,6 +33,7 @@ from pipeline.tracking.store import locate_unserved, open_store
 from pipeline.workspace import STATE, main_repository
 
 AGING = ("checkpoints/*", "replaced-*", "*-*Z.db")  # checkpoints, and what restores and upgrades put aside
+GOING = ".going"  # ends the name of a directory that is being deleted
 DAY = 86_400  # seconds
 
 
@@ -123,11 +124,22 @@ def _find_unused(workspace: Path, retention: Retention) -> tuple[tuple[Leftover,
         if path.parent.name + path.name not in needed and path.is_file()
     ]
     gone = {leftover.path.parent.name + leftover.path.name for leftover in objects}
-    cached = [path for path in sorted(runs.glob("??/*/*")) if path.is_file() and _outputs(path) & gone]
-    return (
-        tuple(Leftover(path, path.stat().st_size) for path in cached),
-        tuple(sorted(objects, key=lambda leftover: leftover.path.suffix != ".dir")),
-    )
+    cached = tuple(Leftover(path, _size(path)) for path in _find_broken(runs, gone))
+    return cached, tuple(sorted(objects, key=lambda leftover: leftover.path.suffix != ".dir"))
+
+
+def _find_broken(runs: Path, gone: Collection[str]) -> Iterator[Path]:
+    """What of DVC's run-cache would bring back something that is gone.
+
+    A directory of it holds the entries of one input, and goes as a whole with the last: DVC fails on an empty one.
+    """
+    for directory in sorted(runs.glob("??/*")):
+        entries = sorted(path for path in directory.iterdir() if path.is_file())
+        broken = [path for path in entries if not _outputs(path).isdisjoint(gone)]
+        if len(broken) == len(entries) or directory.suffix == GOING:
+            yield directory
+        else:
+            yield from broken
 
 
 def _has_commit(workspace: Path, commit: str) -> bool:
@@ -173,7 +185,11 @@ def _size(path: Path) -> int:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        going = path.with_suffix(GOING)  # at once, under a name that nobody asks for
+        if path != going:
+            shutil.rmtree(going, ignore_errors=True)
+            path.rename(going)
+        shutil.rmtree(going)
         return
     with contextlib.suppress(FileNotFoundError):
         path.chmod(0o644)  # DVC protects what it links into the workspace
