@@ -212,7 +212,7 @@ def test_ctrl_c_ends_all_of_it(stack: Running) -> None:
     assert "Traceback" not in stack.log.read_text()
     result = stack.project.run("python", "-m", "pipeline.cli", "versions")
     assert "going on without it" not in result.stdout  # it was ended, not lost
-    assert "challenger" in result.stdout
+    assert "champion" in result.stdout
 
 
 def test_moved_and_protected_it_is_found_and_a_kill_leaves_nothing(trained: Project, tmp_path: Path) -> None:
