@@ -237,10 +237,14 @@ class _Lines:
 
 
 class _Member:
-    """A part while it is kept running."""
+    """A part while it is kept running.
 
-    def __init__(self, part: Part, workspace: Path, show: Show) -> None:
-        self.part = part
+    Args:
+        needs: the part without which this one ends again at once.
+    """
+
+    def __init__(self, part: Part, workspace: Path, show: Show, needs: "_Member | None") -> None:
+        self.part, self.needs = part, needs
         self.pid: int | None = None  # of the process that was started last
         self.has_answered = self.is_well = part.address is None
         self.failed = False  # it ended before it ever answered
@@ -262,9 +266,8 @@ class _Member:
         )
 
     def is_due(self) -> bool:
-        """Whether it may be started (again) now: one that keeps ending has to wait."""
-        recent = [start for start in self.starts if start > time.monotonic() - SPELL_SECONDS]
-        return len(recent) < MOST_STARTS or time.monotonic() > self.starts[-1] + PAUSE_SECONDS
+        """Whether it may be started (again) now: what it needs is well, and it has not ended too often of late."""
+        return not (self.needs and not self.needs.is_well) and not self._keeps_ending()
 
     async def answers(self) -> bool:
         """Whether it is well, as far as anybody can ask."""
@@ -275,6 +278,10 @@ class _Member:
         if self.pid is not None:
             with suppress(ProcessLookupError, PermissionError):  # macOS answers so for a group of zombies
                 os.killpg(self.pid, signal.SIGKILL)
+
+    def _keeps_ending(self) -> bool:
+        recent = [start for start in self.starts if start > time.monotonic() - SPELL_SECONDS]
+        return len(recent) == MOST_STARTS and time.monotonic() < self.starts[-1] + PAUSE_SECONDS
 
     def _take(self, line: str) -> None:
         self.last_lines.append(line)
@@ -287,7 +294,11 @@ class _Member:
             if not self.has_answered:
                 self.failed = True
                 return False
-            again = "starting it again" if self.is_due() else f"it keeps doing so: next try in {PAUSE_SECONDS:.0f} s"
+            again = "starting it again"
+            if self._keeps_ending():
+                again = f"it keeps doing so: next try in {PAUSE_SECONDS:.0f} s"
+            elif self.needs and not self.needs.is_well:
+                again = f"starting it again when {self.needs.part.name} answers"
             self._show(OWN, f"{self.part.name} (process {self.pid}) has ended; {again}")
             self.pid = None
         return self.is_due()
@@ -313,7 +324,11 @@ class _Stack:
         """
         ending = asyncio.Event()
         ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # under nohup
-        self.members = [_Member(part, self.root, self.show) for part in self.parts]
+        members: dict[str, _Member] = {}
+        for part in self.parts:
+            needs = members.get("prefect") if part.name == "runner" else None
+            members[part.name] = _Member(part, self.root, self.show, needs)
+        self.members = list(members.values())
         watchers = [member.watcher for member in self.members]
         arbiter = Arbiter(watchers, "inproc://control", "inproc://events", NOTICE_SECONDS, loop=IOLoop.current())
         for number in ENDING_SIGNALS:  # circus has set its own
