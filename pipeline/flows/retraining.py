@@ -237,7 +237,7 @@ class _Work:
             raise FlowError(f"the files in {place} changed while they were copied", remedy="pipeline retrain, later")
 
     def _bring_contents(self, directory: Path, own: Mapping[str, str]) -> None:
-        """Put in place what the commit points to: from DVC's cache and, of batches, also the reader's tree or a remote."""
+        """Put in place what the commit points to: from DVC's cache; batches also from the reader's tree or a remote."""
         if not run_in_checkout(directory, "checkout")[0]:  # with the stages' outputs, as far as the cache has them
             return
         wanted = {name: digest for name, digest in read_pointers(directory, "HEAD").items() if name not in own}
