@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -196,6 +198,33 @@ def test_a_deployed_training_has_the_stages_as_its_tasks_and_ends_in_words(
     assert "train failed; not run: evaluate, register" in str(state.message)
     assert states()["flow"] == "Failed"
     assert set(states()) <= {"flow", *STAGES}
+
+
+def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
+    served: dict[UUID, str], stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.events.worker import EventsWorker
+
+    from pipeline.flows import monitoring
+    from pipeline.flows.deployments import DRIFT_FOUND, monitor_data
+
+    retrain = next(key for key, name in served.items() if name == "retrain")
+    looks = [("all is well", False, False), ("one drifted", True, False), ("two of three drifted", True, True)]
+    for sentence, drifted, asks in looks:
+        evidence = {"latest": sentence}
+        found = monitoring.Monitoring(drifted, asks, evidence, sentence, Path("report.md"), (), {}, "nobody")
+        monkeypatch.setattr(monitoring, "monitor", lambda _, found=found: found)
+        state = monitor_data(return_state=True)
+        assert (state.name, state.message) == ("Drift" if drifted else "NoDrift", sentence)
+    assert [run["parameters"] for run in runs_of(prefect_api, retrain).values()] == [{"reason": "two of three drifted"}]
+    EventsWorker.drain_all(timeout=20)
+    chosen = {"filter": {"event": {"name": [DRIFT_FOUND]}}}
+    for _ in range(100):
+        events = httpx.post(f"{prefect_api}/events/filter", json=chosen).json()["events"]
+        if len(events) == 2:
+            break
+        time.sleep(0.1)
+    assert {event["payload"]["latest"] for event in events} == {"one drifted", "two of three drifted"}
 
 
 def runs_of(prefect_api: str, deployment: UUID) -> dict[str, dict[str, Any]]:
