@@ -234,16 +234,22 @@ def making_workspace(root: Path, store: Path) -> Iterator[Workspace]:
             "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", PARENT_VARIABLE, "DVC_ROOT", "DVC_EXP_NAME"
         ):  # fmt: skip
             environment.delenv(name, raising=False)
-        root.mkdir()
+        made = lay_out(root)
         environment.chdir(root)
-        for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore", "data/catalog.yaml"):
-            (root / name).parent.mkdir(exist_ok=True)
-            shutil.copy(REPOSITORY / name, root / name)
         shutil.copy(store, root / "mlflow.db")
         settle_store(root / "mlflow.db", store.parent)
-        made = Workspace(root)
-        made.split()
         yield made
+
+
+def lay_out(root: Path) -> Workspace:
+    """A workspace whose data are split, in a new directory."""
+    root.mkdir()
+    for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore", "data/catalog.yaml"):
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, root / name)
+    made = Workspace(root)
+    made.split()
+    return made
 
 
 def fill(workspace: Workspace, template: Path) -> None:
