@@ -151,15 +151,17 @@ def test_batches_start_one_retraining_once_they_are_whole(start: Start, stand_in
 def test_a_retraining_by_hand_is_not_disturbed_by_one_that_is_due(
     start: Start, stand_ins: Project, prefect_api: str
 ) -> None:
-    behave(stand_ins, ingest={"sleep": 40})
+    behave(stand_ins, train={"sleep": 40})
     start()
     by_hand = stand_ins.start(
-        "python", "-m", "pipeline.cli", "retrain", "--force", PREFECT_API_URL=prefect_api, STAND_INS=str(stand_ins.path)
+        *("python", "-m", "pipeline.cli", "retrain", "--set", "train.seed=9"),
+        PREFECT_API_URL=prefect_api,
+        STAND_INS=str(stand_ins.path),
     )
-    lock = stand_ins.path / ".pipeline/locks/retraining.json"
-    wait_until(lock.exists)
+    wait_until(lambda: started_stages(stand_ins) == ["train"])
     due = create(prefect_api, "retrain", reason="a schedule")
-    wait_until(lambda: state_of(prefect_api, due) not in ("Scheduled", "Late", "Pending", "Running"), seconds=120)
+    going_on = ("Scheduled", "Late", "Pending", "Submitting", "Running")
+    wait_until(lambda: state_of(prefect_api, due) not in going_on, seconds=120)
     assert state_of(prefect_api, due) == "Skipped"
     assert by_hand.poll() is None
     by_hand.terminate()
