@@ -191,15 +191,8 @@ def ui(port: Annotated[int, typer.Option(help="Port of this machine.")] = 5000) 
     from pipeline.tracking.store import locate
 
     store = locate(workspace)
-    if store.uri.startswith(("http://", "https://")):
+    if store.is_server:
         console.print(f"MLflow is at {store}")
         return
     console.print(f"MLflow's pages: http://127.0.0.1:{port} (in some seconds; Ctrl-C ends them)")
-    # One worker and no job runner: a reader at the desk needs neither, and they take half a minute and 2 GB.
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
-    command += ["--backend-store-uri", store.uri]
-    if store.artifacts:
-        command += ["--default-artifact-root", store.artifacts]
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.execv(sys.executable, command)
+    os.execv(sys.executable, [sys.executable, "-m", "pipeline.tracking.server", "127.0.0.1", str(port)])

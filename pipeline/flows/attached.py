@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-GRACE_SECONDS = 10  # for what a server has to put down
+GRACE_SECONDS = 20  # for what it has to put down, and for a runner to end its flow runs
 
 
 def end_with_input() -> None:

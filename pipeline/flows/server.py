@@ -230,6 +230,8 @@ def serve_temporarily(descriptor: int) -> None:
 
 def serve(host: str, port: int) -> None:
     """Be what `prefect server start` is, without its welcome and the import of the whole command line."""
+    for name, value in {**settings(main_repository()), **LASTING_SETTINGS}.items():
+        os.environ.setdefault(name, value)
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings

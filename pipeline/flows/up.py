@@ -7,7 +7,6 @@ Every part ends with this process, however that ends (`pipeline.flows.attached`)
 
 import asyncio
 import errno
-import importlib.util
 import ipaddress
 import logging
 import os
@@ -30,8 +29,8 @@ from circus.watcher import Watcher
 from tornado.ioloop import IOLoop
 
 from pipeline.errors import FlowError
-from pipeline.flows.server import ATTACHED, LASTING_SETTINGS, settings
-from pipeline.stack import Server, Stack, answers, move_data, remove_stack, write_stack
+from pipeline.flows.server import ATTACHED
+from pipeline.stack import Server, Stack, answers, data_directory, move_data, remove_stack, write_stack
 from pipeline.tracking.server import PROTECTION
 from pipeline.workspace import lock, main_repository
 
@@ -45,7 +44,7 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 NOTICE_SECONDS = 1.0  # until circus sees that a part has ended
 CHECK_SECONDS = 2.0  # between two questions to a server
 SILENT_SECONDS = 120.0  # without an answer, at its start or later, after which a server is given up
-STOP_SECONDS = 15.0  # for a part to end by itself
+STOP_SECONDS = 45.0  # for a part to end by itself: the runner first ends its flow runs, and they their stages
 MOST_STARTS, SPELL_SECONDS = 5, 120.0  # more starts in such a time, and the next one waits
 PAUSE_SECONDS = 60.0
 
@@ -111,7 +110,7 @@ def serve(
         FlowError: a port is taken, a server listens to other machines without protection, or one does not start.
     """
     root = main_repository(workspace)
-    parts = plan(root, listening, only)
+    parts = plan(listening, only)
     if not parts:
         raise FlowError(
             "there is nothing to start",
@@ -129,15 +128,15 @@ def serve(
             if part.address:
                 require_free_port(part.arguments[0], int(part.arguments[1]), f"--{part.name}-port")
         if data:
+            former = data_directory(root)
             move_data(root, data)
+            if data != former:
+                show(OWN, f"data goes to {data} from now on; what was recorded before stays in {former}")
         _tie_standard_input()
-        try:
-            asyncio.run(_Stack(root, parts, show).run())
-        finally:
-            remove_stack(root)
+        asyncio.run(_Stack(root, parts, show).run())
 
 
-def plan(root: Path, listening: Listening, only: Server | None = None) -> list[Part]:
+def plan(listening: Listening, only: Server | None = None) -> list[Part]:
     """The parts to start: not what `only` omits, nor a server that runs elsewhere, as the environment says."""
     environment = dict(os.environ)
     configured = environment.get("MLFLOW_TRACKING_URI", "")
@@ -150,11 +149,10 @@ def plan(root: Path, listening: Listening, only: Server | None = None) -> list[P
         parts.append(Part("mlflow", "pipeline.tracking.server", where, environment, listening.mlflow))
     prefect = os.environ.get("PREFECT_API_URL", listening.prefect)
     if only != "mlflow" and prefect.rstrip("/") == listening.prefect:
-        given = settings(root) | LASTING_SETTINGS | os.environ
         at = (host, str(listening.prefect_port))
-        parts.append(Part("prefect", "pipeline.flows.server", at, given, listening.prefect))
-    if only is None and importlib.util.find_spec(RUNNER):
-        own = settings(root) | client_credentials(os.environ) | {"PREFECT_API_URL": prefect}
+        parts.append(Part("prefect", "pipeline.flows.server", at, dict(os.environ), listening.prefect))
+    if only is None:
+        own = client_credentials(os.environ) | {"PREFECT_API_URL": prefect}
         parts.append(Part("runner", RUNNER, environment=own | os.environ))
     return parts
 
@@ -334,6 +332,9 @@ class _Stack:
             signalled.cancel()
             remove_stack(self.root)
             self.show(OWN, "ending")
+            for member in self.members:
+                if member.part.address is None and not member.watcher.is_stopped():
+                    await _in_turn(member.watcher.stop)  # while the servers are there to be told of its flow runs
             await _in_turn(arbiter.stop)
             for member in self.members:
                 member.kill()

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from pipeline.files import file_digest
+from pipeline.stack import answers
 from pipeline.tracking.store import as_default, locate, locate_unserved, open_store
 from tests.conftest import Project
 from tests.e2e.servers import find_free_port
@@ -55,11 +56,16 @@ class Running:
 
     def parts(self) -> dict[str, psutil.Process]:
         """The process of each part by its module."""
-        children = psutil.Process(self.process.pid).children()
-        return {child.cmdline()[child.cmdline().index("pipeline.flows.attached") + 1]: child for child in children}
+        found = {}
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                _, is_part, arguments = " ".join(child.cmdline()).partition("pipeline.flows.attached ")
+                if is_part:  # which a process between its start and its program is not yet
+                    found[arguments.split()[0]] = child
+        return found
 
     def is_well(self) -> bool:
-        return all(is_well(f"{address}/health") for address in (self.mlflow, self.prefect))
+        return all(answers(f"{address}/health") for address in (self.mlflow, self.prefect))
 
 
 @contextmanager
@@ -100,12 +106,6 @@ def wait_until(condition: Callable[[], Any], log: Path) -> None:
         time.sleep(0.1)
 
 
-def is_well(address: str) -> bool:
-    with suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
-        return bool(answer.status == 200)
-    return False
-
-
 @pytest.fixture(scope="module")
 def stack(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     directory = tmp_path_factory.mktemp("up")
@@ -144,7 +144,7 @@ def test_runs_through_the_server_and_beside_it_are_one_record(stack: Running, tm
             with as_default(store):
                 download_artifacts(version.source, dst_path=str(target))
             assert file_digest(target / "data/model.keras") == version.tags["model.sha256"]
-            found.append((store.is_server, experiment.artifact_location, version.version, version.run_id))
+            found.append((store.is_server, experiment.artifact_location, number, version.run_id))
     assert [is_server for is_server, *_ in found] == [True, True, False, False]
     assert [rest for _, *rest in found[:2]] == [rest for _, *rest in found[2:]]
 
@@ -162,14 +162,14 @@ def test_the_flow_is_recorded_by_the_prefect_server(stack: Running) -> None:
 
 def test_killed_servers_come_back_where_they_were(stack: Running) -> None:
     before = stack.parts()
+    assert before.keys() == {"pipeline.tracking.server", "pipeline.flows.server", "pipeline.flows.runner"}
     for part in before.values():
         part.kill()
     wait_until(lambda: not stack.is_well(), stack.log)
     result = stack.project.run("python", "-m", "pipeline.cli", "versions")
     assert result.stdout.count("going on without it, on the same records") == 1
-    wait_until(stack.is_well, stack.log)
+    wait_until(lambda: stack.is_well() and stack.parts().keys() == before.keys(), stack.log)
     after = stack.parts()
-    assert after.keys() == before.keys()
     assert not {process.pid for process in after.values()} & {process.pid for process in before.values()}
     result = stack.project.run("python", "-m", "pipeline.cli", "versions")
     assert "going on without it" not in result.stdout

@@ -3,7 +3,6 @@
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -70,12 +69,10 @@ def test_only_the_loopback_is_closed_to_other_machines(host: str, is_open: bool,
 
 
 @pytest.mark.parametrize("missing", SECRETS)
-def test_each_secret_is_needed_for_other_machines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
-) -> None:
+def test_each_secret_is_needed_for_other_machines(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    parts = plan(tmp_path, Listening("0.0.0.0"))
+    parts = plan(Listening("0.0.0.0"))
     require_protection(parts)
     monkeypatch.delenv(missing)
     with pytest.raises(FlowError, match="without a password") as refused:
@@ -84,34 +81,44 @@ def test_each_secret_is_needed_for_other_machines(
     assert not [value for value in SECRETS.values() if value in str(refused.value)]
 
 
-def test_only_the_secrets_of_what_is_served_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_secrets_of_what_is_served_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:third-secret")
-    require_protection(plan(tmp_path, Listening("0.0.0.0"), "prefect"))
+    require_protection(plan(Listening("0.0.0.0"), "prefect"))
 
 
-def test_secrets_and_addresses_with_passwords_are_no_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_and_addresses_with_passwords_are_no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**SECRETS, "MLFLOW_TRACKING_URI": "postgresql://team:fourth-secret@host/mlflow"}.items():
         monkeypatch.setenv(name, value)
-    parts = plan(tmp_path, Listening())
-    assert {"mlflow", "prefect"} <= {part.name for part in parts}
+    parts = plan(Listening())
+    assert [part.name for part in parts] == ["mlflow", "prefect", "runner"]
     assert not [argument for part in parts for argument in part.arguments if "secret" in argument]
 
 
-def test_a_server_that_runs_elsewhere_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_runs_elsewhere_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.com")
     monkeypatch.setenv("PREFECT_API_URL", "https://prefect.example.com/api")
-    assert {part.name for part in plan(tmp_path, Listening())} <= {"runner"}
+    (runner,) = plan(Listening())
+    assert (runner.name, runner.environment["PREFECT_API_URL"]) == ("runner", "https://prefect.example.com/api")
 
 
-def test_exporting_the_stacks_own_addresses_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exporting_the_stacks_own_addresses_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     listening = Listening()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{listening.mlflow}/")
     monkeypatch.setenv("PREFECT_API_URL", listening.prefect)
-    mlflow, prefect = plan(tmp_path, listening)[:2]
-    assert (mlflow.name, prefect.name) == ("mlflow", "prefect")
+    mlflow, prefect, runner = plan(listening)
+    assert (mlflow.name, prefect.name, runner.name) == ("mlflow", "prefect", "runner")
     assert "MLFLOW_TRACKING_URI" not in mlflow.environment  # it would be its own client
 
 
+def test_the_runner_knows_what_the_servers_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "robot")
+    runner = plan(Listening())[-1].environment
+    assert (runner["MLFLOW_TRACKING_USERNAME"], runner["MLFLOW_TRACKING_PASSWORD"]) == ("robot", "second-secret")
+    assert (runner["PREFECT_API_AUTH_STRING"], runner["PREFECT_API_URL"]) == ("admin:third-secret", Listening().prefect)
+
+
 @pytest.mark.parametrize("only", ["mlflow", "prefect"])
-def test_one_server_comes_alone(tmp_path: Path, only: str) -> None:
-    assert [part.name for part in plan(tmp_path, Listening(), only)] == [only]  # type: ignore[arg-type]
+def test_one_server_comes_alone(only: str) -> None:
+    assert [part.name for part in plan(Listening(), only)] == [only]  # type: ignore[arg-type]

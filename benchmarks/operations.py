@@ -1,0 +1,145 @@
+"""Measure what the project claims of its operation over months, and write `operations.md` here.
+
+    python benchmarks/operations.py              # everything
+    python benchmarks/operations.py --parts up
+
+Everything happens in temporary clones of the last commit, with stores of their own. What is compared runs in turn, so
+that a busy machine slows both sides: read the ratios.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from end_to_end import (
+    REPOSITORY,
+    SERVER_SECONDS,
+    SPREAD_COLUMNS,
+    Claim,
+    Clone,
+    describe_machine,
+    markdown_table,
+    progress,
+    run,
+    spread,
+    temporary_directory,
+)
+
+from pipeline.stack import answers
+
+REPEATS = 5
+MLFLOW, PREFECT = 5611, 4611  # ports that nobody else is likely to have
+ANSWERS = {"mlflow": f"http://127.0.0.1:{MLFLOW}/health", "prefect": f"http://127.0.0.1:{PREFECT}/api/health"}
+
+
+@dataclass
+class Report:
+    """What has been found so far: rows of the first table, and sections below it."""
+
+    claims: list[Claim] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
+
+    def at_most(self, what: str, measured: float, promised: float, unit: str) -> None:
+        self.claims.append(Claim(what, f"{measured:.2f}{unit}", f"at most {promised:g}{unit}", measured <= promised))
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
+        self.details.append("\n\n".join(filter(None, [f"## {title}", note, markdown_table(columns, rows)])))
+
+    def write(self, path: Path) -> None:
+        claims = [(c.what, c.measured, c.promised, "yes" if c.holds else "**no**") for c in self.claims]
+        commit = run("git", "log", "-1", "--format=%h of %cs", cwd=REPOSITORY).stdout.strip()
+        intro = f"Written by `python benchmarks/operations.py` for commit {commit}, in temporary clones."
+        sections = ["# Operation, measured", intro, describe_machine()]
+        sections += [markdown_table(("what", "measured", "promised", "holds"), claims), *self.details]
+        path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def measure_up(report: Report) -> None:
+    """`pipeline up` until all answer, against each server by its own command with the same light settings."""
+    with temporary_directory() as directory:
+        clone = Clone(directory, "tiny")
+        clone.run("python", "-m", "pipeline.tracking.store")
+        store = ["--backend-store-uri", f"sqlite:///{clone.path}/mlflow.db", "--no-serve-artifacts"]
+        store += ["--default-artifact-root", f"file://{clone.path}/mlruns"]
+        commands = {
+            "`mlflow server`": (["mlflow", "server", "--workers", "1", "--port", str(MLFLOW), *store], ["mlflow"]),
+            "`prefect server start`": (["prefect", "server", "start", "--port", str(PREFECT)], ["prefect"]),
+            "`pipeline up`": (
+                ["pipeline", "up", "--mlflow-port", str(MLFLOW), "--prefect-port", str(PREFECT)],
+                ["mlflow", "prefect"],
+            ),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        memory = []
+        for repeat in range(-1, REPEATS):
+            for name, (command, servers) in commands.items():
+                with started(clone, command, servers) as (process, took):
+                    if repeat >= 0:  # the first time each makes what later times find
+                        seconds[name].append(took)
+                        progress(f"{name}: {took:.1f} s")
+                    if name == "`pipeline up`":
+                        memory.append(proportional_memory(process))
+    mlflow, prefect, up = (statistics.median(times) for times in seconds.values())
+    what = "`pipeline up` to all answering, against the slower server alone"
+    report.at_most(what, up / max(mlflow, prefect), 1.3, " x")
+    report.at_most("memory of `pipeline up` and all that it started", max(memory) / 1e9, 1.2, " GB")
+    note = "MLflow's server with one worker and no job runner either way. Memory: proportional set size, from `/proc`."
+    rows = [spread(name, times) for name, times in seconds.items()]
+    report.table("Servers, from the command to the answer", SPREAD_COLUMNS, rows, note)
+
+
+@contextlib.contextmanager
+def started(clone: Clone, command: list[str], servers: list[str]) -> Iterator[tuple[psutil.Process, float]]:
+    """Run servers for the length of a block; yields their process, and how long they took to answer."""
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = clone.environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, cwd=clone.path, env=environment, start_new_session=True, **quiet)
+    try:
+        for server in servers:
+            while not answers(ANSWERS[server]):
+                if process.poll() is not None or time.perf_counter() > begin + SERVER_SECONDS:
+                    raise SystemExit(f"{' '.join(command)} did not start")
+                time.sleep(0.1)
+        yield psutil.Process(process.pid), time.perf_counter() - begin
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def proportional_memory(process: psutil.Process) -> float:
+    """Bytes of a process and all below it, with what they share counted once."""
+    return float(sum(one.memory_full_info().pss for one in (process, *process.children(recursive=True))))
+
+
+PARTS = {
+    "up": measure_up,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
+    arguments = parser.parse_args()
+    report = Report()
+    for part in arguments.parts:
+        progress(f"measuring {part}")
+        PARTS[part](report)
+    report.write(arguments.output)
+    for claim in report.claims:
+        progress(f"{'holds ' if claim.holds else 'MISSED'} {claim.what}: {claim.measured}, {claim.promised}")
+    return 0 if all(claim.holds for claim in report.claims) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
