@@ -172,6 +172,14 @@ class MonitorParams(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrainParams(Section):
+    """How `pipeline retrain` works when nothing else is said, which is what schedules and triggers say."""
+
+    ref: str = Field(description="the branch, tag or commit to retrain; empty: the current branch")
+    if_busy: Literal["leave", "wait"] = Field(description="what a due retraining does while another one works")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Params(Section):
     """All of `params.yaml`, presets resolved."""
 
@@ -182,6 +190,7 @@ class Params(Section):
     evaluate: EvaluateParams
     register: RegisterParams
     monitor: MonitorParams
+    retrain: RetrainParams
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

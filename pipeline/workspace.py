@@ -16,6 +16,7 @@ import filelock
 from pipeline.errors import WorkspaceError
 
 STATE = Path(".pipeline")  # locks, checkpoints and settings of this checkout: in .gitignore, no output of DVC
+OWNER = STATE / "owner"  # in the checkout of a retraining: the path of the repository that it works for
 
 
 def find_workspace(start: Path | None = None) -> Path:
@@ -37,11 +38,13 @@ def find_workspace(start: Path | None = None) -> Path:
 
 
 def main_repository(workspace: Path | None = None) -> Path:
-    """The repository a workspace belongs to: itself, unless it is a worktree or a temporary copy.
+    """The repository a workspace belongs to: itself, unless it is a worktree, a temporary copy or a retraining's.
 
     `dvc exp run --temp` names it in `DVC_ROOT`; a worktree's `.git` file leads to it.
     """
     root = Path(os.environ.get("DVC_ROOT") or workspace or find_workspace()).resolve()
+    if (root / OWNER).is_file():
+        return Path((root / OWNER).read_text(encoding="utf-8"))
     git = root / ".git"
     if not git.is_file():
         return root

@@ -6,7 +6,7 @@ import sys
 from rich.console import Console
 
 # Importing a module of commands adds them to the application.
-from pipeline.cli import compare, lineage, monitor, notify, registry, schedule, up, work  # noqa: F401
+from pipeline.cli import compare, lineage, monitor, notify, registry, retrain, schedule, up, work  # noqa: F401
 from pipeline.cli.app import app
 from pipeline.errors import PipelineError
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.app import app, console, enter_workspace, print_json
+from pipeline.workspace import main_repository
 
 # What a command needs is imported inside it: `pipeline --help` answers at once.
 
@@ -72,6 +73,8 @@ def status() -> None:
         pipeline status
     """
     workspace = enter_workspace()
+    from pipeline.data.incoming import INCOMING
+    from pipeline.flows.intake import find_quarantined
     from pipeline.flows.plan import read_plan
     from pipeline.flows.summary import describe_standing
     from pipeline.flows.terminal import as_grid
@@ -81,6 +84,8 @@ def status() -> None:
     with console.status("asking DVC and MLflow"):
         plan = read_plan(workspace)
         standing = list(describe_standing(workspace))
+    quarantined = find_quarantined(main_repository(workspace), workspace / INCOMING)
+    standing += [("quarantined", f"{batch.name}: {batch.reason}") for batch in quarantined]
     pending = plan.pending()
     table = Table("stage", "a run would", "because", box=SIMPLE_HEAD)
     for stage in plan.stages:

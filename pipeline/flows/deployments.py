@@ -60,7 +60,7 @@ def retrain(ref: str | None = None, changes: dict[str, Any] | None = None, reaso
     from pipeline.flows.retraining import retrain as retrain_now
 
     def run(workspace: Path) -> State[None]:
-        if_busy = getattr(getattr(read_params(), "retrain", None), "if_busy", "leave")
+        if_busy = read_params().retrain.if_busy
         retraining = retrain_now(workspace, ref=ref, changes=changes or {}, reason=reason, if_busy=if_busy)
         if retraining.outcome == "failed":
             return Failed(message=retraining.reason)

@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +79,51 @@ def launch_environment() -> dict[str, str]:
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {"PATH": path, "PYTHONUNBUFFERED": "1", "PIPELINE_FLOW_PID": str(os.getpid())}
+
+
+def run_in_checkout(directory: Path, *arguments: str, seconds: float | None = None) -> tuple[int, list[str]]:
+    """Run a command of DVC in a directory that will be thrown away. It ends with this process, however that ends.
+
+    Args:
+        seconds: after which it is ended, and has failed; None waits for ever.
+
+    Returns:
+        its exit code, and the lines that it printed.
+    """
+    process = subprocess.Popen(
+        # The module is found from here: the commit that is checked out need not have it.
+        [sys.executable, "-m", "pipeline.flows.attached", "dvc", "--cd", str(directory), "--wait-for-lock", *arguments],
+        env=os.environ | launch_environment() | {"DVC_SITE_CACHE_DIR": str(site_cache(directory))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+    def end() -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS answers so for a group of zombies
+            os.killpg(process.pid, signal.SIGKILL)
+
+    assert process.stdin
+    assert process.stdout
+    limit = threading.Timer(seconds or 0, end)
+    if seconds is not None:
+        limit.start()
+    with process.stdin, process.stdout as output:
+        try:
+            lines = [line.rstrip() for line in output]
+        finally:
+            limit.cancel()
+            end()
+            process.wait()
+    return process.returncode, [line for line in lines if not is_advice(line)]
+
+
+def site_cache(directory: Path) -> Path:
+    """Where DVC is to keep what it otherwise leaves for ever in `/var/tmp/dvc` of a directory that will be gone."""
+    return directory / ".dvc/tmp/site"
 
 
 class StageProcess:

@@ -26,7 +26,7 @@ from pipeline.data.incoming import INCOMING, POINTER
 from pipeline.errors import FlowError
 from pipeline.files import file_digest
 from pipeline.flows.checkout import checkout
-from pipeline.flows.dvc import is_advice, launch_environment
+from pipeline.flows.dvc import is_advice, launch_environment, site_cache
 from pipeline.flows.signals import signals_as_exceptions
 from pipeline.flows.terminal import Terminal
 from pipeline.params import PARAMS_FILE
@@ -249,7 +249,7 @@ def _environment(directory: Path) -> dict[str, str]:
     """Of a DVC that works in the checkout and nowhere else."""
     ours = ("MLFLOW_", "PIPELINE_", "DVC_ROOT", "DVC_STAGE", "DVC_EXP_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return inherited | launch_environment() | {"DVC_SITE_CACHE_DIR": str(directory / ".dvc/tmp/site")}
+    return inherited | launch_environment() | {"DVC_SITE_CACHE_DIR": str(site_cache(directory))}
 
 
 def _find_other_versions(pins: Path) -> list[str]:

@@ -18,7 +18,7 @@ from pipeline.workspace import lock
 IfBusy = Literal["leave", "wait"]
 
 
-def run_training(workspace: Path, *, until: str | None, force: str | None, if_busy: IfBusy) -> str:
+def run_training(workspace: Path, *, until: str | None, force: str | None, if_busy: IfBusy, quiet: bool = False) -> str:
     """Run the training flow in a workspace, which must be the current directory.
 
     DVC is asked what to do, the first stage starts, and the tracking store and Prefect come up, all beside each other.
@@ -27,6 +27,7 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
         until: the last stage to run; None runs all.
         force: a stage to run even if nothing changed, or `all`; None leaves that to DVC.
         if_busy: what to do while another run is going on here.
+        quiet: show the progress on standard error, so that standard output is the caller's.
 
     Returns:
         the run in one line.
@@ -41,7 +42,7 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
     dataset = read_params().dataset.name
     with ExitStack() as stack:
         stack.enter_context(signals_as_exceptions())
-        terminal = stack.enter_context(Terminal())
+        terminal = stack.enter_context(Terminal(stderr=quiet))
         stack.enter_context(_only_run(terminal, if_busy))
         connect = stack.enter_context(open_server(workspace))
         execution = stack.enter_context(Execution(workspace, terminal, until, force))

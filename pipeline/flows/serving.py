@@ -83,10 +83,7 @@ async def serve(root: Path) -> None:
     os.environ[RUNNER_VARIABLE] = str(os.getpid())
     await asyncio.to_thread(end_processes, read_notes(root))
     runner = _Runner()
-    served = {
-        await runner.aadd_deployment(one): one.name
-        for one in deployments(getattr(getattr(read_params(), "retrain", None), "if_busy", "leave"))
-    }
+    served = {await runner.aadd_deployment(one): one.name for one in deployments(read_params().retrain.if_busy)}
     async with get_client() as client:
         await tend(client, root, served)
         _say(f"serving {', '.join(served.values())}; watching {INCOMING}")

@@ -19,13 +19,14 @@ from tests.integration.postgresql import running_postgresql
 # Each stage reads the file of the one before and its parameters, and leaves the reports that the flow reads. What it is
 # to do besides stands in `behaviour.json`, which is no dependency: {"train": {"sleep": 60}, "split": {"exit": [1]}}.
 STAND_IN = """
-import json, shutil, sys, time
+import json, os, shutil, sys, time
 from pathlib import Path
 import yaml
 
 name, *before = sys.argv[1:]
-behaviour = json.loads(Path("behaviour.json").read_text()).get(name, {})
-started = Path("started.txt")
+project = Path(os.environ.get("STAND_INS", "."))  # elsewhere when this is a checkout of its own
+behaviour = json.loads((project / "behaviour.json").read_text()).get(name, {})
+started = project / "started.txt"
 started.write_text(started.read_text() + name + "\\n" if started.exists() else name + "\\n")
 print(f"this is {name}", flush=True)
 time.sleep(behaviour.get("sleep", 0))

@@ -32,6 +32,7 @@ COMMANDS = (
     "verify",
     "monitor",
     "notify",
+    "retrain",
 )
 
 

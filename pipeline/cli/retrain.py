@@ -1,0 +1,73 @@
+"""`pipeline retrain`: by hand what schedules and triggers do."""
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pipeline.cli.app import app, console, enter_workspace, print_json
+from pipeline.errors import TEMPORARY_FAILURE
+
+STYLES = {"champion": "bold green", "failed": "bold red", "rejected": "yellow", "not promoted": "yellow"}
+EXIT_CODES = {"failed": 1, "skipped": TEMPORARY_FAILURE}
+
+
+@app.command()
+def retrain(
+    ref: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit; by default retrain.ref, or the current branch.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A parameter for this retraining only. May be repeated."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option(help="Go through the stages although nothing is new, and look at quarantined batches again.")
+    ] = False,
+    if_busy: Annotated[
+        Literal["leave", "wait"], typer.Option(help="What to do while another retraining is going on.")
+    ] = "leave",
+    json: Annotated[
+        bool, typer.Option(help="Print what came of it as JSON; the progress goes to standard error.")
+    ] = False,
+) -> None:
+    """Retrain in a checkout of its own: take in new batches, train, and let the champion rule decide.
+
+    Nothing here is changed. The result is a branch `retrain/TIME`, a report, and what MLflow records.
+    Where nothing is new nothing is trained. Bad batches are quarantined, and the others taken in.
+
+    Exit code: 0; 1 where it failed; 75 where another retraining was in the way.
+
+    Examples:
+
+        pipeline retrain
+        pipeline retrain --ref origin/main --if-busy wait
+        pipeline retrain --set train.preset=cnn --set train.epochs=8
+        pipeline retrain --force --json
+    """
+    changes = dict(map(_parse_change, set_ or []))
+    workspace = enter_workspace()
+    from pipeline.flows.retraining import retrain as retrain_now
+    from pipeline.flows.terminal import as_grid
+
+    result = retrain_now(workspace, ref=ref, changes=changes, force=force, if_busy=if_busy, quiet=json)
+    if json:
+        print_json(asdict(result) | {"report": str(result.report) if result.report else None})
+    else:
+        console.print(as_grid(result.describe()), style=STYLES.get(result.outcome))
+        if result.report:
+            console.print(f"report: {result.report}", soft_wrap=True)
+    if code := EXIT_CODES.get(result.outcome):
+        raise typer.Exit(code)
+
+
+def _parse_change(text: str) -> tuple[str, Any]:
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE, such as train.preset=cnn")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise typer.BadParameter(f"the value in {text!r} is not YAML") from None

@@ -1,0 +1,131 @@
+"""The branches that retrainings leave, `retrain/<UTC timestamp>`: what each took in, what came of it, how it gets out.
+
+A retraining makes at most two commits on top of the one it retrains: first the pointers of new batches and changed
+parameters, which is the commit that its runs name, then `dvc.lock`. Trailers of these commits are its memory, which
+travels with the branch to every clone. A branch whose last commit has no result is a retraining that did not end.
+"""
+
+import configparser
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import FlowError
+from pipeline.files import read_json, write_json
+from pipeline.flows.checkout import RETRAININGS, checkout
+from pipeline.flows.dvc import run_in_checkout
+from pipeline.flows.git import git
+from pipeline.workspace import STATE
+
+PREFIX = "retrain/"
+TAKES = "Retrain-Takes"  # of the first commit: a digest of all that this retraining looks at
+INPUT = "Retrain-Input"  # of the last commit: the same
+RESULT = "Retrain-Result"  # the same digest as it will be for this commit, once somebody has merged it
+OUTCOME = "Retrain-Outcome"
+VERSION = "Retrain-Version"
+UNPUSHED = STATE / "retraining" / "unpushed.json"  # branches by name, with what of each has yet to be pushed
+PUSH_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A retraining, as its branch tells."""
+
+    name: str
+    commit: str
+    trailers: Mapping[str, str]
+
+
+def read_branches(workspace: Path) -> list[Branch]:
+    """The retrainings that the repository knows, its own and those fetched from remotes."""
+    form = "%(refname)%00%(objectname)%00%(contents:trailers:only,unfold)%00"
+    patterns = (f"refs/heads/{PREFIX}*", f"refs/remotes/*/{PREFIX}*")
+    parts = iter(git(workspace, "for-each-ref", f"--format={form}", *patterns).split("\0"))
+    found = []
+    for name, commit, text in zip(parts, parts, parts, strict=False):
+        trailers = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+        found.append(Branch(name[name.index(PREFIX) :], commit, trailers))
+    return found
+
+
+def new_name(workspace: Path) -> str:
+    """A name that no retraining has: of two in the same second, or when the clock was set back, one gets a number."""
+    stamp = PREFIX + time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    taken = {branch.name for branch in read_branches(workspace)}
+    numbered = (f"{stamp}-{number}" for number in range(2, len(taken) + 3))
+    return next(name for name in (stamp, *numbered) if name not in taken)
+
+
+def bring(workspace: Path, directory: Path, name: str) -> None:
+    """Give the reader's repository the commit that a checkout stands on, as the branch `name`."""
+    git(workspace, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(directory), f"HEAD:refs/heads/{name}")
+
+
+def mark_unpushed(root: Path, name: str) -> None:
+    """Remember that a branch and its data have yet to be pushed, wherever a remote is or will be configured."""
+    write_json(root / UNPUSHED, _read_unpushed(root) | {name: ["data", "commits"]})
+
+
+def push_missing(workspace: Path, root: Path) -> tuple[str, ...]:
+    """Push the finished retrainings that remotes lack: data first, so that who fetches a branch finds what it names.
+
+    Returns:
+        what could not be pushed, in words. Nothing is lost: the next retraining tries again.
+    """
+    unpushed = _read_unpushed(root)
+    commits = {branch.name: branch.commit for branch in read_branches(workspace) if OUTCOME in branch.trailers}
+    pending = {name: parts for name, parts in unpushed.items() if name in commits}
+    if not pending:
+        return ()
+    problems: tuple[str, ...] = ()
+    remote, has_dvc_remote = _find_remote(workspace), _has_dvc_remote(workspace)
+    for name, parts in pending.items():
+        try:
+            if "data" in parts and has_dvc_remote:
+                _push_data(workspace, commits[name])
+                parts.remove("data")
+            if "commits" in parts and remote and not ("data" in parts and has_dvc_remote):
+                git(workspace, "push", "--quiet", remote, f"refs/heads/{name}:refs/heads/{name}", seconds=PUSH_SECONDS)
+                parts.remove("commits")
+        except FlowError as error:
+            problems = (f"{name} is not pushed: {error.problem}: {error.found.rpartition(chr(10))[2]}",)
+            break  # the others would wait as long for the same remote
+    left = {name: parts for name, parts in unpushed.items() if parts and (name in commits or name not in pending)}
+    write_json(root / UNPUSHED, left)
+    return problems
+
+
+def _read_unpushed(root: Path) -> dict[str, list[str]]:
+    return dict(read_json(root / UNPUSHED)) if (root / UNPUSHED).is_file() else {}
+
+
+def _push_data(workspace: Path, commit: str) -> None:
+    with checkout(workspace, commit, place=RETRAININGS) as directory:
+        ended, lines = run_in_checkout(directory, "push", "--quiet", seconds=PUSH_SECONDS)
+    if ended:
+        raise FlowError("dvc push failed", found=lines[-1] if lines else "")
+
+
+def _find_remote(workspace: Path) -> str | None:
+    """The git remote to push to: the configured one, that of the current branch, `origin`, or the only one."""
+    remotes = git(workspace, "remote").splitlines()
+    asked = [("config", "--get", "remote.pushDefault"), ("symbolic-ref", "--quiet", "--short", "HEAD")]
+    default, branch = (_ask(workspace, *question) for question in asked)
+    of_branch = _ask(workspace, "config", "--get", f"branch.{branch}.remote") if branch else ""
+    wanted = (default, of_branch, "origin", *remotes)
+    return next((name for name in wanted if name in remotes), None)
+
+
+def _ask(workspace: Path, *question: str) -> str:
+    try:
+        return git(workspace, *question)
+    except FlowError:
+        return ""
+
+
+def _has_dvc_remote(workspace: Path) -> bool:
+    """Whether the project has a default remote. Read without DVC, whose import takes longer than all else here."""
+    settings = configparser.RawConfigParser(strict=False)
+    settings.read([workspace / ".dvc/config", workspace / ".dvc/config.local"], encoding="utf-8")
+    return bool(settings.get("core", "remote", fallback=""))

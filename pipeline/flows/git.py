@@ -1,0 +1,65 @@
+"""Git without anybody at the keyboard: it asks for nothing, runs no hooks, and signs nothing."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from pipeline.errors import FlowError
+
+UNATTENDED = {
+    "core.hooksPath": "/dev/null",
+    "commit.gpgSign": "false",
+    "push.gpgSign": "false",
+    "core.askPass": "",
+    "credential.interactive": "false",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+}
+# Set while git runs a hook or an alias of the reader's: they would lead every command to that repository and its index.
+OF_ANOTHER_COMMAND = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY")
+AUTHOR = {"user.name": "pipeline retrain", "user.email": "pipeline-retrain@localhost"}  # where nobody is configured
+
+
+def git(directory: Path, *arguments: str, stdin: bytes | None = None, seconds: float | None = None) -> str:
+    """What a command of git prints, without the last line break.
+
+    Args:
+        seconds: after which it is ended, and has failed; None waits for ever.
+
+    Raises:
+        FlowError: it failed.
+    """
+    settings = [part for name, value in UNATTENDED.items() for part in ("-c", f"{name}={value}")]
+    asking = ("GIT_ASKPASS", "SSH_ASKPASS")
+    environment = {name: value for name, value in os.environ.items() if name not in (*OF_ANOTHER_COMMAND, *asking)}
+    environment |= {"GIT_TERMINAL_PROMPT": "0"}
+    environment.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=20")
+    command = ["git", *settings, "-C", str(directory), *arguments]
+    piped = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=seconds, **piped)
+    except subprocess.TimeoutExpired:
+        raise FlowError(f"git {arguments[0]} failed", found=f"no end after {seconds:.0f} s") from None
+    if done.returncode:
+        raise FlowError(f"git {arguments[0]} failed", found=os.fsdecode(done.stderr).strip())
+    return os.fsdecode(done.stdout).rstrip("\n")
+
+
+def commit(directory: Path, message: str, *, author_of: Path) -> str:
+    """Commit what is in the index, be it nothing, and return the commit's SHA-1.
+
+    Args:
+        author_of: a repository, whose configured author it gets.
+    """
+    author = [
+        part for name, value in AUTHOR.items() for part in ("-c", f"{name}={_configured(author_of, name, value)}")
+    ]
+    git(directory, *author, "commit", "--quiet", "--allow-empty", "--no-verify", "--file=-", stdin=message.encode())
+    return git(directory, "rev-parse", "HEAD")
+
+
+def _configured(directory: Path, name: str, otherwise: str) -> str:
+    try:
+        return git(directory, "config", "--get", name) or otherwise
+    except FlowError:
+        return otherwise

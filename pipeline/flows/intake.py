@@ -1,0 +1,132 @@
+"""What lies in `data/incoming/` for a retraining to take in: by content, whole or not at all, and never twice if bad.
+
+The reader's folder is only read. A batch is known by the digest that DVC gives its content, so that a pointer in git
+and files on the disk can be compared. A bad one stays where it is; what is kept of it is a record under its digest.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from pipeline.data.incoming import INCOMING, POINTER
+from pipeline.files import read_json, write_json
+from pipeline.flows.arrivals import Files, read_batches
+from pipeline.flows.git import git
+from pipeline.tracking.outputs import dvc_digest
+from pipeline.workspace import STATE
+
+QUARANTINE = STATE / "quarantine"
+DIGESTS = STATE / "retraining" / "digests.json"  # of what was read before, so that an unchanged batch is not read again
+QUIET_SECONDS = 2.0  # a batch in which something was written since may still be arriving
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A batch that is not taken in, as long as its content stays as it is."""
+
+    name: str
+    digest: str  # DVC's MD5 of its content
+    reason: str
+    since: str  # UTC
+
+
+def read_digests(root: Path, directory: Path) -> dict[str, str]:
+    """DVC's digest of each batch in a directory, by name. Files that nobody touched since the last time are not read.
+
+    Args:
+        root: the main repository, which remembers.
+    """
+    if not directory.is_dir():
+        return {}
+    known: dict[str, dict[str, str]] = read_json(root / DIGESTS) if (root / DIGESTS).is_file() else {}
+    now: dict[str, dict[str, str]] = {}
+    for name, files in read_batches(directory).items():
+        path, state = str(directory / name), _sign(files)
+        former = known.get(path, {})
+        try:
+            digest = former["digest"] if former.get("files") == state else dvc_digest(directory / name)
+        except FileNotFoundError:  # it is being taken away
+            continue
+        now[path] = {"files": state, "digest": digest}
+    here = {path for path in known if Path(path).parent == directory}
+    if now != {path: known[path] for path in here}:
+        write_json(root / DIGESTS, {path: known[path] for path in known if path not in here} | now)
+    return {Path(path).name: entry["digest"] for path, entry in now.items()}
+
+
+def read_pointers(workspace: Path, commit: str) -> dict[str, str]:
+    """DVC's digest of each batch that a commit has a pointer to, by name."""
+    listed = git(workspace, "ls-tree", "-z", "--name-only", commit, f"{INCOMING}/").split("\0")
+    paths = [path for path in listed if path.endswith(POINTER)]
+    pointers = [yaml.safe_load(git(workspace, "show", f"{commit}:./{path}")) for path in paths]
+    return {out["path"]: out["md5"] for pointer in pointers for out in pointer["outs"]}
+
+
+def copy_whole(source: Path, target: Path, digest: str) -> bool:
+    """Copy a batch, unless it is changing. Whether that was done; nothing is left where it was not.
+
+    Args:
+        digest: of what is to be copied.
+    """
+    if _is_stirring(source):
+        time.sleep(QUIET_SECONDS)
+    try:
+        if _is_stirring(source):
+            return False
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        if dvc_digest(target) == digest == dvc_digest(source):
+            return True
+    except (FileNotFoundError, shutil.Error):  # it is being taken away
+        pass
+    remove(target)
+    return False
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory, if it is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def read_quarantine(root: Path) -> dict[str, Quarantined]:
+    """The records of a main repository, by digest."""
+    files = sorted((root / QUARANTINE).glob("[!.]*.json"))
+    return {path.stem: Quarantined(**read_json(path)) for path in files}
+
+
+def find_quarantined(root: Path, directory: Path) -> list[Quarantined]:
+    """The batches that lie in a directory and are not taken in."""
+    records = read_quarantine(root)
+    return [records[digest] for _, digest in sorted(read_digests(root, directory).items()) if digest in records]
+
+
+def quarantine(root: Path, name: str, digest: str, reason: str) -> Quarantined:
+    """Record that the batch's content is not to be taken in."""
+    record = Quarantined(name, digest, reason, time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()))
+    write_json(root / QUARANTINE / f"{digest}.json", asdict(record))
+    return record
+
+
+def release(root: Path, digest: str) -> None:
+    """Forget that a content was bad: it has been taken in since."""
+    (root / QUARANTINE / f"{digest}.json").unlink(missing_ok=True)
+
+
+def _is_stirring(batch: Path) -> bool:
+    files: Mapping[str, tuple[int, int]] = read_batches(batch.parent).get(batch.name, {})
+    now = time.time()
+    return not files or any(0 <= now - changed / 1e9 < QUIET_SECONDS for _, changed in files.values())
+
+
+def _sign(files: Files) -> str:
+    """The state of the files on the disk, without reading them."""
+    return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()

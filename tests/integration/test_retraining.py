@@ -1,0 +1,297 @@
+"""Retraining on stand-in stages: what it takes in, what it leaves, and what it does not touch."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data import tiny
+from pipeline.errors import FlowError, ParamsError
+from pipeline.flows import intake
+from pipeline.flows.checkout import RETRAININGS
+from pipeline.flows.retraining import Retraining, retrain
+from pipeline.workspace import lock
+from tests.conftest import STAGES, Project
+from tests.integration.conftest import behave, started_stages
+from tests.integration.test_flow import processes_of, wait_until
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+Retrain = Callable[..., Retraining]
+
+
+@pytest.fixture
+def again(stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Retrain]:
+    """Retrains in the project, in this process."""
+    monkeypatch.chdir(stand_ins.path)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "PIPELINE_NOTIFY_URLS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    monkeypatch.setenv("STAND_INS", str(stand_ins.path))
+    return lambda **arguments: retrain(stand_ins.path, **arguments)
+
+
+def add_batch(project: Project, name: str, seed: int, images: int = 20, old: bool = True) -> Path:
+    """Put a batch into the reader's folder as any program would, minutes ago."""
+    path = project.path / "data/incoming" / name
+    path.parent.mkdir(exist_ok=True)
+    pixels, labels = tiny.generate(images, seed)
+    np.savez(path, images=pixels, labels=labels)
+    if old:
+        os.utime(path, (path.stat().st_mtime - 600,) * 2)
+    return path
+
+
+def spoil(path: Path) -> None:
+    path.write_bytes(b"no archive")
+    os.utime(path, (path.stat().st_mtime - 600,) * 2)
+
+
+def snapshot(project: Project) -> dict[str, tuple[int, int]]:
+    """Bytes and time of the last change of all that belongs to the reader."""
+    tools = {".git", ".dvc", ".pipeline", "mlruns", "mlflow.db", "started.txt"}
+    files = [path for path in project.path.rglob("*") if path.relative_to(project.path).parts[0] not in tools]
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def files_of(project: Project, branch: str) -> set[str]:
+    return set(project.run("git", "ls-tree", "-r", "--name-only", branch).stdout.split())
+
+
+def branches_of(project: Project) -> list[str]:
+    return project.run("git", "for-each-ref", "--format=%(refname:short)", "refs/heads/retrain/").stdout.split()
+
+
+def checkouts_of(project: Project) -> list[Path]:
+    return list((project.path / RETRAININGS).glob("*"))
+
+
+def test_a_new_batch_is_taken_in_and_the_desk_is_left_alone(again: Retrain, stand_ins: Project) -> None:
+    add_batch(stand_ins, "march.npz", seed=7)
+    (stand_ins.path / "stage.py").write_text("an edit in progress")
+    before, status = snapshot(stand_ins), stand_ins.run("git", "status", "--porcelain").stdout
+    head = stand_ins.run("git", "rev-parse", "HEAD", "HEAD:stage.py").stdout
+
+    result = again(reason="a test")
+    assert result.taken == ("march.npz",)
+    assert result.branch
+    assert branches_of(stand_ins) == [result.branch]
+    assert {"data/incoming/march.npz.dvc", "data/incoming/.gitignore", "dvc.lock"} <= files_of(stand_ins, result.branch)
+    assert "data/incoming/march.npz" not in files_of(stand_ins, result.branch)
+    history = stand_ins.run("git", "log", "--format=%s", f"HEAD..{result.branch}").stdout.splitlines()
+    assert history == ["Lock what the retraining made: not promoted", "Retrain with batch march.npz"]
+    assert stand_ins.run("git", "rev-parse", "HEAD", f"{result.branch}:stage.py").stdout == head
+    assert result.report
+    assert "taken in**: march.npz" in result.report.read_text()
+    assert "started**: a test" in result.report.read_text()
+
+    assert (snapshot(stand_ins), stand_ins.run("git", "status", "--porcelain").stdout) == (before, status)
+    assert checkouts_of(stand_ins) == []
+
+    assert again().outcome == "nothing new"
+    (stand_ins.path / "stage.py").write_text(stand_ins.run("git", "show", "HEAD:stage.py").stdout)
+    shutil.rmtree(stand_ins.path / "data/incoming")
+    stand_ins.run("git", "merge", "--quiet", "--no-ff", "-m", "take it", result.branch)
+    assert again().outcome == "nothing new"  # the merge brought nothing that was not trained on
+    assert branches_of(stand_ins) == [result.branch]
+
+
+def test_nothing_new_makes_no_checkout_and_imports_no_tool(again: Retrain, stand_ins: Project) -> None:
+    again()
+    command = (
+        "import sys; from pathlib import Path; from pipeline.flows.retraining import retrain; "
+        "print(retrain(Path.cwd()).outcome, *{'mlflow', 'prefect', 'tensorflow', 'dvc'} & set(sys.modules))"
+    )
+    (stand_ins.path / "started.txt").unlink(missing_ok=True)
+    (stand_ins.path / RETRAININGS).rmdir()
+    assert stand_ins.run("python", "-c", command).stdout.strip() == "nothing new"
+    assert not (stand_ins.path / RETRAININGS).exists()
+    assert started_stages(stand_ins) == []
+    outcomes = [json.loads(line)["outcome"] for line in (stand_ins.path / ".pipeline/retraining/log.jsonl").open()]
+    assert outcomes[1:] == ["nothing new"]
+
+
+def test_a_bad_batch_is_quarantined_until_it_changes(again: Retrain, stand_ins: Project) -> None:
+    add_batch(stand_ins, "good.npz", seed=7)
+    spoil(add_batch(stand_ins, "bad.npz", seed=8))
+    first = again()
+    assert first.taken == ("good.npz",)
+    assert [(batch.name, "bad.npz" in batch.reason) for batch in first.quarantined] == [("bad.npz", True)]
+    assert first.branch
+    assert "data/incoming/bad.npz.dvc" not in files_of(stand_ins, first.branch)
+    assert first.report
+    assert "quarantined**: bad.npz" in first.report.read_text()
+    assert "bad.npz" in stand_ins.run("python", "-m", "pipeline.cli", "status").stdout
+
+    second = again()  # the same bytes are not looked at again
+    assert (second.outcome, [batch.since for batch in second.quarantined]) == (
+        "nothing new",
+        [batch.since for batch in first.quarantined],
+    )
+    spoil_differently = stand_ins.path / "data/incoming/worse.npz"
+    spoil_differently.write_bytes(b"nor is this")
+    third = again()  # a bad one alone is no reason to train
+    assert third.outcome == "nothing new"
+    assert {batch.name for batch in third.quarantined} == {"bad.npz", "worse.npz"}
+
+    spoil_differently.unlink()
+    add_batch(stand_ins, "bad.npz", seed=9)
+    fourth = again()
+    assert (fourth.taken, fourth.quarantined) == (("bad.npz", "good.npz"), ())
+
+
+def test_params_can_be_changed_for_one_retraining(again: Retrain, stand_ins: Project) -> None:
+    result = again(changes={"train.seed": 9})
+    assert started_stages(stand_ins) == ["train", "evaluate", "register"]
+    params = stand_ins.run("git", "diff", "HEAD", str(result.branch), "--", "params.yaml").stdout
+    assert "+  seed: 9" in params
+    assert again(changes={"train.seed": 9}).outcome == "nothing new"
+    for changes in ({"train.sed": 9}, {"train.seed": "many"}):
+        with pytest.raises(ParamsError, match=r"train\.sed is no key|cannot be used"):
+            again(changes=changes)
+    with pytest.raises(FlowError, match="there is no commit 'nowhere'"):
+        again(ref="nowhere")
+    assert branches_of(stand_ins) == [result.branch]
+
+
+def test_a_new_commit_is_retrained_and_the_readers_edits_are_not(again: Retrain, stand_ins: Project) -> None:
+    stand_ins.set_params(**{"split.seed": 9})
+    stand_ins.run("git", "checkout", "--quiet", "-b", "work")
+    stand_ins.commit()
+    stand_ins.set_params(**{"split.seed": 10})
+    result = again(ref="main")
+    assert started_stages(stand_ins) == []  # as main has it, all is known
+    assert result.branch
+    again()
+    assert started_stages(stand_ins) == ["split", "train", "evaluate", "register"]
+
+
+def test_a_failed_stage_leaves_a_report_and_is_tried_again(again: Retrain, stand_ins: Project) -> None:
+    add_batch(stand_ins, "march.npz", seed=7)
+    behave(stand_ins, train={"exit": [1]})
+    failed = again(changes={"train.seed": 9})
+    assert failed.outcome == "failed"
+    assert "train failed" in failed.reason
+    assert failed.report
+    assert failed.report.is_file()
+    (unfinished,) = branches_of(stand_ins)  # the commit that a run may name
+    result = again(changes={"train.seed": 9})
+    assert (result.outcome, result.branch) == ("not promoted", unfinished)
+    assert result.taken == ("march.npz",)
+    assert started_stages(stand_ins) == ["train", "train", "evaluate", "register"]
+
+
+def test_what_a_remote_lacks_is_pushed_by_the_next_one(again: Retrain, stand_ins: Project, tmp_path: Path) -> None:
+    code, data = tmp_path / "code.git", tmp_path / "data"
+    stand_ins.run("git", "remote", "add", "origin", str(code))
+    data.write_text("a file is in the way")
+    stand_ins.run("dvc", "remote", "add", "--local", "--default", "team", str(data))
+    add_batch(stand_ins, "march.npz", seed=7)
+    first = again()
+    assert first.outcome == "not promoted"
+    assert len(first.warnings) == 1
+    assert first.branch
+    assert first.branch in first.warnings[0]
+
+    data.unlink()
+    stand_ins.run("git", "init", "--quiet", "--bare", str(code))
+    second = again()
+    assert (second.outcome, second.warnings) == ("nothing new", ())
+    clone = Project(tmp_path / "clone", stand_ins.home)
+    subprocess.run(["git", "clone", "--quiet", "-b", first.branch, str(code), str(clone.path)], check=True)
+    clone.run("dvc", "remote", "add", "--local", "--default", "team", str(data))
+    clone.run("dvc", "pull", "data/incoming/march.npz.dvc", "train")
+    given = (stand_ins.path / "data/incoming/march.npz").read_bytes()
+    assert (clone.path / "data/incoming/march.npz").read_bytes() == given
+
+
+def test_unattended_commits_run_no_hooks_and_need_no_identity(
+    again: Retrain, stand_ins: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    for name in ("user.name", "user.email"):
+        stand_ins.run("git", "config", "--unset", name)
+    for name, value in {"user.useConfigOnly": "true", "commit.gpgSign": "true", "gpg.program": "false"}.items():
+        stand_ins.run("git", "config", name, value)
+    hooks = stand_ins.path / ".git/hooks"
+    hooks.mkdir(exist_ok=True)
+    for name in ("pre-commit", "commit-msg", "reference-transaction", "post-checkout"):
+        (hooks / name).write_text("#!/bin/sh\nexit 1\n")
+        (hooks / name).chmod(0o755)
+    add_batch(stand_ins, "march.npz", seed=7)
+    result = again()
+    assert stand_ins.run("git", "log", "-1", "--format=%an", str(result.branch)).stdout.strip() == "pipeline retrain"
+
+
+def test_a_batch_that_is_changing_is_left_for_the_next_one(
+    again: Retrain, stand_ins: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again()
+    monkeypatch.setattr(intake, "QUIET_SECONDS", 0.3)
+    growing = stand_ins.path / "data/incoming/growing"
+    (growing / "Bag").mkdir(parents=True)
+    ended = threading.Event()
+
+    def arrive() -> None:
+        for number in itertools.count():
+            (growing / "Bag" / f"{number}.png").write_bytes(b"part of a picture")
+            if ended.wait(0.05):
+                return
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(arrive)
+        try:
+            result = again()
+        finally:
+            ended.set()
+    assert (result.outcome, result.arriving, result.quarantined) == ("nothing new", ("growing",), ())
+
+
+def test_two_at_once_take_turns_or_one_is_skipped(again: Retrain, stand_ins: Project) -> None:
+    with lock("retraining", wait=0, remedy="", root=stand_ins.path):
+        skipped = again()
+    assert skipped.outcome == "skipped"
+    assert f"process {os.getpid()}" in skipped.reason
+    behave(stand_ins, register={"sleep": 1})
+    command = ("python", "-m", "pipeline.cli", "retrain", "--if-busy", "wait", "--json")
+    environment = {name: os.environ[name] for name in ("PREFECT_API_URL", "STAND_INS")}
+    both = [stand_ins.start(*command, **environment) for _ in range(2)]
+    outputs = [one.communicate(timeout=120)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], outputs
+    outcomes = [json.loads(line)["outcome"] for line in (stand_ins.path / ".pipeline/retraining/log.jsonl").open()]
+    assert outcomes == ["skipped", "not promoted", "nothing new"]
+    assert started_stages(stand_ins) == ["register"]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stage", ["ingest", "train", "register"])
+def test_after_a_kill_the_next_one_is_right(again: Retrain, stand_ins: Project, stage: str) -> None:
+    add_batch(stand_ins, "march.npz", seed=7)
+    seeds = {"ingest": {"dataset.name": "tiny"}, "train": {"train.seed": 9}, "register": {"train.seed": 9}}
+    changes = [f"--set={key}={value}" for key, value in seeds[stage].items()]
+    if stage == "ingest":
+        stand_ins.set_params(**{"split.seed": 3})
+    behave(stand_ins, **{stage: {"sleep": 60}})
+    environment = {name: os.environ[name] for name in ("PREFECT_API_URL", "STAND_INS")}
+    running = stand_ins.start("python", "-m", "pipeline.cli", "retrain", *changes, **environment)
+    wait_until(lambda: stage in started_stages(stand_ins) or running.poll() is not None)
+    running.kill()
+    running.wait()
+    wait_until(lambda: not processes_of(stand_ins), 20)
+    (unfinished,) = branches_of(stand_ins)
+
+    behave(stand_ins)
+    result = again(changes=seeds[stage])
+    assert (result.outcome, result.branch, result.taken) == ("not promoted", unfinished, ("march.npz",))
+    assert checkouts_of(stand_ins) == []
+    assert started_stages(stand_ins)[-1] == STAGES[-1]
+    assert stand_ins.run("git", "status", "--porcelain").stdout.split() == ["??", "data/incoming/"]
