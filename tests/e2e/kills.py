@@ -1,5 +1,6 @@
 """Random kills, one after another, and what is found afterwards. The tests and the benchmarks share them."""
 
+import hashlib
 import json
 import random
 import subprocess
@@ -8,12 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import filelock
 import psutil
 
-from pipeline.files import file_digest
 from pipeline.workspace import STATE
 from tests.conftest import Project
 from tests.e2e.light import DATASET, model_of
@@ -28,6 +28,7 @@ VICTIMS = {
     "machine": "",
 }
 CHAIN = 3  # kills before a command is left to end
+LATEST = 0.8  # of the time that a run took, at which the next is killed
 IDLE_SECONDS = 40  # for whatever a kill left alone to end
 
 
@@ -61,7 +62,7 @@ def kill_at_random(project: Project, count: int, seed: int, commands: Sequence[s
         model += 1
         command = commands[model % len(commands)]
         for victim in victims[:CHAIN]:
-            if not _kill(project, command, model, victim, chance.uniform(0, longest), found):
+            if not _kill(project, command, model, victim, chance.uniform(0, LATEST * longest), found):
                 break  # it ended before: the next model's turn
             victims.remove(victim)
         _complete(project, command, model, found)
@@ -103,7 +104,7 @@ def held_locks(project: Project) -> list[str]:
     return found
 
 
-def left_behind(project: Project) -> tuple[list[str], list[str]]:
+def checkouts_and_partials(project: Project) -> tuple[list[str], list[str]]:
     """The temporary checkouts, and the half-written files, in a project's folder."""
     places = [project.path / STATE / "reproductions", project.path / STATE / "retrainings"]
     checkouts = [str(path) for place in places for path in place.glob("*")]
@@ -163,40 +164,42 @@ def _complete(project: Project, command: str, model: int, found: Aftermath) -> N
 
 
 def _look(project: Project, found: Aftermath) -> None:
-    """Hold what is recorded against what was trained."""
     found.orphans += [" ".join(process.cmdline()) for process in processes_of(project)]
     found.locks = held_locks(project)
-    found.checkouts, found.partials = left_behind(project)
-    moves = json.loads(project.run("python", "-m", "pipeline.cli", "history", "--json").stdout)["moves"]
-    found.moves = len(moves)
-    found.lost += [f"move {move['number']} is {move['state']}" for move in moves if move["state"] != "done"]
-    found.lost += [f"no move {at}" for at, move in enumerate(moves, 1) if move["number"] != at]
-    agreed = project.run("python", "-m", "pipeline.cli", "verify", check=False)
-    if agreed.returncode:
-        found.lost.append(agreed.stdout)
+    found.checkouts, found.partials = checkouts_and_partials(project)
+    found.lost = lost_of(project, range(1, found.models + 1))
+    found.moves = len(moves_of(project))
 
-    from pipeline.tracking.records import MODEL_TAG, all_experiments
-    from pipeline.tracking.store import locate, open_store
 
-    client = open_store(locate(project.path))
+def moves_of(project: Project) -> list[dict[str, Any]]:
+    """The history of a light project's registered model."""
+    told = project.run("python", "-m", "pipeline.cli", "history", "--json").stdout
+    return list(json.loads(told[told.index("{") :])["moves"])
+
+
+def lost_of(project: Project, models: Sequence[int]) -> list[str]:
+    """What is missing or unfinished in the records of a light project that has trained these models to the end."""
+    from pipeline.tracking.logged_models import MODEL_TAG
+    from pipeline.tracking.records import all_experiments
+    from pipeline.tracking.store import locate_unserved, open_store
+
+    moves = moves_of(project)
+    lost = [f"move {move['number']} is {move['state']}" for move in moves if move["state"] != "done"]
+    lost += [f"there is no move {place}" for place, move in enumerate(moves, 1) if move["number"] != place]
+    verified = project.run("python", "-m", "pipeline.cli", "verify", check=False)
+    lost += [verified.stdout] if verified.returncode else []
+    client = open_store(locate_unserved(project.path))
     runs = {run.info.run_id: run for run in client.search_runs(all_experiments(client), max_results=5000)}
     versions = client.search_model_versions(f"name = '{DATASET}'", max_results=5000)
-    for model in range(1, found.models + 1):
-        digest = _digest(project, model)
+    for model in models:
+        digest = hashlib.sha256(model_of(model)).hexdigest()
         of_model = [version for version in versions if version.tags.get(MODEL_TAG) == digest]
         if len(of_model) != 1:
-            found.lost.append(f"model {model} has {len(of_model)} versions")
+            lost.append(f"model {model} has {len(of_model)} versions")
             continue
-        (version,) = of_model
-        run = runs[version.run_id]
-        if run.info.status != "FINISHED" or not {"accuracy", "test/accuracy"} & run.data.metrics.keys():
-            found.lost.append(f"the run of model {model} is {run.info.status}, with {sorted(run.data.metrics)}")
-        if not [move for move in moves if move["target"] == version.version]:
-            found.lost.append(f"no alias moved to model {model}, version {version.version}")
-    found.lost += [f"run {run.info.run_id} is RUNNING" for run in runs.values() if run.info.status == "RUNNING"]
-
-
-def _digest(project: Project, model: int) -> str:
-    path = Path(project.home) / "model"
-    path.write_bytes(model_of(model))
-    return file_digest(path)
+        run, number = runs[of_model[0].run_id], str(of_model[0].version)
+        if run.info.status != "FINISHED" or "test_accuracy" not in run.data.metrics:
+            lost.append(f"the run of model {model} is {run.info.status}, with {sorted(run.data.metrics)}")
+        if number not in {move["target"] for move in moves}:
+            lost.append(f"no alias moved to model {model}, version {number}")
+    return lost + [f"run {run.info.run_name} is RUNNING" for run in runs.values() if run.info.status == "RUNNING"]

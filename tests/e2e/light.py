@@ -4,8 +4,11 @@ Each is a process with its lock, its watch over whoever started it, and its reco
 Prefect are real. No stage imports TensorFlow. `python -m tests.e2e.light STAGE`, in such a project, is a stage.
 """
 
+import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +27,8 @@ DATASET = "tiny"
 IMAGES = 600  # in the test split
 STEP = 20  # of them that every third model gets right besides: a champion. The two after it are as good, and wait
 EPOCH_SECONDS = 0.3
-HOLD = STATE / "hold"  # in the main repository: the stage of which a file here has the name does not go on
+HOLD = STATE / "hold"  # in the main repository: while this file is there, a training stays in its first epoch,
+HELD = STATE / "held"  # and leaves this one
 STAGES = {
     "split": (["dataset.name"], [], ["data/splits", "reports/split.json", "reports/validation.json"]),
     "train": (["train.seed"], ["data/splits"], ["models/model.keras", "reports/training"]),
@@ -48,7 +52,7 @@ class Light(Workspace):
 
 
 def build(path: Path, home: Path) -> Project:
-    """Make such a project, in which nothing has run."""
+    """Make such a project, in which nothing has run, with the databases that its first run would take long to make."""
     project = create_project(path, home)
     stages = {
         name: {
@@ -63,6 +67,15 @@ def build(path: Path, home: Path) -> Project:
     (path / "dvc.lock").unlink()
     project.set_params(**{"dataset.name": DATASET, "train.seed": 1, "register.max_ece": 1.0})
     project.commit("stages that do next to nothing")
+    project.run("python", "-m", "pipeline.tracking.store")
+    project.run("prefect", "server", "database", "upgrade", "--yes")
+    return project
+
+
+def copy(template: Project, path: Path) -> Project:
+    """A copy of a project in which nothing has run."""
+    project = template.copy_to(path)
+    shutil.copytree(template.home, project.home)
     return project
 
 
@@ -80,7 +93,7 @@ def train(params: Params) -> None:
     light.train(model_of(params.train.seed), seed=params.train.seed)
     with training_run(light.facts) as run:
         for epoch in EPOCHS:
-            time.sleep(EPOCH_SECONDS)
+            _wait_while_held()
             run.log_epoch(int(epoch["epoch"]), {name: value for name, value in epoch.items() if name != "epoch"})
         run.complete(light.outputs.model, light.root / "reports")
 
@@ -91,14 +104,29 @@ def evaluate(params: Params) -> None:
     log_evaluation(light.outputs.model, light.outputs.evaluation)
 
 
+def _wait_while_held() -> None:
+    time.sleep(EPOCH_SECONDS)
+    root = main_repository()
+    while (root / HOLD).exists():
+        (root / HELD).touch()
+        time.sleep(0.1)
+
+
+@contextmanager
+def held(project: Project) -> Iterator[Callable[[], bool]]:
+    """Let no training of a project go on for the length of a block; yields what tells whether one waits."""
+    hold, waits = project.path / HOLD, project.path / HELD
+    hold.parent.mkdir(exist_ok=True)
+    hold.touch()
+    waits.unlink(missing_ok=True)
+    try:
+        yield waits.exists
+    finally:
+        hold.unlink()
+
+
 if __name__ == "__main__":
     stage = sys.argv[1]
     work = {"split": split, "train": train, "evaluate": evaluate, "register": register.run}[stage]
 
-    def run(params: Params) -> None:
-        print(f"this is {stage}", flush=True)
-        while (main_repository() / HOLD / stage).exists():
-            time.sleep(0.05)
-        work(params)
-
-    execute(stage, run)
+    execute(stage, work)
