@@ -180,7 +180,6 @@ def moves_of(project: Project) -> list[dict[str, Any]]:
 def lost_of(project: Project, models: Sequence[int]) -> list[str]:
     """What is missing or unfinished in the records of a light project that has trained these models to the end."""
     from pipeline.tracking.logged_models import MODEL_TAG
-    from pipeline.tracking.records import all_experiments
     from pipeline.tracking.store import locate_unserved, open_store
 
     moves = moves_of(project)
@@ -189,7 +188,8 @@ def lost_of(project: Project, models: Sequence[int]) -> list[str]:
     verified = project.run("python", "-m", "pipeline.cli", "verify", check=False)
     lost += [verified.stdout] if verified.returncode else []
     client = open_store(locate_unserved(project.path))
-    runs = {run.info.run_id: run for run in client.search_runs(all_experiments(client), max_results=5000)}
+    experiment = client.get_experiment_by_name(DATASET)
+    runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id], max_results=5000)}
     versions = client.search_model_versions(f"name = '{DATASET}'", max_results=5000)
     for model in models:
         digest = hashlib.sha256(model_of(model)).hexdigest()

@@ -1,8 +1,11 @@
 """Faults of every kind, injected: nothing runs on, nothing is lost, and the next run is right."""
 
 import os
+import sqlite3
+import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,14 +16,16 @@ from pipeline.flows.checkout import RETRAININGS
 from pipeline.stack import STACK_FILE
 from tests.conftest import Project
 from tests.e2e import light
-from tests.e2e.kills import checkouts_and_partials, kill_at_random, kill_everything
+from tests.e2e.kills import checkouts_and_partials, kill_at_random, kill_everything, lost_of
 from tests.e2e.test_repro import aliases_of, lock_of, runs_of
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]
 
 KILLS = 10
 SEED = 5
 WAIT_SECONDS = 300
+SHORT_SECONDS = 5  # a quarter of the time for which SQLite waits by itself
+RUN = ("python", "-m", "pipeline.cli", "run")
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -76,3 +81,65 @@ def test_after_a_reboot_in_mid_training_the_retraining_goes_on_to_the_same_bytes
     trained.set_params(**{"train.seed": 9, "train.epochs": 12})
     assert trained.run("python", "-m", "pipeline.cli", "run").stdout.count("restored") >= 2
     assert checkouts_and_partials(trained) == ([], [])
+
+
+@pytest.fixture(scope="module")
+def lightly(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A light project for several tests, each with models of its own."""
+    directory = tmp_path_factory.mktemp("lightly")
+    return light.build(directory / "project", directory / "home")
+
+
+def run_held(project: Project, fault: Callable[[], object]) -> tuple[int, str]:
+    """Run the flow, with a fault while the training is in its first epoch. Returns exit code and output."""
+    with light.held(project) as waits:
+        running = project.start(*RUN)
+        wait_until(lambda: waits() or running.poll() is not None)
+        fault()
+    output, _ = running.communicate()
+    return running.returncode, output
+
+
+def test_a_database_that_is_locked_for_a_while_delays_a_run(lightly: Project) -> None:
+    lightly.set_params(**{"train.seed": 1})
+    lock = sqlite3.connect(lightly.path / "mlflow.db", isolation_level=None, check_same_thread=False)
+    unlock = threading.Timer(SHORT_SECONDS, lock.rollback)
+
+    def fault() -> None:
+        lock.execute("BEGIN IMMEDIATE")
+        unlock.start()
+
+    code, output = run_held(lightly, fault)
+    unlock.join()
+    lock.close()
+    assert code == 0, output
+    assert lost_of(lightly, [1]) == []
+
+
+def test_a_database_that_stays_locked_stops_a_run_in_words(lightly: Project) -> None:
+    lightly.set_params(**{"train.seed": 2})
+    with closing(sqlite3.connect(lightly.path / "mlflow.db", isolation_level=None)) as lock:
+        code, output = run_held(lightly, lambda: lock.execute("BEGIN IMMEDIATE"))
+    assert code == 1
+    assert "mlflow.db is locked" in output
+    assert "Traceback" not in output
+    lightly.run(*RUN)
+    assert lost_of(lightly, [2]) == []
+
+
+def test_a_full_disk_below_the_artifacts_stops_a_run_in_words(lightly: Project) -> None:
+    """Whatever is written to `/dev/full` finds no space left: here a file of the run that is being recorded."""
+    lightly.set_params(**{"train.seed": 3})
+
+    def fill() -> None:
+        newest = max(lightly.path.glob("mlruns/tiny/*/artifacts/source"), key=lambda path: path.stat().st_mtime_ns)
+        (newest.parent / "training").mkdir()
+        (newest.parent / "training/settings.json").symlink_to("/dev/full")
+
+    code, output = run_held(lightly, fill)
+    assert code == 1
+    assert "train failed: cannot read or write" in output
+    assert "No space left on device" in output
+    assert "Traceback" not in output
+    lightly.run(*RUN)
+    assert lost_of(lightly, [3]) == []
