@@ -59,6 +59,10 @@ POLL_SECONDS = 0.2
 LEASE_SECONDS = 300
 
 
+class AnotherCameFirst(TrackingError):
+    """An alias does not point any more to where it pointed when its move was decided on."""
+
+
 @dataclass(frozen=True)
 class Move:
     """One move of an alias."""
@@ -145,8 +149,8 @@ def move_alias(
         expected: the version that the alias pointed to when the move was decided on; None: there was no such alias.
 
     Raises:
-        TrackingError: the alias does not point to what was expected, because another move came first; the version is
-            not there; or the store failed.
+        AnotherCameFirst: the alias does not point to what was expected.
+        TrackingError: the version is not there, or the store failed.
     """
     if stand(client, name).aliases.get(alias) != str(version):
         _move(
@@ -643,8 +647,8 @@ def _describe(name: str, alias: str, origin: str | None, target: str | None, kin
     return f"**{kind}** of {name}: `{alias}` moves from {_word(origin)} to {_word(target)}.\n\n{reason}"
 
 
-def _too_late(name: str, alias: str, expected: str | None, found: str | None, wanted: str) -> TrackingError:
-    return TrackingError(
+def _too_late(name: str, alias: str, expected: str | None, found: str | None, wanted: str) -> AnotherCameFirst:
+    return AnotherCameFirst(
         f"{alias} of {name} was not moved to version {wanted}: another move came first",
         expected=f"{alias} at {_word(expected)}",
         found=f"{alias} at {_word(found)}",

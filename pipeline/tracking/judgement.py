@@ -16,7 +16,15 @@ from pipeline.reports.comparison import compare
 from pipeline.reports.predictions import PREDICTIONS, read_predictions
 from pipeline.tracking import ledger
 from pipeline.tracking.contenders import CannotBeJudged, predictions_of
-from pipeline.tracking.history import CHALLENGER, CHAMPION, DECISION_TAG, REASON_TAG, find_aliases, move_alias
+from pipeline.tracking.history import (
+    CHALLENGER,
+    CHAMPION,
+    DECISION_TAG,
+    REASON_TAG,
+    AnotherCameFirst,
+    find_aliases,
+    move_alias,
+)
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import Record
@@ -34,6 +42,16 @@ def judge(record: Record, outputs: Outputs, version: "ModelVersion", params: Reg
         record: the complete run that made the workspace's model, with its evaluation.
         version: the one that holds this model.
     """
+    while True:
+        try:
+            decision = _judge(record, outputs, version, params)
+        except AnotherCameFirst:  # on another machine: whoever is champion now is the one to meet
+            continue
+        record.client.set_model_version_tag(version.name, str(version.version), DECISION_TAG, decision.outcome)
+        return decision
+
+
+def _judge(record: Record, outputs: Outputs, version: "ModelVersion", params: RegisterParams) -> Decision:
     name, number, client = version.name, str(version.version), record.client
     aliases = find_aliases(client, name)
     decision = _promoted_before(record, version) if aliases.get(CHAMPION) == number else None
@@ -50,7 +68,6 @@ def judge(record: Record, outputs: Outputs, version: "ModelVersion", params: Reg
                 evidence=_cite(record, decision),
                 expected=aliases.get(decision.outcome),  # the champion it met is still the one
             )
-    client.set_model_version_tag(name, number, DECISION_TAG, decision.outcome)
     return decision
 
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 LOCK_WAIT_SECONDS = 60  # creating the database takes about 2 s, 5 s on a busy machine
 BUSY_SECONDS = 10
 PROBE_SECONDS = 5
+CREATION_LOCK = 0x6D6C666C6F77  # a number of our own among PostgreSQL's advisory locks
+# Modules whose exceptions come from the store: MLflow, the database, and what reaches S3.
+FOREIGN = ("mlflow.", "sqlalchemy.", "botocore.", "boto3.", "s3transfer.")
 
 # Read by MLflow when it is imported and at every request. What the user has set stays.
 SETTINGS = {
@@ -146,9 +149,25 @@ def explained(store: Store) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not type(error).__module__.startswith(("mlflow.", "sqlalchemy.")):
+        if not is_of_store(error):
             raise
-        raise _explain(store, str(error)) from error
+        told = _explain_s3(error) if type(error).__module__.startswith(FOREIGN[2:]) else _explain(store, str(error))
+        raise told from error
+
+
+def is_of_store(error: Exception) -> bool:
+    """Whether it is the store, its database or its files that an exception comes from."""
+    return type(error).__module__.startswith(FOREIGN)
+
+
+def _explain_s3(error: Exception) -> TrackingError:
+    return TrackingError(
+        "the store of the runs' files did not do what it was asked",
+        expected="an S3-compatible store that answers, with a bucket that these credentials may write to",
+        found=without_password(str(error).strip().partition("\n")[0][:400]),
+        remedy="see to it, or to MLFLOW_S3_ENDPOINT_URL and AWS_… (docs/team.md); then run the same command again",
+        temporary="connect" in type(error).__name__.lower() or "timeout" in type(error).__name__.lower(),
+    )
 
 
 def _explain(store: Store, message: str) -> TrackingError:
@@ -196,9 +215,14 @@ def _locked(store: Store) -> TrackingError:
 def prepare(store: Store) -> None:
     """Make the default store's database, whole or not at all, or see that the one that is there can be read.
 
+    In a team's PostgreSQL database, which somebody else makes, the tables are made when it has none.
+
     Raises:
         TrackingError: it cannot be read, or not be made.
     """
+    if store.uri.startswith("postgresql"):
+        with explained(store):
+            _make_tables(store)
     database = store.database
     if database is None:
         return
@@ -250,6 +274,27 @@ def _create(store: Store, database: Path) -> None:
     with partial.open("rb+") as file:
         os.fsync(file)
     os.replace(partial, database)
+
+
+def _make_tables(store: Store) -> None:
+    """MLflow's tables in a new PostgreSQL database, made by one of those who find it empty; the others wait.
+
+    MLflow makes them without a lock: of two processes that begin at once, one fails.
+    """
+    from sqlalchemy import create_engine, inspect, text
+
+    engine = create_engine(store.uri, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            if inspect(connection).has_table("alembic_version"):
+                return
+            connection.execute(text("SELECT pg_advisory_lock(:number)"), {"number": CREATION_LOCK})
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            logging.getLogger("alembic").setLevel(logging.WARNING)
+            SqlAlchemyStore(store.uri, store.artifacts).engine.dispose()
+    finally:
+        engine.dispose()  # and with the connection goes the lock
 
 
 def _probe(store: Store) -> None:

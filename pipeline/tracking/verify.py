@@ -14,7 +14,7 @@ from pipeline.tracking.chain import all_aliases, all_runs, all_versions
 from pipeline.tracking.logged_models import MODEL_FILE, MODEL_TAG
 from pipeline.tracking.outputs import EVALUATION, MODEL, REGISTRATION, TRAINING, Outputs, dvc_digest
 from pipeline.tracking.records import EVALUATION_ARTIFACT, EVALUATION_TAG, find
-from pipeline.tracking.store import Store, explained, locate, open_store
+from pipeline.tracking.store import Store, explained, is_of_store, locate, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -227,13 +227,14 @@ def _check_workspace(
 def _download_digest(uri: str) -> tuple[str, str]:
     """SHA-256 of a file in the artifact store, or DVC's digest of a directory; and what went wrong instead."""
     from mlflow import artifacts
-    from mlflow.exceptions import MlflowException
 
     with tempfile.TemporaryDirectory() as scratch:
         try:
             path = Path(artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch))
             return (dvc_digest(path) if path.is_dir() else file_digest(path)), ""
-        except (MlflowException, OSError) as error:
+        except Exception as error:
+            if not (is_of_store(error) or isinstance(error, OSError)):
+                raise
             return "", f"it cannot be read: {str(error).strip().splitlines()[-1]}"
 
 

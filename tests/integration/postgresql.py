@@ -14,11 +14,15 @@ import pytest
 
 USER = "mlflow"
 TEMPLATE = "empty_store"  # a database with MLflow's tables, which is copied: making them takes seconds
+NOTHING = "template0"  # PostgreSQL's own, without any table
 
 
 @contextmanager
-def running_postgresql() -> Iterator[Callable[[], str]]:
-    """A server on a free port of the loopback interface. Yields what makes a new store and returns its address."""
+def running_postgresql() -> Iterator[Callable[..., str]]:
+    """A server on a free port of the loopback interface. Yields what makes a database and returns its address.
+
+    It is an empty MLflow store unless another template is asked for. The server takes any password.
+    """
     programs = _find_programs()
     # Not below pytest's own directory, which is closed to the user that the server has to run as: it refuses root.
     with tempfile.TemporaryDirectory(prefix="pipeline-postgresql-", ignore_cleanup_errors=True) as scratch:
@@ -50,9 +54,9 @@ def running_postgresql() -> Iterator[Callable[[], str]]:
         def address(database: str) -> str:
             return f"postgresql+psycopg2://{USER}@127.0.0.1:{port}/{database}"
 
-        def make_database() -> str:
+        def make_database(template: str = TEMPLATE) -> str:
             database = f"store_{next(numbers)}"
-            run("createdb", "--template", TEMPLATE, *connect(database))
+            run("createdb", "--template", template, *connect(database))
             return address(database)
 
         try:

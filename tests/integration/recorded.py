@@ -222,13 +222,18 @@ def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
     """A workspace whose data are split, which is the current directory and has a store with nothing in it."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", PARENT_VARIABLE, "DVC_ROOT", "DVC_EXP_NAME"):
         monkeypatch.delenv(name, raising=False)
-    root = tmp_path / "project"
+    made = lay_out(tmp_path / "project")
+    shutil.copy(empty_store, made.root / "mlflow.db")
+    monkeypatch.chdir(made.root)
+    return made
+
+
+def lay_out(root: Path) -> Workspace:
+    """A workspace whose data are split, in a new directory."""
     root.mkdir()
     for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore", "data/catalog.yaml"):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, root / name)
-    shutil.copy(empty_store, root / "mlflow.db")
-    monkeypatch.chdir(root)
     made = Workspace(root)
     made.split()
     return made

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pipeline.cli.__main__ import app
 from pipeline.files import file_digest, write_json
 from pipeline.params import load_params
-from pipeline.tracking import contenders, judgement, ledger, registry
+from pipeline.tracking import contenders, history, judgement, ledger, registry
 from pipeline.tracking.judgement import DECISION_JSON, DECISION_PAGE, DECISION_TAG, REASON_TAG
 from pipeline.tracking.registry import Registration
 from tests.integration.recorded import CLASSES, Workspace, answer, empty_store, workspace
@@ -384,3 +384,28 @@ def test_two_versions_are_compared_image_by_image(judged: Workspace, tmp_path: P
     assert set(found["by_class"]) == set(CLASSES)
     with Image.open(figure) as drawn:
         assert len(set(drawn.convert("L").getdata())) > 50  # grey levels of the images, and not a blank page
+
+
+def test_a_champion_that_changes_while_a_model_is_judged_is_the_one_to_meet(
+    judged: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged.enter(b"tie", wrong=range(60))
+    move_alias = judgement.move_alias
+
+    def promote_another_first(*given: Any, **named: Any) -> None:
+        monkeypatch.setattr(judgement, "move_alias", move_alias)
+        history.promote(judged.client, "garments", "2", reason="by a colleague on another machine")
+        move_alias(*given, **named)
+
+    monkeypatch.setattr(judgement, "move_alias", promote_another_first)
+    registration = judged.enter(b"better", wrong=range(20))
+    assert registration.decision.reason.startswith("Version 3 takes the place of version 2")
+    assert judged.aliases("garments") == {"champion": "3"}
+    assert decision_of(judged)["champion"] == "2"
+    moves = history.read_history(judged.client, "garments")
+    assert [(move.origin, move.target) for move in history.champion_moves(moves)] == [
+        (None, "1"),
+        ("1", "2"),
+        ("2", "3"),
+    ]
+    assert len(set(places(judged).values())) == 2  # judged twice, entered once
