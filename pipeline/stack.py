@@ -5,7 +5,6 @@ work on what the embedded ones work on: MLflow's database and files, and Prefect
 answer therefore goes on without it, on the same records.
 """
 
-import http.client
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ Server = Literal["mlflow", "prefect"]
 
 STACK_FILE = STATE / "stack.json"  # while `pipeline up` serves
 SETTINGS_FILE = STATE / "settings.json"  # what stays when it has ended: where the data is
-ANSWER_SECONDS = 3
+ANSWER_SECONDS = 5
 TOLD_VARIABLE = "PIPELINE_STACK_MISSED"  # for the processes that a command starts: it has said so already
 
 
@@ -74,6 +73,8 @@ def find_server(root: Path, server: Server) -> str | None:
 
 def answers(address: str, seconds: float = ANSWER_SECONDS) -> bool:
     """Whether a server says that it is well, at an address of its own for this question."""
+    import http.client  # here, so that a stage without servers does not pay for it
+
     parts = urlsplit(address)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=seconds)
     try:

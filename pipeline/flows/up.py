@@ -43,7 +43,7 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 NOTICE_SECONDS = 1.0  # until circus sees that a part has ended
 CHECK_SECONDS = 2.0  # between two questions to a server
-SILENT_SECONDS = 120.0  # without an answer, at its start or later, after which a server is given up
+SILENT_SECONDS = 180.0  # without an answer, at its start or later, after which a server is given up
 STOP_SECONDS = 45.0  # for a part to end by itself: the runner first ends its flow runs, and they their stages
 MOST_STARTS, SPELL_SECONDS = 5, 120.0  # more starts in such a time, and the next one waits
 PAUSE_SECONDS = 60.0
@@ -107,6 +107,7 @@ def serve(
 
     Raises:
         WorkspaceError: another `pipeline up` is at work in this project.
+        OSError: the directory for the data cannot be made.
         FlowError: a port is taken, a server listens to other machines without protection, or one does not start.
     """
     root = main_repository(workspace)
@@ -117,18 +118,19 @@ def serve(
             found="MLFLOW_TRACKING_URI or PREFECT_API_URL names a server that runs elsewhere",
             remedy="unset it, or use that server",
         )
+    if listening.mlflow_port == listening.prefect_port:
+        raise FlowError("MLflow and Prefect cannot share a port", remedy="pipeline up --mlflow-port 5001")
     if listening.is_open:
         require_protection(parts)
     remedy = "use its servers; or end it, with Ctrl-C there or by ending that process"
     with lock("the stack", wait=0, remedy=remedy, root=root):
         remove_stack(root)  # of one that was killed
-        if len({listening.mlflow_port, listening.prefect_port}) == 1:
-            raise FlowError("MLflow and Prefect cannot share a port", remedy="pipeline up --mlflow-port 5001")
         for part in parts:
             if part.address:
                 require_free_port(part.arguments[0], int(part.arguments[1]), f"--{part.name}-port")
         if data:
             former = data_directory(root)
+            data.mkdir(parents=True, exist_ok=True)
             move_data(root, data)
             if data != former:
                 show(OWN, f"data goes to {data} from now on; what was recorded before stays in {former}")
@@ -235,10 +237,14 @@ class _Lines:
 
 
 class _Member:
-    """A part while it is kept running."""
+    """A part while it is kept running.
 
-    def __init__(self, part: Part, workspace: Path, show: Show) -> None:
-        self.part = part
+    Args:
+        needs: the part without which this one ends again at once.
+    """
+
+    def __init__(self, part: Part, workspace: Path, show: Show, needs: "_Member | None") -> None:
+        self.part, self.needs = part, needs
         self.pid: int | None = None  # of the process that was started last
         self.has_answered = self.is_well = part.address is None
         self.failed = False  # it ended before it ever answered
@@ -260,9 +266,8 @@ class _Member:
         )
 
     def is_due(self) -> bool:
-        """Whether it may be started (again) now: one that keeps ending has to wait."""
-        recent = [start for start in self.starts if start > time.monotonic() - SPELL_SECONDS]
-        return len(recent) < MOST_STARTS or time.monotonic() > self.starts[-1] + PAUSE_SECONDS
+        """Whether it may be started (again) now: what it needs is well, and it has not ended too often of late."""
+        return not (self.needs and not self.needs.is_well) and not self._keeps_ending()
 
     async def answers(self) -> bool:
         """Whether it is well, as far as anybody can ask."""
@@ -273,6 +278,10 @@ class _Member:
         if self.pid is not None:
             with suppress(ProcessLookupError, PermissionError):  # macOS answers so for a group of zombies
                 os.killpg(self.pid, signal.SIGKILL)
+
+    def _keeps_ending(self) -> bool:
+        recent = [start for start in self.starts if start > time.monotonic() - SPELL_SECONDS]
+        return len(recent) == MOST_STARTS and time.monotonic() < self.starts[-1] + PAUSE_SECONDS
 
     def _take(self, line: str) -> None:
         self.last_lines.append(line)
@@ -285,7 +294,11 @@ class _Member:
             if not self.has_answered:
                 self.failed = True
                 return False
-            again = "starting it again" if self.is_due() else f"it keeps doing so: next try in {PAUSE_SECONDS:.0f} s"
+            again = "starting it again"
+            if self._keeps_ending():
+                again = f"it keeps doing so: next try in {PAUSE_SECONDS:.0f} s"
+            elif self.needs and not self.needs.is_well:
+                again = f"starting it again when {self.needs.part.name} answers"
             self._show(OWN, f"{self.part.name} (process {self.pid}) has ended; {again}")
             self.pid = None
         return self.is_due()
@@ -311,14 +324,18 @@ class _Stack:
         """
         ending = asyncio.Event()
         ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # under nohup
-        self.members = [_Member(part, self.root, self.show) for part in self.parts]
+        members: dict[str, _Member] = {}
+        for part in self.parts:
+            needs = members.get("prefect") if part.name == "runner" else None
+            members[part.name] = _Member(part, self.root, self.show, needs)
+        self.members = list(members.values())
         watchers = [member.watcher for member in self.members]
         arbiter = Arbiter(watchers, "inproc://control", "inproc://events", NOTICE_SECONDS, loop=IOLoop.current())
         for number in ENDING_SIGNALS:  # circus has set its own
             asyncio.get_running_loop().add_signal_handler(number, ending.set)
         if ignores_hangup:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self.show(OWN, f"starting {' and '.join(part.name for part in self.parts if part.address)}; Ctrl-C ends them")
+        self.show(OWN, f"starting {', '.join(part.name for part in self.parts)}; Ctrl-C ends all of it")
         logging.getLogger("tornado.application").addFilter(_is_no_conflict)
         await arbiter.start()
         work = asyncio.create_task(self._look_after())
@@ -374,13 +391,12 @@ class _Stack:
                     await _in_turn(member.watcher.start)
             elif await member.answers():
                 last_answer = time.monotonic()
-                if not member.is_well:
+                if not member.is_well and member.part.address:
                     self.show(OWN, f"{member.part.name} answers again")
                 member.is_well = True
-            elif time.monotonic() > last_answer + SILENT_SECONDS:
+            elif time.monotonic() > max(last_answer, *member.starts) + SILENT_SECONDS:
                 self.show(OWN, f"{member.part.name} has not answered for {SILENT_SECONDS:.0f} s: ending it")
                 member.kill()
-                last_answer = time.monotonic()
             await asyncio.sleep(CHECK_SECONDS)
 
 

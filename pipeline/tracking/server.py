@@ -58,10 +58,12 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
 def write_auth_config(root: Path) -> Path:
     """Say where MLflow's users are kept; their passwords stand in that database, hashed."""
     path = root / AUTH_CONFIG
-    path.parent.mkdir(parents=True, exist_ok=True)
+    data = data_directory(root)
+    for directory in (path.parent, data):
+        directory.mkdir(parents=True, exist_ok=True)
     settings = {
         "default_permission": "READ",
-        "database_uri": f"sqlite:///{data_directory(root) / USERS}",
+        "database_uri": f"sqlite:///{data / USERS}".replace("%", "%%"),  # configparser's escape
         "admin_username": "admin",
     }
     lines = [f"{name} = {value}" for name, value in settings.items()]

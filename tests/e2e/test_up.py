@@ -21,8 +21,8 @@ from pipeline.stack import answers
 from pipeline.tracking.store import as_default, locate, locate_unserved, open_store
 from tests.conftest import Project
 from tests.e2e.servers import find_free_port
-from tests.e2e.test_kills import processes_of, wait_until_idle
-from tests.e2e.test_repro import aliases_of
+from tests.e2e.test_kills import processes_of, stage_process, wait_until_idle
+from tests.e2e.test_repro import aliases_of, runs_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("up")]
 
@@ -69,9 +69,10 @@ class Running:
 
 
 @contextmanager
-def running_stack(project: Project, directory: Path, **environment: str) -> Iterator[Running]:
+def running_stack(project: Project, directory: Path, *options: str, **environment: str) -> Iterator[Running]:
     mlflow, prefect = find_free_port(), find_free_port()
     command = ["python", "-m", "pipeline.cli", "up", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect)]
+    command += options
     log, file = directory / "up.log", project.path / ".pipeline/stack.json"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -160,19 +161,28 @@ def test_the_flow_is_recorded_by_the_prefect_server(stack: Running) -> None:
         assert int(after.read()) == count + 1
 
 
-def test_killed_servers_come_back_where_they_were(stack: Running) -> None:
-    before = stack.parts()
+def test_killed_servers_come_back_where_they_were_and_nothing_is_lost(stack: Running) -> None:
+    project, before = stack.project, stack.parts()
     assert before.keys() == {"pipeline.tracking.server", "pipeline.flows.server", "pipeline.flows.runner"}
+    running = project.start("python", "-m", "pipeline.cli", "run", "--force", "train")
+    stage_process(project, running, "train")
     for part in before.values():
         part.kill()
     wait_until(lambda: not stack.is_well(), stack.log)
-    result = stack.project.run("python", "-m", "pipeline.cli", "versions")
+    result = project.run("python", "-m", "pipeline.cli", "versions")
     assert result.stdout.count("going on without it, on the same records") == 1
+    output, _ = running.communicate(timeout=START_SECONDS)
+    assert running.returncode == 0 or "pipeline run" in output  # it went on, or says how to
+    assert "Traceback" not in output
+
     wait_until(lambda: stack.is_well() and stack.parts().keys() == before.keys(), stack.log)
     after = stack.parts()
     assert not {process.pid for process in after.values()} & {process.pid for process in before.values()}
-    result = stack.project.run("python", "-m", "pipeline.cli", "versions")
-    assert "going on without it" not in result.stdout
+    output = project.run("python", "-m", "pipeline.cli", "run").stdout
+    assert "going on without it" not in output
+    assert stack.mlflow in output
+    assert "RUNNING" not in [status for _, status in runs_of(project)]
+    assert aliases_of(project)["tiny", "champion"] == "1"
 
 
 def test_a_second_one_is_refused(stack: Running) -> None:
@@ -202,11 +212,12 @@ def test_ctrl_c_ends_all_of_it(stack: Running) -> None:
     assert "Traceback" not in stack.log.read_text()
     result = stack.project.run("python", "-m", "pipeline.cli", "versions")
     assert "going on without it" not in result.stdout  # it was ended, not lost
-    assert "challenger" in result.stdout
+    assert "champion" in result.stdout
 
 
-def test_with_secrets_it_asks_who_is_there_and_a_kill_leaves_nothing(trained: Project, tmp_path: Path) -> None:
-    with running_stack(trained, tmp_path, **SECRETS) as running:
+def test_moved_and_protected_it_is_found_and_a_kill_leaves_nothing(trained: Project, tmp_path: Path) -> None:
+    before = file_digest(trained.path / "mlflow.db")
+    with running_stack(trained, tmp_path, "--data", str(tmp_path / "data"), **SECRETS) as running:
         for address in (
             f"{running.mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name=tiny",
             f"{running.prefect}/version",
@@ -238,3 +249,4 @@ def test_with_secrets_it_asks_who_is_there_and_a_kill_leaves_nothing(trained: Pr
     result = trained.run("python", "-m", "pipeline.cli", "versions")
     assert result.stdout.count("going on without it, on the same records") == 1
     assert "champion" in result.stdout
+    assert file_digest(trained.path / "mlflow.db") == before

@@ -129,6 +129,6 @@ def test_moved_data_is_found_without_a_server(tmp_path: Path) -> None:
 
 
 def test_asking_imports_no_tool() -> None:
-    program = "import sys, pipeline.stack; print({'mlflow', 'prefect', 'urllib.request', 'numpy'} & set(sys.modules))"
+    program = "import sys, pipeline.stack; print({'mlflow', 'prefect', 'http.client', 'numpy'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -1,0 +1,36 @@
+"""`pipeline up` with parts that do not start, or do not stay."""
+
+from tests.conftest import Project
+from tests.e2e.servers import find_free_port
+from tests.integration.test_flow import processes_of
+
+NOBODY = "http://127.0.0.1:9"
+
+
+def test_a_server_that_cannot_start_ends_all_of_it_and_says_why(stand_ins: Project) -> None:
+    (stand_ins.path / "mlflow.db").write_bytes(b"no database" * 1000)
+    command = ("python", "-m", "pipeline.cli", "up", "--only", "mlflow", "--mlflow-port", str(find_free_port()))
+    result = stand_ins.run(*command, check=False)
+    assert result.returncode == 1
+    assert "mlflow did not start" in result.stdout
+    assert f"mv {stand_ins.path}/mlflow.db" in result.stdout
+    assert "Traceback" not in result.stdout
+    assert processes_of(stand_ins) == []
+    assert not (stand_ins.path / ".pipeline/stack.json").exists()
+
+
+def test_a_part_that_keeps_ending_is_given_a_rest(stand_ins: Project) -> None:
+    elsewhere = {"MLFLOW_TRACKING_URI": NOBODY, "PREFECT_API_URL": f"{NOBODY}/api"}
+    running = stand_ins.start("python", "-m", "pipeline.cli", "up", **elsewhere)
+    lines: list[str] = []
+    assert running.stdout
+    for line in running.stdout:
+        lines.append(line)
+        if "next try in 60 s" in line:
+            running.terminate()
+    assert running.wait() == 0, "".join(lines)
+    shown = "".join(lines)
+    assert shown.count("does not answer") == 5
+    assert shown.count("has ended; starting it again") == 4
+    assert "starting runner;" in shown
+    assert processes_of(stand_ins) == []
