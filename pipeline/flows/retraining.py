@@ -40,7 +40,7 @@ from pipeline.flows.intake import (
 )
 from pipeline.flows.run import IfBusy
 from pipeline.flows.signals import signals_as_exceptions
-from pipeline.params import PARAMS_FILE, load_params, parse_params
+from pipeline.params import PARAMS_FILE, Params, load_params, parse_params
 from pipeline.tracking.outputs import dvc_digest
 from pipeline.workspace import STATE, lock, main_repository
 
@@ -180,7 +180,7 @@ class _Work:
         return self._push(result)
 
     def _read_input(self, ref: str | None, changes: Mapping[str, Any]) -> _Input:
-        ref = ref or load_params(self.workspace / PARAMS_FILE).retrain.ref or "HEAD"
+        ref = ref or self._params_of("HEAD", "HEAD")[1].retrain.ref or "HEAD"
         try:
             sha = git(self.workspace, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
         except FlowError:
@@ -189,16 +189,21 @@ class _Work:
                 expected="a branch, a tag or a commit, by retrain.ref or --ref",
                 remedy="git fetch, or commit first; git branch --all shows what there is",
             ) from None
-        try:
-            params = yaml.safe_load(git(self.workspace, "show", f"{sha}:./{PARAMS_FILE}"))
-        except yaml.YAMLError as error:
-            raise ParamsError(f"{PARAMS_FILE} of {ref} is not YAML", found=str(error)) from None
-        differing = {key: value for key, value in changes.items() if _change(params, key, value)}
-        dataset = parse_params(params, f"{PARAMS_FILE} of {ref}").dataset
+        content, _ = self._params_of(sha, ref)
+        differing = {key: value for key, value in changes.items() if _change(content, key, value)}
+        dataset = parse_params(content, f"{PARAMS_FILE} of {ref}").dataset
         place = self.workspace / dataset.path
         holds_files = place.is_dir() and any(not path.name.startswith(".") for path in place.iterdir())
         local = read_digests(self.root, place.parent).get(place.name, "") if holds_files else ""
         return _Input(sha, git(self.workspace, "rev-parse", f"{sha}:./"), differing, local, self._find_own(sha))
+
+    def _params_of(self, sha: str, ref: str) -> tuple[Any, Params]:
+        """A commit's params, as they stand and as they are meant. The reader's file may be in the middle of an edit."""
+        try:
+            content = yaml.safe_load(git(self.workspace, "show", f"{sha}:./{PARAMS_FILE}"))
+        except yaml.YAMLError as error:
+            raise ParamsError(f"{PARAMS_FILE} of {ref} is not YAML", found=str(error)) from None
+        return content, parse_params(content, f"{PARAMS_FILE} of {ref}")
 
     def _find_own(self, sha: str) -> dict[str, str]:
         """The batches of the reader's folder that are not as the commit they work on has them: those count as new."""
@@ -237,7 +242,7 @@ class _Work:
             raise FlowError(f"the files in {place} changed while they were copied", remedy="pipeline retrain, later")
 
     def _bring_contents(self, directory: Path, own: Mapping[str, str]) -> None:
-        """Put in place what the commit points to: from DVC's cache and, of batches, also the reader's tree or a remote."""
+        """Put in place what the commit points to: from DVC's cache; batches also from the reader's tree or a remote."""
         if not run_in_checkout(directory, "checkout")[0]:  # with the stages' outputs, as far as the cache has them
             return
         wanted = {name: digest for name, digest in read_pointers(directory, "HEAD").items() if name not in own}

@@ -261,7 +261,6 @@ def test_two_at_once_take_turns_or_one_is_skipped(again: Retrain, stand_ins: Pro
         skipped = again()
     assert skipped.outcome == "skipped"
     assert f"process {os.getpid()}" in skipped.reason
-    behave(stand_ins, register={"sleep": 1})
     command = ("python", "-m", "pipeline.cli", "retrain", "--if-busy", "wait", "--json")
     environment = {name: os.environ[name] for name in ("PREFECT_API_URL", "STAND_INS")}
     both = [stand_ins.start(*command, **environment) for _ in range(2)]
@@ -269,28 +268,25 @@ def test_two_at_once_take_turns_or_one_is_skipped(again: Retrain, stand_ins: Pro
     assert [one.returncode for one in both] == [0, 0], outputs
     outcomes = [json.loads(line)["outcome"] for line in (stand_ins.path / ".pipeline/retraining/log.jsonl").open()]
     assert outcomes == ["skipped", "not promoted", "nothing new"]
-    assert started_stages(stand_ins) == ["register"]
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("stage", ["ingest", "train", "register"])
+@pytest.mark.parametrize("stage", ["train", "register"])
 def test_after_a_kill_the_next_one_is_right(again: Retrain, stand_ins: Project, stage: str) -> None:
     add_batch(stand_ins, "march.npz", seed=7)
-    seeds = {"ingest": {"dataset.name": "tiny"}, "train": {"train.seed": 9}, "register": {"train.seed": 9}}
-    changes = [f"--set={key}={value}" for key, value in seeds[stage].items()]
-    if stage == "ingest":
-        stand_ins.set_params(**{"split.seed": 3})
     behave(stand_ins, **{stage: {"sleep": 60}})
     environment = {name: os.environ[name] for name in ("PREFECT_API_URL", "STAND_INS")}
-    running = stand_ins.start("python", "-m", "pipeline.cli", "retrain", *changes, **environment)
+    command = ("python", "-m", "pipeline.cli", "retrain", "--set", "train.seed=9")
+    running = stand_ins.start(*command, **environment)
     wait_until(lambda: stage in started_stages(stand_ins) or running.poll() is not None)
     running.kill()
     running.wait()
     wait_until(lambda: not processes_of(stand_ins), 20)
     (unfinished,) = branches_of(stand_ins)
+    assert len(checkouts_of(stand_ins)) == 1
 
     behave(stand_ins)
-    result = again(changes=seeds[stage])
+    result = again(changes={"train.seed": 9})
     assert (result.outcome, result.branch, result.taken) == ("not promoted", unfinished, ("march.npz",))
     assert checkouts_of(stand_ins) == []
     assert started_stages(stand_ins)[-1] == STAGES[-1]
