@@ -171,23 +171,28 @@ def _look(project: Project, found: Aftermath) -> None:
     found.moves = len(moves_of(project))
 
 
-def moves_of(project: Project) -> list[dict[str, Any]]:
+def moves_of(project: Project, **environment: str) -> list[dict[str, Any]]:
     """The history of a light project's registered model."""
-    told = project.run("python", "-m", "pipeline.cli", "history", "--json").stdout
+    told = project.run("python", "-m", "pipeline.cli", "history", "--json", **environment).stdout
     return list(json.loads(told[told.index("{") :])["moves"])
 
 
-def lost_of(project: Project, models: Sequence[int]) -> list[str]:
-    """What is missing or unfinished in the records of a light project that has trained these models to the end."""
-    from pipeline.tracking.logged_models import MODEL_TAG
-    from pipeline.tracking.store import locate_unserved, open_store
+def lost_of(project: Project, models: Sequence[int], **environment: str) -> list[str]:
+    """What is missing or unfinished in the records of a light project that has trained these models to the end.
 
-    moves = moves_of(project)
+    Args:
+        environment: of the commands that look; `MLFLOW_TRACKING_URI` in it is where the records are.
+    """
+    from pipeline.tracking.logged_models import MODEL_TAG
+    from pipeline.tracking.store import Store, locate_unserved, open_store
+
+    moves = moves_of(project, **environment)
     lost = [f"move {move['number']} is {move['state']}" for move in moves if move["state"] != "done"]
     lost += [f"there is no move {place}" for place, move in enumerate(moves, 1) if move["number"] != place]
-    verified = project.run("python", "-m", "pipeline.cli", "verify", check=False)
+    verified = project.run("python", "-m", "pipeline.cli", "verify", check=False, **environment)
     lost += [verified.stdout] if verified.returncode else []
-    client = open_store(locate_unserved(project.path))
+    configured = environment.get("MLFLOW_TRACKING_URI")
+    client = open_store(Store(configured, None, None) if configured else locate_unserved(project.path))
     experiment = client.get_experiment_by_name(DATASET)
     runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id], max_results=5000)}
     versions = client.search_model_versions(f"name = '{DATASET}'", max_results=5000)
