@@ -87,7 +87,7 @@ def forget_dead_holders(workspace: Path) -> None:
         with make_lock(f"{path}.lock", tmp_dir=str(path.parent)):  # as DVC does for every change
             used = json.loads(path.read_text(encoding="utf-8"))
             path.write_text(json.dumps(_without_dead_holders(used)), encoding="utf-8")
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return  # there is no such list, or DVC will say what is wrong with it
 
 
