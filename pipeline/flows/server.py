@@ -221,6 +221,7 @@ def serve_temporarily(descriptor: int) -> None:
 
     if get_current_settings().api.url:
         return
+    get_current_settings().home.mkdir(parents=True, exist_ok=True)
     import uvicorn
     from prefect.server.api.server import create_app
 

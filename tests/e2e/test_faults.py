@@ -56,8 +56,9 @@ def test_after_a_reboot_in_mid_training_the_retraining_goes_on_to_the_same_bytes
     running = trained.start(*retrain)
     wait_until(lambda: any(trained.path.glob(".pipeline/checkpoints/*.npz")) or running.poll() is not None)
     kill_everything(trained)
-    running.communicate()
-    checkout = next((trained.path / RETRAININGS).iterdir())
+    output, _ = running.communicate()
+    assert list((trained.path / RETRAININGS).glob("*")), output
+    (checkout,) = (trained.path / RETRAININGS).iterdir()
     # All that they left in a list by their number: after a reboot, another process has it.
     us = {"pid": os.getpid(), "cmd": "dvc repro"}
     for directory in (trained.path, checkout):
@@ -131,10 +132,16 @@ def test_a_full_disk_below_the_artifacts_stops_a_run_in_words(lightly: Project) 
     """Whatever is written to `/dev/full` finds no space left: here a file of the run that is being recorded."""
     lightly.set_params(**{"train.seed": 3})
 
+    def trainings() -> set[Path]:
+        return {path.parent for path in lightly.path.glob("mlruns/tiny/*/artifacts/source")}
+
+    before = trainings()
+
     def fill() -> None:
-        newest = max(lightly.path.glob("mlruns/tiny/*/artifacts/source"), key=lambda path: path.stat().st_mtime_ns)
-        (newest.parent / "training").mkdir()
-        (newest.parent / "training/settings.json").symlink_to("/dev/full")
+        wait_until(lambda: trainings() - before)
+        (artifacts,) = trainings() - before
+        (artifacts / "training").mkdir()
+        (artifacts / "training/settings.json").symlink_to("/dev/full")
 
     code, output = run_held(lightly, fill)
     assert code == 1

@@ -74,9 +74,10 @@ def test_retrainings_of_two_machines_take_turns_and_lose_nothing(tmp_path: Path)
             )
             ended = [httpx.get(f"{api}/flow_runs/{run}").json() for run in runs]
         finally:
+            outputs = []
             for process in (*machines, server):
                 process.send_signal(signal.SIGTERM)
-            outputs = [process.communicate(timeout=WAIT_SECONDS)[0] for process in (*machines, server)]
+                outputs.append(process.communicate(timeout=WAIT_SECONDS)[0])
         assert [run["state"]["type"] for run in ended] == ["COMPLETED"] * 2, "\n".join(outputs)
         first, second = sorted(ended, key=lambda run: str(run["start_time"]))
         assert first["end_time"] <= second["start_time"]
