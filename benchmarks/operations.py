@@ -17,8 +17,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import httpx
+import numpy as np
 import psutil
 from end_to_end import (
     REPOSITORY,
@@ -34,13 +38,15 @@ from end_to_end import (
     temporary_directory,
 )
 
+from pipeline.data import tiny
 from pipeline.stack import answers
 
 REPEATS = 5
 KILLS = 50
 SETTLE_SECONDS = 20  # after the servers' answer, for the runner to have started, too
 MLFLOW, PREFECT = 5611, 4611  # ports that nobody else is likely to have
-ANSWERS = {"mlflow": f"http://127.0.0.1:{MLFLOW}/health", "prefect": f"http://127.0.0.1:{PREFECT}/api/health"}
+API = f"http://127.0.0.1:{PREFECT}/api"
+ANSWERS = {"mlflow": f"http://127.0.0.1:{MLFLOW}/health", "prefect": f"{API}/health"}
 
 
 @dataclass
@@ -100,6 +106,69 @@ def measure_up(report: Report) -> None:
     report.table("Servers, from the command to the answer", SPREAD_COLUMNS, rows, note)
 
 
+def measure_retraining(report: Report) -> None:
+    """With the stack up: a scheduled retraining that finds nothing new, and a batch until its retraining starts."""
+    with temporary_directory() as directory:
+        clone = Clone(directory, "tiny")
+        clone.run("pipeline", "run")
+        clone.run("git", "commit", "--quiet", "--all", "--message", "work on the tiny dataset")
+        command = ["pipeline", "up", "--mlflow-port", str(MLFLOW), "--prefect-port", str(PREFECT)]
+        idle, arrivals, stages = [], [], 0
+        with started(clone, command, ["mlflow", "prefect"]):
+            while not ask("deployments/name/retrain/retrain"):
+                time.sleep(0.5)
+            deployment = ask("deployments/name/retrain/retrain")["id"]
+            for repeat in range(-1, REPEATS):
+                due = datetime.now(UTC) + timedelta(seconds=1)
+                state = {"type": "SCHEDULED", "state_details": {"scheduled_time": due.isoformat()}}
+                run_id = ask(f"deployments/{deployment}/create_flow_run", {"state": state})["id"]
+                while not (found := ask(f"flow_runs/{run_id}"))["end_time"]:
+                    if repeat >= 0:
+                        stages += count_stages(clone)
+                    time.sleep(0.1)
+                if repeat >= 0:  # the first takes the clone's commit in
+                    assert found["state_name"] == "NothingNew", found["state"]
+                    idle.append((datetime.fromisoformat(found["end_time"]) - due).total_seconds())
+                    progress(f"nothing new: {idle[-1]:.1f} s")
+            known = {run["id"] for run in runs_of(deployment)}
+            for repeat in range(REPEATS):
+                images, labels = tiny.generate(50, 1000 + repeat)
+                np.savez(clone.path / f"data/incoming/{repeat}.npz", images=images, labels=labels)
+                arrived = datetime.now(UTC)
+                while not (new := [run for run in runs_of(deployment) if run["id"] not in known and run["start_time"]]):
+                    time.sleep(0.5)
+                arrivals.append((datetime.fromisoformat(new[0]["start_time"]) - arrived).total_seconds())
+                progress(f"batch to retraining: {arrivals[-1]:.1f} s")
+                known.add(new[0]["id"])
+                while not ask(f"flow_runs/{new[0]['id']}")["end_time"]:
+                    time.sleep(1)
+    what = "a scheduled retraining that finds nothing new, from the time that was set to its end"
+    report.at_most(what, max(idle), 15, " s")
+    report.at_most("stage processes that it started", stages, 0, "")
+    report.at_most("a new batch until its retraining has started", max(arrivals), 60, " s")
+    rows = [spread("nothing new, to the end", idle), spread("a batch, to the start", arrivals)]
+    note = "The runner asks for due runs every 5 s; a batch must have been quiet for as long, twice."
+    report.table("Retraining by the stack", SPREAD_COLUMNS, rows, note)
+
+
+def ask(path: str, content: object = None) -> Any:
+    """What Prefect's API answers; None where it knows nothing of it."""
+    answer = httpx.request("GET" if content is None else "POST", f"{API}/{path}", json=content)
+    return answer.json() if answer.is_success else None
+
+
+def runs_of(deployment: str) -> list[dict[str, Any]]:
+    """The flow runs of a deployment."""
+    return list(ask("flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [deployment]}}, "limit": 100}))
+
+
+def count_stages(clone: Clone) -> int:
+    """The processes that are a stage at work anywhere in a clone."""
+    found = psutil.process_iter(["cmdline", "cwd"])
+    here = (one.info["cmdline"] or [] for one in found if (one.info["cwd"] or "").startswith(str(clone.path)))
+    return sum("pipeline.stages." in " ".join(command) for command in here)
+
+
 @contextlib.contextmanager
 def started(clone: Clone, command: list[str], servers: list[str]) -> Iterator[tuple[psutil.Process, float]]:
     """Run servers for the length of a block; yields their process, and how long they took to answer."""
@@ -149,6 +218,7 @@ def measure_kills(report: Report, count: int = KILLS) -> None:
 PARTS = {
     "kills": measure_kills,
     "up": measure_up,
+    "retraining": measure_retraining,
 }
 
 

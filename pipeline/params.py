@@ -40,6 +40,18 @@ class DatasetParams(Section):
     positive_classes: tuple[str | int, ...] = Field(
         description="the classes to recognise, by English name or number, when train.loss is binary_crossentropy"
     )
+    window: Annotated[Int, Field(gt=0)] | None = Field(
+        description="batches, the newest, that are trained on whole, and a sample of what is older; null: all images"
+    )
+    window_older: Float = Field(
+        gt=0, le=1, description="with a window, share of each class that is kept of older batches and the dataset's own"
+    )
+
+    @property
+    def share_of_own(self) -> float:
+        """Share of the dataset's own training images that the window keeps."""
+        window, share = self.window, self.window_older  # both read, whatever they are: a stage declares both
+        return 1.0 if window is None else share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +97,9 @@ class TrainSettings(Section):
     batch_size: Int = Field(gt=0)
     optimizer: Literal["adam", "adamw", "sgd", "muon"]
     learning_rate: Float = Field(gt=0, description="its highest value")
-    vector_learning_rate: Float = Field(
-        gt=0, description="muon: of what is no matrix, such as biases, which Adam updates"
-    )
+    vector_learning_rate: Float = Field(gt=0, description="muon: of what Adam updates: biases and the last layer")
     momentum: Float = Field(ge=0, lt=1, description="sgd (Nesterov's) and muon")
-    weight_decay: Float = Field(ge=0)
+    weight_decay: Float = Field(ge=0, description="muon: of what Adam updates alone")
     schedule: Literal["constant", "linear", "cosine"] = Field(description="of the learning rate, after the warm-up")
     warmup_fraction: Fraction = Field(description="of all steps, over which the learning rate rises from zero")
     label_smoothing: Float = Field(ge=0, lt=1)
@@ -104,7 +114,7 @@ class TrainSettings(Section):
     erase: Int = Field(ge=0, description="random erasing of training images, largest side in pixels")
     erase_share: Fraction = Field(description="of the images, if any are erased")
     tta: Literal["none", "flip", "shift"] = Field(
-        description="the saved model averages its answers over the mirrored image, or also over shifts by a pixel"
+        description="the saved model averages over the mirrored image, if training mirrors, or over shifts too"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the computation; weights stay float32")
     xla: Literal["auto", "always", "never"] = Field(

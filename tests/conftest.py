@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import filelock
 import numpy as np
 import pytest
 import yaml
+
+from pipeline.tracking import location
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STAGES = ("ingest", "validate", "split", "train", "evaluate", "register")
@@ -88,7 +92,15 @@ class Project:
     def copy_to(self, path: Path) -> "Project":
         """An independent copy, with its outputs, cache and records, and a home of its own."""
         shutil.copytree(self.path, path, symlinks=True)
+        if (path / "mlflow.db").exists():
+            settle_store(path / "mlflow.db", self.path)
         return Project(path, path.with_name(f"{path.name}-home"))
+
+
+def settle_store(copy: Path, origin: Path) -> None:
+    """Do for a database that was copied from a folder what opening it does, which says so in the command's output."""
+    with closing(sqlite3.connect(copy)) as connection:
+        location.rewrite(connection, origin, copy.parent)
 
 
 def stages_that_ran(output: str) -> list[str]:

@@ -6,7 +6,19 @@ import sys
 from rich.console import Console
 
 # Importing a module of commands adds them to the application.
-from pipeline.cli import compare, lineage, monitor, notify, registry, retrain, schedule, up, work  # noqa: F401
+from pipeline.cli import (  # noqa: F401
+    care,
+    compare,
+    lineage,
+    monitor,
+    notify,
+    predict,
+    registry,
+    retrain,
+    schedule,
+    up,
+    work,
+)
 from pipeline.cli.app import app
 from pipeline.errors import PipelineError
 

@@ -23,6 +23,7 @@ from pipeline.data.features import (
     overall_std,
 )
 from pipeline.data.table import OFFICIAL, Dataset
+from pipeline.data.window import kept_range
 from pipeline.params import ValidateParams
 
 Tables = Mapping[str, pd.DataFrame]
@@ -31,7 +32,11 @@ Severity = Literal["critical", "warning"]
 
 
 def build_tables(
-    schemas: Mapping[str, pa.Schema], features: Mapping[str, Features], dataset: Dataset, entry: Entry | None
+    schemas: Mapping[str, pa.Schema],
+    features: Mapping[str, Features],
+    dataset: Dataset,
+    entry: Entry | None,
+    share: float = 1.0,
 ) -> Tables:
     """What the expectations look at.
 
@@ -40,6 +45,7 @@ def build_tables(
         features: of their images; empty when a file's columns are not those to measure.
         dataset: the facts the images came with.
         entry: the catalogue's facts about this dataset; None when it has none, as for a local directory's images.
+        share: of the dataset's own training images, that a window keeps.
     """
     columns = {split: describe_schema(schema) for split, schema in schemas.items()}
     files = pd.DataFrame({"columns": columns})
@@ -47,7 +53,7 @@ def build_tables(
         return {"files": files}
     return {
         "files": files,
-        "splits": _tabulate_splits(features, entry),
+        "splits": _tabulate_splits(features, entry, share),
         "classes": _tabulate_classes(features, dataset),
         "images": _tabulate_images(features["train"], features["test"]),
     }
@@ -58,7 +64,7 @@ def describe_schema(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name}: {field.type}" for field in schema)
 
 
-def _tabulate_splits(features: Mapping[str, Features], entry: Entry | None) -> pd.DataFrame:
+def _tabulate_splits(features: Mapping[str, Features], entry: Entry | None, share: float) -> pd.DataFrame:
     rows = {}
     for split, measured in features.items():
         darkest, brightest = int(measured.darkest.min()), int(measured.brightest.max())
@@ -67,9 +73,11 @@ def _tabulate_splits(features: Mapping[str, Features], entry: Entry | None) -> p
             "class_separation": class_separation(measured, features["train"]),
         }
         if entry:
-            expected = {"train": entry.train, "test": entry.test}[split]
+            images, kept = (entry.train, share) if split == "train" else (entry.test, 1.0)
+            fewest, most = kept_range(images, len(entry.classes), kept)
+            official = measured.images_by_source.get(OFFICIAL, 0)
             rows[split] |= {
-                "surplus": measured.images_by_source.get(OFFICIAL, 0) - expected,
+                "surplus": official - min(max(official, fewest), most),
                 "mean_shift": overall_mean(measured) - entry.mean,
                 "std_shift": overall_std(measured) - entry.std,
             }

@@ -10,14 +10,18 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.data import idx
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 INCOMING = Path("data/incoming")
 POINTER = ".dvc"
@@ -276,6 +280,18 @@ def _plain(name: str) -> str:
 
 
 def _read_picture(path: Path, dataset: Dataset) -> np.ndarray:
+    with open_picture(path) as picture:
+        dataset.require_shape(picture.size[::-1], path)
+        return np.asarray(picture.convert("L"))
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator["Image"]:
+    """A PNG or JPEG file, whose pixels are read in the block.
+
+    Raises:
+        DataError: it is no such file, is damaged, or has more than eight bits a channel.
+    """
     from PIL import Image
 
     if path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -285,8 +301,9 @@ def _read_picture(path: Path, dataset: Dataset) -> np.ndarray:
             if picture.mode not in IMAGE_MODES:
                 expected = f"one of {', '.join(IMAGE_MODES)}"
                 raise DataError(f"{path} has more than eight bits a channel", expected=expected, found=picture.mode)
-            dataset.require_shape(picture.size[::-1], path)
-            return np.asarray(picture.convert("L"))
+            yield picture
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} is too large a picture", found=str(error), remedy="scale it down") from None
     except (OSError, SyntaxError) as error:  # Pillow raises either for damaged files
         raise DataError(f"{path} is damaged", expected="a PNG or JPEG file", found=str(error)) from None
 

@@ -70,7 +70,7 @@ class Report:
 
 
 def inspect(
-    files: Mapping[str, Path], entry: Entry | None, params: ValidateParams
+    files: Mapping[str, Path], entry: Entry | None, params: ValidateParams, share: float = 1.0
 ) -> tuple[Report, AbstractDataContext]:
     """Measure the images of the files, and hold them against every expectation.
 
@@ -78,6 +78,7 @@ def inspect(
         files: the tables of `train` and `test`.
         entry: the catalogue's facts about their dataset; None when it has none, as for a local directory's images.
         params: the thresholds.
+        share: of the dataset's own training images, that a window keeps.
 
     Returns:
         the report, and the context that holds Great Expectations' own results, for `write_pages`.
@@ -93,7 +94,7 @@ def inspect(
     def name_images(rows: Sequence[int]) -> list[str]:
         return _name_images(files, features, rows)
 
-    tables = build_tables(schemas, features, dataset, entry)
+    tables = build_tables(schemas, features, dataset, entry, share)
     findings, context = validate(tables, build_suites(dataset, entry, params), name_images)
     splits = {split: describe_split(measured) for split, measured in features.items()}
     return Report(dataset.name, splits, findings, list_skipped(dataset, entry)), context

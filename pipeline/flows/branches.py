@@ -49,6 +49,16 @@ def read_branches(workspace: Path) -> list[Branch]:
     return found
 
 
+def require_room(workspace: Path) -> None:
+    """Refuse a repository with a branch `retrain`: git can then have no branch below that name."""
+    if _ask(workspace, "rev-parse", "--verify", "--quiet", "refs/heads/retrain"):
+        raise FlowError(
+            "a branch named `retrain` is in the way",
+            expected=f"room for branches {PREFIX}TIME",
+            remedy="git branch -m retrain ANOTHER-NAME",
+        )
+
+
 def new_name(workspace: Path) -> str:
     """A name that no retraining has: of two in the same second, or when the clock was set back, one gets a number."""
     stamp = PREFIX + time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

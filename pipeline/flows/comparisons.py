@@ -5,8 +5,8 @@ their images and loads no model.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,15 @@ KEPT = STATE / "monitoring/comparisons"
 Ask = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, height, width] to confidences float64 [n]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Compared:
     """What came of the batches, in the order of their names."""
 
-    reference: str = "nothing"  # what they were compared with
-    champion: str = "no batch to ask about"  # who was asked for confidences, or why nobody was
-    digests: dict[str, str] = field(default_factory=dict)  # MD5 of the content of those that are here, by name
-    batches: list[BatchDrift] = field(default_factory=list)  # those that could be read
-    unreadable: dict[str, str] = field(default_factory=dict)  # why, by name
+    batches: tuple[BatchDrift, ...]  # those that could be read
+    digests: Mapping[str, str]  # MD5 of the content of those that are here, by name
+    unreadable: Mapping[str, str]  # why, by name
+    reference: str  # what they were compared with
+    champion: str  # who was asked for confidences, or why nobody was
 
 
 def compare_batches(workspace: Path, params: MonitorParams) -> Compared:
@@ -50,36 +50,34 @@ def compare_batches(workspace: Path, params: MonitorParams) -> Compared:
         DataError: there are batches, and no training data to compare them with.
         TrackingError: the registry cannot be used.
     """
-    compared, incoming, keep = Compared(), workspace / INCOMING, workspace / KEPT
-    _find_batches(incoming, compared)
-    if not compared.digests:
-        return compared
+    incoming, keep = workspace / INCOMING, workspace / KEPT
+    digests, unreadable = _find_batches(incoming)
+    if not digests:
+        return Compared((), {}, unreadable, "nothing", "nothing to ask about")
     training = _Training(workspace / DATASET / "train.parquet")
     oracle = _Oracle(workspace, training.dataset)
-    used = set()
-    for name, digest in compared.digests.items():
+    batches, used = [], set()
+    for name, digest in digests.items():
         kept = keep / _key(digest, training.identity, oracle.identity)
-        result = _read_kept(kept)
+        result = read_kept(kept)
         if result is None:
             reference = training.describe(oracle.confidences)  # first: if this fails, it is no fault of the batch
             try:
                 result = _compare(incoming / name, reference, training.dataset, oracle.ask)
             except OSError as error:
-                compared.unreadable[name] = str(error)
+                unreadable[name] = error.strerror or str(error)
                 continue
             kept = keep / _key(digest, training.identity, oracle.identity)  # another, if the champion cannot be asked
             write_json(kept, result)
         used.add(kept)
         if "unreadable" in result:
-            compared.unreadable[name] = result["unreadable"]
+            unreadable[name] = result["unreadable"]
             continue
         comparisons = drift.from_json(result["comparisons"])
-        drifted = drift.find_drifted(comparisons, params)
-        compared.batches.append(BatchDrift(name, result["images"], comparisons, drifted))
-    compared.reference, compared.champion = str(training), oracle.standing
+        batches.append(BatchDrift(name, result["images"], comparisons, drift.find_drifted(comparisons, params)))
     for path in set(keep.glob("*.json")) - used:
         path.unlink()
-    return compared
+    return Compared(tuple(batches), digests, dict(sorted(unreadable.items())), str(training), oracle.standing)
 
 
 class _Training:
@@ -160,17 +158,19 @@ def _compare(path: Path, reference: Sample, dataset: Dataset, ask: Ask | None) -
     return {"images": batch.images, "comparisons": drift.to_json(drift.compare(batch, reference))}
 
 
-def _find_batches(directory: Path, compared: Compared) -> None:
-    """Note the digests of what has arrived, with a pointer or without, and what is not here or cannot be read."""
+def _find_batches(directory: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The digests of what has arrived, with a pointer or without, by name; and why of what is not here, or torn."""
     entries = {path.name: path for path in directory.iterdir()} if directory.is_dir() else {}
+    digests, unreadable = {}, {}
     for name in sorted(name for name in entries if not name.startswith(".")):
         if not name.endswith(POINTER):
             try:
-                compared.digests[name] = dvc_digest(entries[name])
+                digests[name] = dvc_digest(entries[name])
             except OSError as error:
-                compared.unreadable[name] = str(error)
+                unreadable[name] = error.strerror or str(error)
         elif name.removesuffix(POINTER) not in entries:
-            compared.unreadable[name.removesuffix(POINTER)] = "only its pointer is here: dvc pull"
+            unreadable[name.removesuffix(POINTER)] = "only its pointer is here: dvc pull"
+    return digests, unreadable
 
 
 def _identify(path: Path) -> tuple[str, int]:
@@ -215,8 +215,9 @@ def _key(*digests: str) -> str:
     return hashlib.sha256(" ".join([*digests, *code]).encode()).hexdigest() + ".json"
 
 
-def _read_kept(path: Path) -> dict[str, Any] | None:
+def read_kept(path: Path) -> Any:
+    """What was kept; None where nothing was, or what a power cut left of it: it is made again."""
     try:
-        return dict(read_json(path))
-    except (OSError, ValueError):  # never made, or torn by a power cut: made again
+        return read_json(path)
+    except (OSError, ValueError):
         return None

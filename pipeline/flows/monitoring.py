@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import atomic_directory, read_json, write_json
-from pipeline.flows.comparisons import compare_batches
+from pipeline.files import atomic_directory, write_json
+from pipeline.flows.comparisons import compare_batches, read_kept
 from pipeline.flows.notices import notify
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.reports import drift
@@ -49,7 +49,7 @@ def monitor(workspace: Path) -> Monitoring:
     params = load_params(workspace / PARAMS_FILE).monitor
     with lock("monitoring", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process", root=workspace):
         compared = compare_batches(workspace, params)
-        batches = tuple(compared.batches)
+        batches = compared.batches
         sentence = drift.describe(batches, sorted(compared.unreadable), params)
         findings = Findings(batches, compared.unreadable, compared.reference, compared.champion, sentence)
         with atomic_directory(workspace / REPORTS) as directory:
@@ -80,7 +80,7 @@ def _tell_new(
 ) -> dict[str, list[str]]:
     """Give notice of drifts that were not told before, of this content of a batch, and return them by its name."""
     file = workspace / TOLD
-    told = {tuple(found) for found in read_json(file)} if file.is_file() else set()
+    told = {tuple(found) for found in read_kept(file) or []}
     found = {(digests[batch.name], quantity) for batch in batches for quantity in batch.drifted}
     new = {
         batch.name: fresh

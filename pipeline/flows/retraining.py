@@ -160,6 +160,7 @@ class _Work:
 
     def do(self, ref: str | None, changes: Mapping[str, Any]) -> Retraining:
         given = self._read_input(ref, changes)
+        branches.require_room(self.workspace)
         self.known = branches.read_branches(self.workspace)
         if self._is_done(given):
             return self._nothing_new()

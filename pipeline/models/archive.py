@@ -23,10 +23,11 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can hold
 
 
 def export(network: keras.Model, settings: TrainSettings, task: Task, steps: int) -> keras.Model:
-    """A trained network as it is saved: in float32, of stock layers, compiled with what trained it for `steps` batches.
+    """A trained network as it is saved: in float32, of stock layers, compiled with the stock equals of what trained it.
 
-    With test-time augmentation it averages its answers over views of the image. Its optimizer is as before the first
-    step: training that goes on from the file starts a schedule of its own.
+    With test-time augmentation it averages its answers over views of the image. Its optimizer is as before the first of
+    `steps` batches, so training that goes on from the file starts a schedule of its own. Keras has no warm-up but for
+    cosine decay; the loss is the one that is measured, without label smoothing.
     """
     stock = create_network(settings, task, network.input_shape[1:], stock=True)
     stock.set_weights(network.get_weights())

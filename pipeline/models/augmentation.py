@@ -98,7 +98,7 @@ def _alternate(images: int, seed: int, epoch: int) -> np.ndarray:
 def _boxes(settings: TrainSettings, shape: tuple[int, int], count: int, *key: int) -> np.ndarray:
     """Rectangles of random size, place and grey value in `erase_share` of the images (arXiv:1708.04896)."""
     chosen = _integers(0, 2**16 - 1, (count,), *key, 0) < settings.erase_share * 2**16
-    sides = _integers(1, settings.erase, (count, 2), *key, 1) * chosen[:, None]
+    sides = np.minimum(_integers(1, settings.erase, (count, 2), *key, 1) * chosen[:, None], shape)
     fractions = _integers(0, 2**16 - 1, (count, 2), *key, 2)
     starts = fractions * (np.array(shape) - sides + 1) >> 16
     ends = starts + sides

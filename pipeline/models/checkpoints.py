@@ -58,14 +58,16 @@ class Checkpoint:
             partial.write_bytes(content.getbuffer())
 
     def load(self) -> Snapshot | None:
-        """The newest snapshot; None where there is none, or one that a power cut has damaged."""
+        """The newest snapshot; None where there is none, or one that a power cut has damaged.
+
+        Raises:
+            OSError: it is there and cannot be read.
+        """
         try:
             with np.load(self.path) as content:
                 history = json.loads(str(content["history"]))
                 return Snapshot(_numbered(content, "variable"), _numbered(content, "best"), history)
-        except FileNotFoundError:
-            return None
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        except (FileNotFoundError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 
     def remove(self) -> None:

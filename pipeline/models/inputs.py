@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,7 +81,7 @@ class Examples:
 
     def epochs(self, task: Task, draw: Draw, batch: int, seed: int) -> Callable[[int], Iterator[Chunk]]:
         """A function that hands out an epoch in one chunk."""
-        images, targets = tf.constant(self.images), tf.constant(task.encode(self.labels))
+        images, targets = view_as_tensor(_align(self.images)), tf.constant(task.encode(self.labels))
 
         def chunks(epoch: int) -> Iterator[Chunk]:
             choices = draw(epoch=epoch)
@@ -153,14 +154,14 @@ class Stream:
 
         return lambda epoch: _read_ahead(chunks(epoch))
 
-    @property
+    @cached_property
     def _firsts(self) -> list[int]:
         """The row of each group's first image."""
-        return [sum(self.sizes[:group]) for group in range(len(self.sizes))]
+        return [0, *np.cumsum(self.sizes[:-1]).tolist()]
 
     def _read(self, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Images, labels and row numbers of a group."""
-        return *self.read(group), np.arange(self.sizes[group]) + sum(self.sizes[:group])
+        return *self.read(group), np.arange(self.sizes[group]) + self._firsts[group]
 
 
 def _pack(order: Sequence[int], sizes: Sequence[int], room: int) -> Iterator[list[int]]:
@@ -185,6 +186,15 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
     memory = np.zeros(size + ALIGNMENT, np.uint8)
     first = -memory.ctypes.data % ALIGNMENT
     return memory[first : first + size].reshape(shape)
+
+
+def _align(images: np.ndarray) -> np.ndarray:
+    """The same images, uint8, in memory that a tensor can share: what is read from Parquet lies there already."""
+    if images.ctypes.data % ALIGNMENT == 0 and images.flags.c_contiguous and images.flags.writeable:
+        return images
+    copy = _aligned(images.shape)
+    copy[:] = images
+    return copy
 
 
 def _read_ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:

@@ -10,11 +10,13 @@ For 28 x 28 pixels, ten classes and the widths of the presets:
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pipeline.errors import ModelError
 from pipeline.models.backend import keras, tf
 from pipeline.models.tasks import Task
 from pipeline.params import TrainSettings
@@ -66,7 +68,12 @@ def create_network(
         shape: height and width of an image.
         precision: "float32" or "bfloat16", of the computation; weights and answers are float32 in both.
         stock: of Keras's own layers alone, where others train faster; the weights are the same.
+
+    Raises:
+        ModelError: the images are too small for the network.
     """
+    if settings.network == "cnn":
+        _require_room(settings, shape)
     policy = keras.DTypePolicy("float32" if precision == "float32" else f"mixed_{precision}")
     image = keras.Input(shape, dtype="uint8", name="image")
     hidden = layers.Rescaling(1 / 255, dtype=policy, name="scale")(image)
@@ -81,18 +88,21 @@ def create_network(
     return network
 
 
-def whiten(network: keras.Model, images: np.ndarray) -> None:
-    """Set a network's frozen first convolution, where it has one, from training images uint8 [n, height, width].
+def whiten(network: keras.Model, sample: Callable[[int], np.ndarray]) -> None:
+    """Set a network's frozen first convolution, where it has one, from training images.
 
     Its filters are the principal components of image patches, scaled to unit variance, each with both signs, so that
     the relu that follows loses nothing (arXiv:2404.00498, section 3.2).
+
+    Args:
+        sample: gives at most so many of the images, uint8 [n, height, width].
     """
     layer = next((layer for layer in network.layers if layer.name == "whiten"), None)
     if layer is None:
         return
     side = layer.kernel_size[0]
-    sample = images[:: -(-len(images) // WHITENING_IMAGES)]
-    windows = np.lib.stride_tricks.sliding_window_view(sample, (side, side), axis=(1, 2))
+    images = sample(WHITENING_IMAGES)
+    windows = np.lib.stride_tricks.sliding_window_view(images, (side, side), axis=(1, 2))
     patches = windows.reshape(-1, side * side).astype(np.float64)  # sums of integers below 2**53: exact in any order
     mean = patches.mean(axis=0) / 255
     covariance = patches.T @ patches / len(patches) / 255**2 - np.outer(mean, mean)
@@ -109,23 +119,37 @@ def average_views(network: keras.Model, settings: TrainSettings) -> keras.Model:
     too if training mirrored images. One not moved counts twice as much as one moved (arXiv:2404.00498, section 3.5).
     """
     image = keras.Input(network.input_shape[1:], dtype="uint8", name="image")
-    views = [image]
+    weighted = [(image, 1)]
     if settings.tta == "shift":
         up_left = ops.pad(image, [[0, 0], [0, 1], [0, 1]])[:, 1:, 1:]
         down_right = ops.pad(image, [[0, 0], [1, 0], [1, 0]])[:, :-1, :-1]
-        views += [image, up_left, down_right]
+        weighted = [(image, 2), (up_left, 1), (down_right, 1)]
     if settings.tta != "none" and settings.flip:
-        views += [ops.flip(view, axis=2) for view in views]
-    answers = {id(view): network(view) for view in views}
-    if len(answers) == 1:
+        weighted += [(ops.flip(view, axis=2), weight) for view, weight in weighted]
+    if len(weighted) == 1:
         return network
-    average = layers.Average(name="average")([answers[id(view)] for view in views])
+    answers = [answer for view, weight in weighted for answer in [network(view)] * weight]  # each view is answered once
+    average = layers.Average(name="average")(answers)
     return keras.Model(image, average, name=f"{settings.network}_views")
 
 
 def measure_cost(network: keras.Model) -> Cost:
     """Count a network's parameters and the multiply-adds of its Dense and convolutional layers for one image."""
     return Cost(network.count_params(), sum(_multiply_adds(layer) for layer in network.layers))
+
+
+def _require_room(settings: TrainSettings, shape: tuple[int, int]) -> None:
+    """Refuse images of which the network's max-poolings, or its whitened patches, would leave nothing."""
+    halvings = len(settings.widths) + settings.pool_stem
+    least = max(2**halvings, settings.whitening)
+    if min(shape) < least:
+        raise ModelError(
+            "the images are too small for the network",
+            expected=f"at least {least} x {least} pixels, for train.whitening {settings.whitening} and {halvings} "
+            "max-poolings, one for each of train.widths and one for train.pool_stem",
+            found=f"{shape[0]} x {shape[1]}",
+            remedy="fewer train.widths, or train.pool_stem: false",
+        )
 
 
 def _mlp(hidden: Any, settings: TrainSettings, policy: Any) -> Any:

@@ -28,8 +28,9 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 class ConvolutionalMuon(keras.optimizers.Muon):
     """Keras's Muon for the kernels of convolutions too, as matrices [height x width x inputs, outputs].
 
-    Each step also brings a kernel back to the norm of a matrix with orthonormal columns, as arXiv:2404.00498 does: only
-    its direction counts before a normalisation. For training only; the model file carries Keras's own.
+    Each step also brings a matrix back to the norm it has with orthonormal columns, as arXiv:2404.00498 does: before a
+    normalisation only its direction counts, and elsewhere the layers behind it scale. A weight decay would be undone:
+    only what Adam updates decays. For training only; the model file carries Keras's own.
     """
 
     def _should_use_adamw(self, variable: Any) -> bool:
@@ -75,7 +76,7 @@ def create_stock_optimizer(settings: TrainSettings, steps: int) -> keras.optimiz
 
 
 def _schedule(settings: TrainSettings, steps: int) -> Schedule:
-    """The learning rate after the warm-up, as Keras's classes can express it: cosine decay includes one."""
+    """The learning rate after the warm-up, as Keras's classes can express it: cosine decay includes one, from zero."""
     rate, warmup = settings.learning_rate, round(settings.warmup_fraction * steps)
     left = max(steps - warmup, 1)
     if settings.schedule == "constant":
@@ -90,7 +91,7 @@ def _schedule(settings: TrainSettings, steps: int) -> Schedule:
 def _optimizer(
     settings: TrainSettings, learning_rate: Schedule, muon: type[keras.optimizers.Muon]
 ) -> keras.optimizers.Optimizer:
-    options: dict[str, Any] = {"name": settings.optimizer, "weight_decay": settings.weight_decay or None}
+    options: dict[str, Any] = {"name": settings.optimizer}
     if settings.weight_average:
         options |= {"use_ema": True, "ema_momentum": settings.weight_average}
     if settings.optimizer == "muon":
@@ -101,13 +102,13 @@ def _optimizer(
             rms_rate=None,
             adam_lr_ratio=settings.vector_learning_rate / settings.learning_rate,
             exclude_layers=["answer"],
+            weight_decay=None,
             adam_weight_decay=settings.weight_decay or None,
             **options,
         )
+    if settings.optimizer == "adamw":
+        return keras.optimizers.AdamW(learning_rate, weight_decay=settings.weight_decay, **options)  # takes no None
+    options["weight_decay"] = settings.weight_decay or None
     if settings.optimizer == "sgd":
         return keras.optimizers.SGD(learning_rate, momentum=settings.momentum, nesterov=True, **options)
-    if settings.optimizer == "adamw":
-        return keras.optimizers.AdamW(
-            learning_rate, **options | {"weight_decay": settings.weight_decay}
-        )  # takes no None
     return keras.optimizers.Adam(learning_rate, **options)

@@ -21,7 +21,7 @@ from pipeline.models.optimizers import create_optimizer
 from pipeline.models.tasks import Task
 from pipeline.params import TrainSettings
 
-__all__ = ["Epoch", "Examples", "Progress", "find_best", "plan_batches", "train"]
+__all__ = ["Epoch", "Examples", "Progress", "find_best", "plan_batches", "train", "uses_xla"]
 
 STEPS_A_CALL = 32  # few enough to tell of progress, too many to notice the calls
 
@@ -119,6 +119,11 @@ def plan_batches(images: int, settings: TrainSettings) -> tuple[int, int]:
     return batch, images // batch
 
 
+def uses_xla(settings: TrainSettings, strategy: Strategy) -> bool:
+    """Whether XLA compiles the training; it compiles for one device."""
+    return strategy.num_replicas_in_sync == 1 and choose_xla(settings.xla, settings.network, inspect_machine())
+
+
 class _EpochGraph:
     """Passes over the images, `STEPS_A_CALL` steps of training in one call of a graph."""
 
@@ -133,7 +138,7 @@ class _EpochGraph:
         self._loss, self._accuracy, self._strategy = keras.metrics.Mean(), create_accuracy(task), strategy
         loss, weights = create_loss(task, settings.label_smoothing), network.trainable_variables
         replicas = strategy.num_replicas_in_sync
-        use_xla = replicas == 1 and choose_xla(settings.xla, settings.network, inspect_machine())
+        use_xla = uses_xla(settings, strategy)
 
         def step(images: Any, targets: Any, choices: dict[str, Any]) -> None:
             images = augment(images, choices)

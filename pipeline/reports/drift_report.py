@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.params import MonitorParams
 from pipeline.reports.drift import LABELS, BatchDrift, Comparison, threshold
@@ -16,6 +16,7 @@ from pipeline.reports.markdown import escape, table
 
 EFFECTS = "effects.png"
 SHOWN_BATCHES = 40  # the latest, in the figure of effects
+MOST_LABELS = 16  # written below a panel
 PANELS = 4  # in a row, of a batch's figure
 QUANTITIES = {
     "labels": "share of each class",
@@ -53,14 +54,14 @@ def write_report(page: Path, findings: Findings, params: MonitorParams) -> None:
         draw_effects(page.with_name(EFFECTS), findings.batches[-SHOWN_BATCHES:], params)
         parts += ["## Effect sizes", _tabulate(findings.batches), f"![effect sizes]({EFFECTS})"]
         parts += [_explain(findings.batches[-1], params)]
-    for batch in reversed(findings.batches[-params.last :]):
-        name = f"{batch.name}.png"
+    for place, batch in enumerate(reversed(findings.batches[-params.last :]), start=1):
+        name = f"latest-{place}.png"  # not after the batch, which may be called anything
         draw_batch(page.with_name(name), batch)
         drifted = f"drifted: {', '.join(batch.drifted)}" if batch.drifted else "no drift"
         parts += [
             f"## {escape(batch.name)}",
             f"{batch.images:,} images; {drifted}.",
-            f"![distributions]({quote(name)})",
+            f"![distributions]({name})",
         ]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -117,10 +118,12 @@ def _draw_shares(panel: Any, comparison: Comparison, colour: str) -> None:
     edges = [float(edge) for edge in range(len(shares.batch) + 1)] if comparison.quantity == LABELS else shares.bins
     panel.stairs(shares.reference, edges, fill=True, color="0.82")
     panel.stairs(shares.batch, edges, color=colour, linewidth=1.6)
+    panel.yaxis.set_major_locator(MaxNLocator(3))  # text takes most of the time of drawing
+    panel.xaxis.set_major_locator(MaxNLocator(4))
     panel.set_title(f"{comparison.quantity}: {comparison.effect:.3f}", color=colour, fontsize=9)
     if comparison.quantity == LABELS:
-        places = range(len(shares.bins))
-        panel.set_xticks([place + 0.5 for place in places], [str(place) for place in places], fontsize=7)
+        places = range(0, len(shares.bins), 1 + len(shares.bins) // MOST_LABELS)
+        panel.set_xticks([place + 0.5 for place in places], [str(place) for place in places])
         panel.set_xlabel("label", fontsize=8)
     panel.tick_params(labelsize=7)
     panel.set_ylim(bottom=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data import idx, table
+from pipeline.data import idx, table, window
 from pipeline.data.catalog import load_entry
 from pipeline.data.incoming import INCOMING, Pair, find_batches, read_batch, read_state, require_unchanged
 from pipeline.data.sources import fetch
@@ -42,12 +42,25 @@ def run(params: Params) -> None:
             for images, labels in (fetched.train, fetched.test)
         )
         added = [Part(path.name, partial(read_batch, path, dataset)) for path in batches]
-        for split, parts in (("train", [train, *added]), ("test", [test])):
+        newest, share = params.dataset.window, params.dataset.window_older
+        kept = [train, *added] if newest is None else _apply_window(train, added, newest, share, len(dataset.classes))
+        for split, parts in (("train", kept), ("test", [test])):
             counts = write_table(tables / f"{split}.parquet", dataset, parts)
             images = f"{sum(counts.values()):,} images of {len(dataset.classes)} classes"
             print(f"{split}: {images} ({_describe(counts)})", flush=True)
         # DVC looks at the folder only afterwards: it would take for read what arrived meanwhile, and never run again.
         require_unchanged(INCOMING, before)
+
+
+def _apply_window(own: Part, batches: Sequence[Part], newest: int, share: float, classes: int) -> list[Part]:
+    """The newest batches as they are, and before them a sample of the older ones and of the dataset's own images."""
+    print(f"window: whole, the newest batches up to {newest}; of the rest, {share:.0%} of each class", flush=True)
+    thresholds = window.find_thresholds(own.read(), classes, share)
+
+    def thin(part: Part) -> Part:
+        return Part(part.source, lambda: window.sample(part.read(), thresholds))
+
+    return [*map(thin, [own, *batches[:-newest]]), *batches[-newest:]]
 
 
 def _describe(counts: Mapping[str, int]) -> str:

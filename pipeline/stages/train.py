@@ -1,7 +1,7 @@
 """Train the network on the train split and keep the epoch that is best on the validation split."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -96,25 +96,32 @@ def run(params: Params) -> None:
 
 def prepare(params: Params) -> Preparation:
     """Open the splits, and make the network that the parameters name."""
-    from pipeline.models import backend, distribution, networks, tasks
+    from pipeline.models import backend, distribution, networks, tasks, training
 
     strategy = distribution.create_strategy(params.train.data_parallel)
     dataset, seed = table.read_dataset(TRAIN), params.train.seed
-    settings = replace(params.train.settings, flip=params.train.settings.flip and dataset.flip)
-    training, validation = _open_sources(dataset, params.train.memory_limit_mb * MB)
+    settings = _resolve_views(params.train.settings, dataset)
+    images, validation = _open_sources(dataset, params.train.memory_limit_mb * MB)
     task = tasks.create_task(params.train.loss, dataset.classes, params.dataset.positive_classes)
     machine = backend.inspect_machine()
     precision = backend.choose_precision(settings.precision, machine)
     backend.make_repeatable(seed)
     with distribution.replicated(strategy):
         network = networks.create_network(settings, task, (dataset.height, dataset.width), precision)
-    networks.whiten(network, training.sample(networks.WHITENING_IMAGES))
+    networks.whiten(network, images.sample)
 
     resolved = {"preset": params.train.preset, "seed": seed, "loss": task.loss, "classes": task.classes}
     resolved |= {"memory_limit_mb": params.train.memory_limit_mb, "data_parallel": params.train.data_parallel}
     resolved |= asdict(settings) | asdict(networks.measure_cost(network))
     local = asdict(machine) | {"computed_in": precision, "replicas": strategy.num_replicas_in_sync}
-    return Preparation(dataset, task, network, training, validation, settings, strategy, resolved, local)
+    local |= {"xla": training.uses_xla(settings, strategy)}
+    return Preparation(dataset, task, network, images, validation, settings, strategy, resolved, local)
+
+
+def _resolve_views(settings: TrainSettings, dataset: table.Dataset) -> TrainSettings:
+    """The settings without mirror images, where the dataset's classes do not survive them."""
+    flip = settings.flip and dataset.flip
+    return replace(settings, flip=flip, tta=settings.tta if flip or settings.tta != "flip" else "none")
 
 
 def _open_sources(dataset: table.Dataset, memory: int) -> tuple["Source", "Source"]:
@@ -129,16 +136,18 @@ def _open_sources(dataset: table.Dataset, memory: int) -> tuple["Source", "Sourc
     return Stream(train.sizes, train.read, size, memory), Stream(validation.sizes, validation.read, size, memory)
 
 
-def _find_checkpoint(determinants: Mapping[str, Any], *, read_only: bool) -> "Checkpoint":
+def _find_checkpoint(determinants: dict[str, Any], *, read_only: bool) -> "Checkpoint":
     """The checkpoint of this training, whether or not it exists.
 
     The main repository keeps it, out of the reach of DVC, which deletes a stage's outputs before it runs.
     """
     import pipeline.models
+    from pipeline.models.backend import keras, tf
     from pipeline.models.checkpoints import Checkpoint, derive_key
 
+    versions = {"installed": [tf.__version__, keras.__version__]}  # `pins.txt` says what should be
     code = [*sorted(Path(pipeline.models.__path__[0]).glob("*.py")), Path(__file__), PINS]
-    key = derive_key(determinants, [*code, TRAIN, VALIDATION])
+    key = derive_key(determinants | versions, [*code, TRAIN, VALIDATION])
     return Checkpoint(main_repository() / STATE / "checkpoints" / f"{key}.npz", read_only)
 
 

@@ -21,8 +21,8 @@ def run(params: Params) -> None:
     """Write `reports/data_docs/` and, if every critical expectation holds, `reports/validation.json`."""
     dataset = table.read_dataset(FILES["train"])
     print(f"measuring the images of {dataset.name}; Great Expectations takes some seconds to load", flush=True)
-    validation = _import_validation()
-    report, context = validation.inspect(FILES, load_catalog().get(dataset.name), params.validate)
+    validation, entry = _import_validation(), load_catalog().get(dataset.name)
+    report, context = validation.inspect(FILES, entry, params.validate, params.dataset.share_of_own)
     print(validation.summarise(report), flush=True)
     _write_pages(lambda directory: validation.write_pages(context, directory), report.content())
     validation.require_passed(report, PAGES / REPORT.name)

@@ -180,22 +180,32 @@ def find_by_commit(workspace: Path, commit: str) -> list[Descendant]:
 
 def all_runs(client: "MlflowClient", query: str) -> "dict[str, Run]":
     """Every run that answers a query, by its id."""
-    return {run.info.run_id: run for run in _pages(client.search_runs, all_experiments(client), query)}
+    return {run.info.run_id: run for run in pages(client.search_runs, all_experiments(client), query)}
 
 
 def all_versions(client: "MlflowClient") -> "list[ModelVersion]":
     """Every version of every registered model."""
-    return [*_pages(client.search_model_versions, "")]
+    return [*pages(client.search_model_versions, "")]
 
 
 def all_aliases(client: "MlflowClient") -> dict[tuple[str, str], tuple[str, ...]]:
     """The aliases of every version that has one, by its name and number."""
     found: dict[tuple[str, str], tuple[str, ...]] = {}
-    for model in _pages(client.search_registered_models, ""):
+    for model in pages(client.search_registered_models, ""):
         for alias, version in sorted(model.aliases.items()):
             key = (model.name, str(version))
             found[key] = (*found.get(key, ()), alias)
     return found
+
+
+def pages(search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+    """All that a search finds, over as many requests as it takes."""
+    token = None
+    while True:
+        page = search(*arguments, max_results=PAGE, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
 
 
 def _find(workspace: Path, prefix: str, matches: Callable[[Mapping[str, str]], Iterator[str]]) -> list[Descendant]:
@@ -217,17 +227,7 @@ def _find(workspace: Path, prefix: str, matches: Callable[[Mapping[str, str]], I
 
 
 def _versions(client: "MlflowClient", name: str) -> "list[ModelVersion]":
-    return [*_pages(client.search_model_versions, f"name = '{name}'")]
-
-
-def _pages(search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
-    """All that a search finds, over as many requests as it takes."""
-    token = None
-    while True:
-        page = search(*arguments, max_results=PAGE, page_token=token)
-        yield from page
-        if not (token := page.token):
-            return
+    return [*pages(client.search_model_versions, f"name = '{name}'")]
 
 
 def _version(traced: Traced) -> Link:

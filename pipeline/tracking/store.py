@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError, TrackingError
 from pipeline.stack import data_directory, find_server
+from pipeline.tracking import location, schema
 from pipeline.workspace import STATE, lock, main_repository
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+RESTORING = STATE / "restoring.json"  # beside the database: what is to be renamed, while a restore does it
 LOCK_WAIT_SECONDS = 60  # creating the database takes about 2 s, 5 s on a busy machine
 BUSY_SECONDS = 10
 PROBE_SECONDS = 5
@@ -180,7 +182,7 @@ def _explain(store: Store, message: str) -> TrackingError:
         return TrackingError(
             f"the tracking store {store} was made by another version of MLflow",
             found=first,
-            remedy=f"back it up, then: mlflow db upgrade '{store}'",
+            remedy="pipeline upgrade" if store.database else f"back it up, then: mlflow db upgrade '{store}'",
         )
     if "not authenticated" in message:
         return TrackingError(
@@ -228,6 +230,11 @@ def prepare(store: Store) -> None:
     database = store.database
     if database is None:
         return
+    if (database.parent / RESTORING).exists():
+        raise TrackingError(
+            f"a restore of {database} was cut off, and is half done",
+            remedy="run the same `pipeline restore` again, with --replace: it is completed first",
+        )
     if _is_absent(database):
         remedy = "wait for it, or end that process"
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -237,6 +244,8 @@ def prepare(store: Store) -> None:
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if location.find_former_root(connection, database.parent):
+                _follow(connection, database)
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise _locked(store) from None
@@ -247,6 +256,17 @@ def prepare(store: Store) -> None:
             found=str(error),
             remedy=f"mv {database} {database}.damaged, then: pipeline sync",
         ) from None
+    schema.require_tables(database)
+
+
+def _follow(connection: sqlite3.Connection, database: Path) -> None:
+    """Let the addresses in a database be those of the folder it is in now."""
+    root = database.parent
+    with lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process", root=root):
+        former = location.find_former_root(connection, root)
+        if former:
+            count = location.rewrite(connection, former, root)
+            print(f"{database} comes from {former}: {count} addresses in it now lead to {root}", file=sys.stderr)
 
 
 def _is_absent(database: Path) -> bool:
@@ -273,6 +293,8 @@ def _create(store: Store, database: Path) -> None:
             SqlAlchemyStore(f"sqlite:///{partial}", store.artifacts).engine.dispose()
         finally:
             event.remove(Engine, "connect", skip_the_disk)
+    with closing(sqlite3.connect(partial)) as connection, connection:
+        location.record_root(connection, database.parent)
     with partial.open("rb+") as file:
         os.fsync(file)
     os.replace(partial, database)

@@ -3,7 +3,8 @@
 import csv
 import shutil
 import subprocess
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from pipeline.tracking.records import PARENT_VARIABLE, TrainingFacts, find_or_re
 from pipeline.tracking.registry import Registration, register
 from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.tracking.store import locate, open_store
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, settle_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -157,6 +158,7 @@ class Workspace:
         """The same outputs in another place with a store of its own, as DVC's remote brings them to a colleague."""
         shutil.copytree(self.root, root, ignore=shutil.ignore_patterns("mlflow.db", "mlruns", ".pipeline"))
         shutil.copy(store, root / "mlflow.db")
+        settle_store(root / "mlflow.db", store.parent)
         return Workspace(root)
 
     @property
@@ -218,14 +220,25 @@ def empty_store(shared: Callable[[str, Callable[[Path], Any]], Path]) -> Path:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def workspace(tmp_path: Path, empty_store: Path) -> Iterator[Workspace]:
     """A workspace whose data are split, which is the current directory and has a store with nothing in it."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", PARENT_VARIABLE, "DVC_ROOT", "DVC_EXP_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    made = lay_out(tmp_path / "project")
-    shutil.copy(empty_store, made.root / "mlflow.db")
-    monkeypatch.chdir(made.root)
-    return made
+    with making_workspace(tmp_path / "project", empty_store) as made:
+        yield made
+
+
+@contextmanager
+def making_workspace(root: Path, store: Path) -> Iterator[Workspace]:
+    """The same in another place, for the length of the block."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in (
+            "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", PARENT_VARIABLE, "DVC_ROOT", "DVC_EXP_NAME"
+        ):  # fmt: skip
+            environment.delenv(name, raising=False)
+        made = lay_out(root)
+        environment.chdir(root)
+        shutil.copy(store, root / "mlflow.db")
+        settle_store(root / "mlflow.db", store.parent)
+        yield made
 
 
 def lay_out(root: Path) -> Workspace:
@@ -237,6 +250,25 @@ def lay_out(root: Path) -> Workspace:
     made = Workspace(root)
     made.split()
     return made
+
+
+def fill(workspace: Workspace, template: Path) -> None:
+    """Put into a workspace all that another one holds."""
+    shutil.copytree(template, workspace.root, dirs_exist_ok=True)
+    settle_store(workspace.root / "mlflow.db", template)
+
+
+@pytest.fixture
+def prefect_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where Prefect's database is for this test; there is none yet."""
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_API_URL, temporary_settings
+
+    file = tmp_path / "prefect/prefect.db"
+    file.parent.mkdir()
+    monkeypatch.setenv("PREFECT_HOME", str(file.parent))
+    address = {PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{file}"}
+    with temporary_settings(updates=address, restore_defaults={PREFECT_API_URL}):
+        yield file
 
 
 def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

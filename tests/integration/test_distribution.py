@@ -40,7 +40,7 @@ examples = [training.Examples(*tiny.generate(count, seed)) for count, seed in ((
 make_repeatable(1)
 with distribution.replicated(strategy):
     network = networks.create_network(settings, task, (28, 28), "float32")
-networks.whiten(network, examples[0].images)
+networks.whiten(network, examples[0].sample)
 progress = []
 epochs = training.train(
     network, task, *examples, settings, seed=1, checkpoint=Checkpoint(target / "checkpoint.npz"), strategy=strategy,

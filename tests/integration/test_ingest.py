@@ -264,3 +264,57 @@ def test_a_temporary_workspace_takes_every_batch_or_refuses(project: Project) ->
     project.run("git", "add", "data/incoming")
     taken = project.run("dvc", "exp", "run", "--temp", "ingest").stdout
     assert "2,001 images of 10 classes (2,000 official, 1 b.npz)" in taken
+
+
+def labels_by_source() -> dict[str, list[int]]:
+    """The labels of the training images that came from each source, in their order."""
+    labels = table.read_images(TRAIN)[1].tolist()
+    found: dict[str, list[int]] = {}
+    for source, label in zip(sources(TRAIN), labels, strict=True):
+        found.setdefault(source, []).append(label)
+    return found
+
+
+def test_a_window_keeps_the_newest_batches_and_a_sample_of_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.run(make_params())
+    test, own = TEST.read_bytes(), table.read_ids(TRAIN)
+    for number, name in enumerate("abc"):
+        add_batch(f"{name}.npz", *tiny.generate(200, number + 50))
+    ingest.run(make_params(window=2, window_older=0.25))
+    kept = labels_by_source()
+    assert list(kept) == ["official", "a.npz", "b.npz", "c.npz"]
+    assert np.bincount(kept["official"], minlength=10).tolist() == [50] * 10  # a quarter of 200 in each class
+    assert 25 < len(kept["a.npz"]) < 75
+    assert len(kept["b.npz"]) == len(kept["c.npz"]) == 200
+    assert "whole, the newest batches up to 2; of the rest, 25% of each class" in capsys.readouterr().out
+    assert TEST.read_bytes() == test
+    ids = table.read_ids(TRAIN)
+    assert [id_ for id_ in own if id_ in set(ids)] == ids[:500]
+
+    first = digests()
+    ingest.run(make_params(window=2, window_older=0.25))
+    assert digests() == first
+
+    add_batch("d.npz", *tiny.generate(200, 60))
+    ingest.run(make_params(window=2, window_older=0.25))
+    later = labels_by_source()
+    assert table.read_ids(TRAIN)[: 500 + len(kept["a.npz"])] == ids[: 500 + len(kept["a.npz"])]  # the same sample
+    assert len(later["b.npz"]) < 100  # now it is older
+    assert len(later["c.npz"]) == len(later["d.npz"]) == 200
+
+
+def test_a_window_without_batches_samples_what_came_with_the_dataset() -> None:
+    ingest.run(make_params(window=1, window_older=0.5))
+    assert {source: len(labels) for source, labels in labels_by_source().items()} == {"official": 1000}
+    whole = make_params(window=1, window_older=1.0)
+    ingest.run(whole)
+    windowed = digests()
+    ingest.run(make_params())
+    assert digests() == windowed
+
+
+def test_a_bad_batch_beyond_the_window_is_refused_too() -> None:
+    add_batch("a.npz", np.zeros((1, 28, 28), np.uint8), np.full(1, 10))
+    add_batch("b.npz", *tiny.generate(20, 5))
+    with pytest.raises(DataError, match=r"batch a\.npz is refused"):
+        ingest.run(make_params(window=1))

@@ -37,7 +37,7 @@ def train_model(preset: str, directory: Path, *, shuffle: bool = False) -> Model
     task = tasks.create_task("sparse_categorical_crossentropy", [f"garment {label}" for label in range(10)])
     backend.make_repeatable(SEED)
     network = networks.create_network(settings, task, images.shape[1:])
-    networks.whiten(network, images[:TRAINING])
+    networks.whiten(network, lambda count: images[:count])
     parts = [training.Examples(images[part], labels[part]) for part in (slice(TRAINING), slice(TRAINING, None))]
     checkpoint = Checkpoint(directory / "checkpoint.npz")
     for _ in training.train(network, task, *parts, settings, seed=SEED, checkpoint=checkpoint):

@@ -45,7 +45,7 @@ class Run:
         """Train as a new process would: a new network, and the checkpoint if there is one."""
         backend.make_repeatable(self.seed)
         self.network = networks.create_network(self.settings, self.task, (28, 28), self.settings.precision)
-        networks.whiten(self.network, training.images)
+        networks.whiten(self.network, training.sample)
         epochs_of = train(
             self.network,
             self.task,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data import table, tiny
+from pipeline.data import table, tiny, window
 from pipeline.data.catalog import CATALOG_FILE, load_entry
 from pipeline.errors import ValidationFailed
 from pipeline.files import read_json
@@ -259,6 +259,25 @@ def test_a_batch_leaves_the_official_count_alone(data: Data, params: Params) -> 
     assert not report.failures
     assert not report.warnings
     assert report.splits["train"]["sources"] == {table.OFFICIAL: TINY.train, "spring": 300}
+
+
+def test_a_window_expects_its_share_of_the_official_images(data: Data, params: Params) -> None:
+    ((images, labels),) = window.sample(
+        [(data.images["train"], data.labels["train"])],
+        window.find_thresholds([(data.images["train"], data.labels["train"])], len(TINY.classes), 0.5),
+    )
+    data.images["train"], data.labels["train"] = images, labels
+    data.sources["train"] = [table.OFFICIAL] * len(labels)
+    data.write()
+    stage.run(with_window(params, 0.5))
+    assert read_json(stage.REPORT)["passed"]
+    for other in (params, with_window(params, 0.4), with_window(params, 0.6)):
+        with pytest.raises(ValidationFailed, match="official_images"):
+            stage.run(other)
+
+
+def with_window(params: Params, share: float) -> Params:
+    return dataclasses.replace(params, dataset=dataclasses.replace(params.dataset, window=1, window_older=share))
 
 
 def test_what_has_no_reference_is_skipped_and_said_so(data: Data, params: Params) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.errors import ModelError
 from pipeline.models import networks
 from pipeline.models.backend import keras
 from pipeline.models.tasks import create_task
@@ -70,7 +71,7 @@ def test_raw_pixels_in_float32_probabilities_out(preset: str, precision: str) ->
 
 def test_the_stock_network_equals_the_trained_one() -> None:
     fused = networks.create_network(SMALL_CNN, TASK, SHAPE)
-    networks.whiten(fused, IMAGES)
+    networks.whiten(fused, lambda _: IMAGES)
     for _ in range(3):
         fused(IMAGES, training=True)  # moves the statistics of the normalisation away from where they start
     stock = networks.create_network(SMALL_CNN, TASK, SHAPE, stock=True)
@@ -88,14 +89,25 @@ def test_the_stock_network_equals_the_trained_one() -> None:
 def test_whitening_gives_patches_unit_covariance(side: int) -> None:
     smooth = (0.7 * IMAGES + 0.3 * np.roll(IMAGES, 1, axis=2)).astype(np.uint8)
     network = networks.create_network(replace(SMALL_CNN, whitening=side), TASK, SHAPE)
-    networks.whiten(network, smooth)
+    networks.whiten(network, lambda _: smooth)
     layer = network.get_layer("whiten")
     whole = slice((side - 1) // 2, 28 - side // 2)  # where a patch does not reach over the edge
-    whitened = layer(smooth[..., None].astype(np.float32) / 255).numpy()[:, whole, whole, : side**2]
+    both = layer(smooth[..., None].astype(np.float32) / 255).numpy()[:, whole, whole]
+    whitened = both[..., : side**2]
+    np.testing.assert_allclose(both[..., side**2 :], -whitened, atol=1e-4)
     values = whitened.reshape(-1, side**2)
     assert np.abs(values.mean(axis=0)).max() < 0.01
     assert np.abs(np.cov(values.T) - np.eye(side**2)).max() < 0.1
     assert not layer.trainable
+
+
+@pytest.mark.parametrize(("widths", "whitening"), [((4, 4, 4, 4), 2), ((4,), 5)])
+def test_images_too_small_for_the_network_are_refused(widths: tuple[int, ...], whitening: int) -> None:
+    settings = replace(SMALL_CNN, widths=widths, whitening=whitening, pool_stem=False)
+    least = max(2 ** len(widths), whitening)
+    networks.create_network(settings, TASK, (least, least))
+    with pytest.raises(ModelError, match=f"at least {least} x {least} pixels"):
+        networks.create_network(settings, TASK, (least - 1, 28))
 
 
 def test_convolutions_start_by_passing_channels_on() -> None:

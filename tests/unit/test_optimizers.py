@@ -57,6 +57,17 @@ def test_a_weight_decay_of_zero_leaves_alone_what_has_no_gradient(name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
+def test_a_weight_decay_shrinks_what_has_no_gradient(name: str) -> None:
+    settings = replace(
+        SETTINGS, optimizer=name, schedule="constant", learning_rate=0.1, vector_learning_rate=0.1, weight_decay=0.5
+    )
+    for create in (create_optimizer, create_stock_optimizer):
+        bias = keras.Variable([1.0, -2.0])
+        create(settings, 10).apply([keras.ops.zeros(2)], [bias])
+        np.testing.assert_allclose(bias, [0.95, -1.9], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
 def test_the_stock_optimizer_carries_the_hyperparameters(name: str) -> None:
     settings = replace(SETTINGS, optimizer=name, momentum=0.7, weight_decay=0.03, weight_average=0.95)
     optimizer = create_stock_optimizer(settings, 10)
@@ -65,7 +76,7 @@ def test_the_stock_optimizer_carries_the_hyperparameters(name: str) -> None:
     assert config["name"] == name
     assert config["learning_rate"]["config"]["initial_learning_rate"] == 0.5
     assert config["learning_rate"]["config"]["decay_steps"] == 10
-    assert config["weight_decay"] == 0.03
+    assert config["adam_weight_decay" if name == "muon" else "weight_decay"] == 0.03
     assert (config["use_ema"], config["ema_momentum"]) == (True, 0.95)
     assert config.get("momentum", 0.7) == 0.7
 
@@ -74,14 +85,19 @@ def test_muon_makes_the_update_of_a_convolution_orthogonal() -> None:
     settings = replace(SETTINGS, optimizer="muon", momentum=0.6, schedule="constant", learning_rate=0.1)
     generator = np.random.default_rng(0)
     kernel = keras.Variable(generator.normal(size=(3, 3, 4, 8)), dtype="float32", name="kernel")
-    start = kernel.numpy().reshape(36, 8)
     optimizer = create_optimizer(settings, 10)
-    optimizer.apply([keras.ops.convert_to_tensor(generator.normal(size=kernel.shape), "float32")], [kernel])
-    normed = start * np.sqrt(8) / np.linalg.norm(start)
-    update = (normed - kernel.numpy().reshape(36, 8)) / 0.1
-    lengths = np.linalg.svd(update, compute_uv=False)
-    assert lengths.min() > 0.5
-    assert lengths.max() < 1.5
+    momentum = np.zeros((36, 8))
+    for _ in range(2):
+        start, gradient = kernel.numpy().reshape(36, 8), generator.normal(size=(36, 8))
+        optimizer.apply([keras.ops.convert_to_tensor(gradient.reshape(kernel.shape), "float32")], [kernel])
+        normed = start * np.sqrt(8) / np.linalg.norm(start)
+        update = (normed - kernel.numpy().reshape(36, 8)) / 0.1
+        lengths = np.linalg.svd(update, compute_uv=False)
+        assert lengths.min() > 0.5
+        assert lengths.max() < 1.5
+        momentum = 0.6 * momentum + gradient
+        left, _, right = np.linalg.svd(gradient + 0.6 * momentum, full_matrices=False)  # Nesterov's
+        assert np.sum(update * (left @ right)) > 0.97 * np.linalg.norm(update) * np.sqrt(8)
 
 
 @pytest.mark.parametrize("shape", [(200, 30), (30, 200), (40, 40)])

@@ -44,6 +44,9 @@ def changed(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         ("split.validation_fraction", "half", "split.validation_fraction is 'half'"),
         ("split", None, "split is None"),
         ("dataset.path", "", "dataset.path"),
+        ("dataset.window", 0, "dataset.window is 0: input should be greater than 0"),
+        ("dataset.window_older", 0.0, "dataset.window_older is 0.0: input should be greater than 0"),
+        ("monitor.at_least", 4, "monitor.at_least is 4, more than the 3 batches that monitor.last looks at"),
         ("evaluate.min_accuracy", 1.2, "evaluate.min_accuracy is 1.2"),
     ],
 )

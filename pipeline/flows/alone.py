@@ -1,0 +1,37 @@
+"""Being the only one at work in a repository: for what moves or deletes what others would be reading."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pipeline.workspace import STATE, lock, main_repository
+
+WORK = ("the flow", "retraining", "retrainings", "reproductions", "monitoring", "the registry", "backup")
+STAGES = ("ingest", "validate", "split", "train", "evaluate", "register")
+SERVERS = ("the stack", "the runner")  # which hold theirs while they wait for work
+OPENING = "tracking store"  # held for a moment, by opening the store
+
+
+@contextmanager
+def alone(workspace: Path, *, beside_servers: bool) -> Iterator[None]:
+    """Hold every lock of the main repository: of flows, stages, trainings, retrainings, reproductions, backups.
+
+    Args:
+        beside_servers: whether `pipeline up` may be serving meanwhile.
+
+    Raises:
+        WorkspaceError: something is running there.
+    """
+    root = main_repository(workspace)
+    names = {_stem(name) for name in (*WORK, *(f"stage {stage}" for stage in STAGES), *SERVERS)}
+    names |= {path.stem for path in (root / STATE / "locks").glob("*.lock")}  # of trainings, and of parts of stages
+    names -= {_stem(OPENING), *(map(_stem, SERVERS) if beside_servers else ())}
+    with ExitStack() as stack:
+        for name in sorted(names):
+            remedy = "end it (pipeline up)" if name in map(_stem, SERVERS) else "wait for it, or end that process"
+            stack.enter_context(lock(name, wait=0, remedy=remedy, root=root))
+        yield
+
+
+def _stem(name: str) -> str:
+    return name.replace(" ", "-")

@@ -1,0 +1,215 @@
+"""The embedded stores in one archive and back: while in use, into another folder, cut off, altered."""
+
+import json
+import shutil
+import sqlite3
+import tarfile
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import TrackingError, WorkspaceError
+from pipeline.files import write_json
+from pipeline.flows.backup import back_up, restore
+from pipeline.tracking import history
+from pipeline.tracking.store import RESTORING, locate, open_store
+from pipeline.tracking.verify import verify
+from pipeline.workspace import lock
+from tests.integration.recorded import Workspace, empty_store, fill, making_workspace, prefect_database, workspace
+
+__all__ = ["empty_store", "prefect_database", "workspace"]  # fixtures
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """A workspace with a champion."""
+    root = tmp_path_factory.mktemp("recorded") / "project"
+    with making_workspace(root, empty_store) as made:
+        made.train(b"one")
+        made.record_training()
+        made.enter(b"one")
+    return root
+
+
+@pytest.fixture
+def recorded(workspace: Workspace, template: Path, prefect_database: Path) -> Workspace:
+    """With a champion, a record in Prefect's database, and a quarantine."""
+    fill(workspace, template)
+    write_flow(prefect_database, "train")
+    write_json(workspace.root / ".pipeline/quarantine/0123.json", {"reason": "blank images"})
+    return workspace
+
+
+def write_flow(database: Path, name: str) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE IF NOT EXISTS flow (name TEXT)")
+        connection.execute("INSERT INTO flow VALUES (?)", (name,))
+
+
+def read_flows(database: Path) -> list[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return [name for (name,) in connection.execute("SELECT name FROM flow")]
+
+
+def alter(archive: Path, change: Callable[[Path], None], to: Path) -> Path:
+    """The same archive with its content changed."""
+    folder = to.with_name("unpacked")
+    with tarfile.open(archive) as content:
+        content.extractall(folder, filter="data")
+    change(folder)
+    with tarfile.open(to, "w:gz") as content:
+        content.add(folder, ".")
+    return to
+
+
+def test_what_was_backed_up_works_in_another_folder(
+    recorded: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves = history.read_history(recorded.client, "garments")
+    made = back_up(recorded.root, tmp_path)
+    assert made.path.parent == tmp_path
+    assert made.bytes == made.path.stat().st_size
+
+    other = tmp_path / "elsewhere"
+    shutil.copytree(recorded.root, other, ignore=shutil.ignore_patterns("mlflow.db", "mlruns", ".pipeline"))
+    shutil.rmtree(recorded.root / "mlruns")  # so that only the copy's own files can answer
+    monkeypatch.chdir(other)
+    restored = restore(other, made.path, replace=False, with_prefect=False)
+    assert (restored.files, restored.aside) == (made.files - 1, ())  # Prefect's database stays where it is
+    assert verify(other).findings == ()
+    assert history.read_history(open_store(locate(other)), "garments") == moves
+    assert json.loads((other / ".pipeline/quarantine/0123.json").read_text()) == {"reason": "blank images"}
+    assert not (other / ".pipeline/restore.partial").exists()
+
+
+def test_a_database_in_use_is_copied_whole(recorded: Workspace, tmp_path: Path) -> None:
+    client, stop = recorded.client, threading.Event()
+    run = client.create_run("0").info.run_id
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            client.log_param(run, f"p{number}", number)
+            number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        made = back_up(recorded.root, tmp_path / "busy.tar.gz")
+    finally:
+        stop.set()
+        writer.join()
+    with tarfile.open(made.path) as archive:
+        archive.extract("mlflow.db", tmp_path / "copy", filter="data")
+    with closing(sqlite3.connect(tmp_path / "copy/mlflow.db")) as copy:
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert copy.execute("SELECT count(*) FROM model_versions").fetchone() == (1,)
+
+
+def test_what_is_here_is_replaced_only_when_told_and_kept_aside(recorded: Workspace, tmp_path: Path) -> None:
+    made = back_up(recorded.root, tmp_path / "a.tar.gz")
+    recorded.client.set_registered_model_tag("garments", "since", "then")
+    write_flow(tmp_path / "prefect/prefect.db", "retrain")
+    before = (recorded.root / "mlflow.db").read_bytes()
+    with pytest.raises(WorkspaceError, match="--replace"):
+        restore(recorded.root, made.path, replace=False, with_prefect=True)
+    assert (recorded.root / "mlflow.db").read_bytes() == before
+
+    restored = restore(recorded.root, made.path, replace=True, with_prefect=False)
+    with closing(sqlite3.connect(recorded.root / "mlflow.db")) as database:  # not by a client that has the former open
+        assert database.execute("SELECT * FROM registered_model_tags").fetchall() == []
+    assert read_flows(tmp_path / "prefect/prefect.db") == ["train", "retrain"]  # it is others' too
+    (aside,) = restored.aside
+    assert (aside / "mlflow.db").read_bytes() == before
+    assert list((aside / "mlruns").rglob("model.keras"))
+    assert list((recorded.root / "mlruns").rglob("model.keras"))
+
+    restore(recorded.root, made.path, replace=True, with_prefect=True)
+    assert read_flows(tmp_path / "prefect/prefect.db") == ["train"]
+
+
+def test_an_altered_archive_changes_nothing(recorded: Workspace, tmp_path: Path) -> None:
+    made = back_up(recorded.root, tmp_path / "a.tar.gz").path
+
+    def edit_a_model(folder: Path) -> None:
+        next(folder.rglob("model.keras")).write_bytes(b"evil")
+
+    def add_a_file(folder: Path) -> None:
+        (folder / "mlruns/more").touch()
+
+    def drop_the_manifest(folder: Path) -> None:
+        (folder / "manifest.json").unlink()
+
+    before = (recorded.root / "mlflow.db").stat()
+    for number, (change, found) in enumerate(
+        [(edit_a_model, "another digest"), (add_a_file, "not in its manifest"), (drop_the_manifest, "no manifest")]
+    ):
+        archive = alter(made, change, tmp_path / f"{number}/altered.tar.gz")
+        with pytest.raises(WorkspaceError, match=found):
+            restore(recorded.root, archive, replace=True, with_prefect=True)
+    (tmp_path / "cut.tar.gz").write_bytes(made.read_bytes()[: made.stat().st_size // 2])
+    with pytest.raises(WorkspaceError, match="cannot be restored from"):
+        restore(recorded.root, tmp_path / "cut.tar.gz", replace=True, with_prefect=True)
+    assert (recorded.root / "mlflow.db").stat() == before
+    assert not (recorded.root / ".pipeline/restore.partial").exists()
+
+
+def test_a_restore_that_was_cut_off_is_completed_first(recorded: Workspace, tmp_path: Path) -> None:
+    """As a kill leaves it after the first rename: the former database is aside, and nothing in its place."""
+    root = recorded.root
+    made = back_up(root, tmp_path / "a.tar.gz").path
+    staged, aside = root / ".pipeline/restore.partial", root / ".pipeline/replaced-then"
+    with tarfile.open(made) as content:
+        content.extractall(staged, filter="data")
+    aside.mkdir()
+    moves = [(root / "mlflow.db", aside / "mlflow.db"), (root / "mlruns", aside / "mlruns")]
+    moves += [(staged / "mlflow.db", root / "mlflow.db"), (staged / "mlruns", root / "mlruns")]
+    write_json(root / RESTORING, {"moves": [[str(old), str(new)] for old, new in moves]})
+    (root / "mlflow.db").rename(aside / "mlflow.db")
+
+    with pytest.raises(TrackingError, match="was cut off"):
+        open_store(locate(root))
+    assert not (root / "mlflow.db").exists()  # no new one in its place
+    with pytest.raises(WorkspaceError, match="--replace"):  # the first is completed, and then something is here
+        restore(root, made, replace=False, with_prefect=False)
+    assert verify(root).findings == ()
+    assert (aside / "mlflow.db").exists()
+    assert (aside / "mlruns").exists()
+
+
+def test_nothing_is_restored_beside_a_run_or_the_servers(recorded: Workspace, tmp_path: Path) -> None:
+    made = back_up(recorded.root, tmp_path / "a.tar.gz").path
+    for name in ("the flow", "the stack", "training 0123"):
+        with (
+            lock(name, wait=0, remedy="", root=recorded.root),
+            pytest.raises(WorkspaceError, match="another process holds the lock"),
+        ):
+            restore(recorded.root, made, replace=True, with_prefect=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("MLFLOW_TRACKING_URI", "postgresql://team:secret@host/mlflow", "pg_dump"),
+        ("MLFLOW_DEFAULT_ARTIFACT_ROOT", "s3://bucket/mlflow", "versioning"),
+    ],
+)
+def test_a_teams_store_is_refused_with_the_remedy(
+    recorded: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, remedy: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(WorkspaceError, match=remedy) as caught:
+        back_up(recorded.root, tmp_path / "a.tar.gz")
+    assert "secret" not in str(caught.value)
+    assert not (tmp_path / "a.tar.gz").exists()
+
+
+def test_no_archive_is_overwritten(recorded: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(b"older")
+    with pytest.raises(WorkspaceError, match="is there already"):
+        back_up(recorded.root, tmp_path / "a.tar.gz")
+    assert (tmp_path / "a.tar.gz").read_bytes() == b"older"

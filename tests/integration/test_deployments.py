@@ -1,0 +1,233 @@
+"""Deployments and their schedules on a real Prefect server: what is shown, refused, kept, skipped and mended."""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.__main__ import app
+from pipeline.errors import FlowError, ParamsError
+from pipeline.flows import schedules
+from pipeline.flows.attendance import NOTES
+from tests.conftest import STAGES, Project
+from tests.integration.conftest import behave, started_stages
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+
+@pytest.fixture
+def served(stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[UUID, str]]:
+    """The deployments as the runner registers them, by their id, with nothing of an earlier test left."""
+    monkeypatch.chdir(stand_ins.path)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(stand_ins.home / "dvc"))
+    found = register()
+    yield found
+    for deployment in found:
+        httpx.delete(f"{prefect_api}/deployments/{deployment}").raise_for_status()
+
+
+def register() -> dict[UUID, str]:
+    from pipeline.flows.serving import deployments
+
+    return {deployment.apply(): deployment.name for deployment in deployments("leave")}
+
+
+def test_a_schedule_is_kept_until_it_is_removed(served: dict[UUID, str], stand_ins: Project) -> None:
+    assert schedules.list_schedules(stand_ins.path) == []
+    schedules.set_schedule(stand_ins.path, "retrain", "0 4 * * *", "UTC")
+    schedules.set_schedule(stand_ins.path, "retrain", "0 3 * * *", "Europe/Berlin")
+    schedules.set_schedule(stand_ins.path, "monitor-data", "30 * * * *", "UTC")
+    schedules.activate(stand_ins.path, "retrain", False)
+    assert register() == served  # what a restart of the runner does
+    kept = {one.flow: (one.rule, one.timezone, one.active) for one in schedules.list_schedules(stand_ins.path)}
+    assert kept == {
+        "retrain": ("0 3 * * *", "Europe/Berlin", False),
+        "monitor-data": ("30 * * * *", "UTC", True),
+    }
+    assert [one.active for one in schedules.activate(stand_ins.path, "retrain", True)] == [True]
+    schedules.remove(stand_ins.path, "retrain")
+    assert [one.flow for one in schedules.list_schedules(stand_ins.path)] == ["monitor-data"]
+    with pytest.raises(FlowError, match="retrain has no schedule"):
+        schedules.activate(stand_ins.path, "retrain", True)
+
+
+def test_what_is_no_time_is_refused_in_words_and_changes_nothing(served: dict[UUID, str], stand_ins: Project) -> None:
+    schedules.set_schedule(stand_ins.path, "train", "0 3 * * *", "UTC")
+    for cron, zone, words in [("0 3 * *", "UTC", "is no cron rule"), ("0 3 * * *", "Berlin", "no time zone 'Berlin'")]:
+        with pytest.raises(ParamsError, match=words):
+            schedules.set_schedule(stand_ins.path, "train", cron, zone)
+    listed = CliRunner().invoke(app, ["schedule", "list", "--json"])
+    assert [(one["flow"], one["rule"]) for one in json.loads(listed.output)] == [("train", "0 3 * * *")]
+
+
+def test_without_the_stack_the_reader_is_told_to_start_it(
+    stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    with pytest.raises(FlowError, match="remedy: +pipeline up"):
+        schedules.list_schedules(stand_ins.path)  # a server that has never seen the runner
+    told = stand_ins.run("python", "-m", "pipeline.cli", "schedule", "list", check=False)
+    assert told.returncode == 1
+    assert "no Prefect server is up" in told.stdout
+    assert "pipeline up" in told.stdout
+
+
+def test_prefects_pages_describe_the_parameters_and_refuse_wrong_ones(
+    served: dict[UUID, str], prefect_api: str
+) -> None:
+    def create(flow: str, **parameters: Any) -> httpx.Response:
+        deployment = next(key for key, name in served.items() if name == flow)
+        return httpx.post(f"{prefect_api}/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
+
+    for deployment in served:
+        found = httpx.get(f"{prefect_api}/deployments/{deployment}").json()["parameter_openapi_schema"]["properties"]
+        assert all(parameter["description"] for parameter in found.values())
+    assert create("train", until="split", force="all").is_success
+    assert create("retrain", ref="main", changes={"train.preset": "cnn"}, reason="a test").is_success
+    for flow, wrong in [("train", {"until": "nowhere"}), ("retrain", {"changes": "cnn"})]:
+        refused = create(flow, **wrong)
+        assert refused.status_code == 409
+        assert next(iter(wrong)) in refused.text
+
+
+def test_of_the_missed_runs_one_is_made_up_for(served: dict[UUID, str], stand_ins: Project, prefect_api: str) -> None:
+    from prefect.client.orchestration import get_client
+
+    from pipeline.flows.serving import skip_missed
+
+    now = datetime.now(UTC)
+    hourly = f"{(now - timedelta(minutes=30)).minute} * * * *"
+    for flow in ("retrain", "monitor-data"):
+        schedules.set_schedule(stand_ins.path, flow, hourly, "UTC")  # type: ignore[arg-type]
+        deployment = next(key for key, name in served.items() if name == flow)
+        span = {"start_time": str(now - timedelta(hours=10)), "end_time": str(now + timedelta(hours=2)), "min_runs": 12}
+        answer = httpx.post(f"{prefect_api}/deployments/{deployment}/schedule", json=span)
+        assert answer.is_success, answer.text
+    by_hand = httpx.post(f"{prefect_api}/deployments/{deployment}/create_flow_run", json={}).json()["id"]
+
+    async def skip() -> None:
+        async with get_client() as client:
+            await skip_missed(client, served)
+            await skip_missed(client, served)
+
+    asyncio.run(skip())
+    for deployment in [key for key, name in served.items() if name != "train"]:
+        runs = runs_of(prefect_api, deployment)
+        assert runs.pop(by_hand, {"state_name": "Scheduled"})["state_name"] == "Scheduled"
+        past = [run for run in runs.values() if datetime.fromisoformat(run["expected_start_time"]) < now]
+        *missed, latest = sorted(past, key=lambda run: str(run["expected_start_time"]))
+        assert len(missed) == 9
+        assert {run["state_name"] for run in missed} == {"Skipped"}
+        assert "stands for it" in missed[0]["state"]["message"]
+        later = [run["state_name"] for run in runs.values() if run not in past]
+        assert [latest["state_name"], *later] == ["Scheduled"] * 3
+
+
+def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_its_slot_is_freed(
+    served: dict[UUID, str], stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.client.orchestration import get_client
+
+    from pipeline.flows import serving
+
+    retrain = next(key for key, name in served.items() if name == "retrain")
+
+    def propose(state: str, run: str) -> str:
+        answer = httpx.post(f"{prefect_api}/flow_runs/{run}/set_state", json={"state": {"type": state}}).json()
+        return str(answer["state"]["type"])
+
+    def create() -> str:
+        return str(httpx.post(f"{prefect_api}/deployments/{retrain}/create_flow_run", json={}).json()["id"])
+
+    def tend() -> None:
+        async def once() -> None:
+            async with get_client() as client:
+                await serving.tend(client, stand_ins.path, served)
+
+        asyncio.run(once())
+
+    noted, second, pending = create(), create(), create()
+    assert propose("PENDING", noted) == "PENDING"
+    assert propose("RUNNING", noted) == "RUNNING"
+    assert propose("PENDING", second) == "CANCELLED"  # one at a time
+    note = stand_ins.path / NOTES / f"{noted}.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"pid": os.getpid(), "started": 1.0}))  # a number that another process has now
+    tend()
+    assert runs_of(prefect_api, retrain)[noted]["state_name"] == "Crashed"
+    assert not note.exists()
+    assert propose("PENDING", pending) == "PENDING"  # the slot is free again
+    tend()
+    assert runs_of(prefect_api, retrain)[pending]["state_name"] == "Pending"  # its process may be about to begin
+    monkeypatch.setattr(serving, "PENDING", timedelta(0))
+    tend()
+    assert runs_of(prefect_api, retrain)[pending]["state_name"] == "Crashed"
+    limit = httpx.get(f"{prefect_api}/deployments/{retrain}").json()["global_concurrency_limit"]["name"]
+    httpx.patch(f"{prefect_api}/v2/concurrency_limits/{limit}", json={"active_slots": 1}).raise_for_status()
+    tend()  # a server that crashed has forgotten who holds it
+    assert propose("PENDING", create()) == "PENDING"
+
+
+def test_a_deployed_training_has_the_stages_as_its_tasks_and_ends_in_words(
+    served: dict[UUID, str], stand_ins: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.flows.deployments import train
+    from tests.integration.test_flow import states
+
+    assert train(until="train", force="split", return_state=True).is_completed()
+    assert states() == {
+        "flow": "Completed",
+        **{"ingest": "Unchanged", "validate": "Unchanged", "split": "Completed", "train": "Unchanged"},
+    }
+    assert started_stages(stand_ins) == ["split"]
+    behave(stand_ins, train={"exit": [1, 1]})
+    state = train(force="train", return_state=True)
+    assert state.is_failed()
+    assert "train failed; not run: evaluate, register" in str(state.message)
+    assert states()["flow"] == "Failed"
+    assert set(states()) <= {"flow", *STAGES}
+
+
+def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
+    served: dict[UUID, str], stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.events.worker import EventsWorker
+
+    from pipeline.flows import monitoring
+    from pipeline.flows.deployments import DRIFT_FOUND, monitor_data
+
+    retrain = next(key for key, name in served.items() if name == "retrain")
+    looks = [("all is well", False, False), ("one drifted", True, False), ("two of three drifted", True, True)]
+    for sentence, drifted, asks in looks:
+        evidence = {"latest": sentence}
+        found = monitoring.Monitoring(drifted, asks, evidence, sentence, Path("report.md"), (), {}, "nobody")
+        monkeypatch.setattr(monitoring, "monitor", lambda _, found=found: found)
+        state = monitor_data(return_state=True)
+        assert (state.name, state.message) == ("Drift" if drifted else "NoDrift", sentence)
+    assert [run["parameters"] for run in runs_of(prefect_api, retrain).values()] == [{"reason": "two of three drifted"}]
+    EventsWorker.drain_all(timeout=20)
+    chosen = {"filter": {"event": {"name": [DRIFT_FOUND]}}}
+    for _ in range(100):
+        events = httpx.post(f"{prefect_api}/events/filter", json=chosen).json()["events"]
+        if len(events) == 2:
+            break
+        time.sleep(0.1)
+    assert {event["payload"]["latest"] for event in events} == {"one drifted", "two of three drifted"}
+
+
+def runs_of(prefect_api: str, deployment: UUID) -> dict[str, dict[str, Any]]:
+    """The flow runs of a deployment, by their id."""
+    chosen = {"flow_runs": {"deployment_id": {"any_": [str(deployment)]}}, "limit": 100}
+    return {run["id"]: run for run in httpx.post(f"{prefect_api}/flow_runs/filter", json=chosen).json()}

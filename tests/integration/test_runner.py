@@ -1,0 +1,165 @@
+"""The runner as a process of its own: ended, killed, and started again; batches that arrive while it works."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from pipeline.flows.attendance import NOTES
+from tests.conftest import Project
+from tests.integration.conftest import behave, started_stages
+from tests.integration.test_flow import processes_of, wait_until
+from tests.integration.test_retraining import add_batch
+
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("prefect")]
+
+Start = Callable[[], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(stand_ins: Project, prefect_api: str) -> Iterator[Start]:
+    """Starts the runner in the project, and waits until it serves. Its lines are in `runner.log`."""
+    running: list[subprocess.Popen[str]] = []
+    log = stand_ins.home / "runner.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+
+    def once() -> subprocess.Popen[str]:
+        with log.open("w") as lines:
+            running.append(
+                subprocess.Popen(
+                    ["python", "-m", "pipeline.flows.attached", "pipeline.flows.runner"],
+                    cwd=stand_ins.path,
+                    env=stand_ins.environment | {"PREFECT_API_URL": prefect_api, "STAND_INS": str(stand_ins.path)},
+                    stdin=subprocess.PIPE,
+                    stdout=lines,
+                    stderr=lines,
+                    text=True,
+                    start_new_session=True,
+                )
+            )
+        wait_until(lambda: "serving train" in log.read_text() or running[-1].poll() is not None)
+        assert running[-1].poll() is None, log.read_text()
+        return running[-1]
+
+    yield once
+    for process in running:
+        for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else ():
+            child.kill()
+        process.kill()
+        process.wait()
+    for deployment in httpx.post(f"{prefect_api}/deployments/filter", json={}).json():
+        httpx.delete(f"{prefect_api}/deployments/{deployment['id']}")
+
+
+def create(api: str, flow: str, **parameters: Any) -> str:
+    deployment = httpx.get(f"{api}/deployments/name/{flow}/{flow}").json()["id"]
+    answer = httpx.post(f"{api}/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
+    return str(answer.json()["id"])
+
+
+def state_of(api: str, run: str) -> str:
+    return str(httpx.get(f"{api}/flow_runs/{run}").json()["state_name"])
+
+
+def retrainings(api: str) -> list[dict[str, Any]]:
+    """The flow runs of `retrain`, the oldest first."""
+    deployment = httpx.get(f"{api}/deployments/name/retrain/retrain").json()["id"]
+    chosen = {"flow_runs": {"deployment_id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    return list(httpx.post(f"{api}/flow_runs/filter", json=chosen).json())
+
+
+def test_flow_runs_end_with_the_runner_however_it_ends_and_the_next_one_serves(
+    start: Start, stand_ins: Project, prefect_api: str
+) -> None:
+    def begin_training() -> str:
+        (stand_ins.path / "started.txt").unlink(missing_ok=True)
+        run = create(prefect_api, "train", until="train", force="train")
+        wait_until(lambda: started_stages(stand_ins) == ["train"], seconds=120)
+        return run
+
+    behave(stand_ins, train={"sleep": 300})
+    runner = start()
+    told = begin_training()
+    runner.terminate()
+    assert runner.wait(60) == 0
+    assert state_of(prefect_api, told) == "Cancelled"
+    assert processes_of(stand_ins) == []
+
+    runner = start()
+    killed = begin_training()
+    runner.send_signal(signal.SIGKILL)
+    wait_until(lambda: processes_of(stand_ins) == [])
+    assert state_of(prefect_api, killed) == "Crashed"
+
+    runner = start()
+    lost = begin_training()
+    for process in [runner, *psutil.Process(runner.pid).children(recursive=True)]:  # as when the machine stops
+        process.send_signal(signal.SIGKILL)
+    runner.wait()
+    assert state_of(prefect_api, lost) == "Running"
+    start()
+    assert state_of(prefect_api, lost) == "Crashed"
+    assert list((stand_ins.path / NOTES).iterdir()) == []
+
+    cancelled = begin_training()
+    httpx.post(f"{prefect_api}/flow_runs/{cancelled}/set_state", json={"state": {"type": "CANCELLING"}})
+    wait_until(lambda: state_of(prefect_api, cancelled) == "Cancelled", seconds=150)
+    wait_until(lambda: not any("stage.py" in command for command in map(" ".join, processes_of(stand_ins))))
+
+    behave(stand_ins)
+    last = create(prefect_api, "train")
+    wait_until(lambda: state_of(prefect_api, last) == "Completed", seconds=120)
+    assert [branch for branch in os.listdir(stand_ins.path / ".pipeline/locks") if branch.endswith(".json")] == [
+        "the-runner.json"
+    ]
+
+
+def test_batches_start_one_retraining_once_they_are_whole(start: Start, stand_ins: Project, prefect_api: str) -> None:
+    def ended() -> list[tuple[str, str]]:
+        final = [run for run in retrainings(prefect_api) if run["end_time"]]
+        return [(run["state_name"], run["parameters"]["reason"]) for run in final]
+
+    add_batch(stand_ins, "before.npz", 1)
+    start()
+    wait_until(lambda: len(ended()) == 1, seconds=180)
+    assert ended() == [("NotPromoted", "batches in data/incoming: before.npz")]  # stand-ins make no model
+    trained = started_stages(stand_ins)
+
+    half = add_batch(stand_ins, "later.npz", 2)
+    whole = half.read_bytes()
+    for part in range(1, 8):  # it arrives in pieces
+        half.write_bytes(whole[: part * len(whole) // 8])
+        time.sleep(1)
+    half.write_bytes(whole)
+    add_batch(stand_ins, "with-it.npz", 3)
+    wait_until(lambda: len(ended()) == 2, seconds=180)
+    assert ended()[1] == ("NotPromoted", "batches in data/incoming: later.npz, with-it.npz")
+    assert len(started_stages(stand_ins)) > len(trained)
+    events = httpx.post(
+        f"{prefect_api}/events/filter", json={"filter": {"event": {"name": ["pipeline.batch.arrived"]}}}
+    ).json()["events"]
+    assert [event["payload"]["names"] for event in reversed(events)] == [["before.npz"], ["later.npz", "with-it.npz"]]
+
+
+def test_a_retraining_by_hand_is_not_disturbed_by_one_that_is_due(
+    start: Start, stand_ins: Project, prefect_api: str
+) -> None:
+    behave(stand_ins, ingest={"sleep": 40})
+    start()
+    by_hand = stand_ins.start(
+        "python", "-m", "pipeline.cli", "retrain", "--force", PREFECT_API_URL=prefect_api, STAND_INS=str(stand_ins.path)
+    )
+    lock = stand_ins.path / ".pipeline/locks/retraining.json"
+    wait_until(lock.exists)
+    due = create(prefect_api, "retrain", reason="a schedule")
+    wait_until(lambda: state_of(prefect_api, due) not in ("Scheduled", "Late", "Pending", "Running"), seconds=120)
+    assert state_of(prefect_api, due) == "Skipped"
+    assert by_hand.poll() is None
+    by_hand.terminate()
+    by_hand.communicate()
