@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pipeline.flows.attendance import NOTES
 from pipeline.flows.server import LASTING_SETTINGS
 from tests.conftest import Project
 from tests.e2e import light
@@ -62,24 +63,34 @@ def test_retrainings_of_two_machines_take_turns_and_lose_nothing(tmp_path: Path)
                 assert machine.stdout
                 assert any(line.startswith("serving train, retrain") for line in machine.stdout)
             deployment = httpx.get(f"{api}/deployments/name/retrain/retrain").json()["id"]
-            runs = [
-                httpx.post(
-                    f"{api}/deployments/{deployment}/create_flow_run",
-                    json={"parameters": {"changes": {"train.seed": model}, "reason": "a test"}},
-                ).json()["id"]
-                for model in (2, 3)
-            ]
+
+            def retrain(model: int) -> str:
+                content = {"parameters": {"changes": {"train.seed": model}, "reason": "a test"}}
+                return str(httpx.post(f"{api}/deployments/{deployment}/create_flow_run", json=content).json()["id"])
+
+            def worker(run: str) -> list[int]:
+                """The place of the machine that works on a flow run, if one does."""
+                return [place for place, at in enumerate((one, two)) if (at.path / NOTES / f"{run}.json").exists()]
+
+            runs = [retrain(2)]
+            wait_until(lambda: worker(runs[0]))
+            (busy,) = worker(runs[0])
+            machines[busy].send_signal(signal.SIGSTOP)  # it takes nothing more: the other machine has to
+            runs.append(retrain(3))
             wait_until(
                 lambda: all(httpx.get(f"{api}/flow_runs/{run}").json()["state"]["type"] in FINAL for run in runs)
             )
+            workers = [busy, *worker(runs[1])]
             ended = [httpx.get(f"{api}/flow_runs/{run}").json() for run in runs]
         finally:
             outputs = []
             for process in (*machines, server):
+                process.send_signal(signal.SIGCONT)
                 process.send_signal(signal.SIGTERM)
                 outputs.append(process.communicate(timeout=WAIT_SECONDS)[0])
         assert [run["state"]["type"] for run in ended] == ["COMPLETED"] * 2, "\n".join(outputs)
-        first, second = sorted(ended, key=lambda run: str(run["start_time"]))
+        first, second = ended
+        assert sorted(workers) == [0, 1]
         assert first["end_time"] <= second["start_time"]
         assert lost_of(one, [2, 3], **stores) == []
     assert [*processes_of(one), *processes_of(two)] == []
