@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import light
-from tests.e2e.kills import lost_of
+from tests.e2e.kills import lost_of, processes_of
 from tests.e2e.test_up import Running, running_stack, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("server faults")]
@@ -98,3 +98,21 @@ def test_a_deployed_run_ends_in_a_state_and_the_next_one_is_right(stack: Running
     assert name in ENDS[part], message
     assert end_of(stack, deploy(stack, "train"))[0] == "Completed"
     assert lost_of(project, [model]) == []
+
+
+def test_servers_that_stay_away_stop_a_run_in_words_and_the_next_one_does_without(stack: Running) -> None:
+    project = stack.project
+    project.set_params(**{"train.seed": 6})
+    with light.held(project) as waits:
+        running = project.start(*PIPELINE, "run", MLFLOW_TRACKING_URI=stack.mlflow)  # the user's: never done without
+        wait_until(lambda: waits() or running.poll() is not None, stack.log)
+        stack.process.kill()
+        wait_until(lambda: not stack.is_well(), stack.log)
+    output, _ = running.communicate(timeout=END_SECONDS)
+    assert running.returncode != 0
+    assert "Traceback" not in output
+    assert stack.mlflow in output
+    again = project.run(*PIPELINE, "run").stdout
+    assert "going on without it, on the same records" in again
+    assert lost_of(project, [6]) == []
+    assert processes_of(project) == []
