@@ -21,7 +21,7 @@ from tests.e2e.light import DATASET, model_of
 RUN, RETRAIN = "run", "retrain"
 MODULES = {"stage": "tests.e2e.light", "dvc": "pipeline.flows.dvc", "prefect server": "pipeline.flows.server"}
 VICTIMS = ("flow", *MODULES, "machine")  # the command itself, the process of a module, and all processes at once
-CHAIN = 3  # kills before a command is left to end
+CHAIN = 5  # kills before a command is left to end
 LATEST = 0.8  # of the time that a run took, at which the next is killed
 IDLE_SECONDS = 40  # for whatever a kill left alone to end
 
