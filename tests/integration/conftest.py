@@ -29,7 +29,11 @@ behaviour = json.loads((project / "behaviour.json").read_text()).get(name, {})
 started = project / "started.txt"
 started.write_text(started.read_text() + name + "\\n" if started.exists() else name + "\\n")
 print(f"this is {name}", flush=True)
-time.sleep(behaviour.get("sleep", 0))
+waking, flow = time.monotonic() + behaviour.get("sleep", 0), os.environ.get("PIPELINE_FLOW_PID")
+while time.monotonic() < waking:
+    if flow and not Path(f"/proc/{flow}").exists():
+        sys.exit("the flow is gone")  # as a real stage does
+    time.sleep(0.1)
 codes = behaviour.get("exit", [])
 attempt = started.read_text().split().count(name)
 if attempt <= len(codes):
