@@ -42,6 +42,7 @@ from pipeline.data import tiny
 from pipeline.stack import answers
 
 REPEATS = 5
+KILLS = 50
 SETTLE_SECONDS = 20  # after the servers' answer, for the runner to have started, too
 MLFLOW, PREFECT = 5611, 4611  # ports that nobody else is likely to have
 API = f"http://127.0.0.1:{PREFECT}/api"
@@ -192,7 +193,30 @@ def proportional_memory(process: psutil.Process) -> float:
     return float(sum(one.memory_full_info().pss for one in (process, *process.children(recursive=True))))
 
 
+def measure_kills(report: Report, count: int = KILLS) -> None:
+    """Random kills in a project whose stages do next to nothing, and what they leave: the test of ten, with more."""
+    sys.path.insert(0, str(REPOSITORY))
+    from tests.e2e import light
+    from tests.e2e.kills import kill_at_random
+
+    with temporary_directory() as directory:
+        found = kill_at_random(light.build(directory / "project", directory / "home"), count, seed=count)
+    remains = [*found.orphans, *found.locks, *found.checkouts, *found.partials]
+    what = "orphan processes, locks, temporary checkouts or half-written files"
+    report.at_most(f"{what} after {count} random kills", len(remains), 0, "")
+    report.at_most("runs, versions or history entries lost over them", len(found.lost), 0, "")
+    report.at_most("runs after them that did not end well", len(found.wrong), 0, "")
+    note = (
+        f"Every few kills the command was left to end: {found.models} models and {found.moves} moves of an alias. What "
+        "was killed, and in which command; `machine` is all processes at once."
+    )
+    report.table("Random kills", ("command and victim", "kills"), sorted(found.kills.items()), note)
+    for line in (*remains, *found.lost, *found.wrong):
+        progress(line)
+
+
 PARTS = {
+    "kills": measure_kills,
     "up": measure_up,
     "retraining": measure_retraining,
 }

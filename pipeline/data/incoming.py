@@ -58,6 +58,32 @@ def find_batches(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(batches)]
 
 
+def read_state(directory: Path) -> dict[str, tuple[int, int]]:
+    """The files of all batches and pointers by path, each with its bytes and the time of its last change in ns."""
+    visible = [path for path in directory.glob("*") if not path.name.startswith(".")]
+    files = [file for path in visible for file in (path, *path.rglob("*")) if file.is_file()]
+    return {str(file): ((status := file.stat()).st_size, status.st_mtime_ns) for file in files}
+
+
+def require_unchanged(directory: Path, before: dict[str, tuple[int, int]]) -> None:
+    """Refuse what was read of batches that changed meanwhile.
+
+    Args:
+        before: what `read_state` found when the reading began.
+
+    Raises:
+        DataError: a file has come, gone or changed since.
+    """
+    now = read_state(directory)
+    if changed := sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path)):
+        raise DataError(
+            f"{directory} changed while it was read",
+            expected="batches that stay as they are until the stage has ended",
+            found=f"{changed[0]} has come, gone or changed{f', and {len(changed) - 1} more' if changed[1:] else ''}",
+            remedy="run the same command again: it reads them all",
+        )
+
+
 def require_same_batches(here: Path, main: Path) -> None:
     """Refuse to work in a temporary copy or a worktree that lacks a batch, or an edit of one, of the main repository.
 

@@ -16,6 +16,7 @@ from prefect.runtime import flow_run
 
 from pipeline.files import read_json, write_json
 from pipeline.flows.attached import end_with_input
+from pipeline.tracking.processes import start_of
 from pipeline.workspace import STATE
 
 NOTES = STATE / "flow-runs"
@@ -36,7 +37,7 @@ def attend(root: Path) -> None:
     """Leave a note for this flow run, and end with the runner that started it. Does nothing under another runner."""
     if os.environ.get(RUNNER_VARIABLE) and flow_run.id:
         end_with_input()
-        content = {"pid": os.getpid(), "started": psutil.Process().create_time()}
+        content = {"pid": os.getpid(), "started": start_of(psutil.Process())}
         write_json(root / NOTES / f"{flow_run.id}.json", content)
 
 
@@ -61,6 +62,6 @@ def _process(path: Path) -> psutil.Process | None:
     try:
         found = read_json(path)
         process = psutil.Process(found["pid"])
-        return process if process.create_time() == found["started"] else None
+        return process if start_of(process) == found["started"] else None
     except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
         return None

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -69,6 +69,42 @@ def start_dvc(workspace: Path) -> subprocess.Popen[str]:
         errors="replace",
         start_new_session=True,
     )
+
+
+def forget_dead_holders(workspace: Path) -> None:
+    """Take out of DVC's list of files in use what is held in the name of a process that is no DVC.
+
+    A DVC that is killed leaves its entries behind. The next one takes them out, unless there is a process of the same
+    number: after a restart of the machine there often is another one, and DVC would refuse to work beside it.
+    """
+    path = workspace / ".dvc/tmp/rwlock"
+    try:
+        used = json.loads(path.read_text(encoding="utf-8"))
+        if used == _without_dead_holders(used):
+            return
+        from dvc.lock import make_lock
+
+        with make_lock(f"{path}.lock", tmp_dir=str(path.parent)):  # as DVC does for every change
+            used = json.loads(path.read_text(encoding="utf-8"))
+            path.write_text(json.dumps(_without_dead_holders(used)), encoding="utf-8")
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return  # there is no such list, or DVC will say what is wrong with it
+
+
+def _without_dead_holders(used: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of `{"write": {PATH: HOLDER}, "read": {PATH: [HOLDER, …]}}`, what processes of DVC hold."""
+    write = {path: holder for path, holder in used.get("write", {}).items() if _is_dvc(holder["pid"])}
+    read = {path: [one for one in holders if _is_dvc(one["pid"])] for path, holders in used.get("read", {}).items()}
+    return {"write": write, "read": {path: holders for path, holders in read.items() if holders}}
+
+
+def _is_dvc(pid: int) -> bool:
+    try:
+        return "dvc" in " ".join(psutil.Process(pid).cmdline())
+    except psutil.AccessDenied:
+        return True
+    except psutil.NoSuchProcess:
+        return False
 
 
 def launch_environment() -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pipeline.errors import FlowError
-from pipeline.flows.dvc import Outcome, StageProcess, start_dvc
+from pipeline.flows.dvc import Outcome, StageProcess, forget_dead_holders, start_dvc
 from pipeline.flows.plan import Plan, Stage, read_plan
 from pipeline.flows.terminal import Terminal
 
@@ -63,6 +63,7 @@ class Execution:
         Raises:
             FlowError: DVC cannot read the workspace, or `until` or `force` cannot be done.
         """
+        forget_dead_holders(self.workspace)
         self._next_dvc = start_dvc(self.workspace)
         whole = read_plan(self.workspace)
         self._stages = len(whole.stages)

@@ -38,6 +38,7 @@ SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run prints its own lines; Prefect keeps them as logs
+    "PREFECT_CLIENT_MAX_RETRIES": "4",  # half a minute: `pipeline up` has the server back by then
     "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1.0",  # seconds until a line shows in Prefect's pages
 }
 LASTING_SETTINGS = {
@@ -221,6 +222,7 @@ def serve_temporarily(descriptor: int) -> None:
 
     if get_current_settings().api.url:
         return
+    get_current_settings().home.mkdir(parents=True, exist_ok=True)
     import uvicorn
     from prefect.server.api.server import create_app
 

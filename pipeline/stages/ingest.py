@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.data import idx, table, window
 from pipeline.data.catalog import load_entry
-from pipeline.data.incoming import INCOMING, Pair, find_batches, read_batch
+from pipeline.data.incoming import INCOMING, Pair, find_batches, read_batch, read_state, require_unchanged
 from pipeline.data.sources import fetch
 from pipeline.files import atomic_directory
 from pipeline.params import Params
@@ -32,7 +32,7 @@ class Part:
 def run(params: Params) -> None:
     """Write `data/raw/` and `data/dataset/` or, where anything fails, neither."""
     entry = load_entry(params.dataset.name)
-    batches = find_batches(INCOMING)
+    batches, before = find_batches(INCOMING), read_state(INCOMING)
     with atomic_directory(RAW) as raw, atomic_directory(DATASET) as tables:
         fetched = fetch(entry, Path(params.dataset.path), raw)
         dataset = fetched.dataset
@@ -48,6 +48,8 @@ def run(params: Params) -> None:
             counts = write_table(tables / f"{split}.parquet", dataset, parts)
             images = f"{sum(counts.values()):,} images of {len(dataset.classes)} classes"
             print(f"{split}: {images} ({_describe(counts)})", flush=True)
+        # DVC looks at the folder only afterwards: it would take for read what arrived meanwhile, and never run again.
+        require_unchanged(INCOMING, before)
 
 
 def _apply_window(own: Part, batches: Sequence[Part], newest: int, share: float, classes: int) -> list[Part]:

@@ -497,9 +497,9 @@ def _take_over(client: "MlflowClient", order: "Run", move: Move) -> bool:
 
 
 def _may_act(holder: str, since: int) -> bool:
-    """Whether a process may still be at what it began then."""
+    """Whether a process may still be at what it began then. A time far ahead is of a clock that was set back since."""
     alive = processes.is_running(holder)
-    return alive if alive is not None else milliseconds() - since < LEASE_SECONDS * 1000
+    return alive if alive is not None else abs(milliseconds() - since) < LEASE_SECONDS * 1000
 
 
 def _record_external(

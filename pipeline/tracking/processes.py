@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -16,7 +17,19 @@ PROCESS_TAG = "process"
 
 def this_process() -> str:
     """The value of the tag: the machine, the process and when it started, because numbers are used again."""
-    return f"{_machine()} {os.getpid()} {psutil.Process().create_time():.2f}"
+    return f"{_machine()} {os.getpid()} {start_of(psutil.Process())}"
+
+
+def start_of(process: psutil.Process) -> str:
+    """When a process started, in words that stay the same when the clock is set, and not when the machine restarts.
+
+    Raises:
+        NoSuchProcess: it has ended.
+    """
+    if sys.platform != "linux":
+        return f"{process.create_time():.2f}"
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{process.create_time() - psutil.boot_time():.2f}@{boot}"
 
 
 def end_abandoned(client: "MlflowClient", experiments: list[str]) -> None:
@@ -33,7 +46,7 @@ def is_running(process: str) -> bool | None:
     if machine != _machine():
         return None
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1
+        return start_of(psutil.Process(int(pid))) == started
     except psutil.NoSuchProcess:
         return False
 

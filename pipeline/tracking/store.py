@@ -106,6 +106,8 @@ def open_store(store: Store) -> "MlflowClient":
         from mlflow import MlflowClient
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        # Of what the database refuses it prints a traceback, and then raises what `explained` says in words.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         if store.is_server:
             _probe(store)
         return MlflowClient(store.uri)

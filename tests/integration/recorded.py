@@ -59,12 +59,12 @@ class Workspace:
         self.root = root
         self.outputs = Outputs(root)
 
-    def split(self, images: int = 6) -> None:
+    def split(self, images: int = 6, dataset: str = "garments") -> None:
         """Three splits of so many images, of which every third shows the same class."""
-        dataset = table.Dataset("garments", 4, 5, CLASSES, CLASSES, flip=True)
+        garments = table.Dataset(dataset, 4, 5, CLASSES, CLASSES, flip=True)
         for seed, name in enumerate(("train", "validation", "test")):
             pixels = np.random.default_rng(seed).integers(0, 256, (images, 4, 5), np.uint8)
-            with table.writer(self.outputs.split(name), dataset) as writer:
+            with table.writer(self.outputs.split(name), garments) as writer:
                 labels = (np.arange(images) % len(CLASSES)).astype(np.uint8)
                 ids = [f"{name}-{row}" for row in range(images)]
                 writer.write(pixels, labels, ids, pa.array(["official"] * images))

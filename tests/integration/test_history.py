@@ -254,15 +254,19 @@ def test_a_move_of_a_process_of_another_machine_has_its_time(
     assert history.find_aliases(client, NAME) == {CHAMPION: "1"}
 
 
-def test_a_move_of_another_machine_is_completed_when_its_time_is_over(client: "MlflowClient") -> None:
-    _leave_pending(client, "elsewhere 77 1.00", seconds_ago=history.LEASE_SECONDS + 1)
+@pytest.mark.parametrize("seconds_ago", [history.LEASE_SECONDS + 1, -86_400])
+def test_a_move_of_another_machine_is_completed_when_its_time_is_over(client: "MlflowClient", seconds_ago: int) -> None:
+    """The clock may have been set back since: what is a day ahead is over as well."""
+    _leave_pending(client, "elsewhere 77 1.00", seconds_ago=seconds_ago)
     assert champions(assert_unbroken(client)) == ["1", "2"]
 
 
 def test_a_move_is_awaited_while_its_process_lives(client: "MlflowClient", monkeypatch: pytest.MonkeyPatch) -> None:
     parent = processes.psutil.Process().parent()
     machine = processes.this_process().rsplit(" ", 2)[0]
-    _leave_pending(client, f"{machine} {parent.pid} {parent.create_time():.2f}", seconds_ago=10 * history.LEASE_SECONDS)
+    _leave_pending(
+        client, f"{machine} {parent.pid} {processes.start_of(parent)}", seconds_ago=10 * history.LEASE_SECONDS
+    )
     monkeypatch.setattr(history, "WAIT_SECONDS", 0.1)
     with pytest.raises(TrackingError, match="another process is moving an alias"):
         stand(client, NAME)

@@ -5,6 +5,8 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,28 @@ def test_a_bad_batch_is_refused_by_name_and_the_rest_untouched() -> None:
         ingest.run(make_params())
     assert digests() == before
     assert not list(Path("data").glob(".*"))
+
+
+def test_a_batch_that_arrives_while_others_are_read_is_not_passed_over() -> None:
+    """DVC would take it for read, because it looks at the folder when the stage has ended."""
+    images, labels = tiny.generate(20, seed=7)
+    add_batch("first.npz", images, labels)
+    ingest.run(make_params())
+    before = digests()
+
+    def arrive() -> None:
+        while not list(Path("data").glob(".dataset.partial")):
+            time.sleep(0.001)
+        add_batch("second.npz", images, labels)
+
+    with ThreadPoolExecutor(1) as other:
+        arriving = other.submit(arrive)
+        with pytest.raises(DataError, match="data/incoming changed while it was read"):
+            ingest.run(make_params())
+        arriving.result()
+    assert digests() == before
+    ingest.run(make_params())
+    assert sources(TRAIN)[-40::20] == ["first.npz", "second.npz"]
 
 
 def test_a_batch_that_dvc_does_not_know_is_an_error() -> None:

@@ -1,9 +1,14 @@
 """What DVC says, read: its messages line by line, and its status as a plan."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from pipeline.errors import FlowError
-from pipeline.flows.dvc import announced_outcome, failed_exit_code, is_advice
+from pipeline.flows.dvc import announced_outcome, failed_exit_code, forget_dead_holders, is_advice
 from pipeline.flows.plan import Plan, parse_plan
 
 STAGES = ["ingest", "validate", "split", "train"]
@@ -98,3 +103,30 @@ def test_until_keeps_what_the_stage_depends_on() -> None:
     assert diamond.until("left").names == ("raw", "left")
     with pytest.raises(FlowError, match="one of raw, left"):
         diamond.until("middle")
+
+
+def test_what_a_killed_dvc_held_is_free_although_its_number_is_in_use_again(tmp_path: Path) -> None:
+    waiting = [sys.executable, "-c", "input()"]
+    with (
+        subprocess.Popen(waiting, stdin=subprocess.PIPE) as other,
+        subprocess.Popen([*waiting, "dvc"], stdin=subprocess.PIPE) as dvc,
+    ):
+        ours, theirs = {"pid": dvc.pid, "cmd": "dvc repro"}, {"pid": other.pid, "cmd": "dvc repro"}
+        list_of_files = tmp_path / ".dvc/tmp/rwlock"
+        list_of_files.parent.mkdir(parents=True)
+        list_of_files.write_text(
+            json.dumps({"write": {"a": ours, "b": theirs}, "read": {"c": [ours, theirs], "d": [theirs]}})
+        )
+        forget_dead_holders(tmp_path)
+        assert json.loads(list_of_files.read_text()) == {"write": {"a": ours}, "read": {"c": [ours]}}
+        for process in (other, dvc):
+            process.kill()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]"])
+def test_a_list_of_files_in_use_that_is_none_is_left_to_dvc(tmp_path: Path, content: str | None) -> None:
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    if content:
+        (tmp_path / ".dvc/tmp/rwlock").write_text(content)
+    forget_dead_holders(tmp_path)
+    assert [path.read_text() for path in (tmp_path / ".dvc/tmp").iterdir()] == ([content] if content else [])

@@ -1,0 +1,152 @@
+"""Faults of every kind, injected: nothing runs on, nothing is lost, and the next run is right."""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.files import write_json
+from pipeline.flows.checkout import RETRAININGS
+from pipeline.stack import STACK_FILE
+from tests.conftest import Project
+from tests.e2e import light
+from tests.e2e.kills import CHAIN, checkouts_and_partials, kill_at_random, kill_everything, lost_of
+from tests.e2e.test_repro import aliases_of, lock_of, runs_of
+
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]
+
+KILLS = 10
+SEED = 5
+WAIT_SECONDS = 300
+SHORT_SECONDS = 5  # a quarter of the time for which SQLite waits by itself
+RUN = ("python", "-m", "pipeline.cli", "run")
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(1800)
+def test_ten_random_kills_leave_nothing_behind_and_lose_nothing(tmp_path: Path) -> None:
+    project = light.build(tmp_path / "project", tmp_path / "home")
+    found = kill_at_random(project, KILLS, SEED)
+    assert sum(found.kills.values()) == KILLS
+    assert found.is_clean, found
+    assert found.models > KILLS // CHAIN
+    assert found.moves >= found.models
+
+
+def test_after_a_reboot_in_mid_training_the_retraining_goes_on_to_the_same_bytes(
+    trained: Project, tmp_path: Path
+) -> None:
+    undisturbed = trained.copy_to(tmp_path / "undisturbed")
+    undisturbed.set_params(**{"train.seed": 9, "train.epochs": 12})
+    undisturbed.repro("train")
+
+    retrain = ("python", "-m", "pipeline.cli", "retrain", "--set=train.seed=9", "--set=train.epochs=12")
+    running = trained.start(*retrain)
+    wait_until(lambda: any(trained.path.glob(".pipeline/checkpoints/*.npz")) or running.poll() is not None)
+    kill_everything(trained)
+    output, _ = running.communicate()
+    assert list((trained.path / RETRAININGS).glob("*")), output
+    (checkout,) = (trained.path / RETRAININGS).iterdir()
+    # All that they left in a list by their number: after a reboot, another process has it.
+    us = {"pid": os.getpid(), "cmd": "dvc repro"}
+    for directory in (trained.path, checkout):
+        write_json(directory / ".dvc/tmp/rwlock", {"write": {str(directory / "models/model.keras"): us}, "read": {}})
+        (directory / "reports/.registration.json.partial").write_text("half")
+    for name in ("the-flow", "retraining", "the-runner"):
+        write_json(trained.path / f".pipeline/locks/{name}.json", {"pid": os.getpid(), "since": "before"})
+    write_json(trained.path / STACK_FILE, {"pid": os.getpid(), "mlflow": "http://127.0.0.1:9"})
+
+    output = trained.run(*retrain).stdout
+    assert "from checkpoint" in output
+    assert checkouts_and_partials(trained) == ([], [str(trained.path / "reports/.registration.json.partial")])
+    (branch,) = trained.run("git", "for-each-ref", "--format=%(refname)", "refs/heads/retrain").stdout.split()
+    lock = yaml.safe_load(trained.run("git", "show", f"{branch}:dvc.lock").stdout)
+    model = next(out["md5"] for out in lock["stages"]["train"]["outs"] if out["path"] == "models/model.keras")
+    assert model == lock_of(undisturbed)["train"]["models/model.keras"]
+    statuses = [status for _, status in runs_of(trained)]
+    assert statuses.count("FINISHED") == 3  # the template's training, and this one with its flow
+    assert "RUNNING" not in statuses
+    assert "2" in aliases_of(trained).values()
+    trained.set_params(**{"train.seed": 9, "train.epochs": 12})
+    assert trained.run("python", "-m", "pipeline.cli", "run").stdout.count("restored") >= 2
+    assert checkouts_and_partials(trained) == ([], [])
+
+
+@pytest.fixture(scope="module")
+def lightly(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A light project for several tests, each with models of its own."""
+    directory = tmp_path_factory.mktemp("lightly")
+    return light.build(directory / "project", directory / "home")
+
+
+def run_held(project: Project, fault: Callable[[], object]) -> tuple[int, str]:
+    """Run the flow, with a fault while the training is in its first epoch. Returns exit code and output."""
+    with light.held(project) as waits:
+        running = project.start(*RUN)
+        wait_until(lambda: waits() or running.poll() is not None)
+        fault()
+    output, _ = running.communicate()
+    return running.returncode, output
+
+
+def test_a_database_that_is_locked_for_a_while_delays_a_run(lightly: Project) -> None:
+    lightly.set_params(**{"train.seed": 1})
+    lock = sqlite3.connect(lightly.path / "mlflow.db", isolation_level=None, check_same_thread=False)
+    unlock = threading.Timer(SHORT_SECONDS, lock.rollback)
+
+    def fault() -> None:
+        lock.execute("BEGIN IMMEDIATE")
+        unlock.start()
+
+    code, output = run_held(lightly, fault)
+    unlock.join()
+    lock.close()
+    assert code == 0, output
+    assert lost_of(lightly, [1]) == []
+
+
+def test_a_database_that_stays_locked_stops_a_run_in_words(lightly: Project) -> None:
+    lightly.set_params(**{"train.seed": 2})
+    with closing(sqlite3.connect(lightly.path / "mlflow.db", isolation_level=None)) as lock:
+        code, output = run_held(lightly, lambda: lock.execute("BEGIN IMMEDIATE"))
+    assert code == 1
+    assert "mlflow.db is locked" in output
+    assert "Traceback" not in output
+    lightly.run(*RUN)
+    assert lost_of(lightly, [2]) == []
+
+
+def test_a_full_disk_below_the_artifacts_stops_a_run_in_words(lightly: Project) -> None:
+    """Whatever is written to `/dev/full` finds no space left: here a file of the run that is being recorded."""
+    lightly.set_params(**{"train.seed": 3})
+
+    def trainings() -> set[Path]:
+        return {path.parent for path in lightly.path.glob("mlruns/tiny/*/artifacts/source")}
+
+    before = trainings()
+
+    def fill() -> None:
+        wait_until(lambda: trainings() - before)
+        (artifacts,) = trainings() - before
+        (artifacts / "training").mkdir()
+        (artifacts / "training/settings.json").symlink_to("/dev/full")
+
+    code, output = run_held(lightly, fill)
+    assert code == 1
+    assert "train failed: cannot read or write" in output
+    assert "No space left on device" in output
+    assert "Traceback" not in output
+    lightly.run(*RUN)
+    assert lost_of(lightly, [3]) == []

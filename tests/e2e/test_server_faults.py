@@ -1,0 +1,118 @@
+"""A server killed in the middle of a run, one started by hand and one of a deployment.
+
+The runner's own end is the subject of `tests/integration/test_runner.py`.
+"""
+
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e import light
+from tests.e2e.kills import lost_of, processes_of
+from tests.e2e.test_up import Running, running_stack, wait_until
+
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("server faults")]
+
+END_SECONDS = 300
+# How a deployed run may end after that kill. Without Prefect's server the runner ends, and its flow runs with it.
+ENDS = {"prefect": ("Completed", "Failed", "Crashed", "Cancelled"), "mlflow": ("Completed",)}
+PIPELINE = ("python", "-m", "pipeline.cli")
+PARTS = {"mlflow": "pipeline.tracking.server", "prefect": "pipeline.flows.server", "runner": "pipeline.flows.runner"}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    directory = tmp_path_factory.mktemp("server-faults")
+    with running_stack(light.build(directory / "project", directory / "home"), directory) as running:
+        yield running
+
+
+def ask(stack: Running, path: str, **content: Any) -> Any:
+    """What Prefect's server answers to a question; it may just be coming back."""
+    request = urllib.request.Request(
+        f"{stack.prefect}/{path}",
+        json.dumps(content).encode() if content else None,
+        {"Content-Type": "application/json"},
+    )
+    deadline = time.monotonic() + END_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return json.loads(answer.read())
+        except OSError:
+            assert time.monotonic() < deadline, stack.log.read_text()
+            time.sleep(0.5)
+
+
+def deploy(stack: Running, flow: str, **parameters: Any) -> str:
+    """Start a flow run of a deployment, as a schedule does and Prefect's pages do, and return its id."""
+    wait_until(lambda: "serving train, retrain" in stack.log.read_text(), stack.log)
+    deployment = ask(stack, f"deployments/name/{flow}/{flow}")["id"]
+    return str(ask(stack, f"deployments/{deployment}/create_flow_run", parameters=parameters)["id"])
+
+
+def end_of(stack: Running, run: str) -> tuple[str, str]:
+    """The state in which a flow run ends, and its words."""
+    final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+    wait_until(lambda: ask(stack, f"flow_runs/{run}")["state"]["type"] in final, stack.log)
+    state = ask(stack, f"flow_runs/{run}")["state"]
+    return state["name"], state["message"] or ""
+
+
+def kill(stack: Running, part: str) -> None:
+    """Kill a part of the stack, and wait until another has taken its place."""
+    process = stack.parts()[PARTS[part]]
+    process.kill()
+    wait_until(lambda: stack.parts().get(PARTS[part], process) != process and stack.is_well(), stack.log)
+
+
+@pytest.mark.parametrize(("model", "part"), [(2, "mlflow"), (3, "prefect")])
+def test_a_run_by_hand_goes_on_or_stops_in_words(stack: Running, model: int, part: str) -> None:
+    project = stack.project
+    project.set_params(**{"train.seed": model})
+    with light.held(project) as waits:
+        running = project.start(*PIPELINE, "run")
+        wait_until(lambda: waits() or running.poll() is not None, stack.log)
+        kill(stack, part)
+    output, _ = running.communicate(timeout=END_SECONDS)
+    assert "Traceback" not in output
+    assert running.returncode == 0 or "pipeline run" in output, output
+    again = project.run(*PIPELINE, "run").stdout
+    assert f"model     {light.DATASET} version" in again
+    assert lost_of(project, [model]) == []
+
+
+@pytest.mark.parametrize(("model", "part"), [(4, "prefect"), (5, "mlflow")])
+def test_a_deployed_run_ends_in_a_state_and_the_next_one_is_right(stack: Running, model: int, part: str) -> None:
+    project = stack.project
+    project.set_params(**{"train.seed": model})
+    with light.held(project) as waits:
+        first = deploy(stack, "train")
+        wait_until(waits, stack.log)
+        kill(stack, part)
+    name, message = end_of(stack, first)
+    assert name in ENDS[part], message
+    assert end_of(stack, deploy(stack, "train"))[0] == "Completed"
+    assert lost_of(project, [model]) == []
+
+
+def test_servers_that_stay_away_stop_a_run_in_words_and_the_next_one_does_without(stack: Running) -> None:
+    project = stack.project
+    project.set_params(**{"train.seed": 6})
+    with light.held(project) as waits:
+        running = project.start(*PIPELINE, "run", MLFLOW_TRACKING_URI=stack.mlflow)  # the user's: never done without
+        wait_until(lambda: waits() or running.poll() is not None, stack.log)
+        stack.process.kill()
+        wait_until(lambda: not stack.is_well(), stack.log)
+    output, _ = running.communicate(timeout=END_SECONDS)
+    assert running.returncode != 0
+    assert "Traceback" not in output
+    assert stack.mlflow in output
+    again = project.run(*PIPELINE, "run").stdout
+    assert "going on without it, on the same records" in again
+    assert lost_of(project, [6]) == []
+    assert processes_of(project) == []
