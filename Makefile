@@ -36,6 +36,7 @@ bench: $(VENV)/.dev ## measure the claims of the README and write them to benchm
 	@python benchmarks/end_to_end.py
 	@python benchmarks/decisions.py
 	@python benchmarks/training.py
+	@python benchmarks/operations.py
 
 lock: $(VENV)/bin/python ## resolve the versions anew, within pyproject.toml and pins.txt
 	@uv pip compile pyproject.toml -c pins.txt --upgrade $(LOCK_FLAGS) -o requirements.lock
