@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.flows.attendance import NOTES
 from pipeline.flows.server import LASTING_SETTINGS
+from tests import prefect_http
 from tests.conftest import Project
 from tests.e2e import light
 from tests.e2e.kills import lost_of, processes_of
@@ -62,11 +63,13 @@ def test_retrainings_of_two_machines_take_turns_and_lose_nothing(tmp_path: Path)
             for machine in machines:  # each serves when it says so
                 assert machine.stdout
                 assert any(line.startswith("serving train, retrain") for line in machine.stdout)
-            deployment = httpx.get(f"{api}/deployments/name/retrain/retrain").json()["id"]
+            deployment = prefect_http.get(f"{api}/deployments/name/retrain/retrain").json()["id"]
 
             def retrain(model: int) -> str:
                 content = {"parameters": {"changes": {"train.seed": model}, "reason": "a test"}}
-                return str(httpx.post(f"{api}/deployments/{deployment}/create_flow_run", json=content).json()["id"])
+                return str(
+                    prefect_http.post(f"{api}/deployments/{deployment}/create_flow_run", json=content).json()["id"]
+                )
 
             def worker(run: str) -> list[int]:
                 """The place of the machine that works on a flow run, if one does."""
@@ -78,10 +81,10 @@ def test_retrainings_of_two_machines_take_turns_and_lose_nothing(tmp_path: Path)
             machines[busy].send_signal(signal.SIGSTOP)  # it takes nothing more: the other machine has to
             runs.append(retrain(3))
             wait_until(
-                lambda: all(httpx.get(f"{api}/flow_runs/{run}").json()["state"]["type"] in FINAL for run in runs)
+                lambda: all(prefect_http.get(f"{api}/flow_runs/{run}").json()["state"]["type"] in FINAL for run in runs)
             )
             workers = [busy, *worker(runs[1])]
-            ended = [httpx.get(f"{api}/flow_runs/{run}").json() for run in runs]
+            ended = [prefect_http.get(f"{api}/flow_runs/{run}").json() for run in runs]
         finally:
             outputs = []
             for process in (*machines, server):

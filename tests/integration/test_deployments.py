@@ -18,6 +18,7 @@ from pipeline.cli.__main__ import app
 from pipeline.errors import FlowError, ParamsError
 from pipeline.flows import schedules
 from pipeline.flows.attendance import NOTES
+from tests import prefect_http
 from tests.conftest import STAGES, Project
 from tests.integration.conftest import behave, started_stages
 
@@ -35,7 +36,7 @@ def served(stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch
     found = register()
     yield found
     for deployment in found:
-        httpx.delete(f"{prefect_api}/deployments/{deployment}").raise_for_status()
+        prefect_http.delete(f"{prefect_api}/deployments/{deployment}").raise_for_status()
 
 
 def register() -> dict[UUID, str]:
@@ -89,10 +90,14 @@ def test_prefects_pages_describe_the_parameters_and_refuse_wrong_ones(
 ) -> None:
     def create(flow: str, **parameters: Any) -> httpx.Response:
         deployment = next(key for key, name in served.items() if name == flow)
-        return httpx.post(f"{prefect_api}/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
+        return prefect_http.post(
+            f"{prefect_api}/deployments/{deployment}/create_flow_run", json={"parameters": parameters}
+        )
 
     for deployment in served:
-        found = httpx.get(f"{prefect_api}/deployments/{deployment}").json()["parameter_openapi_schema"]["properties"]
+        found = prefect_http.get(f"{prefect_api}/deployments/{deployment}").json()["parameter_openapi_schema"][
+            "properties"
+        ]
         assert all(parameter["description"] for parameter in found.values())
     assert create("train", until="split", force="all").is_success
     assert create("retrain", ref="main", changes={"train.preset": "cnn"}, reason="a test").is_success
@@ -113,9 +118,9 @@ def test_of_the_missed_runs_one_is_made_up_for(served: dict[UUID, str], stand_in
         schedules.set_schedule(stand_ins.path, flow, hourly, "UTC")  # type: ignore[arg-type]
         deployment = next(key for key, name in served.items() if name == flow)
         span = {"start_time": str(now - timedelta(hours=10)), "end_time": str(now + timedelta(hours=2)), "min_runs": 12}
-        answer = httpx.post(f"{prefect_api}/deployments/{deployment}/schedule", json=span)
+        answer = prefect_http.post(f"{prefect_api}/deployments/{deployment}/schedule", json=span)
         assert answer.is_success, answer.text
-    by_hand = httpx.post(f"{prefect_api}/deployments/{deployment}/create_flow_run", json={}).json()["id"]
+    by_hand = prefect_http.post(f"{prefect_api}/deployments/{deployment}/create_flow_run", json={}).json()["id"]
 
     async def skip() -> None:
         async with get_client() as client:
@@ -145,11 +150,11 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_its_slot_is_freed(
     retrain = next(key for key, name in served.items() if name == "retrain")
 
     def propose(state: str, run: str) -> str:
-        answer = httpx.post(f"{prefect_api}/flow_runs/{run}/set_state", json={"state": {"type": state}}).json()
+        answer = prefect_http.post(f"{prefect_api}/flow_runs/{run}/set_state", json={"state": {"type": state}}).json()
         return str(answer["state"]["type"])
 
     def create() -> str:
-        return str(httpx.post(f"{prefect_api}/deployments/{retrain}/create_flow_run", json={}).json()["id"])
+        return str(prefect_http.post(f"{prefect_api}/deployments/{retrain}/create_flow_run", json={}).json()["id"])
 
     def tend() -> None:
         async def once() -> None:
@@ -174,8 +179,8 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_its_slot_is_freed(
     monkeypatch.setattr(serving, "PENDING", timedelta(0))
     tend()
     assert runs_of(prefect_api, retrain)[pending]["state_name"] == "Crashed"
-    limit = httpx.get(f"{prefect_api}/deployments/{retrain}").json()["global_concurrency_limit"]["name"]
-    httpx.patch(f"{prefect_api}/v2/concurrency_limits/{limit}", json={"active_slots": 1}).raise_for_status()
+    limit = prefect_http.get(f"{prefect_api}/deployments/{retrain}").json()["global_concurrency_limit"]["name"]
+    prefect_http.patch(f"{prefect_api}/v2/concurrency_limits/{limit}", json={"active_slots": 1}).raise_for_status()
     tend()  # a server that crashed has forgotten who holds it
     assert propose("PENDING", create()) == "PENDING"
 
@@ -220,7 +225,7 @@ def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
     EventsWorker.drain_all(timeout=20)
     chosen = {"filter": {"event": {"name": [DRIFT_FOUND]}}}
     for _ in range(100):
-        events = httpx.post(f"{prefect_api}/events/filter", json=chosen).json()["events"]
+        events = prefect_http.post(f"{prefect_api}/events/filter", json=chosen).json()["events"]
         if len(events) == 2:
             break
         time.sleep(0.1)
@@ -230,4 +235,4 @@ def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
 def runs_of(prefect_api: str, deployment: UUID) -> dict[str, dict[str, Any]]:
     """The flow runs of a deployment, by their id."""
     chosen = {"flow_runs": {"deployment_id": {"any_": [str(deployment)]}}, "limit": 100}
-    return {run["id"]: run for run in httpx.post(f"{prefect_api}/flow_runs/filter", json=chosen).json()}
+    return {run["id"]: run for run in prefect_http.post(f"{prefect_api}/flow_runs/filter", json=chosen).json()}

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
 from pipeline.flows.attendance import NOTES
+from tests import prefect_http
 from tests.conftest import Project
 from tests.integration.conftest import behave, started_stages
 from tests.integration.test_flow import processes_of, wait_until
@@ -53,25 +53,25 @@ def start(stand_ins: Project, prefect_api: str) -> Iterator[Start]:
             child.kill()
         process.kill()
         process.wait()
-    for deployment in httpx.post(f"{prefect_api}/deployments/filter", json={}).json():
-        httpx.delete(f"{prefect_api}/deployments/{deployment['id']}")
+    for deployment in prefect_http.post(f"{prefect_api}/deployments/filter", json={}).json():
+        prefect_http.delete(f"{prefect_api}/deployments/{deployment['id']}")
 
 
 def create(api: str, flow: str, **parameters: Any) -> str:
-    deployment = httpx.get(f"{api}/deployments/name/{flow}/{flow}").json()["id"]
-    answer = httpx.post(f"{api}/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
+    deployment = prefect_http.get(f"{api}/deployments/name/{flow}/{flow}").json()["id"]
+    answer = prefect_http.post(f"{api}/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
     return str(answer.json()["id"])
 
 
 def state_of(api: str, run: str) -> str:
-    return str(httpx.get(f"{api}/flow_runs/{run}").json()["state_name"])
+    return str(prefect_http.get(f"{api}/flow_runs/{run}").json()["state_name"])
 
 
 def retrainings(api: str) -> list[dict[str, Any]]:
     """The flow runs of `retrain`, the oldest first."""
-    deployment = httpx.get(f"{api}/deployments/name/retrain/retrain").json()["id"]
+    deployment = prefect_http.get(f"{api}/deployments/name/retrain/retrain").json()["id"]
     chosen = {"flow_runs": {"deployment_id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
-    return list(httpx.post(f"{api}/flow_runs/filter", json=chosen).json())
+    return list(prefect_http.post(f"{api}/flow_runs/filter", json=chosen).json())
 
 
 def test_flow_runs_end_with_the_runner_however_it_ends_and_the_next_one_serves(
@@ -108,7 +108,7 @@ def test_flow_runs_end_with_the_runner_however_it_ends_and_the_next_one_serves(
     assert list((stand_ins.path / NOTES).iterdir()) == []
 
     cancelled = begin_training()
-    httpx.post(f"{prefect_api}/flow_runs/{cancelled}/set_state", json={"state": {"type": "CANCELLING"}})
+    prefect_http.post(f"{prefect_api}/flow_runs/{cancelled}/set_state", json={"state": {"type": "CANCELLING"}})
     wait_until(lambda: state_of(prefect_api, cancelled) == "Cancelled", seconds=150)
     wait_until(lambda: not any("stage.py" in command for command in map(" ".join, processes_of(stand_ins))))
 
@@ -142,7 +142,7 @@ def test_batches_start_one_retraining_once_they_are_whole(start: Start, stand_in
     pointers = stand_ins.run("git", "ls-tree", "--name-only", made[-1], "data/incoming/").stdout.split()
     assert len(made) == 2
     assert pointers[-3:] == [f"data/incoming/{name}.npz.dvc" for name in ("before", "later", "with-it")]
-    events = httpx.post(
+    events = prefect_http.post(
         f"{prefect_api}/events/filter", json={"filter": {"event": {"name": ["pipeline.batch.arrived"]}}}
     ).json()["events"]
     assert [event["payload"]["names"] for event in reversed(events)] == [["before.npz"], ["later.npz", "with-it.npz"]]
