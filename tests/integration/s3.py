@@ -25,8 +25,6 @@ class ObjectStore:
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": REGION,
-            "AWS_CONFIG_FILE": "/dev/null",  # of whoever runs the tests
-            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         }
 
     @cached_property
