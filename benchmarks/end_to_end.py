@@ -91,6 +91,7 @@ class Clone:
     def __init__(self, directory: Path, dataset: str, seed: int = 1) -> None:
         self.path = directory / "clone"
         run("git", "clone", "--quiet", str(REPOSITORY), str(self.path), cwd=directory)
+        run("git", "remote", "remove", "origin", cwd=self.path)  # or a retraining pushes its branches here
         ours = ("MLFLOW_", "PREFECT_", "DVC_", "PIPELINE_")
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
