@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 from pipeline.errors import PipelineError
 from pipeline.flows import training
 from pipeline.flows.attendance import attend
-from pipeline.flows.notices import notify
+from pipeline.flows.notices import notify, notify_of_run
 from pipeline.flows.run import run_training
 from pipeline.stages.process import explain, read_params
 from pipeline.workspace import find_workspace, main_repository
@@ -43,7 +43,7 @@ def train(until: Stage | None = None, force: Stage | Literal["all"] | None = Non
     """
 
     def run(workspace: Path) -> State[None]:
-        return Completed(message=run_training(workspace, until=until, force=force, if_busy="wait"))
+        return Completed(message=run_training(workspace, until=until, force=force, if_busy="wait", tell=notify_of_run))
 
     return _in_words(run)
 

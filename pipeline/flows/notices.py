@@ -79,13 +79,7 @@ def notify(kind: Kind, title: str, text: str, links: Mapping[str, str] = {}) -> 
 
 
 def notify_of_run(summary: Summary) -> None:
-    """Tell what a training run decided about a model, or which stage failed. A run without either is not told of."""
-    failed = [result.stage for result in summary.stages if result.outcome == "failed"]
-    if failed:
-        unreached = [result.stage for result in summary.stages if result.outcome == "not reached"]
-        text = f"{', '.join(failed)} failed; not run: {', '.join(unreached) or 'none'}. Nothing was promoted."
-        notify("failed", f"the training run failed in {', '.join(failed)}", text, summary.links())
-        return
+    """Tell what a training run decided about a model. One that failed raises, and is told of by who catches that."""
     decided = any(result.stage == "register" and result.outcome == "ran" for result in summary.stages)
     if decided and summary.synced.registration:
         notify_of_decision(summary.synced.registration, summary.links())

@@ -1,10 +1,10 @@
 """A run of the training flow from its start to its end: all that has to be in place around Prefect's part of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import WorkspaceError
 from pipeline.flows.execution import Execution
@@ -15,10 +15,21 @@ from pipeline.stages.process import read_params
 from pipeline.tracking.store import locate, open_store
 from pipeline.workspace import lock
 
+if TYPE_CHECKING:
+    from pipeline.flows.summary import Summary
+
 IfBusy = Literal["leave", "wait"]
 
 
-def run_training(workspace: Path, *, until: str | None, force: str | None, if_busy: IfBusy, quiet: bool = False) -> str:
+def run_training(
+    workspace: Path,
+    *,
+    until: str | None,
+    force: str | None,
+    if_busy: IfBusy,
+    quiet: bool = False,
+    tell: Callable[["Summary"], None] = lambda summary: None,
+) -> str:
     """Run the training flow in a workspace, which must be the current directory.
 
     DVC is asked what to do, the first stage starts, and the tracking store and Prefect come up, all beside each other.
@@ -28,6 +39,7 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
         force: a stage to run even if nothing changed, or `all`; None leaves that to DVC.
         if_busy: what to do while another run is going on here.
         quiet: show the progress on standard error, so that standard output is the caller's.
+        tell: is given what came of a run whose stages all ended well.
 
     Returns:
         the run in one line.
@@ -55,7 +67,7 @@ def run_training(workspace: Path, *, until: str | None, force: str | None, if_bu
 
             stack.enter_context(connect())
         with answering_server():
-            state = run_flow(execution, dataset)
+            state = run_flow(execution, dataset, tell)
         if state.is_cancelled():
             raise KeyboardInterrupt
         if not state.is_completed():

@@ -1,6 +1,7 @@
 """The training flow: one Prefect task for each stage of `dvc.yaml`."""
 
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 from prefect import State, flow, get_run_logger, task
@@ -24,7 +25,7 @@ SEND_SECONDS = 5
 DESCRIPTION = "Bring every stage of dvc.yaml up to date"
 
 
-def run_flow(execution: Execution, dataset: str) -> State[None]:
+def run_flow(execution: Execution, dataset: str, tell: Callable[[Summary], None]) -> State[None]:
     """Run the stages of an execution that is being prepared, perhaps since before Prefect's server was up.
 
     Within a flow run, such as one of a deployment, they are its tasks; otherwise a flow run is made for them. A stage's
@@ -33,6 +34,7 @@ def run_flow(execution: Execution, dataset: str) -> State[None]:
 
     Args:
         dataset: `dataset.name`, under which MLflow records the flow.
+        tell: is given what came of it, if the stages all ended well.
 
     Returns:
         how it ended, with the run in one line as its message.
@@ -79,6 +81,7 @@ def run_flow(execution: Execution, dataset: str) -> State[None]:
                 execution.terminal.summarise(summary)
                 publish(summary)
                 require_success(summary)
+                tell(summary)
         except KeyboardInterrupt:
             return Cancelled(message="stopped by Ctrl-C")
         except PipelineError as error:
