@@ -186,21 +186,29 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_its_slot_is_freed(
 
 
 def test_a_deployed_training_has_the_stages_as_its_tasks_and_ends_in_words(
-    served: dict[UUID, str], stand_ins: Project, capfd: pytest.CaptureFixture[str]
+    served: dict[UUID, str], stand_ins: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from pipeline.flows import deployments
     from pipeline.flows.deployments import train
+    from pipeline.flows.summary import Summary
     from tests.integration.test_flow import states
 
+    told: list[Summary] = []
+    monkeypatch.setattr(deployments, "notify_of_run", told.append)
     assert train(until="train", force="split", return_state=True).is_completed()
     assert states() == {
         "flow": "Completed",
         **{"ingest": "Unchanged", "validate": "Unchanged", "split": "Completed", "train": "Unchanged"},
     }
     assert started_stages(stand_ins) == ["split"]
+    assert [result.outcome for summary in told for result in summary.stages] == [
+        "unchanged", "unchanged", "ran", "unchanged"
+    ]  # fmt: skip
     behave(stand_ins, train={"exit": [1, 1]})
     state = train(force="train", return_state=True)
     assert state.is_failed()
     assert "train failed; not run: evaluate, register" in str(state.message)
+    assert len(told) == 1  # the failure is told of as such
     assert states()["flow"] == "Failed"
     assert set(states()) <= {"flow", *STAGES}
 
