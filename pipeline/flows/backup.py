@@ -132,7 +132,7 @@ def restore(workspace: Path, source: Path, *, replace: bool, with_prefect: bool)
                 targets.append((staged / PREFECT, prefect))
             targets = [(new, target) for new, target in targets if new.exists()]
             files = sum(1 for new, _ in targets for _ in _files(new))
-            former = [path for _, target in targets for path in (target, *_sidecars(target)) if path.exists()]
+            former = [path for _, target in targets for path in (target, *sidecars(target)) if path.exists()]
             if former and not replace:
                 raise WorkspaceError(
                     "a restore would replace what is here",
@@ -275,7 +275,8 @@ def _bring_beside(new: Path, target: Path) -> Path:
     return copy
 
 
-def _sidecars(path: Path) -> list[Path]:
+def sidecars(path: Path) -> list[Path]:
+    """The files that SQLite may have beside a database."""
     return [path.with_name(path.name + ending) for ending in SIDECARS] if path.suffix == ".db" else []
 
 

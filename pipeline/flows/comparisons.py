@@ -1,7 +1,7 @@
 """The batches in `data/incoming/` held against the training data, with what that came to kept for the next time.
 
-A result is kept by the digests of all that it rests on: a scheduled look at batches that were seen before reads none of
-their images and loads no model.
+A result is kept by the digests of all that it rests on: a scheduled look at batches that were seen before measures none
+of their images and loads no model.
 """
 
 import hashlib

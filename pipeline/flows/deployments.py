@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 from pipeline.errors import PipelineError
 from pipeline.flows import training
 from pipeline.flows.attendance import attend
-from pipeline.flows.notices import notify, notify_of_run
+from pipeline.flows.notices import notify_of_failure, notify_of_run
 from pipeline.flows.run import run_training
 from pipeline.stages.process import explain, read_params
 from pipeline.workspace import find_workspace, main_repository
@@ -103,9 +103,9 @@ def _in_words(run: Callable[[Path], State[None]]) -> State[None]:
     except (PipelineError, OSError) as error:
         told = explain(error) if isinstance(error, OSError) else error
         state = Failed(message=str(told))
-        notify("failed", f"{flow_run.flow_name} failed", str(told))
+        notify_of_failure(str(flow_run.flow_name), told)
     except Exception as error:
-        notify("failed", f"{flow_run.flow_name} failed", f"{type(error).__name__}: {error}")
+        notify_of_failure(str(flow_run.flow_name), error)
         raise
     print(f"{flow_run.flow_name}: {state.name}: {state.message}", flush=True)
     return state

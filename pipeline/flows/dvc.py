@@ -58,10 +58,15 @@ def is_advice(line: str) -> bool:
 
 def start_dvc(workspace: Path) -> subprocess.Popen[str]:
     """A DVC that waits for its arguments; it ends when its standard input closes without any."""
+    return _start("pipeline.flows.dvc", workspace=workspace)
+
+
+def _start(*module: str, workspace: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    """`python -m MODULE ARGUMENTS` in a process group of its own, with pipes to its input and from its output."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.flows.dvc"],
+        [sys.executable, "-m", *module],
         cwd=workspace,
-        env=os.environ | launch_environment(),
+        env=os.environ | launch_environment() | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -126,17 +131,9 @@ def run_in_checkout(directory: Path, *arguments: str, seconds: float | None = No
     Returns:
         its exit code, and the lines that it printed.
     """
-    process = subprocess.Popen(
-        # The module is found from here: the commit that is checked out need not have it.
-        [sys.executable, "-m", "pipeline.flows.attached", "dvc", "--cd", str(directory), "--wait-for-lock", *arguments],
-        env=os.environ | launch_environment() | {"DVC_SITE_CACHE_DIR": str(site_cache(directory))},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    # The module is found from here: the commit that is checked out need not have it.
+    attached_dvc = ("pipeline.flows.attached", "dvc", "--cd", str(directory), "--wait-for-lock")
+    process = _start(*attached_dvc, *arguments, DVC_SITE_CACHE_DIR=str(site_cache(directory)))
 
     def end() -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS answers so for a group of zombies

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ import yaml
 from pipeline.errors import FlowError
 from pipeline.flows.alone import alone
 from pipeline.flows.checkout import PLACE, RETRAININGS
+from pipeline.flows.git import git
 from pipeline.flows.prefect_database import Unwanted, count_old, delete_old
 from pipeline.flows.retraining import HISTORY
 from pipeline.tracking.retention import Retention, delete, review
@@ -143,8 +143,11 @@ def _find_broken(runs: Path, gone: Collection[str]) -> Iterator[Path]:
 
 
 def _has_commit(workspace: Path, commit: str) -> bool:
-    command = ["git", "-C", str(workspace), "cat-file", "-e", f"{commit}^{{commit}}"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    try:
+        git(workspace, "cat-file", "-e", f"{commit}^{{commit}}")
+    except FlowError:
+        return False
+    return True
 
 
 def _object(cache: Path, digest: str) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.errors import WorkspaceError
 from pipeline.flows import prefect_database
 from pipeline.flows.alone import alone
-from pipeline.flows.backup import copy_database, require_embedded, state_beside
+from pipeline.flows.backup import copy_database, require_embedded, sidecars, state_beside
 from pipeline.tracking import schema
 from pipeline.workspace import main_repository
 
@@ -108,8 +108,8 @@ def _upgrade(tool: _Tool, database: Path, revision: str) -> Upgraded:
         kept = place / f"{database.stem}-{revision}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
         copy_database(database, kept)
         os.replace(copy, database)
-        for ending in ("-wal", "-shm", "-journal"):  # of the former: empty, now that nobody had it open
-            database.with_name(database.name + ending).unlink(missing_ok=True)
+        for sidecar in sidecars(database):  # of the former: empty, now that nobody had it open
+            sidecar.unlink(missing_ok=True)
     finally:
         copy.unlink(missing_ok=True)
     return Upgraded(label, database, revision, _read_revision(database), kept)
