@@ -58,11 +58,23 @@ def find_batches(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(batches)]
 
 
+def read_files(path: Path) -> dict[str, tuple[int, int]]:
+    """The files at or below a path, by theirs: bytes, and time of the last change in ns."""
+    files = {}
+    for file in (path, *path.rglob("*")):
+        try:
+            status = file.stat()
+        except FileNotFoundError:  # it has just been taken away
+            continue
+        if file.is_file():
+            files[str(file)] = (status.st_size, status.st_mtime_ns)
+    return files
+
+
 def read_state(directory: Path) -> dict[str, tuple[int, int]]:
-    """The files of all batches and pointers by path, each with its bytes and the time of its last change in ns."""
+    """The files of all batches and pointers."""
     visible = [path for path in directory.glob("*") if not path.name.startswith(".")]
-    files = [file for path in visible for file in (path, *path.rglob("*")) if file.is_file()]
-    return {str(file): ((status := file.stat()).st_size, status.st_mtime_ns) for file in files}
+    return {name: state for path in visible for name, state in read_files(path).items()}
 
 
 def require_unchanged(directory: Path, before: dict[str, tuple[int, int]]) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from pipeline.data.incoming import POINTER
+from pipeline.data.incoming import POINTER, read_files
 
 QUIET_SECONDS = 5.0  # without a change, after which what has arrived counts as whole
 LOOK_SECONDS = 30.0  # between two looks without any news: a network's disk sends none
@@ -45,17 +45,5 @@ async def arrived_batches(incoming: Path) -> AsyncIterator[tuple[str, ...]]:
 def read_batches(incoming: Path) -> dict[str, Files]:
     """The batches of a directory with their files. What is hidden is no batch, nor is what holds no file."""
     names = [path for path in incoming.iterdir() if not path.name.startswith(".") and path.suffix != POINTER]
-    found = {path.name: _read_files(path) for path in names}
+    found = {path.name: read_files(path) for path in names}
     return {name: files for name, files in found.items() if files}
-
-
-def _read_files(batch: Path) -> Files:
-    files = {}
-    for path in [batch, *batch.rglob("*")]:
-        try:
-            status = path.stat()
-        except FileNotFoundError:  # it has just been taken away
-            continue
-        if path.is_file():
-            files[str(path)] = (status.st_size, status.st_mtime_ns)
-    return files
