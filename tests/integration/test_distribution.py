@@ -53,7 +53,14 @@ replicas = [strategy.experimental_local_results(variable.value) for variable in 
 np.savez(target / "weights.npz", *[np.stack([part.numpy() for part in parts]) for parts in replicas])
 """
 SHORT = {"epochs": 4, "batch_size": 64, "widths": [16], "xla": "never", "precision": "float32"}
-PLAIN = SHORT | {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.1}
+PLAIN = SHORT | {
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "learning_rate": 0.1,
+    "flip": True,
+    "shift": 2,
+    "erase": 8,  # each replica must take the choices that belong to its images
+}
 CNN: dict[str, Any] = SHORT | {
     "network": "cnn",
     "widths": [4, 8],

@@ -140,11 +140,22 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_training(tmp_path: Path) -
 
 
 def test_averaged_weights_are_judged_and_kept_while_training_goes_on_with_its_own(tmp_path: Path) -> None:
-    plain, averaged = Run(tmp_path / "a", MLP), Run(tmp_path / "b", replace(MLP, weight_average=0.99))
-    for mine, other in zip(plain.go(), averaged.go(), strict=True):
-        assert mine.loss == other.loss
-        assert mine.validation_loss != other.validation_loss
-    assert plain.weights != averaged.weights
+    """With one step an epoch the average follows by hand from the weights that a plain training has after each."""
+    settings = replace(MLP, batch_size=len(TRAINING.labels), epochs=4)
+    plain, averaged = Run(tmp_path / "a", settings), Run(tmp_path / "b", replace(settings, weight_average=0.6))
+    history = averaged.go()
+    expected: list[np.ndarray] = []
+    for number in range(1, find_best(history).epoch + 1):
+        mine = plain.go(number)[-1]
+        assert mine.loss == history[number - 1].loss
+        current = plain.network.get_weights()
+        pairs = zip(expected or current, current, strict=True)
+        expected = [0.6 * average + 0.4 * weight for average, weight in pairs]
+    assert number > 1
+    assert mine.validation_loss != history[number - 1].validation_loss
+    for kept, average, own in zip(averaged.network.get_weights(), expected, current, strict=True):
+        assert np.allclose(kept, average, atol=1e-6)
+        assert not np.allclose(kept, own, atol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
