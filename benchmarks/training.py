@@ -267,7 +267,7 @@ def trial_train(trial: Trial) -> dict[str, Any]:
         "images_per_second": statistics.median(paces),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         "computed_in": prepared.local["computed_in"],
-        "xla": backend.choose_xla(settings.xla, settings.network, backend.inspect_machine()),
+        "xla": prepared.local["xla"],
     }
     if options.get("judge"):
         images, labels = table.read_images(Path("data/splits/test.parquet"))

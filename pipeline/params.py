@@ -117,9 +117,7 @@ class TrainSettings(Section):
         description="the saved model averages over the mirrored image, if training mirrors, or over shifts too"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the computation; weights stay float32")
-    xla: Literal["auto", "always", "never"] = Field(
-        description="compile the training with XLA; auto: where it is faster"
-    )
+    xla: Literal["auto", "always", "never"] = Field(description="compile the training with XLA; auto: on a GPU")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +125,9 @@ class TrainParams(Section):
     """What to train, and how: the preset's values under the keys that `train` sets itself."""
 
     preset: str = Field(description="a name under `presets`")
-    seed: Int = Field(ge=0, description="of the initial weights, the order of the images and their augmentation")
+    seed: Int = Field(
+        ge=0, lt=2**32, description="of the initial weights, the order of the images and their augmentation"
+    )
     loss: Loss = Field(description="it decides the output layer and the label encoding")
     memory_limit_mb: Int = Field(
         gt=0, description="for images, in MB: those of train and validation stay in memory, or are streamed through it"

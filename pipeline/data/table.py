@@ -175,13 +175,15 @@ class RowGroups:
     """The images and labels of a table by row group, each read when it is asked for."""
 
     def __init__(self, path: Path) -> None:
-        self._dataset, self._parquet = read_dataset(path), _open(path)
-        metadata = self._parquet.metadata
+        self._path, self._dataset = path, read_dataset(path)
+        with _open(path) as parquet:
+            metadata = parquet.metadata
         self.sizes = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
 
     def read(self, group: int) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [n, height, width] and labels uint8 [n], read-only."""
-        table = self._parquet.read_row_group(group, ["image", "label"])
+        with _open(self._path) as parquet:
+            table = parquet.read_row_group(group, ["image", "label"])
         return _images(table, self._dataset), _labels(table)
 
 
@@ -212,12 +214,16 @@ def stream_columns(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
             yield parquet.read_row_group(group, columns=list(columns))
 
 
-def _open(path: Path) -> pq.ParquetFile:
+@contextmanager
+def _open(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        return pq.ParquetFile(path)
+        with pq.ParquetFile(path) as parquet:
+            yield parquet
     except FileNotFoundError:
         raise DataError(f"{path} is missing", remedy="dvc repro") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the system's; Arrow's own, on a damaged page, has no number
+            raise
         raise DataError(f"{path} is damaged", found=str(error), remedy=f"rm {path} && dvc checkout") from None
 
 

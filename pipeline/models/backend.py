@@ -89,7 +89,9 @@ class Machine:
 
 def inspect_machine() -> Machine:
     """The device and threads that TensorFlow uses in this process."""
-    threads = tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    wanted = tf.config.threading.get_intra_op_parallelism_threads() or os.environ.get("TF_NUM_INTRAOP_THREADS")
+    threads = int(wanted or cores)
     features = _processor_features()
     onednn = os.environ["TF_ENABLE_ONEDNN_OPTS"].lower() not in ("0", "false")
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
@@ -122,14 +124,13 @@ def choose_precision(wanted: str, machine: Machine) -> str:
     return wanted
 
 
-def choose_xla(wanted: str, network: str, machine: Machine) -> bool:
-    """Whether XLA compiles the training: "always", "never", or with "auto" where it is faster.
+def choose_xla(wanted: str, machine: Machine) -> bool:
+    """Whether XLA compiles the training: "always", "never", or with "auto" on a GPU.
 
-    It shortens the steps of an mlp, by a tenth for the preset, and doubles those of convolutions on a processor;
-    compiling takes a second or more.
+    On a processor it doubles the steps of convolutions, and compiling an mlp takes longer than it saves in many epochs.
     """
     if wanted == "auto":
-        return network == "mlp" or machine.device != "cpu"
+        return machine.device != "cpu"
     return wanted == "always"
 
 

@@ -14,18 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.models.augmentation import draw_groups
+from pipeline.models.augmentation import draw_choices, draw_groups
 from pipeline.models.backend import tf, view_as_tensor
 from pipeline.models.tasks import Task
+from pipeline.params import TrainSettings
 
 CHUNKS_IN_MEMORY = 2  # the one in training, and the one that is read meanwhile
 ALIGNMENT = 64  # bytes, that TensorFlow asks of memory which it shares
-
-
-class Draw(Protocol):
-    """The random choices of a chunk: `augmentation.draw_choices` for one training."""
-
-    def __call__(self, *, epoch: int, chunk: int = 0, rows: np.ndarray | None = None) -> dict[str, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class Source(Protocol):
     def blocks(self) -> Iterator["Examples"]:
         """All images in their order, in blocks that fit into memory."""
 
-    def epochs(self, task: Task, draw: Draw, batch: int, seed: int) -> Callable[[int], Iterator[Chunk]]:
+    def epochs(self, task: Task, settings: TrainSettings, batch: int, seed: int) -> Callable[[int], Iterator[Chunk]]:
         """A function that hands out an epoch, counted from 1, in batches of `batch` images.
 
         Each image is in one batch, but for those that are left over at the end and fill none.
@@ -79,12 +74,12 @@ class Examples:
         """All images, in one block."""
         yield self
 
-    def epochs(self, task: Task, draw: Draw, batch: int, seed: int) -> Callable[[int], Iterator[Chunk]]:
+    def epochs(self, task: Task, settings: TrainSettings, batch: int, seed: int) -> Callable[[int], Iterator[Chunk]]:
         """A function that hands out an epoch in one chunk."""
         images, targets = view_as_tensor(_align(self.images)), tf.constant(task.encode(self.labels))
 
         def chunks(epoch: int) -> Iterator[Chunk]:
-            choices = draw(epoch=epoch)
+            choices = draw_choices(settings, self.shape, batch, seed=seed, epoch=epoch)
             yield Chunk(images, targets, choices, len(choices["order"]))
 
         return chunks
@@ -127,7 +122,7 @@ class Stream:
         for group in range(len(self.sizes)):
             yield Examples(*self.read(group))
 
-    def epochs(self, task: Task, draw: Draw, batch: int, seed: int) -> Callable[[int], Iterator[Chunk]]:
+    def epochs(self, task: Task, settings: TrainSettings, batch: int, seed: int) -> Callable[[int], Iterator[Chunk]]:
         """A function that hands out an epoch in chunks of one shape, each of several groups."""
         room = max(self.memory // CHUNKS_IN_MEMORY // math.prod(self.size), max(self.sizes) + batch)
         # Two that are used in turn, as views: new memory and a copy for each chunk would double the cost of reading.
@@ -144,7 +139,9 @@ class Stream:
                     place = slice(filled, filled + len(part[2]))
                     images[place], labels[place], rows[place] = part
                     filled = place.stop
-                choices = draw(epoch=epoch, chunk=number, rows=rows[:filled])
+                choices = draw_choices(
+                    settings, self.shape, batch, seed=seed, epoch=epoch, chunk=number, rows=rows[:filled]
+                )
                 steps = len(choices["order"])
                 left = np.ones(filled, bool)
                 left[choices["order"]] = False

@@ -28,9 +28,9 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 class ConvolutionalMuon(keras.optimizers.Muon):
     """Keras's Muon for the kernels of convolutions too, as matrices [height x width x inputs, outputs].
 
-    Each step also brings a matrix back to the norm it has with orthonormal columns, as arXiv:2404.00498 does: before a
-    normalisation only its direction counts, and elsewhere the layers behind it scale. A weight decay would be undone:
-    only what Adam updates decays. For training only; the model file carries Keras's own.
+    Each step also brings a matrix back to the norm of one with `outputs` orthonormal columns, as arXiv:2404.00498 does:
+    before a normalisation only its direction counts, and elsewhere the layers behind it scale. A weight decay would be
+    undone: only what Adam updates decays. For training only; the model file carries Keras's own.
     """
 
     def _should_use_adamw(self, variable: Any) -> bool:

@@ -4,13 +4,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import ModelError
-from pipeline.models.augmentation import augment, draw_choices
+from pipeline.models.augmentation import augment
 from pipeline.models.backend import choose_xla, inspect_machine, keras, tf
 from pipeline.models.checkpoints import Checkpoint, Snapshot
 from pipeline.models.distribution import Strategy, replicated, require_agreement, require_divisible, take_share
@@ -68,8 +67,8 @@ def train(
 ) -> Iterator[Epoch]:
     """Train a network. Yields each epoch as it ends; after the last, the network has the weights of the best.
 
-    Best is the highest validation accuracy (see `find_best`). All that is random is a function of (seed, epoch), so a
-    training that was killed goes on from its checkpoint and ends with the same bits.
+    Best is the highest validation accuracy (see `find_best`). All that is random is a function of seed, epoch and, in
+    a stream, chunk: a training that was killed goes on from its checkpoint and ends with the same bits.
 
     Args:
         strategy: what the network was created under (see `distribution`); None: one device.
@@ -88,7 +87,7 @@ def train(
         optimizer.build(network.trainable_variables)
         epoch_graph = _EpochGraph(network, task, optimizer, settings, strategy)
     validate = _create_validation(network, task, validation)
-    chunks = training.epochs(task, partial(draw_choices, settings, training.shape, batch, seed=seed), batch, seed)
+    chunks = training.epochs(task, settings, batch, seed)
 
     state = [*network.variables, *optimizer.variables]
     history, best = _restore(checkpoint, state)
@@ -100,11 +99,11 @@ def train(
             pace = done * batch / (time.perf_counter() - started)
             report(Progress(number, done / steps, epoch_graph.local_loss(), pace))
         loss, accuracy = epoch_graph.results()
-        if not math.isfinite(loss):
-            raise _diverged(number, settings)
         variables = _values(state)
         optimizer.finalize_variable_values(network.trainable_variables)  # their moving average, if there is one
         history.append(Epoch(number, loss, accuracy, *validate(), float(optimizer.learning_rate), pace))
+        if not math.isfinite(history[-1].loss + history[-1].validation_loss):
+            raise _diverged(number, settings)
         if find_best(history) is history[-1]:
             best = _values(network.variables)
         _assign(state, variables)
@@ -121,7 +120,7 @@ def plan_batches(images: int, settings: TrainSettings) -> tuple[int, int]:
 
 def uses_xla(settings: TrainSettings, strategy: Strategy) -> bool:
     """Whether XLA compiles the training; it compiles for one device."""
-    return strategy.num_replicas_in_sync == 1 and choose_xla(settings.xla, settings.network, inspect_machine())
+    return strategy.num_replicas_in_sync == 1 and choose_xla(settings.xla, inspect_machine())
 
 
 class _EpochGraph:

@@ -1,5 +1,6 @@
 """Train the network on the train split and keep the epoch that is best on the validation split."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ PINS = Path("pins.txt")
 LOCK_WAIT_SECONDS = 15
 PROGRESS_SECONDS = 5  # between two lines about the same epoch
 MB = 10**6
+COMPILER_FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS", "ONEDNN_MAX_CPU_ISA")  # they choose other arithmetic
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def prepare(params: Params) -> Preparation:
     machine = backend.inspect_machine()
     precision = backend.choose_precision(settings.precision, machine)
     backend.make_repeatable(seed)
+    # Before there are weights: those of different shapes would make the workers wait for each other for ever.
+    distribution.require_agreement(f"seed {seed}, {task.loss}, {settings}", strategy)
     with distribution.replicated(strategy):
         network = networks.create_network(settings, task, (dataset.height, dataset.width), precision)
     networks.whiten(network, images.sample)
@@ -141,13 +145,18 @@ def _find_checkpoint(determinants: dict[str, Any], *, read_only: bool) -> "Check
 
     The main repository keeps it, out of the reach of DVC, which deletes a stage's outputs before it runs.
     """
+    import numpy as np
+
     import pipeline.models
+    from pipeline import files
     from pipeline.models.backend import keras, tf
     from pipeline.models.checkpoints import Checkpoint, derive_key
 
-    versions = {"installed": [tf.__version__, keras.__version__]}  # `pins.txt` says what should be
-    code = [*sorted(Path(pipeline.models.__path__[0]).glob("*.py")), Path(__file__), PINS]
-    key = derive_key(determinants | versions, [*code, TRAIN, VALIDATION])
+    installed = [tf.__version__, keras.__version__, np.__version__]  # `pins.txt` says what should be
+    software = {"installed": installed, "flags": [os.environ.get(name) for name in COMPILER_FLAGS]}
+    code = [*sorted(Path(pipeline.models.__path__[0]).glob("*.py"))]
+    code += [*map(Path, (table.__file__, files.__file__, __file__)), PINS]
+    key = derive_key(determinants | software, [*code, TRAIN, VALIDATION])
     return Checkpoint(main_repository() / STATE / "checkpoints" / f"{key}.npz", read_only)
 
 

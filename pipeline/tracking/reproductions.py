@@ -30,7 +30,8 @@ LOG_ARTIFACT = "reproduction/log.txt"
 # Tags of a run that say on what it was computed, as far as that may change the last bits.
 MACHINE_TAGS = (
     "host.bfloat16", "host.computed_in", "host.cpu", "host.cpu_features", "host.device", "host.features", "host.onednn",
-    "host.threads", "version.keras", "version.numpy", "version.python", "version.tensorflow",
+    "host.replicas", "host.threads", "host.xla",
+    "version.keras", "version.numpy", "version.python", "version.tensorflow",
 )  # fmt: skip
 
 

@@ -1,13 +1,12 @@
 """Where the images of an epoch come from: all of them once, in an order that seed and epoch decide."""
 
+import time
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.models.augmentation import draw_choices
 from pipeline.models.backend import tf
 from pipeline.models.inputs import CHUNKS_IN_MEMORY, Chunk, Examples, Source, Stream
 from pipeline.models.tasks import create_task
@@ -35,9 +34,8 @@ def stream(groups: int) -> Stream:
 
 def epoch(source: Source, number: int = 1, seed: int = 1, batch: int = BATCH, **changes: Any) -> list[Chunk]:
     settings = TrainSettings(**SETTINGS.__dict__ | changes)
-    draw = partial(draw_choices, settings, source.shape, batch, seed=seed)
     # A stream fills the memory of a chunk again when the next but one is read.
-    chunks = source.epochs(TASK, draw, batch, seed)(number)
+    chunks = source.epochs(TASK, settings, batch, seed)(number)
     return [replace(chunk, images=tf.constant(chunk.images.numpy())) for chunk in chunks]
 
 
@@ -57,6 +55,16 @@ def test_an_epoch_shows_every_image_once(source: Source) -> None:
     for chunk in chunks:
         taken = chunk.choices["order"][: chunk.steps]
         assert np.array_equal(chunk.targets.numpy()[taken], chunk.images.numpy()[:, 0, 0][taken] % 10)
+
+
+def test_a_chunk_stays_as_it_is_while_the_next_is_read() -> None:
+    expected = order(epoch(stream(1)))
+    chunks = stream(1).epochs(TASK, SETTINGS, BATCH, 1)(1)
+    shown = []
+    for chunk in chunks:
+        time.sleep(0.05)  # the reader has long filled the other buffer
+        shown.append(replace(chunk, images=tf.constant(chunk.images.numpy())))
+    assert np.array_equal(order(shown), expected)
 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
