@@ -13,10 +13,11 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from pipeline.files import read_json, write_json
-from pipeline.workspace import STATE
+from pipeline.workspace import STATE, is_held
 
 Server = Literal["mlflow", "prefect"]
 
+LOCK = "the stack"  # which `pipeline up` holds
 STACK_FILE = STATE / "stack.json"  # while `pipeline up` serves
 SETTINGS_FILE = STATE / "settings.json"  # what stays when it has ended: where the data is
 ANSWER_SECONDS = 5
@@ -27,7 +28,7 @@ TOLD_VARIABLE = "PIPELINE_STACK_MISSED"  # for the processes that a command star
 class Stack:
     """A `pipeline up` whose servers answered once."""
 
-    pid: int
+    pid: int  # of the process that holds LOCK
     mlflow: str | None = None  # address of the server; None: not served
     prefect: str | None = None  # address of the server's API; None: not served
 
@@ -53,21 +54,22 @@ def remove_stack(root: Path) -> None:
 def find_server(root: Path, server: Server) -> str | None:
     """The address of a server that `pipeline up` started in a main repository and that answers now.
 
-    Where it should answer and does not, this is said once, whatever the number of servers and processes.
+    Once that was killed, another project's server may answer at the same address: nobody is asked there. Where a server
+    should answer and does not, this is said once, whatever the number of servers and processes.
     """
     stack = read_stack(root)
     address = stack and getattr(stack, server)
     if not stack or not address:
         return None
-    if answers(f"{address}/health"):
+    is_up = is_held(LOCK, stack.pid, root=root)
+    if is_up and answers(f"{address}/health"):
         return str(address)
     if os.environ.get(TOLD_VARIABLE) != str(stack.pid):
         os.environ[TOLD_VARIABLE] = str(stack.pid)
-        print(
-            f"{address}, started by `pipeline up`, does not answer: going on without it, on the same records",
-            file=sys.stderr,
-            flush=True,
-        )
+        missed = f"{address}, started by `pipeline up`, does not answer"
+        if not is_up:
+            missed = f"`pipeline up`, process {stack.pid}, ended without a word"
+        print(f"{missed}: going on without it, on the same records", file=sys.stderr, flush=True)
     return None
 
 

@@ -4,6 +4,7 @@ A workspace is the directory a stage runs in: the repository itself, a git workt
 `dvc exp run --temp` makes. The tracking store, the checkpoints and the uncommitted data live in the main repository.
 """
 
+import fcntl
 import json
 import os
 import time
@@ -69,7 +70,7 @@ def lock(name: str, *, wait: float, remedy: str, root: Path | None = None) -> It
     Raises:
         WorkspaceError: another process held the lock all the while.
     """
-    stem = (root or Path()) / STATE / "locks" / name.replace(" ", "-")
+    stem = _stem(name, root)
     stem.parent.mkdir(parents=True, exist_ok=True)
     holder = stem.with_suffix(".json")
     try:
@@ -85,6 +86,29 @@ def lock(name: str, *, wait: float, remedy: str, root: Path | None = None) -> It
     finally:
         holder.unlink(missing_ok=True)
         held.release()
+
+
+def is_held(name: str, by: int, *, root: Path) -> bool:
+    """Whether a process holds the lock `name` of the workspace `root` now, and not another one with its number.
+
+    Args:
+        by: the process's number.
+    """
+    stem = _stem(name, root)
+    try:
+        if json.loads(stem.with_suffix(".json").read_text())["pid"] != by:
+            return False
+        with stem.with_suffix(".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: who asks at the same time is no holder
+        return False  # it ended without a word
+    except BlockingIOError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _stem(name: str, root: Path | None) -> Path:
+    return (root or Path()) / STATE / "locks" / name.replace(" ", "-")
 
 
 def _describe(holder: Path) -> str:

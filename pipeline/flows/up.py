@@ -30,7 +30,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.errors import FlowError
 from pipeline.flows.server import ATTACHED
-from pipeline.stack import Server, Stack, answers, data_directory, move_data, remove_stack, write_stack
+from pipeline.stack import LOCK, Server, Stack, answers, data_directory, move_data, remove_stack, write_stack
 from pipeline.tracking.server import PROTECTION
 from pipeline.workspace import lock, main_repository
 
@@ -41,6 +41,7 @@ OWN = "up"  # the name under which this module's own lines are shown
 PREFECT_PROTECTION = "PREFECT_SERVER_API_AUTH_STRING"
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
+ASK_SECONDS = 1.0  # for a command that asks whether another `pipeline up` holds the lock, and has it for that moment
 NOTICE_SECONDS = 1.0  # until circus sees that a part has ended
 CHECK_SECONDS = 2.0  # between two questions to a server
 SILENT_SECONDS = 180.0  # without an answer, at its start or later, after which a server is given up
@@ -123,7 +124,7 @@ def serve(
     if listening.is_open:
         require_protection(parts)
     remedy = "use its servers; or end it, with Ctrl-C there or by ending that process"
-    with lock("the stack", wait=0, remedy=remedy, root=root):
+    with lock(LOCK, wait=ASK_SECONDS, remedy=remedy, root=root):
         remove_stack(root)  # of one that was killed
         for part in parts:
             if part.address:

@@ -1,15 +1,18 @@
 """Which servers a command uses: what the user set, what `pipeline up` started if it answers, or none."""
 
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from pipeline.stack import (
+    LOCK,
     TOLD_VARIABLE,
     Stack,
     answers,
@@ -22,6 +25,7 @@ from pipeline.stack import (
     write_stack,
 )
 from pipeline.tracking.store import locate
+from pipeline.workspace import lock
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -52,6 +56,14 @@ def server() -> Iterator[str]:
         running.shutdown()
 
 
+@contextmanager
+def serving(root: Path, **addresses: str) -> Iterator[None]:
+    """What `pipeline up` holds and has written while it serves."""
+    with lock(LOCK, wait=0, remedy="", root=root):
+        write_stack(root, Stack(os.getpid(), **addresses))
+        yield
+
+
 def test_what_was_written_is_read_until_it_is_removed(tmp_path: Path) -> None:
     assert read_stack(tmp_path) is None
     stack = Stack(123, mlflow="http://127.0.0.1:5000")
@@ -72,12 +84,28 @@ def test_a_file_that_is_not_ours_names_no_server(tmp_path: Path, content: str) -
 
 
 def test_a_server_that_answers_is_used(tmp_path: Path, server: str, capsys: pytest.CaptureFixture[str]) -> None:
-    write_stack(tmp_path, Stack(123, mlflow=server, prefect=f"{server}/api"))
-    assert find_server(tmp_path, "mlflow") == server
-    assert find_server(tmp_path, "prefect") == f"{server}/api"
-    store = locate(tmp_path)
+    with serving(tmp_path, mlflow=server, prefect=f"{server}/api"):
+        assert find_server(tmp_path, "mlflow") == server
+        assert find_server(tmp_path, "prefect") == f"{server}/api"
+        store = locate(tmp_path)
     assert (store.uri, store.artifacts, store.database) == (server, f"file://{tmp_path}/mlruns", None)
     assert capsys.readouterr().err == ""
+
+
+def test_who_answers_where_a_killed_stack_did_is_not_asked(
+    tmp_path: Path, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(tmp_path, mlflow=server, prefect=f"{server}/api"):
+        kept = (tmp_path / ".pipeline/locks/the-stack.json").read_text()
+    (tmp_path / ".pipeline/locks/the-stack.json").write_text(kept)  # as kill -9 leaves it
+    assert find_server(tmp_path, "prefect") is None
+    assert locate(tmp_path).uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert capsys.readouterr().err.splitlines() == [
+        f"`pipeline up`, process {os.getpid()}, ended without a word: going on without it, on the same records"
+    ]
+    write_stack(tmp_path, Stack(os.getpid() + 1, mlflow=server))
+    with lock(LOCK, wait=0, remedy="", root=tmp_path):  # as what restores a backup does
+        assert find_server(tmp_path, "mlflow") is None
 
 
 def test_a_server_that_is_not_well_does_not_answer(server: str) -> None:
@@ -86,35 +114,35 @@ def test_a_server_that_is_not_well_does_not_answer(server: str) -> None:
 
 
 def test_one_line_says_that_nobody_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_stack(tmp_path, Stack(123, mlflow=NOBODY, prefect=f"{NOBODY}/api"))
-    assert locate(tmp_path).uri == f"sqlite:///{tmp_path}/mlflow.db"
-    assert find_server(tmp_path, "prefect") is None
-    assert locate(tmp_path).database == tmp_path / "mlflow.db"
+    with serving(tmp_path, mlflow=NOBODY, prefect=f"{NOBODY}/api"):
+        assert locate(tmp_path).uri == f"sqlite:///{tmp_path}/mlflow.db"
+        assert find_server(tmp_path, "prefect") is None
+        assert locate(tmp_path).database == tmp_path / "mlflow.db"
     assert capsys.readouterr().err.splitlines() == [
         f"{NOBODY}, started by `pipeline up`, does not answer: going on without it, on the same records"
     ]
 
 
 def test_what_is_not_served_is_not_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_stack(tmp_path, Stack(123, prefect=f"{NOBODY}/api"))
-    assert find_server(tmp_path, "mlflow") is None
+    with serving(tmp_path, prefect=f"{NOBODY}/api"):
+        assert find_server(tmp_path, "mlflow") is None
     assert capsys.readouterr().err == ""
 
 
 def test_what_the_user_set_is_used_whether_it_answers_or_not(
     tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_stack(tmp_path, Stack(123, mlflow=server))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
-    assert locate(tmp_path).uri == NOBODY
+    with serving(tmp_path, mlflow=server):
+        assert locate(tmp_path).uri == NOBODY
 
 
 def test_a_temporary_copy_uses_the_servers_of_its_repository(
     tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_stack(tmp_path / "main", Stack(123, mlflow=server))
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "main"))
-    assert locate(tmp_path / "copy").uri == server
+    with serving(tmp_path / "main", mlflow=server):
+        assert locate(tmp_path / "copy").uri == server
 
 
 def test_moved_data_is_found_without_a_server(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Workspaces, the repository they belong to, and locks."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import WorkspaceError
-from pipeline.workspace import find_workspace, lock, main_repository
+from pipeline.workspace import find_workspace, is_held, lock, main_repository
 
 
 def git(directory: Path, *arguments: str) -> None:
@@ -83,8 +84,11 @@ def test_a_lock_has_one_holder_and_ends_with_its_process(tmp_path: Path) -> None
         pass
     with lock("stage split", wait=0, remedy="wait for it", root=tmp_path):
         pass  # another stage's lock is free
+    assert is_held("stage train", holder.pid, root=tmp_path)
+    assert not is_held("stage train", os.getpid(), root=tmp_path)
     holder.kill()
     holder.communicate()
+    assert not is_held("stage train", holder.pid, root=tmp_path)  # which it still says
     with lock("stage train", wait=5, remedy="wait for it", root=tmp_path):
         content = json.loads((tmp_path / ".pipeline/locks/stage-train.json").read_text())
         assert content["pid"] != holder.pid
