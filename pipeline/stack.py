@@ -93,10 +93,14 @@ def data_directory(root: Path) -> Path:
     return Path(_settings(root).get("data", root))
 
 
-def prefect_home(root: Path) -> Path | None:
-    """Where Prefect keeps its database, if `pipeline up --data` moved it; None leaves that to Prefect."""
-    moved = _settings(root).get("data")
-    return Path(moved) / "prefect" if moved else None
+def prefect_home(root: Path, data: Path | None = None) -> Path | None:
+    """Where Prefect keeps its database, if `pipeline up --data` moved it; None leaves that to Prefect.
+
+    Args:
+        data: the directory to which it would be moved; None: as it is.
+    """
+    directory = data or data_directory(root)
+    return None if directory == root else directory / "prefect"
 
 
 def move_data(root: Path, directory: Path) -> None:

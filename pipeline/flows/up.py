@@ -16,8 +16,8 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,9 +28,19 @@ from circus.exc import ConflictError
 from circus.watcher import Watcher
 from tornado.ioloop import IOLoop
 
-from pipeline.errors import FlowError
+from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.server import ATTACHED
-from pipeline.stack import LOCK, Server, Stack, answers, data_directory, move_data, remove_stack, write_stack
+from pipeline.stack import (
+    LOCK,
+    Server,
+    Stack,
+    answers,
+    data_directory,
+    move_data,
+    prefect_home,
+    remove_stack,
+    write_stack,
+)
 from pipeline.tracking.server import PROTECTION
 from pipeline.workspace import lock, main_repository
 
@@ -107,7 +117,7 @@ def serve(
         show: called with every line that a part prints, and with this module's own.
 
     Raises:
-        WorkspaceError: another `pipeline up` is at work in this project.
+        WorkspaceError: another `pipeline up` is at work in this project, or another project's in Prefect's home.
         OSError: the directory for the data cannot be made.
         FlowError: a port is taken, a server listens to other machines without protection, or one does not start.
     """
@@ -124,11 +134,14 @@ def serve(
     if listening.is_open:
         require_protection(parts)
     remedy = "use its servers; or end it, with Ctrl-C there or by ending that process"
-    with lock(LOCK, wait=ASK_SECONDS, remedy=remedy, root=root):
+    with ExitStack() as held:
+        held.enter_context(lock(LOCK, wait=ASK_SECONDS, remedy=remedy, root=root))
         remove_stack(root)  # of one that was killed
         for part in parts:
             if part.address:
                 require_free_port(part.arguments[0], int(part.arguments[1]), f"--{part.name}-port")
+            if part.name == "prefect":
+                held.enter_context(_only_project(prefect_home(root, data)))
         if data:
             former = data_directory(root)
             data.mkdir(parents=True, exist_ok=True)
@@ -137,6 +150,24 @@ def serve(
                 show(OWN, f"data goes to {data} from now on; what was recorded before stays in {former}")
         _tie_standard_input()
         asyncio.run(_Stack(root, parts, show).run())
+
+
+@contextmanager
+def _only_project(home: Path | None) -> Iterator[None]:
+    """Be the only project that serves from a home of Prefect's: the deployments and schedules in it have no owner."""
+    home = Path(os.environ.get("PREFECT_HOME") or home or "~/.prefect").expanduser()
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock(LOCK, wait=ASK_SECONDS, remedy="", root=home))
+        except WorkspaceError as other:
+            raise WorkspaceError(
+                f"another project's `pipeline up` works with Prefect's home {home}",
+                expected="one at a time: schedules are kept there, and whichever project comes first would run them",
+                found=other.found,
+                remedy="end that process; or give this project's data a place, and Prefect a home, of their own: "
+                "pipeline up --data DIRECTORY, with PREFECT_HOME unset",
+            ) from None
+        yield
 
 
 def plan(listening: Listening, only: Server | None = None) -> list[Part]:

@@ -1,5 +1,9 @@
 """`pipeline up` with parts that do not start, or do not stay."""
 
+import os
+
+from pipeline.stack import LOCK
+from pipeline.workspace import lock
 from tests.conftest import Project
 from tests.e2e.servers import find_free_port
 from tests.integration.test_flow import processes_of
@@ -17,6 +21,18 @@ def test_a_server_that_cannot_start_ends_all_of_it_and_says_why(stand_ins: Proje
     assert "Traceback" not in result.stdout
     assert processes_of(stand_ins) == []
     assert not (stand_ins.path / ".pipeline/stack.json").exists()
+
+
+def test_two_projects_do_not_serve_from_one_home_of_prefects(stand_ins: Project) -> None:
+    command = ("python", "-m", "pipeline.cli", "up", "--only", "prefect", "--prefect-port", str(find_free_port()))
+    with lock(LOCK, wait=0, remedy="", root=stand_ins.home / "prefect"):  # as another project's `pipeline up` does
+        refused = stand_ins.run(*command, check=False)
+        moved = stand_ins.run(*command, "--data", str(stand_ins.home), check=False)
+    assert (refused.returncode, moved.returncode) == (1, 1)
+    assert f"another project's `pipeline up` works with Prefect's home {stand_ins.home}/prefect" in refused.stdout
+    assert f"process {os.getpid()}" in refused.stdout
+    assert "pipeline up --data DIRECTORY" in refused.stdout
+    assert not (stand_ins.path / ".pipeline/settings.json").exists()  # what was refused has moved nothing
 
 
 def test_a_part_that_keeps_ending_is_given_a_rest(stand_ins: Project) -> None:

@@ -148,7 +148,9 @@ def test_a_temporary_copy_uses_the_servers_of_its_repository(
 def test_moved_data_is_found_without_a_server(tmp_path: Path) -> None:
     root, elsewhere = tmp_path / "project", tmp_path / "data"
     assert (data_directory(root), prefect_home(root)) == (root, None)
+    assert prefect_home(root, elsewhere) == elsewhere / "prefect"
     move_data(root, elsewhere)
+    assert prefect_home(root, root) is None
     assert (data_directory(root), prefect_home(root)) == (elsewhere, elsewhere / "prefect")
     store = locate(root)
     assert (store.database, store.artifacts) == (elsewhere / "mlflow.db", f"file://{elsewhere}/mlruns")
