@@ -5,11 +5,12 @@ webhook and a hundred others; https://github.com/caronc/apprise/wiki), with whit
 sent.
 
 Such an address is a secret. It is read here alone and never shown: a channel is known by its number and its kind. A
-channel that does not answer costs a line in the log and at most `TIME_LIMIT_SECONDS`, and never a run.
+channel that does not answer costs a line on standard error and at most `TIME_LIMIT_SECONDS`, and never a run.
 """
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -48,7 +49,6 @@ VERDICTS: Mapping[Outcome, str] = {
 }
 
 _SENDER = "notice"  # the name of the threads that hold addresses
-_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Delivery:
 
 
 def notify(kind: Kind, title: str, text: str, links: Mapping[str, str] = {}) -> None:
-    """Tell people that something happened. It raises nothing, and a channel that refuses costs a line in the log.
+    """Tell people that something happened. It raises nothing; a channel that refuses costs a line on standard error.
 
     Args:
         kind: what happened; it gives the message its colour where a channel has colours.
@@ -71,11 +71,11 @@ def notify(kind: Kind, title: str, text: str, links: Mapping[str, str] = {}) -> 
     try:
         deliveries = deliver(kind, title, text, links)
     except Exception as error:  # a notice must not end the run that it tells of
-        _LOGGER.warning("the notice %r was not sent: %s", kind, type(error).__name__)
+        _say(f"the notice {kind!r} was not sent: {type(error).__name__}")
         return
     for delivery in deliveries:
         if delivery.problem:
-            _LOGGER.warning("the notice %r did not reach %s: %s", kind, delivery.channel, delivery.problem)
+            _say(f"the notice {kind!r} did not reach {delivery.channel}: {delivery.problem}")
 
 
 def notify_of_run(summary: Summary) -> None:
@@ -164,6 +164,11 @@ class _Message:
         self._channel += f" ({_describe(self._url, channel)})"
         went = channel.notify(self._body, self._title, notify_type=apprise.NotifyType(COLOURS[self._kind]))
         return "" if went else "it could not be reached, or refused"
+
+
+def _say(line: str) -> None:
+    """Print, because a flow's process shows no warnings: Prefect has the loggers then, and is told to be quiet."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _describe(url: str, channel: object) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -88,7 +89,11 @@ def test_a_notice_reaches_every_channel_with_its_text_and_links(
 
 
 def test_bad_channels_cost_a_line_each_and_no_secret_is_in_any_log(
-    endpoint: Endpoint, closed_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    endpoint: Endpoint,
+    closed_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(notices, "TIME_LIMIT_SECONDS", 2)
     channels = [
@@ -104,14 +109,32 @@ def test_bad_channels_cost_a_line_each_and_no_secret_is_in_any_log(
     with caplog.at_level(logging.DEBUG):
         notify("failed", "train failed", "It did.")
     assert [fields["title"] for fields in endpoint.taken] == ["train failed"]
-    lines = [record.getMessage() for record in caplog.records if record.name == "pipeline.flows.notices"]
+    lines = capsys.readouterr().err.splitlines()
     assert [line.split("channel ")[1][0] for line in lines] == ["1", "2", "3", "5", "6", "7"]
     assert "channel 1 (json at 127.0.0.1): no answer within 2 s" in lines[0]
     assert "channel 2 (json at 127.0.0.1): it could not be reached, or refused" in lines[1]
     assert "channel 3 (json at 127.0.0.1): it could not be reached, or refused" in lines[2]
     assert all("not the address of a channel" in line for line in lines[3:])
     for secret in SECRETS:
-        assert secret not in caplog.text
+        assert secret not in caplog.text + "".join(lines)
+
+
+def test_a_flows_process_says_which_channel_it_could_not_reach(closed_port: int) -> None:
+    program = """
+import os
+from pipeline.flows.server import SETTINGS
+os.environ.update(SETTINGS)
+import pipeline.flows.deployments
+from pipeline.flows.notices import notify
+notify("failed", "train failed", "It did.")
+"""
+    command, channel = [sys.executable, "-c", program], {URLS_VARIABLE: f"json://127.0.0.1:{closed_port}"}
+    result = subprocess.run(
+        command, cwd=REPOSITORY, env=os.environ | channel, capture_output=True, text=True, check=True
+    )
+    assert result.stderr.splitlines() == [
+        "the notice 'failed' did not reach channel 1 (json at 127.0.0.1): it could not be reached, or refused"
+    ]
 
 
 @pytest.mark.parametrize(
