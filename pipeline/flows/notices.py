@@ -162,7 +162,14 @@ class _Message:
         if channel is None:
             return f"{URLS_VARIABLE} has something in this place that is not the address of a channel"
         self._channel += f" ({_describe(self._url, channel)})"
-        went = channel.notify(self._body, self._title, notify_type=apprise.NotifyType(COLOURS[self._kind]))
+        sender = apprise.Apprise()  # which turns plain text into what the channel shows, HTML for instance
+        sender.add(channel)
+        went = sender.notify(
+            self._body,
+            self._title,
+            notify_type=apprise.NotifyType(COLOURS[self._kind]),
+            body_format=apprise.NotifyFormat.TEXT,
+        )
         return "" if went else "it could not be reached, or refused"
 
 

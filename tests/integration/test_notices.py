@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -86,6 +87,15 @@ def test_a_notice_reaches_every_channel_with_its_text_and_links(
         assert fields["title"] == "batch march drifted"
         assert fields["message"] == "Label shares moved.\n\nreport: http://127.0.0.1:5000/#/runs/1"
         assert fields["type"] == "warning"
+
+
+def test_where_a_channel_shows_html_the_text_is_as_it_was_meant(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}?format=html")  # as a mail is by itself
+    notify("failed", "train failed", "no commit <main>\n  remedy:   git fetch")
+    shown = endpoint.taken[0]["message"].replace("&nbsp;", " ").replace("&ensp;", " ")
+    assert re.fullmatch(r"no commit &lt;main&gt;<br ?/?>(\r?\n)?\s*remedy:\s+git fetch", shown), shown
 
 
 def test_bad_channels_cost_a_line_each_and_no_secret_is_in_any_log(
