@@ -14,6 +14,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pipeline.errors import FlowError, ParamsError
 from pipeline.flows.lasting import use_lasting_server
+from pipeline.flows.server import answering_server
+from pipeline.tracking.store import without_password
 from pipeline.workspace import main_repository
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def set_schedule(workspace: Path, flow: FlowName, cron: str, timezone: str) -> S
 
     Raises:
         ParamsError: cron or the time zone cannot be used; nothing has changed.
-        FlowError: no server is up, or it does not know the flow.
+        FlowError: no server is up, or it does not know the flow, or does not let us in.
     """
     if timezone not in available_timezones():
         raise ParamsError(
@@ -126,19 +128,20 @@ def _require_schedules(deployment: "DeploymentResponse") -> list[UUID]:
 
 @contextmanager
 def _deployments(workspace: Path, *flows: FlowName) -> Iterator[tuple["SyncPrefectClient", list["DeploymentResponse"]]]:
-    url = use_lasting_server(main_repository(workspace))
+    url = without_password(use_lasting_server(main_repository(workspace)))
     from httpx import TransportError
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
-    try:
-        with get_client(sync_client=True) as client:
-            yield client, [client.read_deployment_by_name(f"{name}/{name}") for name in flows or FLOW_NAMES]
-    except ObjectNotFound:
-        raise FlowError(
-            f"the server at {url} does not know the flows of this project yet",
-            expected="a runner that has served them once, or `prefect deploy --all`",
-            remedy="pipeline up, and the same command again once it says that it is serving them",
-        ) from None
-    except TransportError as error:
-        raise FlowError(f"the server at {url} stopped answering", found=str(error), temporary=True) from None
+    with answering_server():
+        try:
+            with get_client(sync_client=True) as client:
+                yield client, [client.read_deployment_by_name(f"{name}/{name}") for name in flows or FLOW_NAMES]
+        except ObjectNotFound:
+            raise FlowError(
+                f"the server at {url} does not know the flows of this project yet",
+                expected="a runner that has served them once, or `prefect deploy --all`",
+                remedy="pipeline up, and the same command again once it says that it is serving them",
+            ) from None
+        except TransportError as error:
+            raise FlowError(f"the server at {url} stopped answering", found=str(error), temporary=True) from None

@@ -24,6 +24,7 @@ from typing import Self
 
 from pipeline.errors import FlowError
 from pipeline.stack import find_server, prefect_home
+from pipeline.tracking.store import without_password
 from pipeline.workspace import STATE, main_repository
 
 START_SECONDS = 120
@@ -98,7 +99,7 @@ def require_answer(url: str) -> None:
         pass  # it answers: whether it lets us in is for Prefect's client to find out
     except (OSError, ValueError) as error:
         raise FlowError(
-            f"the Prefect server at {url} does not answer",
+            f"the Prefect server at {without_password(url)} does not answer",
             expected=f"an answer within {ANSWER_SECONDS} s",
             found=str(getattr(error, "reason", error)),
             remedy="start it (prefect server start), or unset PREFECT_API_URL for a temporary one of the run's own",
@@ -107,7 +108,7 @@ def require_answer(url: str) -> None:
 
 @contextmanager
 def answering_server() -> Iterator[None]:
-    """Say in words that Prefect's server stopped answering a flow, or does not let it in. Prefect must be imported.
+    """Say in words that Prefect's server stopped answering, or does not let us in. Prefect must be imported.
 
     Raises:
         FlowError: it did.
@@ -132,7 +133,7 @@ def answering_server() -> Iterator[None]:
         raise FlowError(
             "Prefect's server wants to know who you are",
             expected="in the environment: PREFECT_API_AUTH_STRING, as the server has it",
-            remedy="set it, then: pipeline run",
+            remedy="set it, then run the same command again",
         ) from None
 
 

@@ -228,10 +228,11 @@ def test_moved_and_protected_it_is_found_and_a_kill_leaves_nothing(trained: Proj
         assert stranger.returncode == 1
         assert "MLFLOW_TRACKING_PASSWORD" in stranger.stdout
         wrong = CREDENTIALS | {"PREFECT_API_AUTH_STRING": "somebody:else"}
-        stranger = trained.run("python", "-m", "pipeline.cli", "run", check=False, **wrong)
-        assert stranger.returncode == 1
-        assert "PREFECT_API_AUTH_STRING" in stranger.stdout
-        assert "Traceback" not in stranger.stdout
+        for command in (["run"], ["schedule", "list"]):
+            stranger = trained.run("python", "-m", "pipeline.cli", *command, check=False, **wrong)
+            assert stranger.returncode == 1
+            assert "PREFECT_API_AUTH_STRING" in stranger.stdout
+            assert "Traceback" not in stranger.stdout
         known = trained.run("python", "-m", "pipeline.cli", "run", **CREDENTIALS)
         assert running.mlflow in known.stdout
         leader = psutil.Process(running.process.pid)

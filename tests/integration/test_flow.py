@@ -169,10 +169,11 @@ def test_pages_with_the_result_are_left_with_prefect(run: Run, prefect_api: str)
 
 def test_an_unreachable_server_is_named_and_nothing_starts(stand_ins: Project) -> None:
     stand_ins.set_params(**{"train.seed": 9})
-    api = "http://127.0.0.1:9/api"
+    api = "http://team:pa55word@127.0.0.1:9/api"
     result = stand_ins.run("python", "-m", "pipeline.cli", "run", check=False, PREFECT_API_URL=api)
     assert result.returncode == 1
-    assert f"the Prefect server at {api} does not answer" in result.stdout
+    assert "the Prefect server at http://team:***@127.0.0.1:9/api does not answer" in result.stdout
+    assert "pa55word" not in result.stdout
     assert "Traceback" not in result.stdout
     assert started_stages(stand_ins) == []
 
