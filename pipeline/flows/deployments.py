@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from prefect import State, flow
 from prefect.deployments import run_deployment
 from prefect.events import emit_event
@@ -19,9 +20,11 @@ from prefect.states import Completed, Failed
 from pipeline.errors import PipelineError
 from pipeline.flows import training
 from pipeline.flows.attendance import attend
+from pipeline.flows.git import git
 from pipeline.flows.notices import notify_of_failure, notify_of_run
-from pipeline.flows.run import run_training
-from pipeline.stages.process import explain, read_params
+from pipeline.flows.run import IfBusy, run_training
+from pipeline.params import PARAMS_FILE, parse_params
+from pipeline.stages.process import explain
 from pipeline.workspace import find_workspace, main_repository
 
 Stage = Literal["ingest", "validate", "split", "train", "evaluate", "register"]
@@ -60,7 +63,7 @@ def retrain(ref: str | None = None, changes: dict[str, Any] | None = None, reaso
     from pipeline.flows.retraining import retrain as retrain_now
 
     def run(workspace: Path) -> State[None]:
-        if_busy = read_params().retrain.if_busy
+        if_busy = read_if_busy(workspace)
         retraining = retrain_now(workspace, ref=ref, changes=changes or {}, reason=reason, if_busy=if_busy)
         if retraining.outcome == "failed":
             return Failed(message=retraining.reason)
@@ -86,6 +89,19 @@ def monitor_data() -> State[None]:
 
 
 FLOWS = (train, retrain, monitor_data)
+
+
+def read_if_busy(workspace: Path) -> IfBusy:
+    """`retrain.if_busy` as committed, as all that a retraining goes by; `leave`, and a line, where that cannot be read.
+
+    The file itself may be in the middle of an edit, which must keep neither the runner nor a retraining from starting.
+    """
+    try:
+        content = yaml.safe_load(git(workspace, "show", f"HEAD:./{PARAMS_FILE}"))
+        return parse_params(content, f"{PARAMS_FILE} of HEAD").retrain.if_busy
+    except (PipelineError, yaml.YAMLError) as error:
+        print(f"retrain.if_busy: leave, because the commit's cannot be read: {str(error).splitlines()[0]}", flush=True)
+        return "leave"
 
 
 def state_name(outcome: str) -> str:

@@ -38,9 +38,8 @@ from pipeline.data.incoming import INCOMING
 from pipeline.errors import FlowError
 from pipeline.flows.arrivals import arrived_batches
 from pipeline.flows.attendance import RUNNER_VARIABLE, end_processes, read_notes
-from pipeline.flows.deployments import FLOWS, RESOURCE, RETRAINING, SKIPPED, retrain
+from pipeline.flows.deployments import FLOWS, RESOURCE, RETRAINING, SKIPPED, read_if_busy, retrain
 from pipeline.flows.run import IfBusy
-from pipeline.stages.process import read_params
 
 POLL_SECONDS = 5  # between two questions for runs that are due
 TEND_SECONDS = 30
@@ -77,13 +76,12 @@ async def serve(root: Path) -> None:
     Flow runs that are going on are then cancelled; their stages end first. Schedules stay as they are.
 
     Raises:
-        ParamsError: `params.yaml` cannot be used.
         FlowError: Prefect's server stopped answering.
     """
     os.environ[RUNNER_VARIABLE] = str(os.getpid())
     await asyncio.to_thread(end_processes, read_notes(root))
     runner = _Runner()
-    served = {await runner.aadd_deployment(one): one.name for one in deployments(read_params().retrain.if_busy)}
+    served = {await runner.aadd_deployment(one): one.name for one in deployments(read_if_busy(root))}
     async with get_client() as client:
         await tend(client, root, served)
         _say(f"serving {', '.join(served.values())}; watching {INCOMING}")

@@ -213,6 +213,22 @@ def test_a_deployed_training_has_the_stages_as_its_tasks_and_ends_in_words(
     assert set(states()) <= {"flow", *STAGES}
 
 
+def test_what_is_done_while_another_retrains_is_read_from_the_commit(
+    stand_ins: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.flows.deployments import read_if_busy
+
+    stand_ins.set_params(**{"retrain.if_busy": "wait"})
+    stand_ins.commit()
+    file = stand_ins.path / "params.yaml"
+    file.write_text(file.read_text() + "half: [an, edit")
+    assert read_if_busy(stand_ins.path) == "wait"
+    assert capsys.readouterr().out == ""
+    stand_ins.commit()
+    assert read_if_busy(stand_ins.path) == "leave"
+    assert "retrain.if_busy: leave" in capsys.readouterr().out
+
+
 def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
     served: dict[UUID, str], stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
