@@ -1,0 +1,45 @@
+"""Being the only one at work in a repository."""
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.errors import WorkspaceError
+from pipeline.flows.alone import alone
+from pipeline.workspace import lock
+
+SPARE = 40  # files that may be open besides: the fixed locks are fifteen
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """Lets this process open few more files, as after a thousand trainings."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + SPARE, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_any_number_of_trainings_may_have_left_their_locks(
+    tmp_path: Path, few_files: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    locks = tmp_path / ".pipeline/locks"
+    locks.mkdir(parents=True)
+    for number in range(2 * SPARE):
+        (locks / f"training-{number:04}.lock").touch()
+    with (
+        alone(tmp_path, beside_servers=False),
+        pytest.raises(WorkspaceError),
+        lock("stage train", wait=0, remedy="", root=tmp_path),
+    ):
+        pass
+    with (
+        lock(f"training {SPARE:04}", wait=0, remedy="", root=tmp_path),
+        pytest.raises(WorkspaceError, match=f"training-{SPARE:04}"),
+        alone(tmp_path, beside_servers=True),
+    ):
+        pass
