@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.flows.server import LASTING_SETTINGS, SETTINGS
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "compose.yaml"
 EXAMPLE = REPOSITORY / ".env.example"
@@ -64,6 +66,15 @@ def test_the_image_has_the_tools_of_the_makefile(services: dict[str, Any]) -> No
     assert modules
     for module in modules:
         assert (REPOSITORY / module.replace(".", "/")).with_suffix(".py").is_file(), module
+
+
+def test_the_servers_are_those_of_pipeline_up(services: dict[str, Any]) -> None:
+    """With the settings that a bare `prefect server start` lacks: its pages would ask 0.0.0.0 for their data."""
+    for service, module in [("mlflow", "pipeline.tracking.server"), ("prefect", "pipeline.flows.server")]:
+        port = services[service]["ports"][0].rpartition(":")[2]
+        assert services[service]["command"].split()[:5] == ["python", "-m", module, "0.0.0.0", port]
+    assert not services["prefect"]["environment"].keys() & (SETTINGS | LASTING_SETTINGS).keys()
+    assert services["worker"]["hostname"]  # part of what `tracking/processes.py` knows a run's process by
 
 
 def test_the_example_loads_in_a_shell_and_what_is_filled_in_stays_out_of_git(tmp_path: Path) -> None:
