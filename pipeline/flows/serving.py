@@ -4,10 +4,11 @@ Prefect's own runner starts the flow runs that are due, each in a process of its
 
 - every half a minute, a flow run whose process is gone is marked as crashed, a slot that nobody holds is freed, and of
   the scheduled runs that a deployment has missed all but the latest are skipped;
-- batches that arrive in `data/incoming/` start a retraining, which is started again if another one was in the way.
+- batches that arrive in `data/incoming/` start a retraining, which is started again if it did not come about here.
 """
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Collection, Iterator, Mapping
@@ -32,13 +33,15 @@ from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.runner import Runner
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled, Crashed, State
 
 from pipeline.data.incoming import INCOMING
 from pipeline.errors import FlowError
 from pipeline.flows.arrivals import arrived_batches
 from pipeline.flows.attendance import RUNNER_VARIABLE, end_processes, read_notes
 from pipeline.flows.deployments import FLOWS, RESOURCE, RETRAINING, SKIPPED, read_if_busy, retrain
+from pipeline.flows.notices import notify_of_failure
+from pipeline.flows.retraining import LOG
 from pipeline.flows.run import IfBusy
 
 POLL_SECONDS = 5  # between two questions for runs that are due
@@ -47,8 +50,9 @@ PENDING = timedelta(minutes=2)  # a run that was handed to a process and has not
 CANCELLING = timedelta(seconds=45)
 LATE = timedelta(minutes=1)
 BUSY_SECONDS = 5  # between two looks whether a retraining works
-AGAIN_SECONDS = 60  # until a retraining that was skipped is tried again; doubled each time
+AGAIN_SECONDS = 60  # until a retraining that did not come about is asked for again; doubled each time
 MOST_AGAIN_SECONDS = 900
+MOST_LOST = 3  # retrainings for the same batches that crash, or fail before they begin
 BATCH_ARRIVED = "pipeline.batch.arrived"
 NO_SLOT = "Deployment concurrency limit reached."  # Prefect's words for a run that it cancelled for another one
 MOST_RUNS = 100  # that are asked for at once
@@ -88,7 +92,7 @@ async def serve(root: Path) -> None:
         serving = asyncio.create_task(runner.start())
         beside = [
             asyncio.create_task(_tend_for_ever(client, root, served)),
-            asyncio.create_task(_retrain_on_arrivals(client, root / INCOMING)),
+            asyncio.create_task(_retrain_on_arrivals(client, root)),
         ]
         ending = asyncio.create_task(runner.ending.wait())
         await asyncio.wait([serving, *beside, ending], return_when=asyncio.FIRST_COMPLETED)
@@ -156,18 +160,23 @@ async def skip_missed(client: PrefectClient, served: Mapping[UUID, str]) -> None
 
 
 async def _mark_crashed(client: PrefectClient, root: Path, served: Mapping[UUID, str]) -> None:
-    """Mark flow runs as crashed whose process is gone: by its note, or because it never came to leave one."""
+    """Mark flow runs as crashed whose process is gone: by its note, or because it never came to leave one.
+
+    People are told of each that crashed, also where Prefect's runner marked it: its process could not tell them.
+    """
     for note in read_notes(root):
         if note.process:
             continue
         with suppress(ObjectNotFound):
             run = await client.read_flow_run(note.flow_run)
             if run.state and not run.state.is_final():
-                await _crash(client, run, "its process ended without a word: killed, or gone with the machine")
+                await _crash(client, run, "its process ended without a word: killed, or gone with the machine", served)
+            elif run.state and run.state.is_crashed():
+                await _tell_of_crash(run, run.state.message or "", served)
         note.path.unlink(missing_ok=True)
     for run in await _at_work(client, served, (StateType.PENDING,)):
         if run.state and run.state.timestamp < datetime.now(UTC) - PENDING:
-            await _crash(client, run, "it was handed to a process that never began")
+            await _crash(client, run, "it was handed to a process that never began", served)
 
 
 async def _end_cancelled(client: PrefectClient, root: Path, served: Mapping[UUID, str]) -> None:
@@ -180,9 +189,16 @@ async def _end_cancelled(client: PrefectClient, root: Path, served: Mapping[UUID
             _say(f"flow run {run.name} is cancelled")
 
 
-async def _crash(client: PrefectClient, run: FlowRun, reason: str) -> None:
+async def _crash(client: PrefectClient, run: FlowRun, reason: str, served: Mapping[UUID, str]) -> None:
     await client.set_flow_run_state(run.id, Crashed(message=reason), force=True)
     _say(f"flow run {run.name} is marked as crashed: {reason}")
+    await _tell_of_crash(run, reason, served)
+
+
+async def _tell_of_crash(run: FlowRun, reason: str, served: Mapping[UUID, str]) -> None:
+    flow = served.get(run.deployment_id, run.name) if run.deployment_id else run.name
+    crash = FlowError(reason, found=f"flow run {run.name}", remedy="nothing: the next one goes on with what had ended")
+    await asyncio.to_thread(notify_of_failure, flow, crash)
 
 
 async def _free_slots(client: PrefectClient, served: Mapping[UUID, str]) -> None:
@@ -213,12 +229,12 @@ async def _tend_for_ever(client: PrefectClient, root: Path, served: Mapping[UUID
             await tend(client, root, served)
 
 
-async def _retrain_on_arrivals(client: PrefectClient, incoming: Path) -> None:
+async def _retrain_on_arrivals(client: PrefectClient, root: Path) -> None:
     waiting: set[str] = set()
     news = asyncio.Event()
 
     async def collect() -> None:
-        async for names in arrived_batches(incoming):
+        async for names in arrived_batches(root / INCOMING):
             _say(f"in {INCOMING}: {', '.join(names)}")
             emit_event(BATCH_ARRIVED, {"prefect.resource.id": RESOURCE}, payload={"names": list(names)})
             waiting.update(names)
@@ -230,22 +246,51 @@ async def _retrain_on_arrivals(client: PrefectClient, incoming: Path) -> None:
             await news.wait()
             news.clear()
             names, waiting = sorted(waiting), set()
-            await _retrain(client, f"batches in {INCOMING}: {', '.join(names)}")
+            await _retrain(client, root, f"batches in {INCOMING}: {', '.join(names)}")
 
 
-async def _retrain(client: PrefectClient, reason: str) -> None:
-    """Start a retraining and wait for its end. One that found another in its way, or no server, is tried again."""
-    pause = AGAIN_SECONDS
+async def _retrain(client: PrefectClient, root: Path, reason: str) -> None:
+    """Have this repository retrain, and wait for the end. It is asked for again as long as that did not come about.
+
+    Another retraining was in the way, or no server; another machine's runner took the flow run, whose clone does not
+    have the batches; or the process was lost, which is not tried for ever.
+    """
+    pause, lost, before = AGAIN_SECONDS, 0, _count_retrainings(root, reason)
     while True:
         with _patience():
             deployment = await client.read_deployment_by_name(RETRAINING)
             while await _at_work(client, [deployment.id]):
                 await asyncio.sleep(BUSY_SECONDS)
-            run = await arun_deployment(deployment.id, client=client, parameters={"reason": reason}, as_subflow=False)
-            if run.state and run.state.name != SKIPPED and run.state.message != NO_SLOT:
+            run = await arun_deployment(
+                deployment.id,
+                client=client,
+                parameters={"reason": reason},
+                poll_interval=BUSY_SECONDS,
+                as_subflow=False,
+            )
+            assert run.state
+            if _count_retrainings(root, reason) > before or _is_cancelled_by_hand(run.state):
+                return
+            lost += run.state.is_crashed() or run.state.is_failed()
+            if lost == MOST_LOST:
+                _say(f"a retraining ended {lost} times without a result, the last as {run.state.name}: {reason}")
                 return
         await asyncio.sleep(pause)
         pause = min(2 * pause, MOST_AGAIN_SECONDS)
+
+
+def _count_retrainings(root: Path, reason: str) -> int:
+    """How many retrainings of this repository, that were not skipped, were started for a reason."""
+    count = 0
+    for line in (root / LOG).read_text("utf-8").splitlines() if (root / LOG).exists() else ():
+        with suppress(ValueError):  # a line that was cut off with the power
+            entry = json.loads(line)
+            count += entry["started"] == reason and entry["outcome"] != "skipped"
+    return count
+
+
+def _is_cancelled_by_hand(state: State) -> bool:
+    return state.is_cancelled() and state.name != SKIPPED and state.message != NO_SLOT
 
 
 @contextmanager

@@ -18,11 +18,16 @@ from pipeline.cli.__main__ import app
 from pipeline.errors import FlowError, ParamsError
 from pipeline.flows import schedules
 from pipeline.flows.attendance import NOTES
+from pipeline.flows.notices import URLS_VARIABLE
 from tests import prefect_http
 from tests.conftest import STAGES, Project
 from tests.integration.conftest import behave, started_stages
+from tests.integration.test_retraining import add_batch, spoil
+from tests.webhook import Endpoint, webhook
 
 pytestmark = pytest.mark.xdist_group("prefect")
+
+GONE = "its process ended without a word: killed, or gone with the machine"
 
 
 @pytest.fixture
@@ -37,6 +42,14 @@ def served(stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch
     yield found
     for deployment in found:
         prefect_http.delete(f"{prefect_api}/deployments/{deployment}").raise_for_status()
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """Where notices go."""
+    with webhook() as endpoint:
+        monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}")
+        yield endpoint
 
 
 def register() -> dict[UUID, str]:
@@ -140,8 +153,8 @@ def test_of_the_missed_runs_one_is_made_up_for(served: dict[UUID, str], stand_in
         assert [latest["state_name"], *later] == ["Scheduled"] * 3
 
 
-def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_its_slot_is_freed(
-    served: dict[UUID, str], stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_told_of_and_its_slot_is_freed(
+    served: dict[UUID, str], stand_ins: Project, prefect_api: str, told: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect.client.orchestration import get_client
 
@@ -169,48 +182,122 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_its_slot_is_freed(
     assert propose("PENDING", second) == "CANCELLED"  # one at a time
     note = stand_ins.path / NOTES / f"{noted}.json"
     note.parent.mkdir(parents=True)
-    note.write_text(json.dumps({"pid": os.getpid(), "started": 1.0}))  # a number that another process has now
+    gone = json.dumps({"pid": os.getpid(), "started": 1.0})  # a number that another process has now
+    note.write_text(gone)
     tend()
     assert runs_of(prefect_api, retrain)[noted]["state_name"] == "Crashed"
     assert not note.exists()
+    assert told.told == [("failure", f"retrain failed: {GONE}")]
+    tend()
+    assert len(told.taken) == 1
+    note.write_text(gone)  # Prefect's runner has marked it before we come to look
+    tend()
+    assert told.told == [("failure", f"retrain failed: {GONE}")] * 2
+    (stand_ins.path / NOTES / f"{second}.json").write_text(gone)
+    tend()  # cancelled, and not crashed
+    assert len(told.taken) == 2
     assert propose("PENDING", pending) == "PENDING"  # the slot is free again
     tend()
     assert runs_of(prefect_api, retrain)[pending]["state_name"] == "Pending"  # its process may be about to begin
     monkeypatch.setattr(serving, "PENDING", timedelta(0))
     tend()
     assert runs_of(prefect_api, retrain)[pending]["state_name"] == "Crashed"
+    assert [title for _, title in told.told[2:]] == ["retrain failed: it was handed to a process that never began"]
     limit = prefect_http.get(f"{prefect_api}/deployments/{retrain}").json()["global_concurrency_limit"]["name"]
     prefect_http.patch(f"{prefect_api}/v2/concurrency_limits/{limit}", json={"active_slots": 1}).raise_for_status()
     tend()  # a server that crashed has forgotten who holds it
     assert propose("PENDING", create()) == "PENDING"
 
 
+def test_a_batchs_retraining_is_asked_for_until_this_clone_had_it(
+    served: dict[UUID, str], stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.client.orchestration import get_client
+
+    from pipeline.flows import serving
+    from pipeline.flows.retraining import Outcome, Retraining, _log
+
+    deployment = next(key for key, name in served.items() if name == "retrain")
+    for name in ("AGAIN_SECONDS", "BUSY_SECONDS"):
+        monkeypatch.setattr(serving, name, 0.1)
+    asked = 0
+
+    async def end_next(kind: str, name: str, message: str = "", logged: Outcome | None = None) -> None:
+        """Do to the flow run that was asked for what a runner does, of this machine or another."""
+        nonlocal asked
+        asked += 1
+        async with asyncio.timeout(30):
+            while len(runs := runs_of(prefect_api, deployment)) < asked:
+                await asyncio.sleep(0.1)
+        (run,) = [run for run, content in runs.items() if content["state_type"] == "SCHEDULED"]
+        if logged:  # as a retraining in this clone does
+            _log(stand_ins.path, Retraining(logged, "for some reason"), "batches: march")
+        end = {"state": {"type": kind, "name": name, "message": message}, "force": True}
+        prefect_http.post(f"{prefect_api}/flow_runs/{run}/set_state", json=end).raise_for_status()
+
+    async def retrain(*ends: dict[str, Any]) -> None:
+        async with get_client() as client:
+            retraining = asyncio.create_task(serving._retrain(client, stand_ins.path, "batches: march"))
+            for end in ends:
+                await end_next(**end)
+            await asyncio.wait_for(retraining, 30)
+
+    elsewhere, crashed = {"kind": "COMPLETED", "name": "NothingNew"}, {"kind": "CRASHED", "name": "Crashed"}
+    skipped = {"kind": "COMPLETED", "name": "Skipped", "logged": "skipped"}
+    no_slot = {"kind": "CANCELLED", "name": "Cancelled", "message": serving.NO_SLOT}
+    here = {"kind": "FAILED", "name": "Failed", "logged": "failed"}  # the next retraining's turn
+    asyncio.run(retrain(elsewhere, crashed, skipped, no_slot, here))
+    asyncio.run(retrain(*[crashed] * serving.MOST_LOST))
+    asyncio.run(retrain({"kind": "CANCELLED", "name": "Cancelled"}))  # by somebody
+    assert len(runs_of(prefect_api, deployment)) == asked == 5 + serving.MOST_LOST + 1
+
+
 def test_a_deployed_training_has_the_stages_as_its_tasks_and_ends_in_words(
-    served: dict[UUID, str], stand_ins: Project, monkeypatch: pytest.MonkeyPatch
+    served: dict[UUID, str], stand_ins: Project, told: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline.flows import deployments
     from pipeline.flows.deployments import train
     from pipeline.flows.summary import Summary
     from tests.integration.test_flow import states
 
-    told: list[Summary] = []
-    monkeypatch.setattr(deployments, "notify_of_run", told.append)
+    ended: list[Summary] = []
+    monkeypatch.setattr(deployments, "notify_of_run", ended.append)
     assert train(until="train", force="split", return_state=True).is_completed()
     assert states() == {
         "flow": "Completed",
         **{"ingest": "Unchanged", "validate": "Unchanged", "split": "Completed", "train": "Unchanged"},
     }
     assert started_stages(stand_ins) == ["split"]
-    assert [result.outcome for summary in told for result in summary.stages] == [
+    assert [result.outcome for summary in ended for result in summary.stages] == [
         "unchanged", "unchanged", "ran", "unchanged"
     ]  # fmt: skip
     behave(stand_ins, train={"exit": [1, 1]})
     state = train(force="train", return_state=True)
     assert state.is_failed()
     assert "train failed; not run: evaluate, register" in str(state.message)
-    assert len(told) == 1  # the failure is told of as such
+    assert len(ended) == 1  # the failure is told of as such
+    assert [kind for kind, _ in told.told] == ["failure"]
+    assert told.taken[0]["message"] == state.message
     assert states()["flow"] == "Failed"
     assert set(states()) <= {"flow", *STAGES}
+
+
+def test_a_deployed_retraining_tells_of_the_batch_it_leaves_out_and_of_its_failure(
+    served: dict[UUID, str], stand_ins: Project, told: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.flows.deployments import retrain
+
+    monkeypatch.setenv("STAND_INS", str(stand_ins.path))
+    spoil(add_batch(stand_ins, "spoilt.npz", 1))
+    behave(stand_ins, train={"exit": [1, 1]})
+    state = retrain(changes={"train.seed": 9}, return_state=True)
+    assert state.is_failed()
+    quarantined, failed = told.taken
+    assert (quarantined["type"], quarantined["title"]) == ("warning", "batch spoilt.npz is quarantined")
+    assert "spoilt.npz" in quarantined["message"]
+    assert (failed["type"], failed["message"]) == ("failure", state.message)
+    assert failed["title"].startswith("retrain failed: ")
+    assert "train failed" in failed["message"]
 
 
 def test_what_is_done_while_another_retrains_is_read_from_the_commit(
