@@ -25,7 +25,8 @@ def up(
     data: Annotated[
         Path | None,
         typer.Option(
-            file_okay=False, help="Keep the servers' data in this directory from now on; the project's root: as before."
+            file_okay=False,
+            help="Keep the servers' data in this directory from now on. The project's root: there again, as at first.",
         ),
     ] = None,
     allowed_hosts: Annotated[
