@@ -163,7 +163,7 @@ class _Work:
         branches.require_room(self.workspace)
         self.known = branches.read_branches(self.workspace)
         if self._is_done(given):
-            return self._nothing_new()
+            return self._push(self._nothing_new())
         unfinished = self._find_unfinished(given)
         start = unfinished.commit if unfinished else given.commit
         with checkout(self.workspace, start, place=RETRAININGS) as directory, _entered(directory):
@@ -172,13 +172,14 @@ class _Work:
                 self._bring_contents(directory, {} if unfinished else given.own)
                 if not unfinished:
                     given = replace(given, own=self._take_in(directory, given.own))
-                    if self._is_done(given):
-                        return self._nothing_new()
-                name = self._commit_input(directory, given, unfinished)
-                result = self._train(directory, given, name)
+                if self._is_done(given):
+                    result = self._nothing_new()
+                else:
+                    name = self._commit_input(directory, given, unfinished)
+                    result = self._train(directory, given, name)
             except PipelineError as error:
                 result = self._give_up(error, given)
-        return self._push(result)
+        return self._push(result)  # in a checkout of its own
 
     def _read_input(self, ref: str | None, changes: Mapping[str, Any]) -> _Input:
         ref = ref or self._params_of("HEAD", "HEAD")[1].retrain.ref or "HEAD"
@@ -226,7 +227,7 @@ class _Work:
 
     def _nothing_new(self) -> Retraining:
         result = Retraining("nothing new", "No commit, batch or parameter is new since a retraining that ended.")
-        return self._push(self._with_batches(result))
+        return self._with_batches(result)
 
     def _find_unfinished(self, given: _Input) -> Branch | None:
         """A retraining of the same that did not end: its commit is the one that its runs name, and is used again."""

@@ -203,6 +203,7 @@ def test_what_a_remote_lacks_is_pushed_by_the_next_one(again: Retrain, stand_ins
 
     data.unlink()
     stand_ins.run("git", "init", "--quiet", "--bare", str(code))
+    spoil(add_batch(stand_ins, "bad.npz", seed=8))  # so that it is found out in a checkout only that nothing is new
     second = again()
     assert (second.outcome, second.warnings) == ("nothing new", ())
     clone = Project(tmp_path / "clone", stand_ins.home)
