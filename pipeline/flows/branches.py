@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import FlowError
+from pipeline.errors import TEMPORARY_FAILURE, FlowError
 from pipeline.files import read_json, write_json
 from pipeline.flows.checkout import RETRAININGS, checkout
 from pipeline.flows.dvc import run_in_checkout
-from pipeline.flows.git import git
+from pipeline.flows.git import git, git_or_none, telling_line
 from pipeline.workspace import STATE
 
 PREFIX = "retrain/"
@@ -51,7 +51,7 @@ def read_branches(workspace: Path) -> list[Branch]:
 
 def require_room(workspace: Path) -> None:
     """Refuse a repository with a branch `retrain`: git can then have no branch below that name."""
-    if _ask(workspace, "rev-parse", "--verify", "--quiet", "refs/heads/retrain"):
+    if git_or_none(workspace, "rev-parse", "--verify", "--quiet", "refs/heads/retrain"):
         raise FlowError(
             "a branch named `retrain` is in the way",
             expected=f"room for branches {PREFIX}TIME",
@@ -88,7 +88,7 @@ def push_missing(workspace: Path, root: Path) -> tuple[str, ...]:
     pending = {name: parts for name, parts in unpushed.items() if name in commits}
     if not pending:
         return ()
-    problems: tuple[str, ...] = ()
+    problems: list[str] = []
     remote, has_dvc_remote = _find_remote(workspace), _has_dvc_remote(workspace)
     for name, parts in pending.items():
         try:
@@ -99,11 +99,12 @@ def push_missing(workspace: Path, root: Path) -> tuple[str, ...]:
                 git(workspace, "push", "--quiet", remote, f"refs/heads/{name}:refs/heads/{name}", seconds=PUSH_SECONDS)
                 parts.remove("commits")
         except FlowError as error:
-            problems = (f"{name} is not pushed: {error.problem}: {error.found.rpartition(chr(10))[2]}",)
-            break  # the others would wait as long for the same remote
+            problems.append(f"{name} is not pushed: {error.problem}: {telling_line(error.found)}")
+            if error.exit_code == TEMPORARY_FAILURE:
+                break  # the others would wait as long for the same remote
     left = {name: parts for name, parts in unpushed.items() if parts and (name in commits or name not in pending)}
     write_json(root / UNPUSHED, left)
-    return problems
+    return tuple(problems)
 
 
 def _read_unpushed(root: Path) -> dict[str, list[str]]:
@@ -114,24 +115,21 @@ def _push_data(workspace: Path, commit: str) -> None:
     with checkout(workspace, commit, place=RETRAININGS) as directory:
         ended, lines = run_in_checkout(directory, "push", "--quiet", seconds=PUSH_SECONDS)
     if ended:
-        raise FlowError("dvc push failed", found=lines[-1] if lines else "")
+        # The time limit kills it.
+        raise FlowError("dvc push failed", found="\n".join(lines), temporary=ended < 0)
 
 
 def _find_remote(workspace: Path) -> str | None:
-    """The git remote to push to: the configured one, that of the current branch, `origin`, or the only one."""
+    """The git remote to push to: the configured one, that of the current branch, `origin`, or the only one.
+
+    None where there is none, or where nothing says which of several it is.
+    """
     remotes = git(workspace, "remote").splitlines()
-    asked = [("config", "--get", "remote.pushDefault"), ("symbolic-ref", "--quiet", "--short", "HEAD")]
-    default, branch = (_ask(workspace, *question) for question in asked)
-    of_branch = _ask(workspace, "config", "--get", f"branch.{branch}.remote") if branch else ""
-    wanted = (default, of_branch, "origin", *remotes)
+    default = git_or_none(workspace, "config", "--get", "remote.pushDefault")
+    branch = git_or_none(workspace, "symbolic-ref", "--quiet", "--short", "HEAD")
+    of_branch = git_or_none(workspace, "config", "--get", f"branch.{branch}.remote") if branch else None
+    wanted = (default, of_branch, "origin", *(remotes if len(remotes) == 1 else ()))
     return next((name for name in wanted if name in remotes), None)
-
-
-def _ask(workspace: Path, *question: str) -> str:
-    try:
-        return git(workspace, *question)
-    except FlowError:
-        return ""
 
 
 def _has_dvc_remote(workspace: Path) -> bool:
