@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import TEMPORARY_FAILURE, FlowError
-from pipeline.files import read_json, write_json
+from pipeline.files import read_kept, write_json
 from pipeline.flows.checkout import RETRAININGS, checkout
 from pipeline.flows.dvc import run_in_checkout
 from pipeline.flows.git import git, git_or_none, telling_line
@@ -24,7 +24,8 @@ INPUT = "Retrain-Input"  # of the last commit: the same
 RESULT = "Retrain-Result"  # the same digest as it will be for this commit, once somebody has merged it
 OUTCOME = "Retrain-Outcome"
 VERSION = "Retrain-Version"
-UNPUSHED = STATE / "retraining" / "unpushed.json"  # branches by name, with what of each has yet to be pushed
+UNPUSHED = STATE / "retraining" / "unpushed.json"  # branches by name, with those PARTS that have yet to be pushed
+PARTS = ("data", "commits")
 PUSH_SECONDS = 600
 
 
@@ -35,6 +36,7 @@ class Branch:
     name: str
     commit: str
     trailers: Mapping[str, str]
+    is_remote: bool  # fetched from there, or pushed to it
 
 
 def read_branches(workspace: Path) -> list[Branch]:
@@ -45,7 +47,8 @@ def read_branches(workspace: Path) -> list[Branch]:
     found = []
     for name, commit, text in zip(parts, parts, parts, strict=False):
         trailers = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
-        found.append(Branch(name[name.index(PREFIX) :], commit, trailers))
+        is_remote = name.strip().startswith("refs/remotes/")  # a line ends between two of them
+        found.append(Branch(name[name.index(PREFIX) :], commit, trailers, is_remote))
     return found
 
 
@@ -72,9 +75,9 @@ def bring(workspace: Path, directory: Path, name: str) -> None:
     git(workspace, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(directory), f"HEAD:refs/heads/{name}")
 
 
-def mark_unpushed(root: Path, name: str) -> None:
+def mark_unpushed(workspace: Path, root: Path, name: str) -> None:
     """Remember that a branch and its data have yet to be pushed, wherever a remote is or will be configured."""
-    write_json(root / UNPUSHED, _read_unpushed(root) | {name: ["data", "commits"]})
+    write_json(root / UNPUSHED, _read_unpushed(workspace, root) | {name: list(PARTS)})
 
 
 def push_missing(workspace: Path, root: Path) -> tuple[str, ...]:
@@ -83,7 +86,7 @@ def push_missing(workspace: Path, root: Path) -> tuple[str, ...]:
     Returns:
         what could not be pushed, in words. Nothing is lost: the next retraining tries again.
     """
-    unpushed = _read_unpushed(root)
+    unpushed = _read_unpushed(workspace, root)
     commits = {branch.name: branch.commit for branch in read_branches(workspace) if OUTCOME in branch.trailers}
     pending = {name: parts for name, parts in unpushed.items() if name in commits}
     if not pending:
@@ -107,8 +110,14 @@ def push_missing(workspace: Path, root: Path) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def _read_unpushed(root: Path) -> dict[str, list[str]]:
-    return dict(read_json(root / UNPUSHED)) if (root / UNPUSHED).is_file() else {}
+def _read_unpushed(workspace: Path, root: Path) -> dict[str, list[str]]:
+    """What is noted; without a note that can be read, all of each branch that no remote is known to have."""
+    noted = read_kept(root / UNPUSHED)
+    if noted is not None:
+        return dict(noted)
+    ended = [branch for branch in read_branches(workspace) if OUTCOME in branch.trailers]
+    pushed = {branch.name for branch in ended if branch.is_remote}
+    return {branch.name: list(PARTS) for branch in ended if branch.name not in pushed}
 
 
 def _push_data(workspace: Path, commit: str) -> None:

@@ -17,7 +17,7 @@ from pipeline.data import features, table
 from pipeline.data.incoming import INCOMING, POINTER, Pair, read_batch
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
-from pipeline.files import file_digest, read_json, write_json
+from pipeline.files import file_digest, read_kept, write_json
 from pipeline.params import MonitorParams
 from pipeline.reports import drift
 from pipeline.reports.drift import BatchDrift, Sample
@@ -213,11 +213,3 @@ def _key(*digests: str) -> str:
     """The name of a result: by what was compared, and by the code that compares."""
     code = [file_digest(Path(str(module.__file__))) for module in (drift, features)]
     return hashlib.sha256(" ".join([*digests, *code]).encode()).hexdigest() + ".json"
-
-
-def read_kept(path: Path) -> Any:
-    """What was kept; None where nothing was, or what a power cut left of it: it is made again."""
-    try:
-        return read_json(path)
-    except (OSError, ValueError):
-        return None

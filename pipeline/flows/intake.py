@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.data.incoming import INCOMING, POINTER
-from pipeline.files import read_json, write_json
+from pipeline.files import read_kept, write_json
 from pipeline.flows.arrivals import Files, read_batches
 from pipeline.flows.git import git
 from pipeline.tracking.outputs import dvc_digest
@@ -44,7 +44,7 @@ def read_digests(root: Path, directory: Path) -> dict[str, str]:
     """
     if not directory.is_dir():
         return {}
-    known: dict[str, dict[str, str]] = read_json(root / DIGESTS) if (root / DIGESTS).is_file() else {}
+    known: dict[str, dict[str, str]] = read_kept(root / DIGESTS) or {}
     now: dict[str, dict[str, str]] = {}
     for name, files in read_batches(directory).items():
         path, state = str(directory / name), _sign(files)
@@ -100,7 +100,7 @@ def remove(path: Path) -> None:
 def read_quarantine(root: Path) -> dict[str, Quarantined]:
     """The records of a main repository, by digest."""
     files = sorted((root / QUARANTINE).glob("[!.]*.json"))
-    return {path.stem: Quarantined(**read_json(path)) for path in files}
+    return {path.stem: Quarantined(**record) for path in files if (record := read_kept(path))}
 
 
 def find_quarantined(root: Path, directory: Path) -> list[Quarantined]:

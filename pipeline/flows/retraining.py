@@ -343,7 +343,7 @@ class _Work:
 
     def _commit_result(self, directory: Path, given: _Input, result: Retraining) -> None:
         assert result.branch
-        branches.mark_unpushed(self.root, result.branch)
+        branches.mark_unpushed(self.workspace, self.root, result.branch)
         if (directory / "dvc.lock").exists():
             git(directory, "add", "dvc.lock")
         prefix = git(directory, "rev-parse", "--show-prefix")

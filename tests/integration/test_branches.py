@@ -23,7 +23,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         git(root, "checkout", "--quiet", "-B", name)
         commit(root, f"{name}\n\n{branches.OUTCOME}: champion\n", author_of=root)
         if name != "main":
-            branches.mark_unpushed(root, name)
+            branches.mark_unpushed(root, root, name)
     git(root, "checkout", "--quiet", "main")
     return root
 
@@ -56,6 +56,15 @@ def test_of_several_remotes_only_one_that_is_chosen_is_pushed_to(repository: Pat
     git(repository, "config", "remote.pushDefault", "zeta")
     branches.push_missing(repository, repository)
     assert (pushed(first), pushed(last)) == (set(), {FIRST, SECOND})
+
+
+def test_a_note_that_a_power_cut_tore_is_made_anew(repository: Path) -> None:
+    remote = add_remote(repository, "origin")
+    git(repository, "push", "--quiet", "origin", FIRST)
+    (repository / branches.UNPUSHED).write_bytes(b"")
+    assert branches.push_missing(repository, repository) == ()
+    assert pushed(remote) == {FIRST, SECOND}
+    assert read_json(repository / branches.UNPUSHED) == {SECOND: ["data"]}
 
 
 def test_the_only_remote_is_pushed_to(repository: Path) -> None:
