@@ -8,7 +8,6 @@ and a training that did not goes on from its checkpoint.
 import hashlib
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -29,9 +28,11 @@ from pipeline.flows.dvc import run_in_checkout, site_cache
 from pipeline.flows.git import commit, git
 from pipeline.flows.intake import (
     Quarantined,
+    copy_files,
     copy_whole,
     find_quarantined,
     quarantine,
+    read_digest,
     read_digests,
     read_pointers,
     read_quarantine,
@@ -65,6 +66,7 @@ class Retraining:
     taken: tuple[str, ...] = ()  # the batches that its commit does not have, and this took in
     quarantined: tuple[Quarantined, ...] = ()  # those that lie there and are not taken in
     arriving: tuple[str, ...] = ()  # those that changed while they were copied
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # why others cannot be read, by name
     warnings: tuple[str, ...] = ()  # what could not be pushed
     report: Path | None = None
 
@@ -76,6 +78,8 @@ class Retraining:
             yield "taken in", ", ".join(self.taken)
         for batch in self.quarantined:
             yield "quarantined", f"{batch.name}: {batch.reason}"
+        for name, problem in sorted(self.unreadable.items()):
+            yield "unreadable", f"{name}: {problem}"
         for name in self.arriving:
             yield "not yet", f"{name} was still arriving or changing: the next retraining takes it in"
         for warning in self.warnings:
@@ -196,7 +200,7 @@ class _Work:
         dataset = parse_params(content, f"{PARAMS_FILE} of {ref}").dataset
         place = self.workspace / dataset.path
         holds_files = place.is_dir() and any(not path.name.startswith(".") for path in place.iterdir())
-        local = read_digests(self.root, place.parent).get(place.name, "") if holds_files else ""
+        local = read_digest(self.root, place) if holds_files else ""
         return _Input(sha, git(self.workspace, "rev-parse", f"{sha}:./"), differing, local, self._find_own(sha))
 
     def _params_of(self, sha: str, ref: str) -> tuple[Any, Params]:
@@ -209,7 +213,7 @@ class _Work:
 
     def _find_own(self, sha: str) -> dict[str, str]:
         """The batches of the reader's folder that are not as the commit they work on has them: those count as new."""
-        present = read_digests(self.root, self.workspace / INCOMING)
+        present, _ = read_digests(self.root, self.workspace / INCOMING)
         if not present:
             return {}
         pointers = read_pointers(self.workspace, "HEAD")
@@ -239,7 +243,7 @@ class _Work:
         place = load_params(directory / PARAMS_FILE).dataset.path
         if not given.local or Path(place).is_absolute():
             return
-        shutil.copytree(self.workspace / place, directory / place, dirs_exist_ok=True)
+        copy_files(self.workspace / place, directory / place)
         if dvc_digest(directory / place) != given.local:
             raise FlowError(f"the files in {place} changed while they were copied", remedy="pipeline retrain, later")
 
@@ -376,8 +380,9 @@ class _Work:
         return self._report(self._with_batches(Retraining("failed", str(error), taken=tuple(given.own))), given, {}, {})
 
     def _with_batches(self, result: Retraining) -> Retraining:
-        quarantined = tuple(find_quarantined(self.root, self.workspace / INCOMING))
-        return replace(result, quarantined=quarantined, arriving=tuple(self.arriving))
+        digests, unreadable = read_digests(self.root, self.workspace / INCOMING)
+        quarantined = tuple(find_quarantined(self.root, digests))
+        return replace(result, quarantined=quarantined, arriving=tuple(self.arriving), unreadable=unreadable)
 
     def _report(
         self, result: Retraining, given: _Input, facts: Mapping[str, str], links: Mapping[str, str]
