@@ -46,6 +46,8 @@ from pipeline.tracking.outputs import dvc_digest
 from pipeline.workspace import STATE, lock, main_repository
 
 if TYPE_CHECKING:
+    from pipeline.data.inspection import Known
+    from pipeline.data.table import Dataset
     from pipeline.tracking.registry import Registration
 
 Outcome = Literal["nothing new", "champion", "challenger", "not promoted", "rejected", "failed", "skipped"]
@@ -269,12 +271,11 @@ class _Work:
         if not own:
             return {}
         from pipeline.data.catalog import load_entry
-        from pipeline.flows.batches import TABLES, add_batch
+        from pipeline.flows.batches import add_batch
 
-        if not TABLES.is_dir():  # the images that a batch must not repeat
-            run_in_checkout(directory, "pull", "ingest")
         params = load_params()
         dataset, taken = load_entry(params.dataset.name).dataset, {}
+        known = _read_known(directory, dataset)
         for name, digest in sorted(own.items()):
             target = INCOMING / name
             remove(target)  # the commit's version of it
@@ -282,7 +283,8 @@ class _Work:
                 self.arriving.append(name)
             else:
                 try:
-                    add_batch(target.resolve(), name, dataset, params.validate)
+                    added = add_batch(target.resolve(), name, dataset, params.validate, known)
+                    known = known.with_batch(name, added.features)  # the next one must not repeat this one
                     taken[name] = digest
                     release(self.root, digest)
                     continue
@@ -402,6 +404,30 @@ class _Work:
 
     def _push(self, result: Retraining) -> Retraining:
         return replace(result, warnings=branches.push_missing(self.workspace, self.root))
+
+
+def _read_known(directory: Path, dataset: "Dataset") -> "Known":
+    """The images that a batch must not repeat: of the commit that is checked out.
+
+    Raises:
+        FlowError: they are nowhere, and cannot be made.
+    """
+    from pipeline.data.inspection import read_known
+    from pipeline.flows.batches import TABLES
+
+    lines: list[str] = []
+    for command in ((), ("pull", "ingest"), ("repro", "--single-item", "ingest")):
+        if command:
+            lines = run_in_checkout(directory, *command)[1]
+        known = read_known(TABLES, dataset)
+        if known.test:
+            return known
+    raise FlowError(
+        "the images that a new batch must not repeat are not to be had",
+        expected=f"{TABLES} of this commit in DVC's cache or in a remote, or that ingest can make it",
+        found="\n".join(lines),
+        remedy="pipeline run, or dvc pull; then pipeline retrain",
+    )
 
 
 def _publish(page: Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data import tiny
+from pipeline.data import table, tiny
+from pipeline.data.catalog import load_entry
 from pipeline.errors import FlowError, ParamsError
 from pipeline.flows import intake
 from pipeline.flows.checkout import RETRAININGS
@@ -120,11 +121,17 @@ def test_nothing_new_makes_no_checkout_and_imports_no_tool(again: Retrain, stand
 
 
 def test_a_bad_batch_is_quarantined_until_it_changes(again: Retrain, stand_ins: Project) -> None:
-    add_batch(stand_ins, "good.npz", seed=7)
+    twin = stand_ins.path / "data/incoming/twin.npz"
+    shutil.copy2(add_batch(stand_ins, "good.npz", seed=7), twin)
+    np.savez(twin, **np.load(twin), unused=0)  # the same images, in a file of its own
+    os.utime(twin, (0, 0))
     spoil(add_batch(stand_ins, "bad.npz", seed=8))
     first = again()
     assert first.taken == ("good.npz",)
-    assert [(batch.name, "bad.npz" in batch.reason) for batch in first.quarantined] == [("bad.npz", True)]
+    reasons = {batch.name: batch.reason for batch in first.quarantined}
+    assert set(reasons) == {"bad.npz", "twin.npz"}
+    assert "bad.npz" in reasons["bad.npz"]
+    assert "already_there" in reasons["twin.npz"]
     assert first.branch
     assert "data/incoming/bad.npz.dvc" not in files_of(stand_ins, first.branch)
     assert first.report
@@ -140,12 +147,38 @@ def test_a_bad_batch_is_quarantined_until_it_changes(again: Retrain, stand_ins: 
     spoil_differently.write_bytes(b"nor is this")
     third = again()  # a bad one alone is no reason to train
     assert third.outcome == "nothing new"
-    assert {batch.name for batch in third.quarantined} == {"bad.npz", "worse.npz"}
+    assert {batch.name for batch in third.quarantined} == {"bad.npz", "twin.npz", "worse.npz"}
 
     spoil_differently.unlink()
+    twin.unlink()
     add_batch(stand_ins, "bad.npz", seed=9)
     fourth = again()
     assert (fourth.taken, fourth.quarantined) == (("bad.npz", "good.npz"), ())
+
+
+def test_a_batch_that_was_edited_is_trained_on(again: Retrain, stand_ins: Project) -> None:
+    """Though the last training had most of its images. What it had is made anew where no cache has it."""
+    batch = add_batch(stand_ins, "march.npz", seed=7)
+    images, labels = tiny.generate(20, seed=7)
+    with table.writer(stand_ins.path / "tables/train.parquet", load_entry("tiny").dataset) as rows:
+        rows.write(images, labels, *(table.strings([text] * 20) for text in ("id", batch.name)))
+    for left in (".dvc/cache", "data/dataset"):
+        shutil.rmtree(stand_ins.path / left)
+    stand_ins.run("dvc", "add", "--quiet", str(batch))
+    stand_ins.commit()
+    more, their_labels = tiny.generate(5, seed=8)
+    batch.unlink()
+    np.savez(batch, images=np.concatenate([images, more]), labels=np.concatenate([labels, their_labels]))
+    os.utime(batch, (0, 0))
+
+    behave(stand_ins, ingest={"exit": [1]})
+    failed = again()
+    assert failed.outcome == "failed"
+    assert "must not repeat are not to be had" in failed.reason
+    assert failed.quarantined == ()
+    result = again()
+    assert (result.taken, result.quarantined) == (("march.npz",), ())
+    assert started_stages(stand_ins) == ["ingest", *STAGES]
 
 
 def test_params_can_be_changed_for_one_retraining(again: Retrain, stand_ins: Project) -> None:
