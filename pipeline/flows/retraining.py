@@ -160,6 +160,7 @@ class _Work:
     why: str
     force: bool
     quiet: bool
+    began: float = field(default_factory=time.time)  # or when the one did that did not end, and this goes on with
     known: list[Branch] = field(default_factory=list)
     fresh: list[Quarantined] = field(default_factory=list)  # quarantined just now
     arriving: list[str] = field(default_factory=list)
@@ -172,6 +173,8 @@ class _Work:
             return self._push(self._nothing_new())
         unfinished = self._find_unfinished(given)
         start = unfinished.commit if unfinished else given.commit
+        if unfinished:
+            self.began = float(git(self.workspace, "show", "--no-patch", "--format=%ct", unfinished.commit))
         with checkout(self.workspace, start, place=RETRAININGS) as directory, _entered(directory):
             try:
                 self._bring_local_files(directory, given)
@@ -337,17 +340,21 @@ class _Work:
         synced = sync(directory)
         summary, registration = Summary((), synced, True), synced.registration
         if registration:
-            result = Retraining(registration.decision.outcome, registration.decision.reason, name, registration.version)
+            outcome, reason = read_decision(registration, self.began)
+            result = Retraining(outcome, reason, name, registration.version)
         else:
             result = Retraining("not promoted", "The stages ended without a model that can be registered.", name)
         result = self._with_batches(replace(result, taken=tuple(given.own)))
         facts, links = dict(summary.describe()), summary.links()
         result = self._report(result, given, facts, links)
-        self._commit_result(directory, given, result)
-        self._tell_of_decision(registration, links)
+        if registration:
+            self._tell_of_decision(registration, result, links)  # before the end is noted: rather twice than never
+        self._commit_result(directory, given, result, registration)
         return result
 
-    def _commit_result(self, directory: Path, given: _Input, result: Retraining) -> None:
+    def _commit_result(
+        self, directory: Path, given: _Input, result: Retraining, registration: "Registration | None"
+    ) -> None:
         assert result.branch
         branches.mark_unpushed(self.workspace, self.root, result.branch)
         if (directory / "dvc.lock").exists():
@@ -360,19 +367,19 @@ class _Work:
             branches.RESULT: given.once_merged(tree),
             branches.OUTCOME: result.outcome,
         }
-        if result.version:
-            trailers[branches.VERSION] = result.version
+        if registration and registration.version:
+            trailers[branches.VERSION] = _full_name(registration)
         lines = "\n".join(f"{key}: {value}" for key, value in trailers.items())
         message = f"Lock what the retraining made: {result.outcome}\n\n{result.reason}\n\n{lines}\n"
         commit(directory, message, author_of=self.workspace)
         branches.bring(self.workspace, directory, result.branch)
 
-    def _tell_of_decision(self, registration: "Registration | None", links: Mapping[str, str]) -> None:
-        """A model that an earlier retraining made was told of then."""
+    def _tell_of_decision(self, registration: "Registration", result: Retraining, links: Mapping[str, str]) -> None:
+        """Of a model that was there before nothing is new; one that an earlier retraining made was told of then."""
         from pipeline.flows.notices import notify_of_decision
 
         told = {branch.trailers.get(branches.VERSION) for branch in self.known if branches.OUTCOME in branch.trailers}
-        if registration and (not registration.version or registration.version not in told):
+        if result.reason == registration.decision.reason and _full_name(registration) not in told:
             notify_of_decision(registration, links)
 
     def _give_up(self, error: PipelineError, given: _Input) -> Retraining:
@@ -404,6 +411,34 @@ class _Work:
 
     def _push(self, result: Retraining) -> Retraining:
         return replace(result, warnings=branches.push_missing(self.workspace, self.root))
+
+
+def read_decision(registration: "Registration", began: float) -> tuple[Outcome, str]:
+    """The outcome and the reason of a retraining by what the registry says of its model.
+
+    A decision is kept with its model: a commit that changes no stage leads to one that was judged, and perhaps promoted
+    and rolled back, long before.
+
+    Args:
+        began: when the retraining did, in seconds since the epoch.
+    """
+    from pipeline.flows.summary import describe_version
+
+    decision = registration.decision
+    is_new = registration.created is not None and registration.created >= began
+    stands = decision.outcome != "champion" or decision.outcome in registration.aliases
+    if decision.outcome == "rejected" or (is_new and stands):
+        return decision.outcome, decision.reason
+    there = "is no longer the champion" if is_new else "was there before this retraining"
+    return (
+        "not promoted",
+        f"The model is {describe_version(registration)}, which {there}. Decided then: {decision.reason}",
+    )
+
+
+def _full_name(registration: "Registration") -> str:
+    """A version as no other dataset's is called."""
+    return f"{registration.name}/{registration.version}"
 
 
 def _read_known(directory: Path, dataset: "Dataset") -> "Known":
