@@ -8,6 +8,7 @@ from pipeline.data import table
 from pipeline.data.expectations import build_batch_suite, tabulate_batch
 from pipeline.data.features import Features, by_source, measure, read_features
 from pipeline.data.incoming import read_batch, refused
+from pipeline.data.sources import LOCAL
 from pipeline.data.table import Dataset
 from pipeline.data.validation import describe, validate
 from pipeline.errors import DataError
@@ -29,11 +30,14 @@ class Known:
 def read_known(tables: Path, dataset: Dataset) -> Known:
     """The images of `train.parquet` and `test.parquet`; none where these are missing, or hold another dataset.
 
+    Those of a local directory, in the place of the dataset's own, are of it.
+
     Raises:
         DataError: a file is damaged.
     """
     files = [tables / f"{split}.parquet" for split in ("train", "test")]
-    if not all(file.is_file() and table.read_dataset(file).name == dataset.name for file in files):
+    names = [table.read_dataset(file).name for file in files if file.is_file()]
+    if len(names) < len(files) or any(name.split(LOCAL)[0] != dataset.name for name in names):
         return Known({}, ())
     train, test = map(read_features, files)
     return Known(by_source(train), (test,))

@@ -1,6 +1,7 @@
 """`pipeline add-data`, `status` and `sync` in a project, from wherever the reader stands."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,8 @@ def test_a_batch_that_lies_there_already_only_gets_its_pointer(stand_ins: Projec
 
 def test_a_batch_that_was_edited_may_repeat_what_it_had(stand_ins: Project, batch: Path, add: Add) -> None:
     trained_on = np.load(batch)
-    with table.writer(stand_ins.path / "data/dataset/train.parquet", load_entry("tiny").dataset) as rows:
+    local = replace(load_entry("tiny").dataset, name="tiny-local-0123abcd")
+    with table.writer(stand_ins.path / "data/dataset/train.parquet", local) as rows:
         texts = (table.strings([text] * len(trained_on["labels"])) for text in ("id", batch.name))
         rows.write(trained_on["images"], trained_on["labels"], *texts)
     with pytest.raises(DataError, match="fit to train on") as refused:
