@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import TEMPORARY_FAILURE, FlowError
+from pipeline.errors import TEMPORARY_FAILURE, FlowError, PipelineError
 from pipeline.files import read_kept, write_json
 from pipeline.flows.checkout import RETRAININGS, checkout
-from pipeline.flows.dvc import run_in_checkout
+from pipeline.flows.dvc import TRANSFER_SECONDS, run_in_checkout
 from pipeline.flows.git import git, git_or_none, telling_line
 from pipeline.workspace import STATE
 
@@ -26,7 +26,6 @@ OUTCOME = "Retrain-Outcome"
 VERSION = "Retrain-Version"
 UNPUSHED = STATE / "retraining" / "unpushed.json"  # branches by name, with those PARTS that have yet to be pushed
 PARTS = ("data", "commits")
-PUSH_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,10 @@ def push_missing(workspace: Path, root: Path) -> tuple[str, ...]:
                 _push_data(workspace, commits[name])
                 parts.remove("data")
             if "commits" in parts and remote and not ("data" in parts and has_dvc_remote):
-                git(workspace, "push", "--quiet", remote, f"refs/heads/{name}:refs/heads/{name}", seconds=PUSH_SECONDS)
+                reference = f"refs/heads/{name}"
+                git(workspace, "push", "--quiet", remote, f"{reference}:{reference}", seconds=TRANSFER_SECONDS)
                 parts.remove("commits")
-        except FlowError as error:
+        except PipelineError as error:
             problems.append(f"{name} is not pushed: {error.problem}: {telling_line(error.found)}")
             if error.exit_code == TEMPORARY_FAILURE:
                 break  # the others would wait as long for the same remote
@@ -122,7 +122,7 @@ def _read_unpushed(workspace: Path, root: Path) -> dict[str, list[str]]:
 
 def _push_data(workspace: Path, commit: str) -> None:
     with checkout(workspace, commit, place=RETRAININGS) as directory:
-        ended, lines = run_in_checkout(directory, "push", "--quiet", seconds=PUSH_SECONDS)
+        ended, lines = run_in_checkout(directory, "push", "--quiet", seconds=TRANSFER_SECONDS)
     if ended:
         # The time limit kills it.
         raise FlowError("dvc push failed", found="\n".join(lines), temporary=ended < 0)

@@ -96,9 +96,9 @@ def copy_whole(source: Path, target: Path, digest: str) -> bool:
     Raises:
         OSError: it cannot be read, or the disk takes no more.
     """
-    if _is_stirring(source):
-        time.sleep(QUIET_SECONDS)
     try:
+        if _is_stirring(source):
+            time.sleep(QUIET_SECONDS)
         if _is_stirring(source):
             return False
         copy_files(source, target)

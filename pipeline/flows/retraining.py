@@ -24,8 +24,8 @@ from pipeline.files import atomic_file
 from pipeline.flows import branches
 from pipeline.flows.branches import Branch
 from pipeline.flows.checkout import RETRAININGS, checkout, remove_left_behind
-from pipeline.flows.dvc import run_in_checkout, site_cache
-from pipeline.flows.git import commit, git
+from pipeline.flows.dvc import TRANSFER_SECONDS, run_in_checkout, site_cache
+from pipeline.flows.git import OF_ANOTHER_COMMAND, commit, git, telling_line
 from pipeline.flows.intake import (
     Quarantined,
     copy_files,
@@ -134,7 +134,9 @@ def retrain(
 
     Raises:
         ParamsError: the changes, or the params of the ref, cannot be used.
-        FlowError: there is no such ref, or git or DVC cannot be used. Nothing was begun.
+        FlowError: there is no such ref, or git cannot be used.
+        OSError: the files of `dataset.path` cannot be read, or the disk takes no report.
+            Each is in the log. What fails once the input is known is an outcome, with a report and a notice.
         KeyboardInterrupt: by Ctrl-C; everything that was started has ended.
     """
     root = main_repository(workspace)
@@ -147,8 +149,14 @@ def retrain(
             skipped = Retraining("skipped", f"another retraining is going on: {busy.found}")
             return _log(root, skipped, reason)
         stack.enter_context(signals_as_exceptions())
-        remove_left_behind(root, RETRAININGS)
-        return _log(root, _Work(workspace, root, reason, force, quiet).do(ref, changes), reason)
+        stack.enter_context(_environment(dict.fromkeys(OF_ANOTHER_COMMAND)))
+        try:
+            remove_left_behind(root, RETRAININGS)
+            result = _Work(workspace, root, reason, force, quiet).do(ref, changes)
+        except (PipelineError, OSError) as error:
+            _log(root, Retraining("failed", str(error)), reason)
+            raise
+        return _log(root, result, reason)
 
 
 @dataclass
@@ -164,31 +172,34 @@ class _Work:
     known: list[Branch] = field(default_factory=list)
     fresh: list[Quarantined] = field(default_factory=list)  # quarantined just now
     arriving: list[str] = field(default_factory=list)
+    taken: tuple[str, ...] = ()
 
     def do(self, ref: str | None, changes: Mapping[str, Any]) -> Retraining:
         given = self._read_input(ref, changes)
+        try:
+            result = self._retrain(given)
+        except (PipelineError, OSError) as error:
+            result = self._give_up(error, given)
+        return self._push(result)
+
+    def _retrain(self, given: _Input) -> Retraining:
         branches.require_room(self.workspace)
         self.known = branches.read_branches(self.workspace)
         if self._is_done(given):
-            return self._push(self._nothing_new())
+            return self._nothing_new()
         unfinished = self._find_unfinished(given)
         start = unfinished.commit if unfinished else given.commit
         if unfinished:
             self.began = float(git(self.workspace, "show", "--no-patch", "--format=%ct", unfinished.commit))
         with checkout(self.workspace, start, place=RETRAININGS) as directory, _entered(directory):
-            try:
-                self._bring_local_files(directory, given)
-                self._bring_contents(directory, {} if unfinished else given.own)
-                if not unfinished:
-                    given = replace(given, own=self._take_in(directory, given.own))
-                if self._is_done(given):
-                    result = self._nothing_new()
-                else:
-                    name = self._commit_input(directory, given, unfinished)
-                    result = self._train(directory, given, name)
-            except PipelineError as error:
-                result = self._give_up(error, given)
-        return self._push(result)  # in a checkout of its own
+            self._bring_local_files(directory, given)
+            self._bring_contents(directory, {} if unfinished else given.own)
+            own = given.own if unfinished else self._take_in(directory, given.own)
+            self.taken, given = tuple(own), replace(given, own=own)
+            if self._is_done(given):
+                return self._nothing_new()
+            name = self._commit_input(directory, given, unfinished)
+            return self._train(directory, given, name)
 
     def _read_input(self, ref: str | None, changes: Mapping[str, Any]) -> _Input:
         ref = ref or self._params_of("HEAD", "HEAD")[1].retrain.ref or "HEAD"
@@ -257,15 +268,18 @@ class _Work:
         if not run_in_checkout(directory, "checkout")[0]:  # with the stages' outputs, as far as the cache has them
             return
         wanted = {name: digest for name, digest in read_pointers(directory, "HEAD").items() if name not in own}
+        here, _ = read_digests(self.root, self.workspace / INCOMING)
         for name, digest in wanted.items():
             source, target = self.workspace / INCOMING / name, directory / INCOMING / name
-            if not target.exists() and source.exists() and copy_whole(source, target, digest):
+            if not target.exists() and here.get(name) == digest and copy_whole(source, target, digest):
                 run_in_checkout(directory, "commit", "--force", f"{target}{POINTER}")
         missing = [f"{INCOMING / name}{POINTER}" for name in wanted if not (directory / INCOMING / name).exists()]
-        if missing and run_in_checkout(directory, "pull", *missing)[0]:
+        ended, lines = run_in_checkout(directory, "pull", *missing, seconds=TRANSFER_SECONDS) if missing else (0, [])
+        if ended:
             raise FlowError(
                 f"the content of {', '.join(missing)} is not to be had",
                 expected="it in DVC's cache, in a remote, or in data/incoming/",
+                found=telling_line("\n".join(lines)),
                 remedy="dvc push where the batch was added; or take it out: dvc remove, and commit",
             )
 
@@ -297,7 +311,7 @@ class _Work:
                     self.fresh.append(quarantine(self.root, name, digest, told))
             pointer = Path(f"{target}{POINTER}")
             if pointer.exists() and run_in_checkout(directory, "checkout", str(pointer))[0]:
-                run_in_checkout(directory, "pull", str(pointer))
+                run_in_checkout(directory, "pull", str(pointer), seconds=TRANSFER_SECONDS)
         self._tell_of_quarantined()
         return taken
 
@@ -382,11 +396,13 @@ class _Work:
         if result.reason == registration.decision.reason and _full_name(registration) not in told:
             notify_of_decision(registration, links)
 
-    def _give_up(self, error: PipelineError, given: _Input) -> Retraining:
+    def _give_up(self, error: PipelineError | OSError, given: _Input) -> Retraining:
         from pipeline.flows.notices import notify_of_failure
+        from pipeline.stages.process import explain
 
-        notify_of_failure("retrain", error)
-        return self._report(self._with_batches(Retraining("failed", str(error), taken=tuple(given.own))), given, {}, {})
+        told = explain(error) if isinstance(error, OSError) else error
+        notify_of_failure("retrain", told)
+        return self._report(self._with_batches(Retraining("failed", str(told), taken=self.taken)), given, {}, {})
 
     def _with_batches(self, result: Retraining) -> Retraining:
         digests, unreadable = read_digests(self.root, self.workspace / INCOMING)
@@ -410,6 +426,7 @@ class _Work:
         return replace(result, report=page)
 
     def _push(self, result: Retraining) -> Retraining:
+        """Not within a checkout: pushing data takes one of its own."""
         return replace(result, warnings=branches.push_missing(self.workspace, self.root))
 
 
@@ -450,19 +467,20 @@ def _read_known(directory: Path, dataset: "Dataset") -> "Known":
     from pipeline.data.inspection import read_known
     from pipeline.flows.batches import TABLES
 
-    lines: list[str] = []
-    for command in ((), ("pull", "ingest"), ("repro", "--single-item", "ingest")):
-        if command:
-            lines = run_in_checkout(directory, *command)[1]
-        known = read_known(TABLES, dataset)
-        if known.test:
-            return known
-    raise FlowError(
-        "the images that a new batch must not repeat are not to be had",
-        expected=f"{TABLES} of this commit in DVC's cache or in a remote, or that ingest can make it",
-        found="\n".join(lines),
-        remedy="pipeline run, or dvc pull; then pipeline retrain",
-    )
+    if (known := read_known(TABLES, dataset)).test:
+        return known
+    run_in_checkout(directory, "pull", "ingest", seconds=TRANSFER_SECONDS)
+    if (known := read_known(TABLES, dataset)).test:
+        return known
+    ended, lines = run_in_checkout(directory, "repro", "--single-item", "ingest")
+    if ended:
+        raise FlowError(
+            "the images that a new batch must not repeat are not to be had",
+            expected=f"{TABLES} of this commit in DVC's cache or in a remote, or that ingest can make it",
+            found="\n".join(lines),
+            remedy="pipeline run, or dvc pull; then pipeline retrain",
+        )
+    return read_known(TABLES, dataset)
 
 
 def _publish(page: Path) -> None:
@@ -478,16 +496,27 @@ def _publish(page: Path) -> None:
 @contextmanager
 def _entered(directory: Path) -> Iterator[None]:
     """Work in a directory that will be thrown away: DVC leaves nothing of it elsewhere."""
-    former = os.environ.get("DVC_SITE_CACHE_DIR")
-    os.environ["DVC_SITE_CACHE_DIR"] = str(site_cache(directory))
+    with _environment({"DVC_SITE_CACHE_DIR": str(site_cache(directory))}), chdir(directory):
+        yield
+
+
+@contextmanager
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Have variables set in a block, or unset where the value is None."""
+    former = {name: os.environ.get(name) for name in values}
+    _set_environment(values)
     try:
-        with chdir(directory):
-            yield
+        yield
     finally:
-        if former is None:
-            del os.environ["DVC_SITE_CACHE_DIR"]
+        _set_environment(former)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
         else:
-            os.environ["DVC_SITE_CACHE_DIR"] = former
+            os.environ[name] = value
 
 
 def _change(params: Any, key: str, value: Any) -> bool:
