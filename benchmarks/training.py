@@ -43,6 +43,7 @@ SCALE, SCALE_MEMORY_MB = 20, 128
 BARE, IMPORTS = "`model.fit`, defaults", "import tensorflow, mlflow"
 REACH = {"mlp": 0.876, "cnn": 0.935, "cnn-large": 0.948}  # test accuracy
 ADAMW_RATES = (0.002, 0.006)
+TURNS = {"mlp": 3, "cnn": 1}  # with and without determinism
 COST = {"cnn": 6, "cnn-large": 60}  # CPU time, against that of `model.fit` with its defaults
 
 
@@ -128,8 +129,9 @@ def measure_presets(bench: Bench) -> None:
     bench.table(
         "Presets",
         f"Means over {bench.seeds} seeds ({min(bench.large_seeds, bench.seeds)} of `{LARGE}`). The time is that of the "
-        "training alone, for the presets with tracing, compilation, validation and checkpoints. The accuracy is on the "
-        "test images, of the model as it is saved.",
+        "training alone, for the presets with tracing, compilation, validation and checkpoints. `model.fit` trains on "
+        "all 60,000 images, the presets on the 54,000 that are not for validation. The accuracy is on the test images, "
+        "of the model as it is saved.",
         ("what", "seconds", "CPU seconds", "test accuracy", "deviation", "each"),
         rows,
     )
@@ -154,9 +156,12 @@ def measure_switches(bench: Bench) -> None:
         rows = [("as it is", *_figures(base, base))]
         for name, details in variants.items():
             rows.append((name, *_figures(bench.measure("train", preset, **details), base)))
-            if name == "without determinism":
-                free = bench.measure("train", preset, **details)
-                bench.at_most(f"`{preset}`: CPU time of determinism", base["cpu_seconds"] / free["cpu_seconds"], 1.1)
+        free, turns = variants["without determinism"], []
+        for turn in range(TURNS[preset]):
+            again = {"turn": turn} if turn else {}
+            turns.append([bench.measure("train", preset, **details, **again)["cpu_seconds"] for details in ({}, free)])
+        cost = statistics.median(mine / other for mine, other in turns)
+        bench.at_most(f"`{preset}`: CPU time of determinism", cost, 1.1)
         note = f"`{preset}` with seed 1, one thing changed at a time."
         columns = ("what", "seconds", "CPU seconds", "CPU time, ratio", "validation accuracy")
         bench.table(f"Switches of `{preset}`", note, columns, rows)
