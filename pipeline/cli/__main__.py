@@ -34,7 +34,8 @@ PANELS = {  # of `pipeline --help`, each with its commands in the order in which
 def _arrange() -> None:
     """Put the commands into their panels: they come in the order of their modules' names."""
     panels = {name: panel for panel, names in PANELS.items() for name in names}
-    for command in (*app.registered_commands, *app.registered_groups):
+    commands: list[Any] = [*app.registered_commands, *app.registered_groups]
+    for command in commands:
         command.rich_help_panel = panels[_name(command)]
     app.registered_commands.sort(key=lambda command: list(panels).index(_name(command)))
 
