@@ -38,11 +38,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 STORE = REPOSITORY / ".pipeline" / "bench"
 PRESETS = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))["presets"]
 LARGE = "cnn-large"
-SWITCHED = ("mlp", "cnn")  # presets whose switches are turned off in turn
+SWITCHED = {
+    "mlp": PRESETS["mlp"]["epochs"],
+    "cnn": 2,
+}  # presets whose switches are turned in turn, and for how many epochs
 SCALE, SCALE_MEMORY_MB = 20, 128
 BARE, IMPORTS = "`model.fit`, defaults", "import tensorflow, mlflow"
 REACH = {"mlp": 0.876, "cnn": 0.935, "cnn-large": 0.948}  # test accuracy
 ADAMW_RATES = (0.002, 0.006)
+TURNS = {"mlp": 5, "cnn": 1}  # with and without determinism
 COST = {"cnn": 6, "cnn-large": 60}  # CPU time, against that of `model.fit` with its defaults
 
 
@@ -128,8 +132,9 @@ def measure_presets(bench: Bench) -> None:
     bench.table(
         "Presets",
         f"Means over {bench.seeds} seeds ({min(bench.large_seeds, bench.seeds)} of `{LARGE}`). The time is that of the "
-        "training alone, for the presets with tracing, compilation, validation and checkpoints. The accuracy is on the "
-        "test images, of the model as it is saved.",
+        "training alone, for the presets with tracing, compilation, validation and checkpoints. `model.fit` trains on "
+        "all 60,000 images, the presets on the 54,000 that are not for validation. The accuracy is on the test images, "
+        "of the model as it is saved.",
         ("what", "seconds", "CPU seconds", "test accuracy", "deviation", "each"),
         rows,
     )
@@ -138,8 +143,8 @@ def measure_presets(bench: Bench) -> None:
 def measure_switches(bench: Bench) -> None:
     """Each switch of a preset turned to its other side, one at a time; accuracy on the validation images."""
     for preset in (name for name in SWITCHED if name in bench.presets):
-        values = PRESETS[preset]
-        base = bench.measure("train", preset)
+        epochs = {"epochs": SWITCHED[preset]}
+        base = bench.measure("train", preset, changes=epochs)
         computed, compiled = base["computed_in"], base["xla"]
         other = {"float32": "bfloat16", "bfloat16": "float32"}[computed]
         variants: dict[str, dict[str, Any]] = {
@@ -148,16 +153,22 @@ def measure_switches(bench: Bench) -> None:
             "without XLA" if compiled else "with XLA": {"changes": {"xla": "never" if compiled else "always"}},
             "without determinism": {"deterministic": False},
         }
-        if values["optimizer"] == "muon":
+        if PRESETS[preset]["optimizer"] == "muon":
             for rate in ADAMW_RATES:
                 variants[f"AdamW at {rate}, not Muon"] = {"changes": {"optimizer": "adamw", "learning_rate": rate}}
+        for details in variants.values():
+            details["changes"] = epochs | details.get("changes", {})
         rows = [("as it is", *_figures(base, base))]
         for name, details in variants.items():
             rows.append((name, *_figures(bench.measure("train", preset, **details), base)))
-            if name == "without determinism":
-                free = bench.measure("train", preset, **details)
-                bench.at_most(f"`{preset}`: CPU time of determinism", base["cpu_seconds"] / free["cpu_seconds"], 1.1)
-        note = f"`{preset}` with seed 1, one thing changed at a time."
+        free, turns = variants["without determinism"], []
+        for turn in range(TURNS[preset]):
+            again = {"turn": turn} if turn else {}
+            pair = ({"changes": epochs}, free)
+            turns.append([bench.measure("train", preset, **details, **again)["cpu_seconds"] for details in pair])
+        cost = statistics.median(mine / other for mine, other in turns)
+        bench.at_most(f"`{preset}`: CPU time of determinism", cost, 1.1)
+        note = f"`{preset}` with seed 1 for {SWITCHED[preset]} epochs, one thing changed at a time."
         columns = ("what", "seconds", "CPU seconds", "CPU time, ratio", "validation accuracy")
         bench.table(f"Switches of `{preset}`", note, columns, rows)
 
@@ -166,7 +177,7 @@ def measure_resume(bench: Bench) -> None:
     """The train stage killed after half of its epochs and run again, against one that was left alone."""
     rows = []
     for preset in (name for name in SWITCHED if name in bench.presets):
-        found = bench.measure("resume", preset)
+        found = bench.measure("resume", preset, changes={"epochs": SWITCHED[preset]})
         for unit in ("seconds", "cpu_seconds"):
             whole, start_up, resumed = (found[f"{what}_{unit}"] for what in ("whole", "start_up", "resumed"))
             reach = 1.05 * whole + start_up

@@ -1,25 +1,36 @@
-"""Writing files so that a killed process never leaves half of one, and naming them by their content."""
+"""Writing files so that neither a kill nor a power cut leaves half of one, and naming them by their content."""
 
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+ABANDONED_SECONDS = 3600  # without a change, after which nobody is writing a temporary file any more
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` to write to; it takes `path`'s name only if the block succeeds.
 
-    The sibling's name is always the same, so that the next writer replaces what a killed one left.
+    Each writer has a sibling of its own, and what killed ones left is removed: of several at once the last one wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    for former in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(FileNotFoundError):  # another writer has just renamed it
+            if time.time() - former.stat().st_mtime > ABANDONED_SECONDS:
+                former.unlink()
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())  # or the new name may reach the disk before the content does
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -50,6 +61,14 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read what `write_json` wrote."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_kept(path: Path) -> Any:
+    """Read what `write_json` wrote and can be had anew; None where nothing is, or what a power cut left of it."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from typing import Any
 
 from rich.console import Console
 
@@ -21,6 +22,29 @@ from pipeline.cli import (  # noqa: F401
 )
 from pipeline.cli.app import app
 from pipeline.errors import PipelineError
+
+PANELS = {  # of `pipeline --help`, each with its commands in the order in which one meets them
+    "Every day": ("run", "status", "params", "schema", "ui", "predict", "add-data"),
+    "The registry": ("versions", "compare", "history", "promote", "rollback", "lineage", "reproduce", "verify", "sync"),
+    "Unattended": ("up", "schedule", "retrain", "monitor", "notify"),
+    "Care": ("gc", "backup", "restore", "upgrade"),
+}
+
+
+def _arrange() -> None:
+    """Put the commands into their panels: they come in the order of their modules' names."""
+    panels = {name: panel for panel, names in PANELS.items() for name in names}
+    commands: list[Any] = [*app.registered_commands, *app.registered_groups]
+    for command in commands:
+        command.rich_help_panel = panels[_name(command)]
+    app.registered_commands.sort(key=lambda command: list(panels).index(_name(command)))
+
+
+def _name(command: Any) -> str:
+    return str(command.name or command.callback.__name__.replace("_", "-"))
+
+
+_arrange()
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def status() -> None:
     """
     workspace = enter_workspace()
     from pipeline.data.incoming import INCOMING
-    from pipeline.flows.intake import find_quarantined
+    from pipeline.flows.intake import find_quarantined, read_digests
     from pipeline.flows.plan import read_plan
     from pipeline.flows.summary import describe_standing
     from pipeline.flows.terminal import as_grid
@@ -84,8 +84,10 @@ def status() -> None:
     with console.status("asking DVC and MLflow"):
         plan = read_plan(workspace)
         standing = list(describe_standing(workspace))
-    quarantined = find_quarantined(main_repository(workspace), workspace / INCOMING)
-    standing += [("quarantined", f"{batch.name}: {batch.reason}") for batch in quarantined]
+    root = main_repository(workspace)
+    digests, unreadable = read_digests(root, workspace / INCOMING)
+    standing += [("quarantined", f"{batch.name}: {batch.reason}") for batch in find_quarantined(root, digests)]
+    standing += [("unreadable", f"{name}: {reason}") for name, reason in sorted(unreadable.items())]
     pending = plan.pending()
     table = Table("stage", "a run would", "because", box=SIMPLE_HEAD)
     for stage in plan.stages:

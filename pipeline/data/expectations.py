@@ -114,12 +114,11 @@ def _tabulate_images(train: Features, test: Features) -> pd.DataFrame:
     )
 
 
-def tabulate_batch(batch: Features, known: Mapping[str, Features]) -> pd.DataFrame:
+def tabulate_batch(batch: Features, train: Sequence[Features], test: Sequence[Features]) -> pd.DataFrame:
     """A row for each image of a batch, beside those of `train` and `test` that are known already."""
-    labels = np.concatenate([batch.label, *(features.label for features in known.values())])
-    digests = np.concatenate([batch.digest, *(features.digest for features in known.values())])
-    leaked = np.isin(batch.digest, known["test"].digest) if known else np.zeros(len(batch), bool)
-    repeated = np.isin(batch.digest, known["train"].digest) if known else np.zeros(len(batch), bool)
+    labels = np.concatenate([batch.label, *(features.label for features in (*train, *test))])
+    digests = np.concatenate([batch.digest, *(features.digest for features in (*train, *test))])
+    of_train, of_test = np.split(digests[len(batch) :], [sum(map(len, train))])
     return pd.DataFrame(
         {
             "split": "train",
@@ -128,8 +127,8 @@ def tabulate_batch(batch: Features, known: Mapping[str, Features]) -> pd.DataFra
             "white": (batch.white / batch.pixels).astype(np.float32),
             "digest": batch.digest,
             "conflicting": find_conflicts(digests, labels)[: len(batch)],
-            "leaked": leaked,
-            "repeated": repeated,
+            "leaked": np.isin(batch.digest, of_test),
+            "repeated": np.isin(batch.digest, of_train),
         }
     )
 

@@ -6,7 +6,7 @@ and centres are derived from them.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from hashlib import sha1
 from pathlib import Path
 
@@ -63,6 +63,15 @@ class Features:
         """Row and column of each image's centre of mass, float64 [n], in pixels; NaN where there is no mass."""
         with np.errstate(invalid="ignore"):
             return self.row_moment / self.pixel_sum, self.column_moment / self.pixel_sum
+
+
+def by_source(features: Features) -> dict[str, Features]:
+    """The features of each source's images."""
+    columns = [column.name for column in fields(Features) if column.name not in ("pixels", "sources")]
+    return {
+        name: replace(features, **{column: getattr(features, column)[features.source == number] for column in columns})
+        for number, name in enumerate(features.sources)
+    }
 
 
 def read_features(path: Path) -> Features:

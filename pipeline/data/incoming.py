@@ -5,12 +5,14 @@ A batch is a directory of idx pairs, a directory with one folder of PNG or JPEG 
 """
 
 import filecmp
+import os
 import shlex
+import stat
 import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -59,22 +61,39 @@ def find_batches(directory: Path) -> list[Path]:
 
 
 def read_files(path: Path) -> dict[str, tuple[int, int]]:
-    """The files at or below a path, by theirs: bytes, and time of the last change in ns."""
+    """The files at or below a path, by theirs: bytes, and time of the last change in ns.
+
+    Raises:
+        OSError: something there cannot be looked at, such as another's folder, or a link that leads nowhere.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    walk = os.walk(path, onerror=refuse, followlinks=True)
+    below = [Path(directory, name) for directory, _, names in walk for name in names]
     files = {}
-    for file in (path, *path.rglob("*")):
+    for file in (path, *below):
         try:
             status = file.stat()
-        except FileNotFoundError:  # it has just been taken away
-            continue
-        if file.is_file():
+        except FileNotFoundError:
+            if file.is_symlink():
+                raise
+            continue  # it has just been taken away
+        if stat.S_ISREG(status.st_mode):
             files[str(file)] = (status.st_size, status.st_mtime_ns)
     return files
 
 
 def read_state(directory: Path) -> dict[str, tuple[int, int]]:
     """The files of all batches and pointers."""
-    visible = [path for path in directory.glob("*") if not path.name.startswith(".")]
-    return {name: state for path in visible for name, state in read_files(path).items()}
+    files: dict[str, tuple[int, int]] = {}
+    for path in directory.glob("*"):
+        if not path.name.startswith("."):
+            with suppress(FileNotFoundError):  # of a link that leads nowhere, reading the batch tells
+                files |= read_files(path)
+    return files
 
 
 def require_unchanged(directory: Path, before: dict[str, tuple[int, int]]) -> None:

@@ -1,55 +1,73 @@
 """A batch of labelled images, looked at before it joins the training images."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-import pyarrow as pa
 
 from pipeline.data import table
 from pipeline.data.expectations import build_batch_suite, tabulate_batch
-from pipeline.data.features import measure, read_features
+from pipeline.data.features import Features, by_source, measure, read_features
 from pipeline.data.incoming import read_batch, refused
+from pipeline.data.sources import LOCAL
 from pipeline.data.table import Dataset
 from pipeline.data.validation import describe, validate
 from pipeline.errors import DataError
 from pipeline.params import ValidateParams
 
 
-def inspect_batch(path: Path, dataset: Dataset, tables: Path, params: ValidateParams) -> dict[str, int]:
+@dataclass(frozen=True)
+class Known:
+    """The images that a batch must not repeat."""
+
+    train: Mapping[str, Features]  # by source: `official`, or the name of a batch
+    test: tuple[Features, ...]  # empty: nothing is known
+
+    def with_batch(self, name: str, features: Features) -> "Known":
+        """What is known once a batch has joined the training images, in the place of a former one of its name."""
+        return replace(self, train={**self.train, name: features})
+
+
+def read_known(tables: Path, dataset: Dataset) -> Known:
+    """The images of `train.parquet` and `test.parquet`; none where these are missing, or hold another dataset.
+
+    Those of a local directory, in the place of the dataset's own, are of it.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    files = [tables / f"{split}.parquet" for split in ("train", "test")]
+    names = [table.read_dataset(file).name for file in files if file.is_file()]
+    if len(names) < len(files) or any(name.split(LOCAL)[0] != dataset.name for name in names):
+        return Known({}, ())
+    train, test = map(read_features, files)
+    return Known(by_source(train), (test,))
+
+
+def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params: ValidateParams) -> Features:
     """Read a batch from end to end, as `ingest` will, and hold its images against what `validate` expects of each.
 
     Args:
         path: the batch, wherever it is.
+        name: under which it will be in `data/incoming/`: a former version of it is no hindrance.
         dataset: what its images must fit.
-        tables: the directory of `train.parquet` and `test.parquet`, with which it must not collide; may be missing.
+        known: what it must not collide with.
         params: the thresholds.
 
     Returns:
-        The number of images of each class, by English name, in the classes' order.
+        what was measured of its images.
 
     Raises:
         DataError: naming the batch and what is wrong with it.
     """
-    batch = measure(_chunks(path, dataset))
+    batch = measure(
+        (images, labels, table.strings([name] * len(labels))) for images, labels in read_batch(path, dataset)
+    )
     assert batch, "read_batch refuses a batch without images"
-    files = {split: tables / f"{split}.parquet" for split in ("train", "test")}
-    known = {split: read_features(file) for split, file in files.items()} if _are_of(files, dataset) else {}
-    frame, suite = tabulate_batch(batch, known), build_batch_suite(dataset, params)
+    others = [features for source, features in known.train.items() if source != name]
+    frame, suite = tabulate_batch(batch, others, known.test), build_batch_suite(dataset, params)
     findings, _ = validate({"batch": frame}, {"batch": suite}, lambda rows: [f"image {row}" for row in rows])
     failures = [finding for finding in findings if not finding.passed]
     if failures:
         found = "\n            ".join(map(describe, failures))
         raise refused(path, DataError("its images are not fit to train on", found=found))
-    counts = np.bincount(batch.label, minlength=len(dataset.classes)).tolist()
-    return dict(zip(dataset.classes, counts, strict=True))
-
-
-def _chunks(path: Path, dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, pa.Array]]:
-    for images, labels in read_batch(path, dataset):
-        yield images, labels, table.strings([path.name] * len(labels))
-
-
-def _are_of(files: dict[str, Path], dataset: Dataset) -> bool:
-    """Whether the tables are there, and hold images of this dataset and not of one chosen before."""
-    return all(file.is_file() and table.read_dataset(file).name == dataset.name for file in files.values())
+    return batch

@@ -25,6 +25,7 @@ from pipeline.errors import DataError
 from pipeline.files import file_digest
 
 CACHE_VARIABLE = "FASHION_MNIST_CACHE"
+LOCAL = "-local-"  # in the name of what a local directory holds, after that of the catalogue's dataset
 CHECKSUMS = "SHA256SUMS"  # in the format of `sha256sum --check`
 
 
@@ -100,7 +101,7 @@ def _local_dataset(entry: Entry, files: Mapping[str, Path], digests: Mapping[str
         for _ in idx.stream_pair(images, labels, entry.dataset):
             pass
     combined = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
-    return replace(entry.dataset, name=f"{entry.name}-local-{combined[:8]}")
+    return replace(entry.dataset, name=f"{entry.name}{LOCAL}{combined[:8]}")
 
 
 def _use_first(entry: Entry, local: Path, into: Path) -> str:

@@ -14,7 +14,7 @@ from uuid import UUID
 import psutil
 from prefect.runtime import flow_run
 
-from pipeline.files import read_json, write_json
+from pipeline.files import read_kept, write_json
 from pipeline.flows.attached import end_with_input
 from pipeline.tracking.processes import start_of
 from pipeline.workspace import STATE
@@ -59,9 +59,10 @@ def end_processes(notes: Iterable[Note]) -> None:
 
 
 def _process(path: Path) -> psutil.Process | None:
+    if not (found := read_kept(path)):
+        return None
     try:
-        found = read_json(path)
         process = psutil.Process(found["pid"])
         return process if start_of(process) == found["started"] else None
-    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+    except psutil.NoSuchProcess:
         return None

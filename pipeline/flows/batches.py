@@ -8,12 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from pipeline.data.features import Features
 from pipeline.data.incoming import INCOMING, POINTER
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError, FlowError
 from pipeline.files import atomic_directory, atomic_file
+from pipeline.flows.git import git
 from pipeline.params import ValidateParams
+
+if TYPE_CHECKING:
+    from pipeline.data.inspection import Known
 
 TABLES = Path("data/dataset")  # what the last `ingest` wrote
 
@@ -24,10 +32,13 @@ class AddedBatch:
 
     path: Path
     counts: dict[str, int]  # images by class name
+    features: Features  # of its images
     changed: tuple[Path, ...]  # the files that git must have
 
 
-def add_batch(source: Path, name: str | None, dataset: Dataset, thresholds: ValidateParams) -> AddedBatch:
+def add_batch(
+    source: Path, name: str | None, dataset: Dataset, thresholds: ValidateParams, known: "Known | None" = None
+) -> AddedBatch:
     """Make the images at `source` a batch of the current workspace.
 
     Args:
@@ -35,6 +46,7 @@ def add_batch(source: Path, name: str | None, dataset: Dataset, thresholds: Vali
         name: of the batch; None takes the source's.
         dataset: what the images must fit.
         thresholds: what `validate` will hold them against.
+        known: the images that they must not repeat; None takes those of the last `ingest`.
 
     Raises:
         DataError: the batch is malformed, its images are blank, repeated or the like, or its name is taken or no name
@@ -50,14 +62,16 @@ def add_batch(source: Path, name: str | None, dataset: Dataset, thresholds: Vali
             found=str(target),
             remedy=f"pipeline add-data {shlex.quote(str(source))} --name ANOTHER",
         )
-    from pipeline.data.inspection import inspect_batch  # Great Expectations takes seconds to import
+    from pipeline.data.inspection import inspect_batch, read_known  # Great Expectations takes seconds to import
 
-    counts = inspect_batch(source, dataset, TABLES, thresholds)
+    features = inspect_batch(source, target.name, dataset, known or read_known(TABLES, dataset), thresholds)
+    images = np.bincount(features.label, minlength=len(dataset.classes)).tolist()
+    counts = dict(zip(dataset.classes, images, strict=True))
     if in_place:
-        return AddedBatch(target, counts, _track(target))
+        return AddedBatch(target, counts, features, _track(target))
     _copy(source, target)
     with _undone_on_error(target):
-        return AddedBatch(target, counts, _track(target))
+        return AddedBatch(target, counts, features, _track(target))
 
 
 def _file_name(source: Path, name: str) -> str:
@@ -81,16 +95,17 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _track(path: Path) -> tuple[Path, ...]:
-    _run([sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", str(path)], f"DVC cannot add {path}")
-    changed = (path.with_name(path.name + POINTER), path.parent / ".gitignore")
-    _run(["git", "add", *map(str, changed)], f"git cannot add {changed[0]}")
-    return changed
-
-
-def _run(command: list[str], problem: str) -> None:
+    remedy = "mend that, and add it again"
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", str(path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise FlowError(problem, found=(result.stderr or result.stdout).strip(), remedy="mend that, and add it again")
+        raise FlowError(f"DVC cannot add {path}", found=(result.stderr or result.stdout).strip(), remedy=remedy)
+    changed = (path.with_name(path.name + POINTER), path.parent / ".gitignore")
+    try:
+        git(Path(), "add", *map(str, changed))
+    except FlowError as error:
+        raise FlowError(f"git cannot add {changed[0]}", found=error.found, remedy=remedy) from None
+    return changed
 
 
 @contextmanager

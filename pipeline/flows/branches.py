@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import FlowError
-from pipeline.files import read_json, write_json
+from pipeline.errors import TEMPORARY_FAILURE, FlowError, PipelineError
+from pipeline.files import read_kept, write_json
 from pipeline.flows.checkout import RETRAININGS, checkout
-from pipeline.flows.dvc import run_in_checkout
-from pipeline.flows.git import git
+from pipeline.flows.dvc import TRANSFER_SECONDS, run_in_checkout
+from pipeline.flows.git import git, git_or_none, telling_line
 from pipeline.workspace import STATE
 
 PREFIX = "retrain/"
@@ -24,8 +24,8 @@ INPUT = "Retrain-Input"  # of the last commit: the same
 RESULT = "Retrain-Result"  # the same digest as it will be for this commit, once somebody has merged it
 OUTCOME = "Retrain-Outcome"
 VERSION = "Retrain-Version"
-UNPUSHED = STATE / "retraining" / "unpushed.json"  # branches by name, with what of each has yet to be pushed
-PUSH_SECONDS = 600
+UNPUSHED = STATE / "retraining" / "unpushed.json"  # branches by name, with those PARTS that have yet to be pushed
+PARTS = ("data", "commits")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Branch:
     name: str
     commit: str
     trailers: Mapping[str, str]
+    is_remote: bool  # fetched from there, or pushed to it
 
 
 def read_branches(workspace: Path) -> list[Branch]:
@@ -45,13 +46,14 @@ def read_branches(workspace: Path) -> list[Branch]:
     found = []
     for name, commit, text in zip(parts, parts, parts, strict=False):
         trailers = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
-        found.append(Branch(name[name.index(PREFIX) :], commit, trailers))
+        is_remote = name.strip().startswith("refs/remotes/")  # a line ends between two of them
+        found.append(Branch(name[name.index(PREFIX) :], commit, trailers, is_remote))
     return found
 
 
 def require_room(workspace: Path) -> None:
     """Refuse a repository with a branch `retrain`: git can then have no branch below that name."""
-    if _ask(workspace, "rev-parse", "--verify", "--quiet", "refs/heads/retrain"):
+    if git_or_none(workspace, "rev-parse", "--verify", "--quiet", "refs/heads/retrain"):
         raise FlowError(
             "a branch named `retrain` is in the way",
             expected=f"room for branches {PREFIX}TIME",
@@ -72,9 +74,9 @@ def bring(workspace: Path, directory: Path, name: str) -> None:
     git(workspace, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(directory), f"HEAD:refs/heads/{name}")
 
 
-def mark_unpushed(root: Path, name: str) -> None:
+def mark_unpushed(workspace: Path, root: Path, name: str) -> None:
     """Remember that a branch and its data have yet to be pushed, wherever a remote is or will be configured."""
-    write_json(root / UNPUSHED, _read_unpushed(root) | {name: ["data", "commits"]})
+    write_json(root / UNPUSHED, _read_unpushed(workspace, root) | {name: list(PARTS)})
 
 
 def push_missing(workspace: Path, root: Path) -> tuple[str, ...]:
@@ -83,12 +85,12 @@ def push_missing(workspace: Path, root: Path) -> tuple[str, ...]:
     Returns:
         what could not be pushed, in words. Nothing is lost: the next retraining tries again.
     """
-    unpushed = _read_unpushed(root)
+    unpushed = _read_unpushed(workspace, root)
     commits = {branch.name: branch.commit for branch in read_branches(workspace) if OUTCOME in branch.trailers}
     pending = {name: parts for name, parts in unpushed.items() if name in commits}
     if not pending:
         return ()
-    problems: tuple[str, ...] = ()
+    problems: list[str] = []
     remote, has_dvc_remote = _find_remote(workspace), _has_dvc_remote(workspace)
     for name, parts in pending.items():
         try:
@@ -96,42 +98,47 @@ def push_missing(workspace: Path, root: Path) -> tuple[str, ...]:
                 _push_data(workspace, commits[name])
                 parts.remove("data")
             if "commits" in parts and remote and not ("data" in parts and has_dvc_remote):
-                git(workspace, "push", "--quiet", remote, f"refs/heads/{name}:refs/heads/{name}", seconds=PUSH_SECONDS)
+                reference = f"refs/heads/{name}"
+                git(workspace, "push", "--quiet", remote, f"{reference}:{reference}", seconds=TRANSFER_SECONDS)
                 parts.remove("commits")
-        except FlowError as error:
-            problems = (f"{name} is not pushed: {error.problem}: {error.found.rpartition(chr(10))[2]}",)
-            break  # the others would wait as long for the same remote
+        except PipelineError as error:
+            problems.append(f"{name} is not pushed: {error.problem}: {telling_line(error.found)}")
+            if error.exit_code == TEMPORARY_FAILURE:
+                break  # the others would wait as long for the same remote
     left = {name: parts for name, parts in unpushed.items() if parts and (name in commits or name not in pending)}
     write_json(root / UNPUSHED, left)
-    return problems
+    return tuple(problems)
 
 
-def _read_unpushed(root: Path) -> dict[str, list[str]]:
-    return dict(read_json(root / UNPUSHED)) if (root / UNPUSHED).is_file() else {}
+def _read_unpushed(workspace: Path, root: Path) -> dict[str, list[str]]:
+    """What is noted; without a note that can be read, all of each branch that no remote is known to have."""
+    noted = read_kept(root / UNPUSHED)
+    if noted is not None:
+        return dict(noted)
+    ended = [branch for branch in read_branches(workspace) if OUTCOME in branch.trailers]
+    pushed = {branch.name for branch in ended if branch.is_remote}
+    return {branch.name: list(PARTS) for branch in ended if branch.name not in pushed}
 
 
 def _push_data(workspace: Path, commit: str) -> None:
     with checkout(workspace, commit, place=RETRAININGS) as directory:
-        ended, lines = run_in_checkout(directory, "push", "--quiet", seconds=PUSH_SECONDS)
+        ended, lines = run_in_checkout(directory, "push", "--quiet", seconds=TRANSFER_SECONDS)
     if ended:
-        raise FlowError("dvc push failed", found=lines[-1] if lines else "")
+        # The time limit kills it.
+        raise FlowError("dvc push failed", found="\n".join(lines), temporary=ended < 0)
 
 
 def _find_remote(workspace: Path) -> str | None:
-    """The git remote to push to: the configured one, that of the current branch, `origin`, or the only one."""
+    """The git remote to push to: the configured one, that of the current branch, `origin`, or the only one.
+
+    None where there is none, or where nothing says which of several it is.
+    """
     remotes = git(workspace, "remote").splitlines()
-    asked = [("config", "--get", "remote.pushDefault"), ("symbolic-ref", "--quiet", "--short", "HEAD")]
-    default, branch = (_ask(workspace, *question) for question in asked)
-    of_branch = _ask(workspace, "config", "--get", f"branch.{branch}.remote") if branch else ""
-    wanted = (default, of_branch, "origin", *remotes)
+    default = git_or_none(workspace, "config", "--get", "remote.pushDefault")
+    branch = git_or_none(workspace, "symbolic-ref", "--quiet", "--short", "HEAD")
+    of_branch = git_or_none(workspace, "config", "--get", f"branch.{branch}.remote") if branch else None
+    wanted = (default, of_branch, "origin", *(remotes if len(remotes) == 1 else ()))
     return next((name for name in wanted if name in remotes), None)
-
-
-def _ask(workspace: Path, *question: str) -> str:
-    try:
-        return git(workspace, *question)
-    except FlowError:
-        return ""
 
 
 def _has_dvc_remote(workspace: Path) -> bool:

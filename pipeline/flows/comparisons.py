@@ -5,6 +5,7 @@ of their images and loads no model.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +18,16 @@ from pipeline.data import features, table
 from pipeline.data.incoming import INCOMING, POINTER, Pair, read_batch
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
-from pipeline.files import file_digest, read_json, write_json
+from pipeline.files import file_digest, read_kept, write_json
+from pipeline.flows.intake import read_digests
 from pipeline.params import MonitorParams
 from pipeline.reports import drift
 from pipeline.reports.drift import BatchDrift, Sample
 from pipeline.reports.metrics import class_probabilities
 from pipeline.tracking.champion import find_champion
 from pipeline.tracking.contenders import CannotBeJudged
-from pipeline.tracking.outputs import DATASET, Outputs, dvc_digest
-from pipeline.workspace import STATE
+from pipeline.tracking.outputs import DATASET, Outputs
+from pipeline.workspace import STATE, main_repository
 
 KEPT = STATE / "monitoring/comparisons"
 
@@ -51,7 +53,7 @@ def compare_batches(workspace: Path, params: MonitorParams) -> Compared:
         TrackingError: the registry cannot be used.
     """
     incoming, keep = workspace / INCOMING, workspace / KEPT
-    digests, unreadable = _find_batches(incoming)
+    digests, unreadable = _find_batches(workspace)
     if not digests:
         return Compared((), {}, unreadable, "nothing", "nothing to ask about")
     training = _Training(workspace / DATASET / "train.parquet")
@@ -158,19 +160,13 @@ def _compare(path: Path, reference: Sample, dataset: Dataset, ask: Ask | None) -
     return {"images": batch.images, "comparisons": drift.to_json(drift.compare(batch, reference))}
 
 
-def _find_batches(directory: Path) -> tuple[dict[str, str], dict[str, str]]:
+def _find_batches(workspace: Path) -> tuple[dict[str, str], dict[str, str]]:
     """The digests of what has arrived, with a pointer or without, by name; and why of what is not here, or torn."""
-    entries = {path.name: path for path in directory.iterdir()} if directory.is_dir() else {}
-    digests, unreadable = {}, {}
-    for name in sorted(name for name in entries if not name.startswith(".")):
-        if not name.endswith(POINTER):
-            try:
-                digests[name] = dvc_digest(entries[name])
-            except OSError as error:
-                unreadable[name] = error.strerror or str(error)
-        elif name.removesuffix(POINTER) not in entries:
-            unreadable[name.removesuffix(POINTER)] = "only its pointer is here: dvc pull"
-    return digests, unreadable
+    digests, unreadable = read_digests(main_repository(workspace), workspace / INCOMING)
+    for pointer in (workspace / INCOMING).glob(f"[!.]*{POINTER}"):
+        if not os.path.lexists(pointer.with_suffix("")):
+            unreadable[pointer.stem] = "only its pointer is here: dvc pull"
+    return dict(sorted(digests.items())), unreadable
 
 
 def _identify(path: Path) -> tuple[str, int]:
@@ -213,11 +209,3 @@ def _key(*digests: str) -> str:
     """The name of a result: by what was compared, and by the code that compares."""
     code = [file_digest(Path(str(module.__file__))) for module in (drift, features)]
     return hashlib.sha256(" ".join([*digests, *code]).encode()).hexdigest() + ".json"
-
-
-def read_kept(path: Path) -> Any:
-    """What was kept; None where nothing was, or what a power cut left of it: it is made again."""
-    try:
-        return read_json(path)
-    except (OSError, ValueError):
-        return None

@@ -26,6 +26,7 @@ from pipeline.errors import TEMPORARY_FAILURE
 
 Outcome = Literal["ran", "restored", "unchanged", "failed"]
 
+TRANSFER_SECONDS = 600  # to push to a remote or pull from it: what arrived stays, and the next time goes on
 STOP_SECONDS = 10  # for a training that is told to stop to close its MLflow run
 
 MESSAGES: tuple[tuple[re.Pattern[str], Outcome], ...] = (

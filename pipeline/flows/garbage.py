@@ -25,7 +25,7 @@ import yaml
 from pipeline.errors import FlowError
 from pipeline.flows.alone import alone
 from pipeline.flows.checkout import PLACE, RETRAININGS
-from pipeline.flows.git import git
+from pipeline.flows.git import git_or_none
 from pipeline.flows.prefect_database import Unwanted, count_old, delete_old
 from pipeline.flows.retraining import HISTORY
 from pipeline.tracking.retention import Retention, delete, review
@@ -102,7 +102,11 @@ def _find_unused(workspace: Path, retention: Retention) -> tuple[tuple[Leftover,
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    commits = [commit for commit in sorted(retention.commits) if _has_commit(workspace, commit)]
+    commits = [
+        commit
+        for commit in sorted(retention.commits)
+        if git_or_none(workspace, "cat-file", "-e", f"{commit}^{{commit}}") is not None
+    ]
     try:
         with Repo(str(workspace)) as repo, repo.lock:
             # Forced: a directory whose list is not in the cache, as another machine made it, is no error.
@@ -140,14 +144,6 @@ def _find_broken(runs: Path, gone: Collection[str]) -> Iterator[Path]:
             yield directory
         else:
             yield from broken
-
-
-def _has_commit(workspace: Path, commit: str) -> bool:
-    try:
-        git(workspace, "cat-file", "-e", f"{commit}^{{commit}}")
-    except FlowError:
-        return False
-    return True
 
 
 def _object(cache: Path, digest: str) -> Path:

@@ -27,7 +27,7 @@ def git(directory: Path, *arguments: str, stdin: bytes | None = None, seconds: f
         seconds: after which it is ended, and has failed; None waits for ever.
 
     Raises:
-        FlowError: it failed.
+        FlowError: it failed; a temporary failure by that limit.
     """
     settings = [part for name, value in UNATTENDED.items() for part in ("-c", f"{name}={value}")]
     asking = ("GIT_ASKPASS", "SSH_ASKPASS")
@@ -39,10 +39,26 @@ def git(directory: Path, *arguments: str, stdin: bytes | None = None, seconds: f
     try:
         done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=seconds, **piped)
     except subprocess.TimeoutExpired:
-        raise FlowError(f"git {arguments[0]} failed", found=f"no end after {seconds:.0f} s") from None
+        found = f"no end after {seconds:.0f} s"
+        raise FlowError(f"git {arguments[0]} failed", found=found, temporary=True) from None
     if done.returncode:
         raise FlowError(f"git {arguments[0]} failed", found=os.fsdecode(done.stderr).strip())
     return os.fsdecode(done.stdout).rstrip("\n")
+
+
+def git_or_none(directory: Path, *arguments: str) -> str | None:
+    """What a command of git prints, without the last line break; None where it fails."""
+    try:
+        return git(directory, *arguments)
+    except FlowError:
+        return None
+
+
+def telling_line(output: str) -> str:
+    """The line in which a command says why it failed: of git, not the advice that comes last."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    reasons = [line for line in lines if line.startswith(("! [", "fatal:", "error:", "ERROR:"))]
+    return next(iter([*reasons, *reversed(lines)]), "")
 
 
 def commit(directory: Path, message: str, *, author_of: Path) -> str:
@@ -52,14 +68,9 @@ def commit(directory: Path, message: str, *, author_of: Path) -> str:
         author_of: a repository, whose configured author it gets.
     """
     author = [
-        part for name, value in AUTHOR.items() for part in ("-c", f"{name}={_configured(author_of, name, value)}")
+        part
+        for name, value in AUTHOR.items()
+        for part in ("-c", f"{name}={git_or_none(author_of, 'config', '--get', name) or value}")
     ]
     git(directory, *author, "commit", "--quiet", "--allow-empty", "--no-verify", "--file=-", stdin=message.encode())
     return git(directory, "rev-parse", "HEAD")
-
-
-def _configured(directory: Path, name: str, otherwise: str) -> str:
-    try:
-        return git(directory, "config", "--get", name) or otherwise
-    except FlowError:
-        return otherwise

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.data.incoming import INCOMING, POINTER
-from pipeline.files import read_json, write_json
+from pipeline.data.incoming import INCOMING, POINTER, read_files
+from pipeline.files import read_kept, write_json
 from pipeline.flows.arrivals import Files, read_batches
 from pipeline.flows.git import git
 from pipeline.tracking.outputs import dvc_digest
@@ -36,28 +36,47 @@ class Quarantined:
     since: str  # UTC
 
 
-def read_digests(root: Path, directory: Path) -> dict[str, str]:
-    """DVC's digest of each batch in a directory, by name. Files that nobody touched since the last time are not read.
+def read_digests(root: Path, directory: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """DVC's digest of each batch in a directory, by name; and why of those that cannot be read.
+
+    Files that nobody touched since the last time are not read.
 
     Args:
         root: the main repository, which remembers.
     """
-    if not directory.is_dir():
-        return {}
-    known: dict[str, dict[str, str]] = read_json(root / DIGESTS) if (root / DIGESTS).is_file() else {}
+    batches, odd = read_batches(directory)
+    known: dict[str, dict[str, str]] = read_kept(root / DIGESTS) or {}
     now: dict[str, dict[str, str]] = {}
-    for name, files in read_batches(directory).items():
-        path, state = str(directory / name), _sign(files)
-        former = known.get(path, {})
+    for name, files in batches.items():
         try:
-            digest = former["digest"] if former.get("files") == state else dvc_digest(directory / name)
+            now[str(directory / name)] = _digest(directory / name, files, known)
         except FileNotFoundError:  # it is being taken away
             continue
-        now[path] = {"files": state, "digest": digest}
+        except OSError as error:
+            odd[name] = error.strerror or str(error)
     here = {path for path in known if Path(path).parent == directory}
     if now != {path: known[path] for path in here}:
         write_json(root / DIGESTS, {path: known[path] for path in known if path not in here} | now)
-    return {Path(path).name: entry["digest"] for path, entry in now.items()}
+    return {Path(path).name: entry["digest"] for path, entry in now.items()}, odd
+
+
+def read_digest(root: Path, path: Path) -> str:
+    """DVC's digest of a file or a directory, remembered as those of batches are.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    known: dict[str, dict[str, str]] = read_kept(root / DIGESTS) or {}
+    now = _digest(path, read_files(path), known)
+    if known.get(str(path)) != now:
+        write_json(root / DIGESTS, known | {str(path): now})
+    return now["digest"]
+
+
+def _digest(path: Path, files: Files, known: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """What is remembered of a path: the digest of its content, and the state of the files that this was read from."""
+    state, former = _sign(files), known.get(str(path), {})
+    return {"files": state, "digest": former["digest"] if former.get("files") == state else dvc_digest(path)}
 
 
 def read_pointers(workspace: Path, commit: str) -> dict[str, str]:
@@ -73,23 +92,30 @@ def copy_whole(source: Path, target: Path, digest: str) -> bool:
 
     Args:
         digest: of what is to be copied.
+
+    Raises:
+        OSError: it cannot be read, or the disk takes no more.
     """
-    if _is_stirring(source):
-        time.sleep(QUIET_SECONDS)
     try:
         if _is_stirring(source):
+            time.sleep(QUIET_SECONDS)
+        if _is_stirring(source):
             return False
-        if source.is_dir():
-            shutil.copytree(source, target)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+        copy_files(source, target)
         if dvc_digest(target) == digest == dvc_digest(source):
             return True
-    except (FileNotFoundError, shutil.Error):  # it is being taken away
+    except FileNotFoundError:  # it is being taken away
         pass
     remove(target)
     return False
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy a file, or all files below a directory: those that DVC's digest is of. An error is that of one file."""
+    for file in read_files(source):
+        copy = target / Path(file).relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def remove(path: Path) -> None:
@@ -100,13 +126,13 @@ def remove(path: Path) -> None:
 def read_quarantine(root: Path) -> dict[str, Quarantined]:
     """The records of a main repository, by digest."""
     files = sorted((root / QUARANTINE).glob("[!.]*.json"))
-    return {path.stem: Quarantined(**read_json(path)) for path in files}
+    return {path.stem: Quarantined(**record) for path in files if (record := read_kept(path))}
 
 
-def find_quarantined(root: Path, directory: Path) -> list[Quarantined]:
-    """The batches that lie in a directory and are not taken in."""
+def find_quarantined(root: Path, digests: Mapping[str, str]) -> list[Quarantined]:
+    """Those of some batches, given by name and digest, that are not taken in."""
     records = read_quarantine(root)
-    return [records[digest] for _, digest in sorted(read_digests(root, directory).items()) if digest in records]
+    return [records[digest] for _, digest in sorted(digests.items()) if digest in records]
 
 
 def quarantine(root: Path, name: str, digest: str, reason: str) -> Quarantined:
@@ -122,8 +148,7 @@ def release(root: Path, digest: str) -> None:
 
 
 def _is_stirring(batch: Path) -> bool:
-    files: Mapping[str, tuple[int, int]] = read_batches(batch.parent).get(batch.name, {})
-    now = time.time()
+    files, now = read_files(batch), time.time()
     return not files or any(0 <= now - changed / 1e9 < QUIET_SECONDS for _, changed in files.values())
 
 

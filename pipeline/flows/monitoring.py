@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import atomic_directory, write_json
-from pipeline.flows.comparisons import compare_batches, read_kept
+from pipeline.files import atomic_directory, read_kept, write_json
+from pipeline.flows.comparisons import compare_batches
 from pipeline.flows.notices import notify
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.reports import drift

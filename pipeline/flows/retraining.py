@@ -8,7 +8,6 @@ and a training that did not goes on from its checkpoint.
 import hashlib
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -25,13 +24,15 @@ from pipeline.files import atomic_file
 from pipeline.flows import branches
 from pipeline.flows.branches import Branch
 from pipeline.flows.checkout import RETRAININGS, checkout, remove_left_behind
-from pipeline.flows.dvc import run_in_checkout, site_cache
-from pipeline.flows.git import commit, git
+from pipeline.flows.dvc import TRANSFER_SECONDS, run_in_checkout, site_cache
+from pipeline.flows.git import OF_ANOTHER_COMMAND, commit, git, telling_line
 from pipeline.flows.intake import (
     Quarantined,
+    copy_files,
     copy_whole,
     find_quarantined,
     quarantine,
+    read_digest,
     read_digests,
     read_pointers,
     read_quarantine,
@@ -45,6 +46,8 @@ from pipeline.tracking.outputs import dvc_digest
 from pipeline.workspace import STATE, lock, main_repository
 
 if TYPE_CHECKING:
+    from pipeline.data.inspection import Known
+    from pipeline.data.table import Dataset
     from pipeline.tracking.registry import Registration
 
 Outcome = Literal["nothing new", "champion", "challenger", "not promoted", "rejected", "failed", "skipped"]
@@ -65,6 +68,7 @@ class Retraining:
     taken: tuple[str, ...] = ()  # the batches that its commit does not have, and this took in
     quarantined: tuple[Quarantined, ...] = ()  # those that lie there and are not taken in
     arriving: tuple[str, ...] = ()  # those that changed while they were copied
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # why others cannot be read, by name
     warnings: tuple[str, ...] = ()  # what could not be pushed
     report: Path | None = None
 
@@ -76,6 +80,8 @@ class Retraining:
             yield "taken in", ", ".join(self.taken)
         for batch in self.quarantined:
             yield "quarantined", f"{batch.name}: {batch.reason}"
+        for name, problem in sorted(self.unreadable.items()):
+            yield "unreadable", f"{name}: {problem}"
         for name in self.arriving:
             yield "not yet", f"{name} was still arriving or changing: the next retraining takes it in"
         for warning in self.warnings:
@@ -128,7 +134,9 @@ def retrain(
 
     Raises:
         ParamsError: the changes, or the params of the ref, cannot be used.
-        FlowError: there is no such ref, or git or DVC cannot be used. Nothing was begun.
+        FlowError: there is no such ref, or git cannot be used.
+        OSError: the files of `dataset.path` cannot be read, or the disk takes no report.
+            Each is in the log. What fails once the input is known is an outcome, with a report and a notice.
         KeyboardInterrupt: by Ctrl-C; everything that was started has ended.
     """
     root = main_repository(workspace)
@@ -141,8 +149,14 @@ def retrain(
             skipped = Retraining("skipped", f"another retraining is going on: {busy.found}")
             return _log(root, skipped, reason)
         stack.enter_context(signals_as_exceptions())
-        remove_left_behind(root, RETRAININGS)
-        return _log(root, _Work(workspace, root, reason, force, quiet).do(ref, changes), reason)
+        stack.enter_context(_environment(dict.fromkeys(OF_ANOTHER_COMMAND)))
+        try:
+            remove_left_behind(root, RETRAININGS)
+            result = _Work(workspace, root, reason, force, quiet).do(ref, changes)
+        except (PipelineError, OSError) as error:
+            _log(root, Retraining("failed", str(error)), reason)
+            raise
+        return _log(root, result, reason)
 
 
 @dataclass
@@ -154,31 +168,38 @@ class _Work:
     why: str
     force: bool
     quiet: bool
+    began: float = field(default_factory=time.time)  # or when the one did that did not end, and this goes on with
     known: list[Branch] = field(default_factory=list)
     fresh: list[Quarantined] = field(default_factory=list)  # quarantined just now
     arriving: list[str] = field(default_factory=list)
+    taken: tuple[str, ...] = ()
 
     def do(self, ref: str | None, changes: Mapping[str, Any]) -> Retraining:
         given = self._read_input(ref, changes)
+        try:
+            result = self._retrain(given)
+        except (PipelineError, OSError) as error:
+            result = self._give_up(error, given)
+        return self._push(result)
+
+    def _retrain(self, given: _Input) -> Retraining:
         branches.require_room(self.workspace)
         self.known = branches.read_branches(self.workspace)
         if self._is_done(given):
             return self._nothing_new()
         unfinished = self._find_unfinished(given)
         start = unfinished.commit if unfinished else given.commit
+        if unfinished:
+            self.began = float(git(self.workspace, "show", "--no-patch", "--format=%ct", unfinished.commit))
         with checkout(self.workspace, start, place=RETRAININGS) as directory, _entered(directory):
-            try:
-                self._bring_local_files(directory, given)
-                self._bring_contents(directory, {} if unfinished else given.own)
-                if not unfinished:
-                    given = replace(given, own=self._take_in(directory, given.own))
-                    if self._is_done(given):
-                        return self._nothing_new()
-                name = self._commit_input(directory, given, unfinished)
-                result = self._train(directory, given, name)
-            except PipelineError as error:
-                result = self._give_up(error, given)
-        return self._push(result)
+            self._bring_local_files(directory, given)
+            self._bring_contents(directory, {} if unfinished else given.own)
+            own = given.own if unfinished else self._take_in(directory, given.own)
+            self.taken, given = tuple(own), replace(given, own=own)
+            if self._is_done(given):
+                return self._nothing_new()
+            name = self._commit_input(directory, given, unfinished)
+            return self._train(directory, given, name)
 
     def _read_input(self, ref: str | None, changes: Mapping[str, Any]) -> _Input:
         ref = ref or self._params_of("HEAD", "HEAD")[1].retrain.ref or "HEAD"
@@ -195,7 +216,7 @@ class _Work:
         dataset = parse_params(content, f"{PARAMS_FILE} of {ref}").dataset
         place = self.workspace / dataset.path
         holds_files = place.is_dir() and any(not path.name.startswith(".") for path in place.iterdir())
-        local = read_digests(self.root, place.parent).get(place.name, "") if holds_files else ""
+        local = read_digest(self.root, place) if holds_files else ""
         return _Input(sha, git(self.workspace, "rev-parse", f"{sha}:./"), differing, local, self._find_own(sha))
 
     def _params_of(self, sha: str, ref: str) -> tuple[Any, Params]:
@@ -208,7 +229,7 @@ class _Work:
 
     def _find_own(self, sha: str) -> dict[str, str]:
         """The batches of the reader's folder that are not as the commit they work on has them: those count as new."""
-        present = read_digests(self.root, self.workspace / INCOMING)
+        present, _ = read_digests(self.root, self.workspace / INCOMING)
         if not present:
             return {}
         pointers = read_pointers(self.workspace, "HEAD")
@@ -226,7 +247,7 @@ class _Work:
 
     def _nothing_new(self) -> Retraining:
         result = Retraining("nothing new", "No commit, batch or parameter is new since a retraining that ended.")
-        return self._push(self._with_batches(result))
+        return self._with_batches(result)
 
     def _find_unfinished(self, given: _Input) -> Branch | None:
         """A retraining of the same that did not end: its commit is the one that its runs name, and is used again."""
@@ -238,7 +259,7 @@ class _Work:
         place = load_params(directory / PARAMS_FILE).dataset.path
         if not given.local or Path(place).is_absolute():
             return
-        shutil.copytree(self.workspace / place, directory / place, dirs_exist_ok=True)
+        copy_files(self.workspace / place, directory / place)
         if dvc_digest(directory / place) != given.local:
             raise FlowError(f"the files in {place} changed while they were copied", remedy="pipeline retrain, later")
 
@@ -247,15 +268,18 @@ class _Work:
         if not run_in_checkout(directory, "checkout")[0]:  # with the stages' outputs, as far as the cache has them
             return
         wanted = {name: digest for name, digest in read_pointers(directory, "HEAD").items() if name not in own}
+        here, _ = read_digests(self.root, self.workspace / INCOMING)
         for name, digest in wanted.items():
             source, target = self.workspace / INCOMING / name, directory / INCOMING / name
-            if not target.exists() and source.exists() and copy_whole(source, target, digest):
+            if not target.exists() and here.get(name) == digest and copy_whole(source, target, digest):
                 run_in_checkout(directory, "commit", "--force", f"{target}{POINTER}")
         missing = [f"{INCOMING / name}{POINTER}" for name in wanted if not (directory / INCOMING / name).exists()]
-        if missing and run_in_checkout(directory, "pull", *missing)[0]:
+        ended, lines = run_in_checkout(directory, "pull", *missing, seconds=TRANSFER_SECONDS) if missing else (0, [])
+        if ended:
             raise FlowError(
                 f"the content of {', '.join(missing)} is not to be had",
                 expected="it in DVC's cache, in a remote, or in data/incoming/",
+                found=telling_line("\n".join(lines)),
                 remedy="dvc push where the batch was added; or take it out: dvc remove, and commit",
             )
 
@@ -264,12 +288,11 @@ class _Work:
         if not own:
             return {}
         from pipeline.data.catalog import load_entry
-        from pipeline.flows.batches import TABLES, add_batch
+        from pipeline.flows.batches import add_batch
 
-        if not TABLES.is_dir():  # the images that a batch must not repeat
-            run_in_checkout(directory, "pull", "ingest")
         params = load_params()
         dataset, taken = load_entry(params.dataset.name).dataset, {}
+        known = _read_known(directory, dataset)
         for name, digest in sorted(own.items()):
             target = INCOMING / name
             remove(target)  # the commit's version of it
@@ -277,7 +300,8 @@ class _Work:
                 self.arriving.append(name)
             else:
                 try:
-                    add_batch(target.resolve(), name, dataset, params.validate)
+                    added = add_batch(target.resolve(), name, dataset, params.validate, known)
+                    known = known.with_batch(name, added.features)  # the next one must not repeat this one
                     taken[name] = digest
                     release(self.root, digest)
                     continue
@@ -287,7 +311,7 @@ class _Work:
                     self.fresh.append(quarantine(self.root, name, digest, told))
             pointer = Path(f"{target}{POINTER}")
             if pointer.exists() and run_in_checkout(directory, "checkout", str(pointer))[0]:
-                run_in_checkout(directory, "pull", str(pointer))
+                run_in_checkout(directory, "pull", str(pointer), seconds=TRANSFER_SECONDS)
         self._tell_of_quarantined()
         return taken
 
@@ -330,19 +354,23 @@ class _Work:
         synced = sync(directory)
         summary, registration = Summary((), synced, True), synced.registration
         if registration:
-            result = Retraining(registration.decision.outcome, registration.decision.reason, name, registration.version)
+            outcome, reason = read_decision(registration, self.began)
+            result = Retraining(outcome, reason, name, registration.version)
         else:
             result = Retraining("not promoted", "The stages ended without a model that can be registered.", name)
         result = self._with_batches(replace(result, taken=tuple(given.own)))
         facts, links = dict(summary.describe()), summary.links()
         result = self._report(result, given, facts, links)
-        self._commit_result(directory, given, result)
-        self._tell_of_decision(registration, links)
+        if registration:
+            self._tell_of_decision(registration, result, links)  # before the end is noted: rather twice than never
+        self._commit_result(directory, given, result, registration)
         return result
 
-    def _commit_result(self, directory: Path, given: _Input, result: Retraining) -> None:
+    def _commit_result(
+        self, directory: Path, given: _Input, result: Retraining, registration: "Registration | None"
+    ) -> None:
         assert result.branch
-        branches.mark_unpushed(self.root, result.branch)
+        branches.mark_unpushed(self.workspace, self.root, result.branch)
         if (directory / "dvc.lock").exists():
             git(directory, "add", "dvc.lock")
         prefix = git(directory, "rev-parse", "--show-prefix")
@@ -353,30 +381,33 @@ class _Work:
             branches.RESULT: given.once_merged(tree),
             branches.OUTCOME: result.outcome,
         }
-        if result.version:
-            trailers[branches.VERSION] = result.version
+        if registration and registration.version:
+            trailers[branches.VERSION] = _full_name(registration)
         lines = "\n".join(f"{key}: {value}" for key, value in trailers.items())
         message = f"Lock what the retraining made: {result.outcome}\n\n{result.reason}\n\n{lines}\n"
         commit(directory, message, author_of=self.workspace)
         branches.bring(self.workspace, directory, result.branch)
 
-    def _tell_of_decision(self, registration: "Registration | None", links: Mapping[str, str]) -> None:
-        """A model that an earlier retraining made was told of then."""
+    def _tell_of_decision(self, registration: "Registration", result: Retraining, links: Mapping[str, str]) -> None:
+        """Of a model that was there before nothing is new; one that an earlier retraining made was told of then."""
         from pipeline.flows.notices import notify_of_decision
 
         told = {branch.trailers.get(branches.VERSION) for branch in self.known if branches.OUTCOME in branch.trailers}
-        if registration and (not registration.version or registration.version not in told):
+        if result.reason == registration.decision.reason and _full_name(registration) not in told:
             notify_of_decision(registration, links)
 
-    def _give_up(self, error: PipelineError, given: _Input) -> Retraining:
+    def _give_up(self, error: PipelineError | OSError, given: _Input) -> Retraining:
         from pipeline.flows.notices import notify_of_failure
+        from pipeline.stages.process import explain
 
-        notify_of_failure("retrain", error)
-        return self._report(self._with_batches(Retraining("failed", str(error), taken=tuple(given.own))), given, {}, {})
+        told = explain(error) if isinstance(error, OSError) else error
+        notify_of_failure("retrain", told)
+        return self._report(self._with_batches(Retraining("failed", str(told), taken=self.taken)), given, {}, {})
 
     def _with_batches(self, result: Retraining) -> Retraining:
-        quarantined = tuple(find_quarantined(self.root, self.workspace / INCOMING))
-        return replace(result, quarantined=quarantined, arriving=tuple(self.arriving))
+        digests, unreadable = read_digests(self.root, self.workspace / INCOMING)
+        quarantined = tuple(find_quarantined(self.root, digests))
+        return replace(result, quarantined=quarantined, arriving=tuple(self.arriving), unreadable=unreadable)
 
     def _report(
         self, result: Retraining, given: _Input, facts: Mapping[str, str], links: Mapping[str, str]
@@ -395,7 +426,61 @@ class _Work:
         return replace(result, report=page)
 
     def _push(self, result: Retraining) -> Retraining:
+        """Not within a checkout: pushing data takes one of its own."""
         return replace(result, warnings=branches.push_missing(self.workspace, self.root))
+
+
+def read_decision(registration: "Registration", began: float) -> tuple[Outcome, str]:
+    """The outcome and the reason of a retraining by what the registry says of its model.
+
+    A decision is kept with its model: a commit that changes no stage leads to one that was judged, and perhaps promoted
+    and rolled back, long before.
+
+    Args:
+        began: when the retraining did, in seconds since the epoch.
+    """
+    from pipeline.flows.summary import describe_version
+
+    decision = registration.decision
+    is_new = registration.created is not None and registration.created >= began
+    stands = decision.outcome != "champion" or decision.outcome in registration.aliases
+    if decision.outcome == "rejected" or (is_new and stands):
+        return decision.outcome, decision.reason
+    there = "is no longer the champion" if is_new else "was there before this retraining"
+    return (
+        "not promoted",
+        f"The model is {describe_version(registration)}, which {there}. Decided then: {decision.reason}",
+    )
+
+
+def _full_name(registration: "Registration") -> str:
+    """A version as no other dataset's is called."""
+    return f"{registration.name}/{registration.version}"
+
+
+def _read_known(directory: Path, dataset: "Dataset") -> "Known":
+    """The images that a batch must not repeat: of the commit that is checked out.
+
+    Raises:
+        FlowError: they are nowhere, and cannot be made.
+    """
+    from pipeline.data.inspection import read_known
+    from pipeline.flows.batches import TABLES
+
+    if (known := read_known(TABLES, dataset)).test:
+        return known
+    run_in_checkout(directory, "pull", "ingest", seconds=TRANSFER_SECONDS)
+    if (known := read_known(TABLES, dataset)).test:
+        return known
+    ended, lines = run_in_checkout(directory, "repro", "--single-item", "ingest")
+    if ended:
+        raise FlowError(
+            "the images that a new batch must not repeat are not to be had",
+            expected=f"{TABLES} of this commit in DVC's cache or in a remote, or that ingest can make it",
+            found="\n".join(lines),
+            remedy="pipeline run, or dvc pull; then pipeline retrain",
+        )
+    return read_known(TABLES, dataset)
 
 
 def _publish(page: Path) -> None:
@@ -411,16 +496,27 @@ def _publish(page: Path) -> None:
 @contextmanager
 def _entered(directory: Path) -> Iterator[None]:
     """Work in a directory that will be thrown away: DVC leaves nothing of it elsewhere."""
-    former = os.environ.get("DVC_SITE_CACHE_DIR")
-    os.environ["DVC_SITE_CACHE_DIR"] = str(site_cache(directory))
+    with _environment({"DVC_SITE_CACHE_DIR": str(site_cache(directory))}), chdir(directory):
+        yield
+
+
+@contextmanager
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Have variables set in a block, or unset where the value is None."""
+    former = {name: os.environ.get(name) for name in values}
+    _set_environment(values)
     try:
-        with chdir(directory):
-            yield
+        yield
     finally:
-        if former is None:
-            del os.environ["DVC_SITE_CACHE_DIR"]
+        _set_environment(former)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
         else:
-            os.environ["DVC_SITE_CACHE_DIR"] = former
+            os.environ[name] = value
 
 
 def _change(params: Any, key: str, value: Any) -> bool:

@@ -22,7 +22,7 @@ def create_strategy(data_parallel: DataParallel) -> Strategy:
     """What runs a training's steps. To be made before TensorFlow computes anything: a worker then meets the others.
 
     | none         | one device: the first GPU, or else the processor                                  |
-    | mirrored     | every GPU of this machine, or else every logical processor of this process        |
+    | mirrored     | every GPU of this machine, or else the processor, as one device                   |
     | multi_worker | the processes that the variable TF_CONFIG names, each with every GPU of its own   |
 
     Raises:

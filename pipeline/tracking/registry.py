@@ -45,6 +45,7 @@ class Registration:
     aliases: tuple[str, ...]  # that the version has now
     decision: Decision
     is_new: bool  # whether the version was registered, or its registration completed, just now
+    created: float | None = None  # when the version was, in seconds since the epoch by the store's clock
 
     def __str__(self) -> str:
         if self.decision.outcome == "rejected":
@@ -84,7 +85,8 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
     tags = {DECISION_TAG: decision.outcome} | ({"registry.name": name, "registry.version": number} if number else {})
     if not tags.items() <= record.tags.items():
         record.set_tags(tags)
-    registration = Registration(name, number, aliases, decision, is_new)
+    created = version.creation_timestamp / 1000 if version else None
+    registration = Registration(name, number, aliases, decision, is_new, created)
     publish(record, outputs, registration)
     return registration
 

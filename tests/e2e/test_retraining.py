@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from pipeline.data import tiny
+from pipeline.flows.branches import VERSION
 from tests.conftest import Project
 from tests.e2e.test_kills import START_SECONDS, wait_until_idle
 from tests.e2e.test_repro import aliases_of, runs_of
@@ -44,3 +45,13 @@ def test_a_retraining_that_was_killed_in_training_goes_on_and_is_judged(trained:
     record = json.loads(trained.run("python", "-m", "pipeline.cli", "lineage", "2", "--json").stdout)
     first = trained.run("git", "rev-parse", f"{result['branch']}~1").stdout.strip()
     assert first in json.dumps(record)
+
+    trailer = f"--format=%(trailers:key={VERSION},valueonly)"
+    assert trained.run("git", "log", "-1", trailer, result["branch"]).stdout.strip() == "tiny/2"
+    (incoming / "march.npz").unlink()
+    (trained.path / "README.md").write_text("a new sentence")
+    trained.commit()
+    output = trained.run("python", "-m", "pipeline.cli", "retrain", "--json").stdout
+    again = json.loads(output[output.index("\n{") :])
+    assert (again["outcome"], again["version"]) == ("not promoted", "1")  # made at the desk, as it was before
+    assert "which was there before this retraining" in again["reason"]

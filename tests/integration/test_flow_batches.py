@@ -1,12 +1,13 @@
 """`pipeline add-data`, `status` and `sync` in a project, from wherever the reader stands."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.data import tiny
+from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.errors import DataError, FlowError
 from pipeline.flows.batches import AddedBatch, add_batch
@@ -70,6 +71,23 @@ def test_a_batch_that_lies_there_already_only_gets_its_pointer(stand_ins: Projec
     batch.rename(placed)
     assert add(placed).counts["Bag"] == 2
     assert incoming(stand_ins) == {".gitignore", "march.npz", "march.npz.dvc"}
+
+
+def test_a_batch_that_was_edited_may_repeat_what_it_had(stand_ins: Project, batch: Path, add: Add) -> None:
+    trained_on = np.load(batch)
+    local = replace(load_entry("tiny").dataset, name="tiny-local-0123abcd")
+    with table.writer(stand_ins.path / "data/dataset/train.parquet", local) as rows:
+        texts = (table.strings([text] * len(trained_on["labels"])) for text in ("id", batch.name))
+        rows.write(trained_on["images"], trained_on["labels"], *texts)
+    with pytest.raises(DataError, match="fit to train on") as refused:
+        add(batch, "another")
+    assert "already_there" in refused.value.found
+    images, labels = tiny.generate(5, seed=8)
+    edited = {"images": [*trained_on["images"], *images], "labels": [*trained_on["labels"], *labels]}
+    placed = stand_ins.path / "data/incoming" / batch.name
+    placed.parent.mkdir()
+    np.savez(placed, **edited)
+    assert sum(add(placed).counts.values()) == 25
 
 
 def test_a_name_is_not_taken_twice(stand_ins: Project, batch: Path, add: Add) -> None:

@@ -13,15 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data import tiny
+from pipeline.data import table, tiny
+from pipeline.data.catalog import load_entry
 from pipeline.errors import FlowError, ParamsError
 from pipeline.flows import intake
 from pipeline.flows.checkout import RETRAININGS
+from pipeline.flows.notices import URLS_VARIABLE
 from pipeline.flows.retraining import Retraining, retrain
 from pipeline.workspace import lock
 from tests.conftest import STAGES, Project
 from tests.integration.conftest import behave, started_stages
 from tests.integration.test_flow import processes_of, wait_until
+from tests.integration.test_notices import Endpoint, endpoint
+
+__all__ = ["endpoint"]  # a fixture
 
 pytestmark = pytest.mark.xdist_group("prefect")
 
@@ -70,17 +75,28 @@ def branches_of(project: Project) -> list[str]:
     return project.run("git", "for-each-ref", "--format=%(refname:short)", "refs/heads/retrain/").stdout.split()
 
 
+def outcomes_of(project: Project) -> list[str]:
+    """Those of all retrainings, as the log has them."""
+    return [json.loads(line)["outcome"] for line in (project.path / ".pipeline/retraining/log.jsonl").open()]
+
+
 def checkouts_of(project: Project) -> list[Path]:
     return list((project.path / RETRAININGS).glob("*"))
 
 
-def test_a_new_batch_is_taken_in_and_the_desk_is_left_alone(again: Retrain, stand_ins: Project) -> None:
+def test_a_new_batch_is_taken_in_and_the_desk_is_left_alone(
+    again: Retrain, stand_ins: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_batch(stand_ins, "march.npz", seed=7)
     (stand_ins.path / "stage.py").write_text("an edit in progress")
     before, status = snapshot(stand_ins), stand_ins.run("git", "status", "--porcelain").stdout
     head = stand_ins.run("git", "rev-parse", "HEAD", "HEAD:stage.py").stdout
 
-    result = again(reason="a test")
+    with monkeypatch.context() as hook:  # as git starts one
+        hook.setenv("GIT_DIR", str(stand_ins.path / ".git"))
+        hook.setenv("GIT_INDEX_FILE", str(stand_ins.path / ".git/index"))
+        result = again(reason="a test")
+        assert os.environ["GIT_DIR"]
     assert result.taken == ("march.npz",)
     assert result.branch
     assert branches_of(stand_ins) == [result.branch]
@@ -115,16 +131,21 @@ def test_nothing_new_makes_no_checkout_and_imports_no_tool(again: Retrain, stand
     assert stand_ins.run("python", "-c", command).stdout.strip() == "nothing new"
     assert not (stand_ins.path / RETRAININGS).exists()
     assert started_stages(stand_ins) == []
-    outcomes = [json.loads(line)["outcome"] for line in (stand_ins.path / ".pipeline/retraining/log.jsonl").open()]
-    assert outcomes[1:] == ["nothing new"]
+    assert outcomes_of(stand_ins)[1:] == ["nothing new"]
 
 
 def test_a_bad_batch_is_quarantined_until_it_changes(again: Retrain, stand_ins: Project) -> None:
-    add_batch(stand_ins, "good.npz", seed=7)
+    twin = stand_ins.path / "data/incoming/twin.npz"
+    shutil.copy2(add_batch(stand_ins, "good.npz", seed=7), twin)
+    np.savez(twin, **np.load(twin), unused=0)  # the same images, in a file of its own
+    os.utime(twin, (0, 0))
     spoil(add_batch(stand_ins, "bad.npz", seed=8))
     first = again()
     assert first.taken == ("good.npz",)
-    assert [(batch.name, "bad.npz" in batch.reason) for batch in first.quarantined] == [("bad.npz", True)]
+    reasons = {batch.name: batch.reason for batch in first.quarantined}
+    assert set(reasons) == {"bad.npz", "twin.npz"}
+    assert "bad.npz" in reasons["bad.npz"]
+    assert "already_there" in reasons["twin.npz"]
     assert first.branch
     assert "data/incoming/bad.npz.dvc" not in files_of(stand_ins, first.branch)
     assert first.report
@@ -140,12 +161,38 @@ def test_a_bad_batch_is_quarantined_until_it_changes(again: Retrain, stand_ins: 
     spoil_differently.write_bytes(b"nor is this")
     third = again()  # a bad one alone is no reason to train
     assert third.outcome == "nothing new"
-    assert {batch.name for batch in third.quarantined} == {"bad.npz", "worse.npz"}
+    assert {batch.name for batch in third.quarantined} == {"bad.npz", "twin.npz", "worse.npz"}
 
     spoil_differently.unlink()
+    twin.unlink()
     add_batch(stand_ins, "bad.npz", seed=9)
     fourth = again()
     assert (fourth.taken, fourth.quarantined) == (("bad.npz", "good.npz"), ())
+
+
+def test_a_batch_that_was_edited_is_trained_on(again: Retrain, stand_ins: Project) -> None:
+    """Though the last training had most of its images. What it had is made anew where no cache has it."""
+    batch = add_batch(stand_ins, "march.npz", seed=7)
+    images, labels = tiny.generate(20, seed=7)
+    with table.writer(stand_ins.path / "tables/train.parquet", load_entry("tiny").dataset) as rows:
+        rows.write(images, labels, *(table.strings([text] * 20) for text in ("id", batch.name)))
+    for left in (".dvc/cache", "data/dataset"):
+        shutil.rmtree(stand_ins.path / left)
+    stand_ins.run("dvc", "add", "--quiet", str(batch))
+    stand_ins.commit()
+    more, their_labels = tiny.generate(5, seed=8)
+    batch.unlink()
+    np.savez(batch, images=np.concatenate([images, more]), labels=np.concatenate([labels, their_labels]))
+    os.utime(batch, (0, 0))
+
+    behave(stand_ins, ingest={"exit": [1]})
+    failed = again()
+    assert failed.outcome == "failed"
+    assert "must not repeat are not to be had" in failed.reason
+    assert failed.quarantined == ()
+    result = again()
+    assert (result.taken, result.quarantined) == (("march.npz",), ())
+    assert started_stages(stand_ins) == ["ingest", *STAGES]
 
 
 def test_params_can_be_changed_for_one_retraining(again: Retrain, stand_ins: Project) -> None:
@@ -160,6 +207,7 @@ def test_params_can_be_changed_for_one_retraining(again: Retrain, stand_ins: Pro
     with pytest.raises(FlowError, match="there is no commit 'nowhere'"):
         again(ref="nowhere")
     assert branches_of(stand_ins) == [result.branch]
+    assert outcomes_of(stand_ins) == ["not promoted", "nothing new", *["failed"] * 3]
 
 
 def test_a_new_commit_is_retrained_and_the_readers_edits_are_not(again: Retrain, stand_ins: Project) -> None:
@@ -189,6 +237,20 @@ def test_a_failed_stage_leaves_a_report_and_is_tried_again(again: Retrain, stand
     assert started_stages(stand_ins) == ["train", "train", "evaluate", "register"]
 
 
+def test_an_error_of_the_disk_is_an_outcome_that_is_told_of(
+    again: Retrain, stand_ins: Project, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}")
+    (stand_ins.path / RETRAININGS).touch()  # no room for a checkout
+    failed = again(changes={"train.seed": 9})
+    assert failed.outcome == "failed"
+    assert str(RETRAININGS) in failed.reason
+    assert failed.report
+    assert failed.report.is_file()
+    assert [message["title"].split(":")[0] for message in endpoint.taken] == ["retrain failed"]
+    assert outcomes_of(stand_ins) == ["failed"]
+
+
 def test_what_a_remote_lacks_is_pushed_by_the_next_one(again: Retrain, stand_ins: Project, tmp_path: Path) -> None:
     code, data = tmp_path / "code.git", tmp_path / "data"
     stand_ins.run("git", "remote", "add", "origin", str(code))
@@ -203,6 +265,7 @@ def test_what_a_remote_lacks_is_pushed_by_the_next_one(again: Retrain, stand_ins
 
     data.unlink()
     stand_ins.run("git", "init", "--quiet", "--bare", str(code))
+    spoil(add_batch(stand_ins, "bad.npz", seed=8))  # so that it is found out in a checkout only that nothing is new
     second = again()
     assert (second.outcome, second.warnings) == ("nothing new", ())
     clone = Project(tmp_path / "clone", stand_ins.home)
@@ -266,8 +329,7 @@ def test_two_at_once_take_turns_or_one_is_skipped(again: Retrain, stand_ins: Pro
     both = [stand_ins.start(*command, **environment) for _ in range(2)]
     outputs = [one.communicate(timeout=120)[0] for one in both]
     assert [one.returncode for one in both] == [0, 0], outputs
-    outcomes = [json.loads(line)["outcome"] for line in (stand_ins.path / ".pipeline/retraining/log.jsonl").open()]
-    assert outcomes == ["skipped", "not promoted", "nothing new"]
+    assert outcomes_of(stand_ins) == ["skipped", "not promoted", "nothing new"]
 
 
 @pytest.mark.faults
@@ -278,7 +340,7 @@ def test_after_a_kill_the_next_one_is_right(again: Retrain, stand_ins: Project, 
     environment = {name: os.environ[name] for name in ("PREFECT_API_URL", "STAND_INS")}
     command = ("python", "-m", "pipeline.cli", "retrain", "--set", "train.seed=9")
     running = stand_ins.start(*command, **environment)
-    wait_until(lambda: stage in started_stages(stand_ins) or running.poll() is not None)
+    wait_until(lambda: stage in started_stages(stand_ins) or running.poll() is not None, 180)
     running.kill()
     running.wait()
     wait_until(lambda: not processes_of(stand_ins), 20)

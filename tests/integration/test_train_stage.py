@@ -182,6 +182,21 @@ def test_two_workers_train_one_model_and_the_chief_alone_writes(base: Project, t
     assert digests(pair) == expected
 
 
+def test_workers_that_train_something_else_are_refused(base: Project, tmp_path: Path) -> None:
+    projects = [
+        copy(base, tmp_path / str(width), "mlp", **{"train.widths": [width], "train.data_parallel": "multi_worker"})
+        for width in (16, 32)
+    ]
+    workers = [
+        project.start(sys.executable, "-m", "pipeline.stages.train", TF_CONFIG=config)
+        for project, config in zip(projects, clusters(2), strict=True)
+    ]
+    says = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert all("the workers do not train the same" in text for text in says), says
+    assert all(worker.returncode == 1 for worker in workers)
+    assert not any(map(checkpoints, projects))
+
+
 def losses(output: str) -> list[str]:
     """What the lines about the epochs say of loss and accuracy."""
     return re.findall(r"^epoch .*(loss [\d.]+ +validation accuracy [\d.]+)", output, re.MULTILINE)

@@ -86,6 +86,38 @@ def test_nothing_is_told_while_files_are_arriving(watched: Callable[[Any], None]
     watched(scenario)
 
 
+def test_one_that_cannot_be_looked_at_is_left_out_until_it_can(
+    watched: Callable[[Any], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "incoming/odd").mkdir(parents=True)
+    (tmp_path / "incoming/odd/loop").symlink_to("loop")
+
+    async def scenario(watching: Watching) -> None:
+        (tmp_path / "incoming/good.npz").write_bytes(b"1")
+        await watching.tells([("good.npz",)])
+        (tmp_path / "incoming/odd/loop").unlink()
+        (tmp_path / "incoming/odd/a.png").write_bytes(b"2")
+        await watching.tells([("good.npz",), ("odd",)])
+
+    watched(scenario)
+    (message,) = [record.getMessage() for record in caplog.records if record.name == arrivals.__name__]
+    assert message.startswith("batch odd is left out: Too many levels of symbolic links")
+
+
+def test_a_folder_that_is_taken_away_and_comes_back_is_looked_at(
+    watched: Callable[[Any], None], tmp_path: Path
+) -> None:
+    async def scenario(watching: Watching) -> None:
+        await watching.tells([])
+        (tmp_path / "incoming").rmdir()
+        await watching.tells([])
+        (tmp_path / "incoming").mkdir()
+        (tmp_path / "incoming/a.npz").write_bytes(b"1")
+        await watching.tells([("a.npz",)])
+
+    watched(scenario)
+
+
 def test_a_disk_that_sends_no_news_is_looked_at(
     watched: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +125,7 @@ def test_a_disk_that_sends_no_news_is_looked_at(
     sizes = iter([{}, {"batch": 1}, {"batch": 2}, {"batch": 3}])
     last = {"batch": 3}
     monkeypatch.setattr(
-        arrivals, "read_batches", lambda _: {name: {"f": (n, 0)} for name, n in next(sizes, last).items()}
+        arrivals, "read_batches", lambda _: ({name: {"f": (n, 0)} for name, n in next(sizes, last).items()}, {})
     )
     looked_at: list[Any] = []
 

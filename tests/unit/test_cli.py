@@ -9,36 +9,10 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from pipeline.cli.__main__ import app
+from pipeline.cli.__main__ import PANELS, app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-COMMANDS = (
-    "run",
-    "status",
-    "schema",
-    "params",
-    "add-data",
-    "sync",
-    "ui",
-    "up",
-    "schedule",
-    "compare",
-    "versions",
-    "history",
-    "promote",
-    "rollback",
-    "lineage",
-    "reproduce",
-    "verify",
-    "predict",
-    "gc",
-    "backup",
-    "restore",
-    "upgrade",
-    "monitor",
-    "notify",
-    "retrain",
-)
+COMMANDS = [name for names in PANELS.values() for name in names]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +29,12 @@ COMMANDS = (
 def test_force_may_stand_alone(arguments: list[str], until: str | None, force: str | None) -> None:
     context = get_command(app).commands["run"].make_context("run", arguments)  # type: ignore[attr-defined]
     assert context.params == {"until": until, "force": force, "if_busy": "leave"}
+
+
+def test_every_command_has_its_place_in_the_help() -> None:
+    assert sorted(COMMANDS) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
+    text = CliRunner().invoke(app, ["--help"]).output
+    assert [text.index(f" {panel} ─") for panel in PANELS] == sorted(text.index(f" {panel} ─") for panel in PANELS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

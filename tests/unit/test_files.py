@@ -1,11 +1,13 @@
 """Atomic writes and digests."""
 
 import hashlib
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.files import atomic_directory, atomic_file, file_digest, read_json, write_json
+from pipeline.files import atomic_directory, atomic_file, file_digest, read_json, read_kept, write_json
 
 
 def test_a_failed_write_leaves_the_former_file(tmp_path: Path) -> None:
@@ -16,6 +18,25 @@ def test_a_failed_write_leaves_the_former_file(tmp_path: Path) -> None:
         raise RuntimeError
     assert target.read_text() == "former"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_two_writers_at_once_do_not_write_into_each_other(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    with atomic_file(target) as one, atomic_file(target) as other:
+        one.write_text("one, which is longer")
+        other.write_text("other")
+    assert target.read_text() == "one, which is longer"  # the last to end
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_a_killed_writer_left_is_removed_later(tmp_path: Path) -> None:
+    left = tmp_path / ".a [1].json.0123abcd.partial"
+    left.touch()
+    write_json(tmp_path / "a [1].json", {})
+    assert left.exists()  # somebody may be writing it
+    os.utime(left, (time.time() - 7200,) * 2)
+    write_json(tmp_path / "a [1].json", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["a [1].json"]
 
 
 def test_a_failed_directory_leaves_the_former_one(tmp_path: Path) -> None:
@@ -37,6 +58,15 @@ def test_json_is_the_same_bytes_for_the_same_values(tmp_path: Path) -> None:
     write_json(tmp_path / "b", {"a": "바지", "b": 1})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert read_json(tmp_path / "a") == {"a": "바지", "b": 1}
+
+
+@pytest.mark.parametrize("left", [b"", b"\0\0\0", b'{"a": ', b"\xff"])
+def test_what_a_power_cut_left_of_json_counts_as_nothing(tmp_path: Path, left: bytes) -> None:
+    assert read_kept(tmp_path / "a") is None
+    (tmp_path / "a").write_bytes(left)
+    assert read_kept(tmp_path / "a") is None
+    write_json(tmp_path / "a", {"a": 1})
+    assert read_kept(tmp_path / "a") == {"a": 1}
 
 
 def test_json_refuses_what_json_does_not_have(tmp_path: Path) -> None:
