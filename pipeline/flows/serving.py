@@ -52,7 +52,7 @@ LATE = timedelta(minutes=1)
 BUSY_SECONDS = 5  # between two looks whether a retraining works
 AGAIN_SECONDS = 60  # until a retraining that did not come about is asked for again; doubled each time
 MOST_AGAIN_SECONDS = 900
-MOST_LOST = 3  # retrainings for the same batches that crash, or fail before they begin
+MOST_LOST = 3  # retrainings for the same batches that crash, or that fail in another clone
 BATCH_ARRIVED = "pipeline.batch.arrived"
 NO_SLOT = "Deployment concurrency limit reached."  # Prefect's words for a run that it cancelled for another one
 MOST_RUNS = 100  # that are asked for at once
