@@ -149,9 +149,12 @@ def measure_switches(bench: Bench) -> None:
         other = {"float32": "bfloat16", "bfloat16": "float32"}[computed]
         variants: dict[str, dict[str, Any]] = {
             "one step a call, not a graph of many": {"steps_a_call": 1},
-            "without XLA" if compiled else "with XLA": {"changes": {"xla": "never" if compiled else "always"}},
             "without determinism": {"deterministic": False},
         }
+        if preset == "mlp":
+            variants["without XLA" if compiled else "with XLA"] = {
+                "changes": {"xla": "never" if compiled else "always"}
+            }
         if preset == "mlp" or computed == "bfloat16":  # emulated, convolutions take more than ten times as long
             variants[f"{other}, not {computed}"] = {"changes": {"precision": other}}
         if PRESETS[preset]["optimizer"] == "muon":

@@ -117,7 +117,9 @@ class TrainSettings(Section):
         description="the saved model averages over the mirrored image, if training mirrors, or over shifts too"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="of the computation; weights stay float32")
-    xla: Literal["auto", "always", "never"] = Field(description="compile the training with XLA; auto: on a GPU")
+    xla: Literal["auto", "always", "never"] = Field(
+        description="compile the training of an mlp with XLA; auto: on a GPU"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +321,11 @@ def _misfits(params: Params) -> list[str]:
         problems.append(
             f"train.xla is always, but train.data_parallel is {params.train.data_parallel}: XLA compiles for one "
             "device; set train.xla to auto or never"
+        )
+    if params.train.settings.network == "cnn" and params.train.settings.xla == "always":
+        problems.append(
+            "train.xla is always, but train.network is cnn: XLA has no deterministic gradient of its max-pooling; set "
+            "train.xla to auto or never"
         )
     if params.monitor.at_least > params.monitor.last:
         problems.append(

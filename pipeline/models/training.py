@@ -120,7 +120,7 @@ def plan_batches(images: int, settings: TrainSettings) -> tuple[int, int]:
 
 def uses_xla(settings: TrainSettings, strategy: Strategy) -> bool:
     """Whether XLA compiles the training; it compiles for one device."""
-    return strategy.num_replicas_in_sync == 1 and choose_xla(settings.xla, inspect_machine())
+    return strategy.num_replicas_in_sync == 1 and choose_xla(settings.xla, settings.network, inspect_machine())
 
 
 class _EpochGraph:

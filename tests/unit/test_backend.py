@@ -16,11 +16,14 @@ def test_auto_precision_is_what_the_hardware_has(machine: Machine, precision: st
     assert [choose_precision(wanted, machine) for wanted in ("float32", "bfloat16")] == ["float32", "bfloat16"]
 
 
-@pytest.mark.parametrize(("machine", "compiled"), [(PLAIN, False), (SERVER, False), (GPU, True)])
-def test_auto_xla_compiles_where_it_is_faster(machine: Machine, compiled: bool) -> None:
-    assert choose_xla("auto", machine) is compiled
-    assert choose_xla("always", machine)
-    assert not choose_xla("never", machine)
+@pytest.mark.parametrize(
+    ("machine", "network", "compiled"),
+    [(PLAIN, "mlp", False), (SERVER, "mlp", False), (GPU, "mlp", True), (GPU, "cnn", False)],
+)
+def test_auto_xla_compiles_where_it_is_faster_and_can(machine: Machine, network: str, compiled: bool) -> None:
+    assert choose_xla("auto", network, machine) is compiled
+    assert choose_xla("always", network, machine)
+    assert not choose_xla("never", network, machine)
 
 
 def test_this_machine_is_described() -> None:

@@ -102,6 +102,12 @@ def test_a_loss_that_does_not_fit_the_task_is_explained(
         parse_params(bad)
 
 
+def test_xla_for_a_network_with_max_pooling_is_refused(raw: dict[str, Any]) -> None:
+    bad = changed(changed(raw, "train.xla", "always"), "train.preset", "cnn")
+    with pytest.raises(ParamsError, match="no deterministic gradient of its max-pooling"):
+        parse_params(bad)
+
+
 def test_xla_on_several_devices_is_refused(raw: dict[str, Any]) -> None:
     bad = changed(changed(raw, "train.xla", "always"), "train.data_parallel", "mirrored")
     with pytest.raises(ParamsError, match="XLA compiles for one device"):
