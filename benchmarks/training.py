@@ -155,7 +155,7 @@ def measure_switches(bench: Bench) -> None:
             variants["without XLA" if compiled else "with XLA"] = {
                 "changes": {"xla": "never" if compiled else "always"}
             }
-        if preset == "mlp" or computed == "bfloat16":  # emulated, convolutions take more than ten times as long
+        if preset == "mlp" or computed == "bfloat16":  # left out where it would be emulated
             variants[f"{other}, not {computed}"] = {"changes": {"precision": other}}
         if PRESETS[preset]["optimizer"] == "muon":
             for rate in ADAMW_RATES:
