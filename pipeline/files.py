@@ -1,39 +1,39 @@
 """Writing files so that neither a kill nor a power cut leaves half of one, and naming them by their content."""
 
+import fcntl
 import glob
 import hashlib
 import json
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-ABANDONED_SECONDS = 3600  # without a change, after which nobody is writing a temporary file any more
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` to write to; it takes `path`'s name only if the block succeeds.
 
-    Each writer has a sibling of its own, and what killed ones left is removed: of several at once the last one wins.
+    Each writer has a sibling of its own, locked while it lives: what killed writers left is removed by the next, and
+    of several at once the last one wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for former in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with suppress(FileNotFoundError):  # another writer has just renamed it
-            if time.time() - former.stat().st_mtime > ABANDONED_SECONDS:
-                former.unlink()
+        with suppress(OSError), former.open("rb") as file:  # locked by its writer, or renamed by now
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            former.unlink()
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        yield partial
-        with partial.open("rb+") as file:
+    with partial.open("xb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield partial
             os.fsync(file.fileno())  # or the new name may reach the disk before the content does
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager

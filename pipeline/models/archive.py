@@ -6,6 +6,7 @@ would differ. Here they are written out of it; what is left loads like any other
 
 import io
 import json
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,10 @@ def export(network: keras.Model, settings: TrainSettings, task: Task, steps: int
 
 def save(network: keras.Model, path: Path) -> None:
     """Write a network, its weights and its compilation as a canonical `.keras` archive."""
-    with atomic_file(path) as partial:
-        saved = partial.with_suffix(".keras")
-        try:
-            network.save(saved)
-            partial.write_bytes(_canonical(saved))
-        finally:
-            saved.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as directory, atomic_file(path) as partial:
+        saved = Path(directory, "model.keras")  # Keras asks for the suffix
+        network.save(saved)
+        partial.write_bytes(_canonical(saved))
 
 
 def load(path: Path) -> keras.Model:

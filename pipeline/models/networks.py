@@ -2,11 +2,11 @@
 
 For 28 x 28 pixels, ten classes and the widths of the presets:
 
-| preset    | layers                                                                     | parameters | multiply-adds |
-|-----------|----------------------------------------------------------------------------|------------|---------------|
-| mlp       | Flatten; a Dense(relu) for each width; Dense                               |    101,770 |       101,632 |
+| preset    | layers                                                                      | parameters | multiply-adds |
+|-----------|-----------------------------------------------------------------------------|------------|---------------|
+| mlp       | Flatten; a Dense(relu) for each width; Dense                                |    101,770 |       101,632 |
 | cnn       | whitening; max-pooling; two convolutions, max-pooling for each width; Dense |    271,038 |     8,906,528 |
-| cnn-large | the same without the first max-pooling                                     |    386,046 |    22,228,256 |
+| cnn-large | the same without the first max-pooling                                      |    386,046 |    22,228,256 |
 """
 
 import math

@@ -60,17 +60,17 @@ def test_after_a_reboot_in_mid_training_the_retraining_goes_on_to_the_same_bytes
     assert list((trained.path / RETRAININGS).glob("*")), output
     (checkout,) = (trained.path / RETRAININGS).iterdir()
     # All that they left in a list by their number: after a reboot, another process has it.
-    us = {"pid": os.getpid(), "cmd": "dvc repro"}
+    us, half = {"pid": os.getpid(), "cmd": "dvc repro"}, "reports/.registration.json.0123abcd.partial"
     for directory in (trained.path, checkout):
         write_json(directory / ".dvc/tmp/rwlock", {"write": {str(directory / "models/model.keras"): us}, "read": {}})
-        (directory / "reports/.registration.json.partial").write_text("half")
+        (directory / half).write_text("half")
     for name in ("the-flow", "retraining", "the-runner"):
         write_json(trained.path / f".pipeline/locks/{name}.json", {"pid": os.getpid(), "since": "before"})
     write_json(trained.path / STACK_FILE, {"pid": os.getpid(), "mlflow": "http://127.0.0.1:9"})
 
     output = trained.run(*retrain).stdout
     assert "from checkpoint" in output
-    assert checkouts_and_partials(trained) == ([], [str(trained.path / "reports/.registration.json.partial")])
+    assert checkouts_and_partials(trained) == ([], [str(trained.path / half)])
     (branch,) = trained.run("git", "for-each-ref", "--format=%(refname)", "refs/heads/retrain").stdout.split()
     lock = yaml.safe_load(trained.run("git", "show", f"{branch}:dvc.lock").stdout)
     model = next(out["md5"] for out in lock["stages"]["train"]["outs"] if out["path"] == "models/model.keras")

@@ -1,8 +1,6 @@
 """Atomic writes and digests."""
 
 import hashlib
-import os
-import time
 from pathlib import Path
 
 import pytest
@@ -29,14 +27,17 @@ def test_two_writers_at_once_do_not_write_into_each_other(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_what_a_killed_writer_left_is_removed_later(tmp_path: Path) -> None:
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    target = tmp_path / "a [1].json"
     left = tmp_path / ".a [1].json.0123abcd.partial"
-    left.touch()
-    write_json(tmp_path / "a [1].json", {})
-    assert left.exists()  # somebody may be writing it
-    os.utime(left, (time.time() - 7200,) * 2)
-    write_json(tmp_path / "a [1].json", {})
-    assert [path.name for path in tmp_path.iterdir()] == ["a [1].json"]
+    left.write_text("hal")
+    with atomic_file(target) as written:
+        assert [path.name for path in tmp_path.iterdir()] == [written.name]
+        write_json(target, {})
+        assert written.exists()  # its writer lives
+        written.write_text("whole")
+    assert target.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_failed_directory_leaves_the_former_one(tmp_path: Path) -> None:
