@@ -40,35 +40,15 @@ def blank_images(arrays: Arrays) -> None:
     arrays[FILES[0]][::20] = 0
 
 
-def shuffled_labels(arrays: Arrays) -> None:
-    np.random.default_rng(0).shuffle(arrays[FILES[1]])
-
-
-def duplicates_across_splits(arrays: Arrays) -> None:
-    arrays[FILES[0]][:200] = arrays[FILES[2]][:200]
-    arrays[FILES[1]][:200] = arrays[FILES[3]][:200]
-
-
 def labels_out_of_range(arrays: Arrays) -> None:
     arrays[FILES[1]][7] = 10
-
-
-def counts_that_differ(arrays: Arrays) -> None:
-    arrays[FILES[1]] = arrays[FILES[1]][:-3]
 
 
 @pytest.mark.parametrize(
     ("change", "stage", "words"),
     [
         (blank_images, "validate", [r"blank_images +FAILED", "blank_images .*: 100 "]),
-        (shuffled_labels, "validate", [r"class_separation +FAILED"]),
-        (duplicates_across_splits, "validate", [r"duplicates_across_splits +FAILED"]),
-        (
-            labels_out_of_range,
-            "ingest",
-            ["train-labels-idx1-ubyte has labels", "found: +10 at position 7"],
-        ),
-        (counts_that_differ, "ingest", ["train-labels-idx1-ubyte", "1,?997"]),
+        (labels_out_of_range, "ingest", ["train-labels-idx1-ubyte has labels", "found: +10 at position 7"]),
     ],
 )
 def test_bad_data_stops_the_pipeline_and_registers_nothing(
@@ -92,51 +72,24 @@ def test_bad_data_stops_the_pipeline_and_registers_nothing(
     assert lock_of(trained) == before
 
 
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda content: gzip.compress(content)[:-2000], ["damaged gzip file"]),
-        (lambda content: gzip.compress(b"\x00\x00\x09" + content[3:]), ["magic"]),
-        (lambda content: gzip.compress(content[:-5]), ["bytes"]),
-    ],
-    ids=["truncated gz", "wrong magic number", "too short"],
-)
-def test_a_damaged_file_is_named(trained: Project, damage: Callable[[bytes], bytes], words: list[str]) -> None:
+def test_a_damaged_file_is_named(trained: Project) -> None:
     before = lock_of(trained)
     local_data(trained, lambda arrays: None)
     plain = trained.path / "data/local" / FILES[0]
-    plain.with_name(plain.name + ".gz").write_bytes(damage(plain.read_bytes()))
+    plain.with_name(plain.name + ".gz").write_bytes(gzip.compress(plain.read_bytes())[:-2000])
     plain.unlink()
     result = trained.repro(check=False)
     assert result.returncode != 0
-    for word in [FILES[0], *words]:
-        assert word in result.stdout
+    assert f"{FILES[0]}.gz" in result.stdout
+    assert "damaged gzip file" in result.stdout
     nothing_lost(trained, before)
-
-
-def test_swapped_labels_in_the_same_folder_are_noticed(trained: Project) -> None:
-    local_data(trained, lambda arrays: None)
-    assert stages_that_ran(trained.repro("split").stdout)[0] == "ingest"
-
-    def swap(arrays: Arrays) -> None:
-        for labels in (arrays[FILES[1]], arrays[FILES[3]]):
-            first, second = labels == 0, labels == 1
-            labels[first], labels[second] = 1, 0
-
-    before = lock_of(trained)
-    local_data(trained, swap)
-    assert stages_that_ran(trained.repro("train").stdout) == ["ingest", "validate", "split", "train"]
-    changed = {stage for stage, outputs in lock_of(trained).items() if outputs != before[stage]}
-    assert changed >= {"ingest", "split", "train"}
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("train.epochs", -1, "train.epochs is -1"),
         ("train.loss", "binary_crossentropy", "dataset.positive_classes is empty"),
         ("dataset.name", "fashion-minst", "did you mean fashion-mnist?"),
-        ("dataset.positive_classes", ["Sandal"], "set train.loss to binary_crossentropy"),
     ],
 )
 def test_bad_parameters_stop_before_anything_runs(trained: Project, key: str, value: object, message: str) -> None:

@@ -17,6 +17,8 @@ from pipeline.files import file_digest, read_json
 from pipeline.tracking.outputs import Outputs
 from tests.conftest import Project
 
+pytestmark = pytest.mark.xdist_group("loaded model")  # it is loaded once
+
 # Arguments: the store, the model file of the workspace, a Parquet file of images, a directory to write to.
 CONSUMER = """
 import json, os, sys

@@ -19,6 +19,8 @@ from pipeline.models.inference import create_predictor
 from pipeline.params import parse_params
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.xdist_group("behaviour")  # each network is trained once
+
 Model = Callable[[np.ndarray], np.ndarray]
 Change = Callable[[np.ndarray], np.ndarray]
 

@@ -16,6 +16,8 @@ from tests.integration.recorded import Workspace, empty_store, fill, making_work
 
 __all__ = ["empty_store", "workspace"]  # fixtures
 
+pytestmark = pytest.mark.xdist_group("retention")  # the template is made once
+
 NAME = "garments"
 
 
