@@ -9,10 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pipeline.models.processor import read_processor
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else Keras is used with on this machine
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -72,7 +73,6 @@ __all__ = [
     "view_as_tensor",
 ]
 
-BFLOAT16_FEATURES = {"avx512_bf16", "amx_bf16"}  # without them it is emulated, several times slower than float32
 BFLOAT16_CAPABILITY = (8, 0)  # of an Nvidia GPU
 
 
@@ -82,8 +82,8 @@ class Machine:
 
     device: str  # "cpu", or the name of the first GPU
     threads: int  # that TensorFlow computes with
-    features: tuple[str, ...]  # of the processor: those that choose other arithmetic
-    bfloat16: bool  # whether such arithmetic is in the hardware
+    features: tuple[str, ...]  # of the processor: see `processor.FEATURES`
+    bfloat16: bool  # whether such arithmetic is faster there than float32
     onednn: bool = True  # whether TensorFlow computes by oneDNN: TF_ENABLE_ONEDNN_OPTS
 
 
@@ -92,22 +92,13 @@ def inspect_machine() -> Machine:
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     wanted = tf.config.threading.get_intra_op_parallelism_threads() or os.environ.get("TF_NUM_INTRAOP_THREADS")
     threads = int(wanted or cores)
-    features = _processor_features()
+    processor = read_processor()
     onednn = os.environ["TF_ENABLE_ONEDNN_OPTS"].lower() not in ("0", "false")
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     if not gpus:
-        return Machine("cpu", threads, features, not BFLOAT16_FEATURES.isdisjoint(features), onednn)
+        return Machine("cpu", threads, processor.features, processor.faster_in_bfloat16, onednn)
     bfloat16 = all(gpu.get("compute_capability", (0, 0)) >= BFLOAT16_CAPABILITY for gpu in gpus)
-    return Machine(str(gpus[0].get("device_name", "gpu")), threads, features, bfloat16, onednn)
-
-
-def _processor_features() -> tuple[str, ...]:
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return ()
-    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
-    kinds = ("avx2", "fma", "avx512", "avx_vnni", "amx", "asimd", "sve", "bf16")
-    return tuple(sorted({flag for flag in flags.partition(":")[2].split() if flag.startswith(kinds)}))
+    return Machine(str(gpus[0].get("device_name", "gpu")), threads, processor.features, bfloat16, onednn)
 
 
 def make_repeatable(seed: int) -> None:

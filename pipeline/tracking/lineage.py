@@ -16,13 +16,12 @@ import yaml
 
 from pipeline.data.incoming import INCOMING, POINTER
 from pipeline.files import file_digest
+from pipeline.models.processor import read_processor
 from pipeline.tracking.outputs import DATASET, RAW, Outputs, dvc_digest
 
 LARGEST_UNTRACKED_FILE = 1 << 20  # bytes; a larger one is data that somebody forgot to ignore, and is only named
 LARGEST_DIFF = 10 << 20  # bytes
 PACKAGES = ("tensorflow", "keras", "numpy", "mlflow", "dvc")
-# What chooses between TensorFlow's kernels on x86 and ARM, and so may change the last bits of a result.
-CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
 
 BATCH_TAG = "data.batch."  # followed by the MD5 of a batch's content: a name may hold what no tag's may
 
@@ -79,13 +78,13 @@ def environment_tags(workspace: Path) -> dict[str, str]:
 
 def host_tags() -> dict[str, str]:
     """The machine and who uses it. Tags and not params: they tell runs apart, they do not define them."""
-    model, features = _cpu()
+    processor = read_processor()
     return {
         "mlflow.user": user(),
         "host.name": platform.node(),
         "host.platform": platform.platform(),
-        "host.cpu": model,
-        "host.cpu_features": " ".join(features),
+        "host.cpu": processor.name,
+        "host.cpu_features": " ".join(processor.features),
         "host.cores": str(len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()),
         "host.memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
     }
@@ -171,13 +170,3 @@ def user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run under a number that has no name
         return str(os.getuid())
-
-
-def _cpu() -> tuple[str, list[str]]:
-    """Model name and those of its features that matter; Linux alone lists them."""
-    facts: dict[str, str] = {}
-    if sys.platform == "linux":
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = facts.get("flags", facts.get("Features", "")).split()
-    return facts.get("model name", platform.processor() or platform.machine()), [f for f in CPU_FEATURES if f in flags]
