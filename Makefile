@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-PYTEST := pytest -n 2 --dist loadgroup
+PYTEST := pytest --dist loadgroup -n
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
@@ -21,10 +21,10 @@ run: $(VENV)/.run ## ingest, validate, split, train, evaluate and register, on r
 	@pipeline run
 
 test: $(VENV)/.dev ## the test suite (under 10 minutes on two cores)
-	@$(PYTEST) -m "not faults"
+	@$(PYTEST) 2 -m "not faults"
 
 test-faults: $(VENV)/.dev ## kills, full disks, servers, the browser, the README on real data (under 20 minutes)
-	@$(PYTEST) -m faults
+	@$(PYTEST) 3 -m faults # they wait for a quarter of their time
 
 lint: $(VENV)/.dev ## style, types and the direction of imports
 	@ruff check . && ruff format --check . && mypy && lint-imports

@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 from pipeline.data import table, tiny
 from pipeline.files import file_digest, write_json
 from pipeline.models.checkpoints import derive_key
+from pipeline.models.processor import read_processor
 from pipeline.params import Params, parse_params
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -155,7 +156,7 @@ def measure_switches(bench: Bench) -> None:
             variants["without XLA" if compiled else "with XLA"] = {
                 "changes": {"xla": "never" if compiled else "always"}
             }
-        if preset == "mlp" or computed == "bfloat16":  # left out where it would be emulated
+        if preset == "mlp" or any(feature.endswith("bf16") for feature in read_processor().features):  # else emulated
             variants[f"{other}, not {computed}"] = {"changes": {"precision": other}}
         if PRESETS[preset]["optimizer"] == "muon":
             for rate in ADAMW_RATES:

@@ -18,7 +18,7 @@ def predict(network: keras.Model, images: np.ndarray) -> np.ndarray:
 def create_predictor(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """`predict` for many calls on one network, whose graph is then traced once. It sees the weights of the moment."""
 
-    @tf.function
+    @tf.function(autograph=False)
     def answer(images: Any) -> Any:
         return network(images, training=False)
 

@@ -63,9 +63,8 @@ class ConvolutionalMuon(keras.optimizers.Muon):
 
 def create_optimizer(settings: TrainSettings, steps: int) -> keras.optimizers.Optimizer:
     """The optimizer of a training of `steps` batches."""
-    warmup = round(settings.warmup_fraction * steps)
     schedule = _schedule(settings, steps)
-    if warmup and settings.schedule != "cosine":
+    if (warmup := _warmup_steps(settings, steps)) and settings.schedule != "cosine":
         schedule = WarmUp(warmup, schedule)
     return _optimizer(settings, schedule, ConvolutionalMuon)
 
@@ -75,9 +74,13 @@ def create_stock_optimizer(settings: TrainSettings, steps: int) -> keras.optimiz
     return _optimizer(settings, _schedule(settings, steps), keras.optimizers.Muon)
 
 
+def _warmup_steps(settings: TrainSettings, steps: int) -> int:
+    return round(settings.warmup_fraction * steps)
+
+
 def _schedule(settings: TrainSettings, steps: int) -> Schedule:
     """The learning rate after the warm-up, as Keras's classes can express it: cosine decay includes one, from zero."""
-    rate, warmup = settings.learning_rate, round(settings.warmup_fraction * steps)
+    rate, warmup = settings.learning_rate, _warmup_steps(settings, steps)
     left = max(steps - warmup, 1)
     if settings.schedule == "constant":
         return rate

@@ -149,14 +149,17 @@ class _EpochGraph:
             self._accuracy.update_state(targets, answers)
 
         # The images are an argument: a graph that captured them would hold a constant, which XLA takes minutes to
-        # compile.
-        @tf.function(jit_compile=use_xla)
+        # compile. The loop is TensorFlow's own, because AutoGraph takes half a second to make one of Python's.
+        @tf.function(jit_compile=use_xla, autograph=False)
         def run_steps(images: Any, targets: Any, choices: dict[str, Any], first: Any, end: Any) -> None:
-            for number in tf.range(first, end):
+            def run_step(number: Any) -> Any:
                 chosen = {name: choice[number] for name, choice in choices.items()}
                 order = chosen.pop("order")
                 batch = tf.gather(images, order), tf.gather(targets, order), chosen
                 strategy.run(lambda *batch: step(*take_share(batch, strategy)), args=batch)
+                return number + 1
+
+            tf.while_loop(lambda number: number < end, run_step, [first])
 
         self._run_steps = run_steps
 

@@ -49,19 +49,18 @@ def wait_until_idle(project: Project, seconds: float = 10) -> None:
     assert processes_of(project) == []
 
 
-@pytest.mark.parametrize("victim", ["stage", "dvc"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_stage_runs_again_to_the_same_bytes(trained: Project, stage: str, victim: str) -> None:
+def test_a_killed_stage_runs_again_to_the_same_bytes(trained: Project, stage: str) -> None:
     before = lock_of(trained)
-    running = trained.start("dvc", "repro", "--force", "--single-item", stage)
-    process = stage_process(trained, running, stage)
-    time.sleep(MOMENT[stage])
-    (process if victim == "stage" else psutil.Process(running.pid)).kill()
-    running.communicate(timeout=30)
-    wait_until_idle(trained)
+    for victim in ("the stage", "dvc"):
+        running = trained.start("dvc", "repro", "--force", "--single-item", stage)
+        process = stage_process(trained, running, stage)
+        time.sleep(MOMENT[stage])
+        (process if victim == "the stage" else psutil.Process(running.pid)).kill()
+        running.communicate(timeout=30)
+        wait_until_idle(trained)
     trained.repro()  # which may restore the stage from the cache
     assert lock_of(trained) == before
-    assert trained.repro().stdout.count("didn't change, skipping") == len(STAGES)
     assert trained.run("git", "status", "--porcelain").stdout == ""
 
     assert stages_that_ran(trained.repro("--force", "--single-item", stage).stdout) == [stage]
