@@ -106,11 +106,11 @@ def test_until_keeps_what_the_stage_depends_on() -> None:
 
 
 def test_what_a_killed_dvc_held_is_free_although_its_number_is_in_use_again(tmp_path: Path) -> None:
-    waiting = [sys.executable, "-c", "input()"]
-    with (
-        subprocess.Popen(waiting, stdin=subprocess.PIPE) as other,
-        subprocess.Popen([*waiting, "dvc"], stdin=subprocess.PIPE) as dvc,
-    ):
+    waiting, pipes = [sys.executable, "-c", "input('here\\n')"], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(waiting, **pipes) as other, subprocess.Popen([*waiting, "dvc"], **pipes) as dvc:
+        for process in (other, dvc):  # a process that is only beginning has no command line yet
+            assert process.stdout
+            assert process.stdout.readline() == b"here\n"
         ours, theirs = {"pid": dvc.pid, "cmd": "dvc repro"}, {"pid": other.pid, "cmd": "dvc repro"}
         list_of_files = tmp_path / ".dvc/tmp/rwlock"
         list_of_files.parent.mkdir(parents=True)
