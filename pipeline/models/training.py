@@ -149,7 +149,7 @@ class _EpochGraph:
             self._accuracy.update_state(targets, answers)
 
         # The images are an argument: a graph that captured them would hold a constant, which XLA takes minutes to
-        # compile. The loop is TensorFlow's own, because AutoGraph takes half a second to make one of Python's.
+        # compile. The loop is TensorFlow's own, because AutoGraph takes a quarter of a second to make one of Python's.
         @tf.function(jit_compile=use_xla, autograph=False)
         def run_steps(images: Any, targets: Any, choices: dict[str, Any], first: Any, end: Any) -> None:
             def run_step(number: Any) -> Any:
