@@ -61,6 +61,7 @@ def test_a_killed_stage_runs_again_to_the_same_bytes(trained: Project, stage: st
         wait_until_idle(trained)
     trained.repro()  # which may restore the stage from the cache
     assert lock_of(trained) == before
+    assert trained.repro().stdout.count("didn't change, skipping") == len(STAGES)
     assert trained.run("git", "status", "--porcelain").stdout == ""
 
     assert stages_that_ran(trained.repro("--force", "--single-item", stage).stdout) == [stage]

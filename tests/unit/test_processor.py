@@ -46,7 +46,5 @@ def test_where_no_file_describes_it_it_has_a_name_and_no_features(tmp_path: Path
 
 
 def test_arm_has_another_word_for_flags(tmp_path: Path) -> None:
-    assert read_processor(described(tmp_path, "processor\t: 0\nFeatures\t: fp asimd bf16\n")).features == (
-        "asimd",
-        "bf16",
-    )
+    processor = read_processor(described(tmp_path, "processor\t: 0\nFeatures\t: fp asimd bf16\n"))
+    assert processor.features == ("asimd", "bf16")
