@@ -1,4 +1,4 @@
-"""The commands that tell where a version came from, and prove it."""
+"""Commands for auditing: the lineage of versions, their reproduction, and verification by digest."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,10 +15,12 @@ from pipeline.cli.work import INTERRUPTED
 from pipeline.errors import FAILURE
 
 if TYPE_CHECKING:
-    from pipeline.tracking.chain import Descendant, Link
+    from pipeline.flows.reproduce import Reproduction
+    from pipeline.tracking.chain import Descendant
 
 EXIT_CODES = {"identical": 0, "equivalent": 3, "not reproduced": 4}
 STYLES = {"identical": "green", "equivalent": "yellow", "not reproduced": "bold red"}
+LAST_LINES = 15  # of the log, shown when a stage failed
 
 Version = Annotated[str, typer.Argument(help="Number of the version, or an alias such as champion.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
@@ -30,18 +32,18 @@ def lineage(
         str | None, typer.Argument(help="Number of the version, or an alias such as champion.", show_default=False)
     ] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="DIGEST", help="Find the versions that came from this data.")
+        str | None, typer.Option(metavar="MD5", help="Find the versions that were made from this data.")
     ] = None,
     commit: Annotated[
-        str | None, typer.Option(metavar="SHA", help="Find the versions that came from this commit.")
+        str | None, typer.Option(metavar="SHA", help="Find the versions that were trained by this commit.")
     ] = None,
     model: Annotated[str | None, MODEL_OPTION] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a version came from: run, code, params, environment, data, validation, evaluation, decision.
+    """Show what a version was made from: run, code, params, environment, data, validation, evaluation, decision.
 
-    Backwards too: --data takes the MD5 of anything in dvc.lock or in a batch's pointer, --commit a commit's SHA-1,
-    and the first characters do.
+    Or find versions: --data takes the MD5 of a data output in dvc.lock or of a batch, --commit the SHA-1 of a commit.
+    The first characters are enough.
 
     Examples:
 
@@ -55,27 +57,27 @@ def lineage(
     workspace = enter_workspace()
     from pipeline.tracking import chain
 
-    with console.status("reading MLflow's records"):
+    with console.status("reading from MLflow"):
         if version is not None:
-            links = chain.read_chain(chain.trace(workspace, version, model))
+            subjects = chain.describe_lineage(chain.find_lineage(workspace, version, model))
         else:
-            found = chain.find_by_data(workspace, data) if data else chain.find_by_commit(workspace, commit or "")
+            found = chain.find_descendants(workspace, data=data, commit=commit)
     if version is not None:
-        print_json([asdict(link) for link in links]) if as_json else _print_chain(links)
+        print_json(subjects) if as_json else _print_lineage(subjects)
     else:
-        print_json([asdict(version) for version in found]) if as_json else _print_descendants(found)
+        print_json([asdict(descendant) for descendant in found]) if as_json else _print_descendants(found)
 
 
 @app.command()
 def reproduce(version: Version, model: Annotated[str | None, MODEL_OPTION] = None, as_json: AsJson = False) -> None:
-    """Make a version again from its record, in a checkout that is thrown away, and say whether it is the same.
+    """Run the stages of a version again in a temporary checkout, and compare what they write with the record.
 
-    Exit code 0: identical, the model file is the same byte for byte.
-    3: equivalent, the answers agree within the tolerance and the reason is known.
-    4: not reproduced, and the first stage whose output differs is named.
-    1: it could not be tried.
+    Exit code 0: identical. The model file is the same, byte for byte.
+    3: equivalent. The predictions agree within the tolerance, and a cause of the difference is known.
+    4: not reproduced. The first stage whose output differs is named.
+    1: the version could not be run again.
 
-    Nothing in this checkout changes, nor does any alias. The verdict is kept on the version.
+    Your checkout, data and aliases do not change. The verdict is recorded on the version.
 
     Examples:
 
@@ -83,30 +85,19 @@ def reproduce(version: Version, model: Annotated[str | None, MODEL_OPTION] = Non
         pipeline reproduce champion --json
     """
     workspace = enter_workspace()
-    from pipeline.flows.reproduce import reproduce as make_again
+    from pipeline.flows import reproduce as reproduction
 
     try:
-        reproduction = make_again(workspace, version, model, quiet=as_json)
+        done = reproduction.reproduce(workspace, version, model, quiet=as_json)
     except KeyboardInterrupt:
         console.print("stopped: nothing is left running, and nothing was recorded")
         raise typer.Exit(INTERRUPTED) from None
-    traced, verdict = reproduction.traced, reproduction.verdict
     if as_json:
-        facts = {"name": traced.version.name, "version": str(traced.version.version), "seconds": reproduction.seconds}
-        print_json(facts | asdict(verdict))
+        registered = done.lineage.version
+        print_json({"name": registered.name, "version": str(registered.version)} | asdict(done.verdict))
     else:
-        table = Table("stage", "what happened", "its outputs", box=SIMPLE_HEAD)
-        for stage in verdict.stages:
-            differing = "\n".join(f"{difference.path}: {difference.how}" for difference in stage.differences)
-            same = "as recorded" if stage.compared else "not recorded"
-            table.add_row(stage.stage, stage.outcome, Text(differing or (same if stage.outcome == "ran" else "")))
-        console.print(table)
-        if any(stage.outcome == "failed" for stage in verdict.stages):
-            for line in reproduction.last_lines:
-                console.print(Text(f"  {line}", "dim"), soft_wrap=True)
-        console.print(Text(f"{traced.label}: {verdict.outcome}", STYLES[verdict.outcome]))
-        console.print(Text(verdict.reason), soft_wrap=True)
-    raise typer.Exit(EXIT_CODES[verdict.outcome])
+        _print_reproduction(done)
+    raise typer.Exit(EXIT_CODES[done.verdict.outcome])
 
 
 @app.command()
@@ -137,13 +128,14 @@ def verify(as_json: AsJson = False) -> None:
         raise typer.Exit(FAILURE)
 
 
-def _print_chain(links: "list[Link]") -> None:
-    for link in links:
-        console.print(Text(link.name, "bold"))
-        for name, value in link.facts.items():
+def _print_lineage(subjects: Mapping[str, Mapping[str, Any]]) -> None:
+    for subject, facts in subjects.items():
+        console.print(Text(subject, "bold"))
+        for name, value in facts.items():
             _print_fact(name, value)
-        for command in link.look:
-            console.print(Text(f"  open: {command}", "cyan"), soft_wrap=True)
+    console.print(
+        f"\nTo download its files: mlflow artifacts download --run-id {subjects['run']['id']}", soft_wrap=True
+    )
 
 
 def _print_fact(name: str, value: Any, indent: int = 2) -> None:
@@ -158,11 +150,25 @@ def _print_fact(name: str, value: Any, indent: int = 2) -> None:
 
 def _print_descendants(found: "list[Descendant]") -> None:
     if not found:
-        console.print("no version came from it")
+        console.print("no version was made from it")
         return
     table = Table("version", "aliases", "by", "run", box=SIMPLE_HEAD)
-    for version in found:
-        table.add_row(
-            f"{version.name} {version.version}", ", ".join(version.aliases), ", ".join(version.by), version.run
-        )
+    for descendant in found:
+        label = f"{descendant.name} {descendant.version}"
+        table.add_row(label, ", ".join(descendant.aliases), ", ".join(descendant.by), descendant.run)
     console.print(table)
+
+
+def _print_reproduction(reproduction: "Reproduction") -> None:
+    verdict = reproduction.verdict
+    table = Table("stage", "what happened", "its outputs", box=SIMPLE_HEAD)
+    for stage in verdict.stages:
+        differing = "\n".join(f"{difference.path}: {difference.how}" for difference in stage.differences)
+        same = "as recorded" if stage.compared else "not recorded" if stage.outcome == "ran" else ""
+        table.add_row(stage.stage, stage.outcome, Text(differing or same))
+    console.print(table)
+    if any(stage.outcome == "failed" for stage in verdict.stages):
+        for line in reproduction.log[-LAST_LINES:]:
+            console.print(Text(f"  {line}", "dim"), soft_wrap=True)
+    console.print(Text(f"{reproduction.lineage.label}: {verdict.outcome}", STYLES[verdict.outcome]))
+    console.print(Text(verdict.reason), soft_wrap=True)

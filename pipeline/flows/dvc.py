@@ -62,12 +62,15 @@ def start_dvc(workspace: Path) -> subprocess.Popen[str]:
     return _start("pipeline.flows.dvc", workspace=workspace)
 
 
-def _start(*module: str, workspace: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+def _start(
+    *module: str, workspace: Path | None = None, without: tuple[str, ...] = (), **environment: str
+) -> subprocess.Popen[str]:
     """`python -m MODULE ARGUMENTS` in a process group of its own, with pipes to its input and from its output."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(without)}
     return subprocess.Popen(
         [sys.executable, "-m", *module],
         cwd=workspace,
-        env=os.environ | launch_environment() | environment,
+        env=inherited | launch_environment() | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -123,18 +126,26 @@ def launch_environment() -> dict[str, str]:
     return {"PATH": path, "PYTHONUNBUFFERED": "1", "PIPELINE_FLOW_PID": str(os.getpid())}
 
 
-def run_in_checkout(directory: Path, *arguments: str, seconds: float | None = None) -> tuple[int, list[str]]:
+def run_in_checkout(
+    directory: Path,
+    *arguments: str,
+    seconds: float | None = None,
+    without: tuple[str, ...] = (),
+    on_line: Callable[[str], None] = lambda line: None,
+) -> tuple[int, list[str]]:
     """Run a command of DVC in a directory that will be thrown away. It ends with this process, however that ends.
 
     Args:
         seconds: after which it is ended, and has failed; None waits for ever.
+        without: prefixes of environment variables that it does not inherit.
+        on_line: called with each line as soon as it is printed.
 
     Returns:
         its exit code, and the lines that it printed.
     """
     # The module is found from here: the commit that is checked out need not have it.
     attached_dvc = ("pipeline.flows.attached", "dvc", "--cd", str(directory), "--wait-for-lock")
-    process = _start(*attached_dvc, *arguments, DVC_SITE_CACHE_DIR=str(site_cache(directory)))
+    process = _start(*attached_dvc, *arguments, without=without, DVC_SITE_CACHE_DIR=str(site_cache(directory)))
 
     def end() -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS answers so for a group of zombies
@@ -145,14 +156,18 @@ def run_in_checkout(directory: Path, *arguments: str, seconds: float | None = No
     limit = threading.Timer(seconds or 0, end)
     if seconds is not None:
         limit.start()
+    lines = []
     with process.stdin, process.stdout as output:
         try:
-            lines = [line.rstrip() for line in output]
+            for text in output:
+                if not is_advice(line := text.rstrip()):
+                    lines.append(line)
+                    on_line(line)
         finally:
             limit.cancel()
             end()
             process.wait()
-    return process.returncode, [line for line in lines if not is_advice(line)]
+    return process.returncode, lines
 
 
 def site_cache(directory: Path) -> Path:

@@ -1,24 +1,15 @@
-"""Making a version again: its commit, params and data, every stage up to `evaluate` by force, and a verdict.
+"""Reproduction of a version: rerun its stages from the recorded code, params and data, and compare what they write.
 
-The stages run in a checkout of their own (`pipeline.flows.checkout`) and record in a store of their own; both are
-thrown away. What remains is the verdict, on the version and in its run.
+The stages run in a temporary checkout with an MLflow store of its own. Only the verdict is kept, on the version.
 """
 
-import contextlib
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -26,241 +17,175 @@ from pipeline.data.incoming import INCOMING, POINTER
 from pipeline.errors import FlowError
 from pipeline.files import file_digest
 from pipeline.flows.checkout import checkout
-from pipeline.flows.dvc import is_advice, launch_environment, site_cache
+from pipeline.flows.dvc import run_in_checkout
 from pipeline.flows.signals import signals_as_exceptions
 from pipeline.flows.terminal import Terminal
 from pipeline.params import PARAMS_FILE
+from pipeline.reports.predictions import PREDICTIONS
 from pipeline.reports.reproduction import (
     Difference,
-    StageResult,
+    ReproducedStage,
+    StageOutcome,
     Verdict,
     compare_predictions,
+    decide_verdict,
     describe_difference,
     find_causes,
-    judge,
 )
-from pipeline.tracking.chain import Traced, trace
-from pipeline.tracking.outputs import EVALUATION, MODEL, dvc_digest
-from pipeline.tracking.reproductions import Origin, machine_of, read_origin, record_reproduction
+from pipeline.tracking.chain import Lineage, find_lineage
+from pipeline.tracking.outputs import EVALUATION, MODEL, Outputs, dvc_digest
+from pipeline.tracking.reproductions import RecordedRun, read_machine, read_recorded_run, record_verdict
 
-STAGES = ("ingest", "validate", "split", "train", "evaluate")  # `register` would enter it in a registry
-RESTORABLE = ("ingest", "split")  # by whose outputs the rest can start where their own inputs are gone
-STARTED = re.compile(r"Running stage '([^']+)':$")
-PINS = Path("pins.txt")
-SHOWN_LINES = 15  # of the output, where a stage failed
+STAGES = ("ingest", "validate", "split", "train", "evaluate")  # without `register`, which writes to the registry
+RESTORABLE = ("ingest", "split")  # whose recorded outputs are a start for the stages after them
+EVENT = re.compile(r"(Running stage|ERROR: failed to reproduce) '([^']+)'")  # of DVC
+# Variables of the caller's run, which would lead the stages out of the checkout.
+NOT_INHERITED = ("MLFLOW_", "PIPELINE_", "DVC_ROOT", "DVC_STAGE", "DVC_EXP_")
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A version that was made again, or not."""
+    """A version that was run again, with the verdict."""
 
-    traced: Traced
+    lineage: Lineage
     verdict: Verdict
-    seconds: float
     log: tuple[str, ...]  # what DVC and the stages printed
-
-    @property
-    def last_lines(self) -> tuple[str, ...]:
-        return self.log[-SHOWN_LINES:]
 
 
 def reproduce(workspace: Path, number: str, name: str | None, *, quiet: bool) -> Reproduction:
-    """Make a version again, judge what came of it, and record that on the version.
+    """Run the stages of a version again, compare their outputs with the recorded ones, and record the verdict.
 
     Args:
         number: of the version, or an alias.
-        name: of the registered model; None takes the workspace's.
-        quiet: show the progress on standard error, so that standard output is the caller's.
+        name: of the registered model; None: the workspace's.
+        quiet: show the progress on standard error.
 
     Raises:
-        TrackingError: there is no such version, or the store cannot be used.
-        WorkspaceError: another reproduction is going on.
-        FlowError: the record does not say what it was made from, or its commit or its data are not to be had.
-        KeyboardInterrupt: by Ctrl-C; everything that was started has ended, and nothing was recorded.
+        TrackingError: the version does not exist or does not record its code, or the store cannot be used.
+        WorkspaceError: another reproduction is running.
+        FlowError: the commit or the data cannot be found.
+        KeyboardInterrupt: by Ctrl-C. All processes have ended, and nothing was recorded.
     """
-    started = time.monotonic()
-    with (
-        signals_as_exceptions(),
-        Terminal(stderr=quiet) as terminal,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
+    with signals_as_exceptions(), Terminal(stderr=quiet) as terminal, tempfile.TemporaryDirectory() as scratch:
         with terminal.waiting("reading the record"):
-            traced = trace(workspace, number, name)
-            origin = read_origin(traced, Path(scratch))
-        changed = " with its changes" if origin.diff else ""
-        terminal.show(f"{traced.label}: commit {origin.commit[:10]}{changed}, run {traced.run.info.run_id}")
-        with checkout(workspace, origin.commit, origin.diff) as directory:
-            remake = _Remake(workspace, directory, origin, terminal)
-            results = remake.run()
-            agreement = compare_predictions(*(root / EVALUATION / "predictions.parquet" for root in remake.roots))
-            causes = find_causes(origin.machine, machine_of(directory)) + _find_other_versions(directory / PINS)
-        verdict = judge(results, agreement, causes)
-        if origin.left_out and verdict.outcome != "identical":
-            missing = f"{verdict.reason}. The record lacks files that were too large for it: {origin.left_out}"
-            verdict = replace(verdict, reason=missing)
+            lineage = find_lineage(workspace, number, name)
+            recorded = read_recorded_run(lineage, Path(scratch))
+        changes = " with uncommitted changes" if recorded.diff else ""
+        terminal.show(f"{lineage.label}: commit {recorded.commit[:10]}{changes}, run {lineage.run.info.run_id}")
+        with checkout(workspace, recorded.commit, recorded.diff) as directory:
+            rerun = _Rerun(workspace, directory, recorded, terminal)
+            stages = rerun.run()
+            copy, predictions = recorded.find_copy(EVALUATION), directory / EVALUATION
+            agreement = compare_predictions(copy / PREDICTIONS, predictions / PREDICTIONS)
+            causes = _find_causes(recorded, directory)
+        verdict = decide_verdict(stages, agreement, causes)
+        if recorded.left_out and verdict.outcome != "identical":
+            missing = f"Files that were too large to be recorded are missing: {recorded.left_out}"
+            verdict = replace(verdict, reason=f"{verdict.reason}. {missing}")
         with terminal.waiting("recording the verdict"):
-            record_reproduction(traced, verdict, "\n".join(remake.log))
-    return Reproduction(traced, verdict, time.monotonic() - started, tuple(remake.log))
+            record_verdict(lineage, verdict, "\n".join(rerun.log))
+    return Reproduction(lineage, verdict, tuple(rerun.log))
 
 
-class _Remake:
-    """The stages of a recorded commit, run in its checkout."""
+class _Rerun:
+    """The stages of a recorded run, run again in a checkout of its commit."""
 
-    def __init__(self, workspace: Path, directory: Path, origin: Origin, terminal: Terminal) -> None:
+    def __init__(self, workspace: Path, directory: Path, recorded: RecordedRun, terminal: Terminal) -> None:
         self.log: list[str] = []
-        self._workspace, self._directory, self._origin, self._terminal = workspace, directory, origin, terminal
-        self._seconds: dict[str, float] = {}  # of the stages that have begun, in order
-        self._restored: tuple[str, ...] = ()
-        self._failed: str | None = None
+        self._outcomes: dict[str, StageOutcome] = {}  # by stage, as far as DVC got
+        self._workspace, self._directory, self._recorded, self._terminal = workspace, directory, recorded, terminal
 
-    @property
-    def roots(self) -> tuple[Path, Path]:
-        """Below which the outputs of then and of now stand; of then only what the run keeps."""
-        return self._origin.directory, self._directory
-
-    def run(self) -> list[StageResult]:
-        """Run every stage up to `evaluate`, from the first whose data can be had, and compare what they put out."""
-        if self._origin.lock:
-            (self._directory / "dvc.lock").write_bytes(self._origin.lock)
+    def run(self) -> list[ReproducedStage]:
+        """Run every stage up to `evaluate`, from the sources or else from recorded data, and compare their outputs."""
+        if self._recorded.stages:
+            lock = {"schema": "2.0", "stages": dict(self._recorded.stages)}
+            (self._directory / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
         with self._terminal.waiting("fetching batches and local files"):
-            missing = self._bring_sources()
+            missing = self._fetch_sources()
         if not missing:
             self._repro("evaluate")
-            if self._failed == "ingest":
+            if self._outcomes.get("ingest") == "failed":
                 missing = ["ingest could not fetch the images: " + " ".join(self.log[-3:])]
         if missing:
             self._start_from_recorded_data(missing)
-        return [self._result(stage) for stage in STAGES]
+        return [self._compare(stage) for stage in dict.fromkeys((*STAGES, *self._outcomes))]
 
-    def _bring_sources(self) -> list[str]:
-        """Put in place what `ingest` reads and git does not hold; in words, what cannot be had."""
+    def _fetch_sources(self) -> list[str]:
+        """Fetch what `ingest` reads and git does not hold. Returns what cannot be found, in words."""
         missing = []
-        pointers = [str(path.relative_to(self._directory)) for path in (self._directory / INCOMING).glob(f"*{POINTER}")]
-        if pointers and self._dvc("checkout", *pointers) and self._dvc("pull", *pointers):
-            missing.append(f"DVC's cache and remote lack one of {', '.join(sorted(pointers))}")
+        pointers = sorted(f"{INCOMING / path.name}" for path in (self._directory / INCOMING).glob(f"*{POINTER}"))
+        if pointers and not self._restore(*pointers):
+            missing.append(f"one of {', '.join(pointers)} is neither in DVC's cache nor in a remote")
         place = Path(yaml.safe_load((self._directory / PARAMS_FILE).read_bytes())["dataset"]["path"])
-        recorded = self._origin.read_by("ingest").get(place.as_posix())
-        if recorded and recorded != _digest(self._directory / place):
-            if _digest(self._workspace / place) != recorded:
-                return [*missing, f"{place} holds other files than then (MD5 {recorded})"]
-            shutil.copytree(self._workspace / place, self._directory / place, dirs_exist_ok=True)
+        digest = Outputs(self._directory).locked("ingest").get(place.as_posix())
+        if self._recorded.stages and digest and digest != _digest(self._directory / place):
+            if digest == _digest(self._workspace / place):
+                shutil.copytree(self._workspace / place, self._directory / place, dirs_exist_ok=True)
+            else:
+                missing.append(f"{place} does not hold the recorded files (MD5 {digest})")
         return missing
 
     def _start_from_recorded_data(self, missing: Sequence[str]) -> None:
         for stage in RESTORABLE:
-            if not self._dvc("checkout", stage) or not self._dvc("pull", stage):
-                done = STAGES.index(stage) + 1
-                self._restored, self._failed = STAGES[:done], None
+            if stage in self._recorded.stages and self._restore(stage):
+                first = STAGES.index(stage) + 1
+                self._outcomes = dict.fromkeys(STAGES[:first], "restored")
                 self._terminal.show(f"{'; '.join(missing)}: starting from the recorded outputs of {stage}")
-                self._repro("--single-item", *STAGES[done:])
+                self._repro("--single-item", *STAGES[first:])
                 return
         raise FlowError(
-            "the data of this version is not to be had",
-            expected="its sources, or the outputs of ingest or split in DVC's cache or in a remote",
+            "cannot reproduce the version: its data cannot be found",
+            expected="the sources, or the outputs of ingest or split in DVC's cache or in a remote",
             found="; ".join(missing),
             remedy="bring them back (dvc pull, data/local/, the network), then run the same command again",
         )
 
+    def _restore(self, *targets: str) -> bool:
+        return self._dvc("checkout", *targets) or self._dvc("pull", *targets)
+
     def _repro(self, *targets: str) -> None:
-        # Without --no-commit, outputs that differ would enter the run-cache, and one day the reader's workspace.
-        arguments = ["repro", "--force", "--no-commit", *targets]
-        begun = time.monotonic()
-        stage: str | None = None
-        with contextlib.ExitStack() as waiting, self._lines(*arguments) as (process, lines):
-            for line in lines:
-                if (found := STARTED.match(line)) and found[1] in STAGES:
-                    self._end(stage, begun)
-                    stage, begun = found[1], time.monotonic()
-                    waiting.close()
-                    waiting.enter_context(self._terminal.waiting(stage, announce=False))
-            failed = process.wait() != 0
-        self._end(stage, begun)
-        if failed:
-            self._failed = stage or STAGES[0]
+        def follow(line: str) -> None:
+            if found := EVENT.match(line):
+                self._terminal.show(line)
+                self._outcomes[found[2]] = "ran" if found[1] == "Running stage" else "failed"
 
-    def _end(self, stage: str | None, begun: float) -> None:
-        if stage:
-            self._seconds[stage] = time.monotonic() - begun
-            self._terminal.show(f"{stage:9} {self._seconds[stage]:6.1f} s")
+        # Without --no-commit, outputs that differ would enter the run-cache, and later the user's workspace.
+        with self._terminal.waiting("running the stages", announce=False):
+            succeeded = self._dvc("repro", "--force", "--no-commit", *targets, on_line=follow)
+        if not succeeded and "failed" not in self._outcomes.values():
+            first = next((stage for stage in STAGES if stage not in self._outcomes), STAGES[-1])
+            self._outcomes[first] = "failed"  # DVC could not start it
 
-    def _dvc(self, *arguments: str) -> int:
-        """Run a command of DVC; its exit code."""
-        with self._lines(*arguments) as (process, lines):
-            for _ in lines:
-                pass
-            return process.wait()
+    def _dvc(self, *arguments: str, on_line: Callable[[str], None] = lambda line: None) -> bool:
+        """Run a command of DVC. Returns whether it succeeded."""
+        code, lines = run_in_checkout(self._directory, *arguments, without=NOT_INHERITED, on_line=on_line)
+        self.log += lines
+        return code == 0
 
-    @contextmanager
-    def _lines(self, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
-        """A DVC at work and the lines that it and its stages print. None of it outlives the block."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", *arguments],
-            cwd=self._directory,
-            env=_environment(self._directory),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        assert process.stdout
-        try:
-            yield process, self._logged(process.stdout)
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS answers so for a group of zombies
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stdout.close()
-
-    def _logged(self, output: Any) -> Iterator[str]:
-        for text in output:
-            line = text.rstrip()
-            if not is_advice(line):
-                self.log.append(line)
-                yield line
-
-    def _result(self, stage: str) -> StageResult:
-        recorded = self._origin.outputs.get(stage, {})
-        seconds = self._seconds.get(stage, 0.0)
-        if stage in self._restored:
-            return StageResult(stage, "restored")
-        if stage == self._failed:
-            return StageResult(stage, "failed", seconds)
-        if stage not in self._seconds:
-            return StageResult(stage, "not reached")
-        return StageResult(stage, "ran", seconds, tuple(self._compare(recorded)), compared=bool(recorded))
-
-    def _compare(self, recorded: Mapping[str, str]) -> Iterator[Difference]:
-        then, now = self.roots
+    def _compare(self, stage: str) -> ReproducedStage:
+        outcome = self._outcomes.get(stage, "not reached")
+        recorded = self._recorded.outputs.get(stage, {}) if outcome == "ran" else {}
+        differences = []
         for path, digest in recorded.items():
-            found = _digest(now / path, "sha256" if path == MODEL else "md5")
+            output = self._directory / path
+            found = _digest(output)
             if found != digest:
-                yield Difference(path, digest, found, describe_difference(then / path, now / path))
+                how = describe_difference(self._recorded.find_copy(path), output)
+                differences.append(Difference(path, digest, found, how))
+        return ReproducedStage(stage, outcome, tuple(differences), compared=bool(recorded))
 
 
-def _digest(path: Path, algorithm: str = "md5") -> str:
+def _digest(path: Path) -> str:
+    """SHA-256 of a model file, or the MD5 that DVC has for anything else."""
     if not path.exists():
         return "missing"
-    return file_digest(path, algorithm) if path.is_file() else dvc_digest(path)
+    return file_digest(path) if path.suffix == Path(MODEL).suffix else dvc_digest(path)
 
 
-def _environment(directory: Path) -> dict[str, str]:
-    """Of a DVC that works in the checkout and nowhere else."""
-    ours = ("MLFLOW_", "PIPELINE_", "DVC_ROOT", "DVC_STAGE", "DVC_EXP_")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return inherited | launch_environment() | {"DVC_SITE_CACHE_DIR": str(site_cache(directory))}
-
-
-def _find_other_versions(pins: Path) -> list[str]:
-    """The libraries that are not installed in the version that a commit pins, in words."""
+def _find_causes(recorded: RecordedRun, directory: Path) -> list[str]:
+    """Describe what differs in machine, settings and libraries. The commit's `pins.txt` lists more of the latter."""
+    pins = directory / "pins.txt"
     text = pins.read_text(encoding="utf-8") if pins.is_file() else ""
-    pinned = re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)
-    return [f"{name}: {wanted} pinned, {_installed(name)} now" for name, wanted in pinned if _installed(name) != wanted]
-
-
-def _installed(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE))
+    installed = {name: next((found.version for found in distributions(name=name)), "none") for name in pinned}
+    return find_causes(recorded.machine | pinned, read_machine(directory) | installed)

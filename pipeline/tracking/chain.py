@@ -1,12 +1,12 @@
-"""The chain from a version back to all that made it, and forth from data or a commit to the versions that came of it.
+"""Lineage of registered versions: from a version back to its code and data, and from these to the versions.
 
-Everything is read from the tags and artifacts of the version's run, which has the `dvc.lock` of its day among them.
+Everything is read from MLflow: the tags of the version, the tags and artifacts of its run.
 """
 
+import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipeline.errors import TrackingError
-from pipeline.files import read_json
-from pipeline.params import PARAMS_FILE
 from pipeline.tracking.history import DECISION_TAG, REASON_TAG, find_aliases
-from pipeline.tracking.lineage import BATCH_TAG
+from pipeline.tracking.lineage import BATCH_TAG, COMMIT_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
-from pipeline.tracking.records import DIFF_ARTIFACT, EVALUATION_TAG, LOCK_ARTIFACT, all_experiments
+from pipeline.tracking.queries import all_aliases, all_runs, all_versions
+from pipeline.tracking.records import DATA_ARTIFACT, DIFF_ARTIFACT, EVALUATION_TAG, LOCK_ARTIFACT
 from pipeline.tracking.registry import current_name, find_version, open_registry
 from pipeline.tracking.store import Store, explained, locate, open_store
 
@@ -28,19 +27,16 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-COMMIT_TAG = "mlflow.source.git.commit"
-DATA_TAGS = ("data.raw", "data.dataset", "data.train", "data.validation", "data.test")
-DECISION_ARTIFACT = "decision/decision.json"
 REPRODUCTION_TAG = "reproduction"  # of a version: the outcome of its last reproduction
 REPRODUCTION_REASON_TAG = "reproduction.reason"
-SHORTEST_PREFIX = 4  # characters of a digest or a commit
-PAGE = 1000  # runs or versions in one answer
 DATA_STAGES = ("ingest", "validate", "split")
+DATA_TAGS = ("data.raw", "data.dataset", "data.train", "data.validation", "data.test")
+SHORTEST_PREFIX = 4  # characters of a digest or a commit
 
 
 @dataclass(frozen=True)
-class Traced:
-    """A version, and the run that made its model."""
+class Lineage:
+    """A registered version, and the run that made its model."""
 
     store: Store
     client: "MlflowClient"
@@ -54,67 +50,49 @@ class Traced:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The run's."""
+        """Tags of the run."""
         return dict(self.run.data.tags)
 
-    @property
-    def commit(self) -> str | None:
-        return self.tags.get(COMMIT_TAG)
-
-    @contextmanager
-    def artifact(self, path: str) -> Iterator[Path | None]:
-        """A file or directory that the run keeps, for as long as the block takes; None where it keeps none."""
-        with tempfile.TemporaryDirectory() as scratch, explained(self.store):
-            yield Path(self.download(path, Path(scratch))) if self.has(path) else None
-
-    def has(self, path: str) -> bool:
-        """Whether the run keeps an artifact."""
+    def has_artifact(self, path: str) -> bool:
         parent = path.rpartition("/")[0] or None
         return any(entry.path == path for entry in self.client.list_artifacts(self.run.info.run_id, parent))
 
-    def download(self, path: str, directory: Path) -> str:
-        """Copy an artifact below a directory; its place there."""
-        directory.mkdir(parents=True, exist_ok=True)
-        return str(self.client.download_artifacts(self.run.info.run_id, path, str(directory)))
+    def read_artifact(self, path: str) -> str:
+        """Read an artifact of the run. Returns an empty text if the run has none."""
+        if not self.has_artifact(path):
+            return ""
+        with tempfile.TemporaryDirectory() as directory:
+            file = self.client.download_artifacts(self.run.info.run_id, path, directory)
+            return Path(file).read_text(encoding="utf-8")
 
-    def lock(self) -> dict[str, Any]:
-        """The stages of the `dvc.lock` that the run keeps, as far as they tell of its data: those before `train`."""
-        if "data.dataset" not in self.tags:  # the stages before had been run one by one, from other data
+    def data_stages(self) -> dict[str, Any]:
+        """Return the stages before `train` from the run's `dvc.lock`. Empty if the model was trained on other data."""
+        if "data.dataset" not in self.tags:  # set only where the lock describes the splits that `train` read
             return {}
-        with self.artifact(LOCK_ARTIFACT) as file:
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) if file else {}
-        return {stage: entry for stage, entry in content.get("stages", {}).items() if stage in DATA_STAGES}
-
-
-@dataclass(frozen=True)
-class Link:
-    """One link of the chain."""
-
-    name: str
-    facts: Mapping[str, Any]
-    look: tuple[str, ...] = field(default=())  # commands that open more of it
+        stages = (yaml.safe_load(self.read_artifact(LOCK_ARTIFACT)) or {}).get("stages", {})
+        return {stage: stages[stage] for stage in DATA_STAGES if stage in stages}
 
 
 @dataclass(frozen=True)
 class Descendant:
-    """A version that came from some data or a commit."""
+    """A version that was made from some data or a commit."""
 
     name: str
     version: str
     aliases: tuple[str, ...]
     run: str
-    by: tuple[str, ...]  # what of it matched: `data.dataset`, `batch week-48`, `commit`
+    by: tuple[str, ...]  # what matched: `data.dataset`, `batch week-48`, `commit`
 
 
-def trace(workspace: Path, version: str, name: str | None = None) -> Traced:
-    """A version of a registered model, with its run.
+def find_lineage(workspace: Path, version: str, name: str | None = None) -> Lineage:
+    """Find a registered version and its run.
 
     Args:
-        version: its number, or an alias of it.
-        name: of the registered model; None takes the one that the workspace's model is registered under.
+        version: its number, or one of its aliases.
+        name: of the registered model; None: the workspace's.
 
     Raises:
-        TrackingError: there is no such version, its run is gone, or the store cannot be used.
+        TrackingError: the version or its run does not exist, or the store cannot be used.
     """
     from mlflow.exceptions import MlflowException
 
@@ -122,223 +100,132 @@ def trace(workspace: Path, version: str, name: str | None = None) -> Traced:
     name = name or current_name(workspace)
     with explained(store):
         found = find_version(client, name, version)
+        number = str(found.version)
+        aliases = tuple(sorted(alias for alias, at in find_aliases(client, name).items() if at == number))
         try:
-            run = client.get_run(found.run_id)
+            return Lineage(store, client, found, client.get_run(found.run_id), aliases)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise TrackingError(
-                f"the run of {name} version {found.version} is not in the store",
+                f"the run of {name} version {number} is not in the store",
                 found=error.message,
                 remedy="pipeline verify",
             ) from None
-        aliases = find_aliases(client, name)
-    number = str(found.version)
-    return Traced(store, client, found, run, tuple(sorted(alias for alias, at in aliases.items() if at == number)))
 
 
-def read_chain(traced: Traced) -> list[Link]:
-    """Every link from a version to what made it and what became of it.
+def describe_lineage(lineage: Lineage) -> dict[str, dict[str, Any]]:
+    """Describe what a version was made from and what was decided about it, by subject. Unknown subjects are left out.
 
     Raises:
         TrackingError: the store cannot be used.
     """
-    with explained(traced.store):
-        links = [make(traced) for make in LINKS]
-    return [link for link in links if link.facts]
+    version, run, tags = lineage.version, lineage.run, lineage.tags
+    environment = sorted(name for name in tags if name.startswith(("environment.", "version.", "host.")))
+    with explained(lineage.store):
+        subjects: dict[str, dict[str, Any]] = {
+            "version": {
+                "name": version.name,
+                "version": str(version.version),
+                "aliases": list(lineage.aliases),
+                "registered": _format_time(version.creation_timestamp),
+                **select(version.tags, [MODEL_TAG]),
+            },
+            "run": {
+                "id": run.info.run_id,
+                "experiment": lineage.client.get_experiment(run.info.experiment_id).name,
+                "started": _format_time(run.info.start_time),
+                "status": run.info.status,
+                **({"rebuilt": "from the outputs; code and machine are unknown"} if "restored" in tags else {}),
+                **select(tags, ["mlflow.parentRunId", "dvc.experiment", "mlflow.user"]),
+            },
+            "code": _describe_code(lineage),
+            "params": dict(sorted(run.data.params.items())),
+            "environment": select(tags, environment),
+            "data": _describe_data(lineage),
+            "validation": _describe_validation(lineage),
+            "evaluation": select(tags, ["gate", EVALUATION_TAG])
+            | {name: value for name, value in sorted(run.data.metrics.items()) if name.startswith("test_")},
+            "decision": select(version.tags, [DECISION_TAG, REASON_TAG]),
+            "reproduction": select(version.tags, [REPRODUCTION_TAG, REPRODUCTION_REASON_TAG]),
+        }
+    return {subject: facts for subject, facts in subjects.items() if facts}
 
 
-def find_by_data(workspace: Path, digest: str) -> list[Descendant]:
-    """The versions that were trained or judged on data with this digest (MD5, as DVC has it, or how it begins).
+def find_descendants(workspace: Path, *, data: str | None = None, commit: str | None = None) -> list[Descendant]:
+    """Find the versions that were made from some data or trained by the code of a commit.
+
+    Args:
+        data: the MD5 that DVC has for a data output or a batch, or its first characters.
+        commit: its SHA-1, or its first characters.
 
     Raises:
-        TrackingError: it is too short, or the store cannot be used.
+        TrackingError: what was given is too short, or the store cannot be used.
     """
-
-    def matches(tags: Mapping[str, str]) -> Iterator[str]:
-        yield from (name for name in DATA_TAGS if tags.get(name, "").startswith(digest))
-        for name, value in tags.items():
-            if name.startswith(BATCH_TAG + digest):
-                yield f"batch {value}"
-
-    return _find(workspace, digest, matches)
-
-
-def find_by_commit(workspace: Path, commit: str) -> list[Descendant]:
-    """The versions that were trained by the code of this commit (its SHA-1, or how it begins), or by changes to it.
-
-    Raises:
-        TrackingError: it is too short, or the store cannot be used.
-    """
-
-    def matches(tags: Mapping[str, str]) -> Iterator[str]:
-        if tags.get(COMMIT_TAG, "").startswith(commit):
-            yield "commit, with changes" if tags.get("git.dirty") == "true" else "commit"
-
-    return _find(workspace, commit, matches)
-
-
-def all_runs(client: "MlflowClient", query: str) -> "dict[str, Run]":
-    """Every run that answers a query, by its id."""
-    return {run.info.run_id: run for run in pages(client.search_runs, all_experiments(client), query)}
-
-
-def all_versions(client: "MlflowClient") -> "list[ModelVersion]":
-    """Every version of every registered model."""
-    return [*pages(client.search_model_versions, "")]
-
-
-def all_aliases(client: "MlflowClient") -> dict[tuple[str, str], tuple[str, ...]]:
-    """The aliases of every version that has one, by its name and number."""
-    found: dict[tuple[str, str], tuple[str, ...]] = {}
-    for model in pages(client.search_registered_models, ""):
-        for alias, version in sorted(model.aliases.items()):
-            key = (model.name, str(version))
-            found[key] = (*found.get(key, ()), alias)
-    return found
-
-
-def pages(search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
-    """All that a search finds, over as many requests as it takes."""
-    token = None
-    while True:
-        page = search(*arguments, max_results=PAGE, page_token=token)
-        yield from page
-        if not (token := page.token):
-            return
-
-
-def _find(workspace: Path, prefix: str, matches: Callable[[Mapping[str, str]], Iterator[str]]) -> list[Descendant]:
-    if len(prefix) < SHORTEST_PREFIX:
-        raise TrackingError(f"{prefix!r} is too short to tell anything apart", expected=f"{SHORTEST_PREFIX} characters")
+    if len(prefix := data or commit or "") < SHORTEST_PREFIX:
+        raise TrackingError(f"{prefix!r} is too short to identify anything", expected=f"{SHORTEST_PREFIX} characters")
     store = locate(workspace)
     client = open_store(store)
     with explained(store):
         runs = all_runs(client, f"tags.`{MODEL_TAG}` LIKE '%'")
         versions, aliases = all_versions(client), all_aliases(client)
     found = []
-    for version in sorted(versions, key=lambda version: (version.name, int(version.version))):
-        by = tuple(matches(runs[version.run_id].data.tags)) if version.run_id in runs else ()
-        if by:
-            number = str(version.version)
-            names = aliases.get((version.name, number), ())
-            found.append(Descendant(version.name, number, names, version.run_id, by))
+    for version in versions:
+        name, number, run = version.name, str(version.version), runs.get(version.run_id)
+        if run and (by := tuple((_match_data if data else _match_commit)(run.data.tags, prefix))):
+            found.append(Descendant(name, number, aliases.get((name, number), ()), version.run_id, by))
     return found
 
 
-def _versions(client: "MlflowClient", name: str) -> "list[ModelVersion]":
-    return [*pages(client.search_model_versions, f"name = '{name}'")]
+def select(tags: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Select the tags with these names, as far as they are set."""
+    return {name: tags[name] for name in names if name in tags}
 
 
-def _version(traced: Traced) -> Link:
-    version = traced.version
-    facts = {
-        "name": version.name,
-        "version": str(version.version),
-        "aliases": list(traced.aliases),
-        "registered": _time(version.creation_timestamp),
-        MODEL_TAG: version.tags.get(MODEL_TAG),
-    }
-    return Link("version", facts, (f"mlflow.keras.load_model('models:/{version.name}/{version.version}')",))
+def outs(stage: Mapping[str, Any]) -> dict[str, str]:
+    """MD5 by path of the outputs of a stage in `dvc.lock`."""
+    return {out["path"]: out["md5"] for out in stage.get("outs", ())}
 
 
-def _run(traced: Traced) -> Link:
-    info, tags = traced.run.info, traced.tags
-    facts: dict[str, Any] = {
-        "id": info.run_id,
-        "experiment": traced.client.get_experiment(info.experiment_id).name,
-        "started": _time(info.start_time),
-        "status": info.status,
-        **({"rebuilt": "from the stages' outputs: where it was trained is not recorded"} if "restored" in tags else {}),
-        **{name: tags[name] for name in ("mlflow.parentRunId", "dvc.experiment", "mlflow.user") if name in tags},
-    }
-    return Link("run", facts, (f"mlflow runs describe --run-id {info.run_id}",))
+def _match_data(tags: Mapping[str, str], digest: str) -> Iterator[str]:
+    yield from (name for name in DATA_TAGS if tags.get(name, "").startswith(digest))
+    yield from (f"batch {batch}" for name, batch in tags.items() if name.startswith(BATCH_TAG + digest))
 
 
-def _code(traced: Traced) -> Link:
-    if not (commit := traced.commit):
-        return Link("code", {})
-    tags = traced.tags
-    dirty = tags.get("git.dirty") == "true"
-    facts = {
-        "commit": commit,
-        "dirty": dirty,
+def _match_commit(tags: Mapping[str, str], commit: str) -> Iterator[str]:
+    if tags.get(COMMIT_TAG, "").startswith(commit):
+        yield "commit, with changes" if tags.get("git.dirty") == "true" else "commit"
+
+
+def _describe_code(lineage: Lineage) -> dict[str, Any]:
+    tags = lineage.tags
+    if COMMIT_TAG not in tags:
+        return {}
+    return {
+        "commit": tags[COMMIT_TAG],
+        "dirty": tags.get("git.dirty") == "true",
         **({"left out": tags["git.left_out"]} if "git.left_out" in tags else {}),
-        **({"diff": DIFF_ARTIFACT} if traced.has(DIFF_ARTIFACT) else {}),
+        **({"diff": DIFF_ARTIFACT} if lineage.has_artifact(DIFF_ARTIFACT) else {}),
     }
-    look = [f"git show {commit}"]
-    return Link("code", facts, (*look, _open(traced, DIFF_ARTIFACT)) if "diff" in facts else tuple(look))
 
 
-def _params(traced: Traced) -> Link:
-    look = (f"git show {traced.commit}:{PARAMS_FILE}",) if traced.commit else ()
-    return Link("params", dict(sorted(traced.run.data.params.items())), look)
+def _describe_data(lineage: Lineage) -> dict[str, Any]:
+    """Digests of the outputs of each data stage, and of the batches; without the stages those of the splits."""
+    tags = lineage.tags
+    stages = {name: outs(stage) for name, stage in lineage.data_stages().items()}
+    if not stages:
+        return {"read": {name.removeprefix("data."): digest for name, digest in select(tags, DATA_TAGS).items()}}
+    batches = {tags[name]: name.removeprefix(BATCH_TAG) for name in sorted(tags) if name.startswith(BATCH_TAG)}
+    return stages | ({"batches": batches} if batches else {})
 
 
-def _environment(traced: Traced) -> Link:
-    facts = {
-        name: value
-        for name, value in sorted(traced.tags.items())
-        if name.startswith(("environment.", "version.", "host."))
-    }
-    look = (f"git show {traced.commit}:requirements.lock",) if "environment.lock" in facts and traced.commit else ()
-    return Link("environment", facts, look)
+def _describe_validation(lineage: Lineage) -> dict[str, Any]:
+    if not (text := lineage.read_artifact(f"{DATA_ARTIFACT}/validation.json")):
+        return {}
+    report = json.loads(text)
+    expectations = [expectation["passed"] for expectation in report.get("expectations", ())]
+    return {"passed": report["passed"], "expectations": f"{sum(expectations)} of {len(expectations)} passed"}
 
 
-def _data(traced: Traced) -> Link:
-    tags = traced.tags
-    outs = {stage: {out["path"]: out["md5"] for out in entry.get("outs", ())} for stage, entry in traced.lock().items()}
-    batches = {
-        value: name.removeprefix(BATCH_TAG) for name, value in sorted(tags.items()) if name.startswith(BATCH_TAG)
-    }
-    read = {name.removeprefix("data."): tags[name] for name in DATA_TAGS if name in tags}
-    facts: dict[str, Any] = outs | ({"batches": batches} if batches else {})
-    if not outs:
-        facts = {"read": read} if read else {}
-    return Link("data", facts, (_open(traced, LOCK_ARTIFACT),) if outs else ())
-
-
-def _validation(traced: Traced) -> Link:
-    artifact = "data/validation.json"
-    with traced.artifact(artifact) as file:
-        report = read_json(file) if file else {}
-    if not report:
-        return Link("validation", {})
-    facts: dict[str, Any] = {"passed": report.get("passed")}
-    if expectations := report.get("expectations"):
-        facts["expectations"] = f"{sum(found['passed'] for found in expectations)} of {len(expectations)} hold"
-    pages = "data/data_docs"
-    return Link("validation", facts, (_open(traced, artifact), *([_open(traced, pages)] if traced.has(pages) else [])))
-
-
-def _evaluation(traced: Traced) -> Link:
-    tags = traced.tags
-    metrics = {name: value for name, value in sorted(traced.run.data.metrics.items()) if name.startswith("test_")}
-    gate = {"gate": tags["gate"]} if "gate" in tags else {}
-    digest = {EVALUATION_TAG: tags[EVALUATION_TAG]} if EVALUATION_TAG in tags else {}
-    return Link("evaluation", gate | digest | metrics, (_open(traced, "evaluation"),) if digest else ())
-
-
-def _decision(traced: Traced) -> Link:
-    tags = traced.version.tags
-    facts = {name: tags[name] for name in (DECISION_TAG, REASON_TAG) if name in tags}
-    return Link("decision", facts, (_open(traced, DECISION_ARTIFACT),) if traced.has(DECISION_ARTIFACT) else ())
-
-
-def _reproduction(traced: Traced) -> Link:
-    tags = traced.version.tags
-    facts = {name: tags[name] for name in (REPRODUCTION_TAG, REPRODUCTION_REASON_TAG) if name in tags}
-    return Link("reproduction", facts, (_open(traced, "reproduction"),) if facts else ())
-
-
-LINKS: Sequence[Callable[[Traced], Link]] = (
-    _version, _run, _code, _params, _environment, _data, _validation, _evaluation, _decision, _reproduction
-)  # fmt: skip
-
-
-def _open(traced: Traced, artifact: str) -> str:
-    return f"mlflow artifacts download --run-id {traced.run.info.run_id} --artifact-path {artifact}"
-
-
-def _time(milliseconds: int) -> str:
+def _format_time(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")

@@ -23,6 +23,7 @@ LARGEST_UNTRACKED_FILE = 1 << 20  # bytes; a larger one is data that somebody fo
 LARGEST_DIFF = 10 << 20  # bytes
 PACKAGES = ("tensorflow", "keras", "numpy", "mlflow", "dvc")
 
+COMMIT_TAG = "mlflow.source.git.commit"
 BATCH_TAG = "data.batch."  # followed by the MD5 of a batch's content: a name may hold what no tag's may
 
 _SCOPE = ("--", ".", ":(exclude)dvc.lock")
@@ -94,7 +95,7 @@ def tree_tags(tree: Tree | None) -> dict[str, str]:
     """Where the code came from; nothing where git does not know it."""
     if tree is None:
         return {}
-    tags = {"mlflow.source.git.commit": tree.commit, "git.dirty": str(tree.dirty).lower()}
+    tags = {COMMIT_TAG: tree.commit, "git.dirty": str(tree.dirty).lower()}
     return tags | ({"git.left_out": " ".join(tree.left_out)} if tree.left_out else {})
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.files import file_digest, read_json
-from pipeline.tracking.chain import all_aliases, all_runs, all_versions
 from pipeline.tracking.logged_models import MODEL_FILE, MODEL_TAG
 from pipeline.tracking.outputs import EVALUATION, MODEL, REGISTRATION, TRAINING, Outputs, dvc_digest
+from pipeline.tracking.queries import all_aliases, all_runs, all_versions
 from pipeline.tracking.records import EVALUATION_ARTIFACT, EVALUATION_TAG, find
 from pipeline.tracking.store import Store, explained, is_of_store, locate, open_store
 
