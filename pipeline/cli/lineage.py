@@ -55,13 +55,13 @@ def lineage(
     if sum(given is not None for given in (version, data, commit)) != 1:
         raise typer.BadParameter("give one of: a version, --data, --commit")
     workspace = enter_workspace()
-    from pipeline.tracking import chain
+    from pipeline.tracking.chain import describe_lineage, find_descendants, find_lineage
 
     with console.status("reading from MLflow"):
         if version is not None:
-            subjects = chain.describe_lineage(chain.find_lineage(workspace, version, model))
+            subjects = describe_lineage(find_lineage(workspace, version, model))
         else:
-            found = chain.find_descendants(workspace, data=data, commit=commit)
+            found = find_descendants(workspace, data=data, commit=commit)
     if version is not None:
         print_json(subjects) if as_json else _print_lineage(subjects)
     else:
@@ -85,10 +85,10 @@ def reproduce(version: Version, model: Annotated[str | None, MODEL_OPTION] = Non
         pipeline reproduce champion --json
     """
     workspace = enter_workspace()
-    from pipeline.flows import reproduce as reproduction
+    from pipeline.flows.reproduce import reproduce as run_again
 
     try:
-        done = reproduction.reproduce(workspace, version, model, quiet=as_json)
+        done = run_again(workspace, version, model, quiet=as_json)
     except KeyboardInterrupt:
         console.print("stopped: nothing is left running, and nothing was recorded")
         raise typer.Exit(INTERRUPTED) from None

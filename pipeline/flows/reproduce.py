@@ -6,10 +6,11 @@ The stages run in a temporary checkout with an MLflow store of its own. Only the
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -33,6 +34,7 @@ from pipeline.reports.reproduction import (
     find_causes,
 )
 from pipeline.tracking.chain import Lineage, find_lineage
+from pipeline.tracking.lineage import COMMIT_TAG
 from pipeline.tracking.outputs import EVALUATION, MODEL, Outputs, dvc_digest
 from pipeline.tracking.reproductions import RecordedRun, read_machine, read_recorded_run, record_verdict
 
@@ -70,45 +72,46 @@ def reproduce(workspace: Path, number: str, name: str | None, *, quiet: bool) ->
         with terminal.waiting("reading the record"):
             lineage = find_lineage(workspace, number, name)
             recorded = read_recorded_run(lineage, Path(scratch))
+        commit, left_out = lineage.tags[COMMIT_TAG], lineage.tags.get("git.left_out")
         changes = " with uncommitted changes" if recorded.diff else ""
-        terminal.show(f"{lineage.label}: commit {recorded.commit[:10]}{changes}, run {lineage.run.info.run_id}")
-        with checkout(workspace, recorded.commit, recorded.diff) as directory:
-            rerun = _Rerun(workspace, directory, recorded, terminal)
-            stages = rerun.run()
-            copy, predictions = recorded.find_copy(EVALUATION), directory / EVALUATION
-            agreement = compare_predictions(copy / PREDICTIONS, predictions / PREDICTIONS)
-            causes = _find_causes(recorded, directory)
+        terminal.show(f"{lineage.label}: commit {commit[:10]}{changes}, run {lineage.run.info.run_id}")
+        with checkout(workspace, commit, recorded.diff) as directory:
+            rerun = _Rerun(workspace, directory, lineage.data_stages, terminal)
+            rerun.run()
+            stages = [_compare(stage, outcome, recorded, directory) for stage, outcome in rerun.outcomes.items()]
+            predictions = (recorded.find_copy(EVALUATION), directory / EVALUATION)
+            agreement = compare_predictions(*(path / PREDICTIONS for path in predictions))
+            causes = _find_causes(lineage, directory)
         verdict = decide_verdict(stages, agreement, causes)
-        if recorded.left_out and verdict.outcome != "identical":
-            missing = f"Files that were too large to be recorded are missing: {recorded.left_out}"
-            verdict = replace(verdict, reason=f"{verdict.reason}. {missing}")
+        if left_out and verdict.outcome != "identical":
+            reason = f"{verdict.reason}. Files that were too large to be recorded are missing: {left_out}"
+            verdict = replace(verdict, reason=reason)
         with terminal.waiting("recording the verdict"):
             record_verdict(lineage, verdict, "\n".join(rerun.log))
     return Reproduction(lineage, verdict, tuple(rerun.log))
 
 
 class _Rerun:
-    """The stages of a recorded run, run again in a checkout of its commit."""
+    """The stages up to `evaluate`, run again in a checkout."""
 
-    def __init__(self, workspace: Path, directory: Path, recorded: RecordedRun, terminal: Terminal) -> None:
+    def __init__(self, workspace: Path, directory: Path, recorded: Mapping[str, Any], terminal: Terminal) -> None:
         self.log: list[str] = []
-        self._outcomes: dict[str, StageOutcome] = {}  # by stage, as far as DVC got
+        self.outcomes: dict[str, StageOutcome] = dict.fromkeys(STAGES, "not reached")
         self._workspace, self._directory, self._recorded, self._terminal = workspace, directory, recorded, terminal
 
-    def run(self) -> list[ReproducedStage]:
-        """Run every stage up to `evaluate`, from the sources or else from recorded data, and compare their outputs."""
-        if self._recorded.stages:
-            lock = {"schema": "2.0", "stages": dict(self._recorded.stages)}
+    def run(self) -> None:
+        """Run the stages from the sources, or else from recorded data."""
+        if self._recorded:
+            lock = {"schema": "2.0", "stages": self._recorded}
             (self._directory / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
         with self._terminal.waiting("fetching batches and local files"):
             missing = self._fetch_sources()
         if not missing:
             self._repro("evaluate")
-            if self._outcomes.get("ingest") == "failed":
+            if self.outcomes["ingest"] == "failed":
                 missing = ["ingest could not fetch the images: " + " ".join(self.log[-3:])]
         if missing:
             self._start_from_recorded_data(missing)
-        return [self._compare(stage) for stage in dict.fromkeys((*STAGES, *self._outcomes))]
 
     def _fetch_sources(self) -> list[str]:
         """Fetch what `ingest` reads and git does not hold. Returns what cannot be found, in words."""
@@ -118,7 +121,7 @@ class _Rerun:
             missing.append(f"one of {', '.join(pointers)} is neither in DVC's cache nor in a remote")
         place = Path(yaml.safe_load((self._directory / PARAMS_FILE).read_bytes())["dataset"]["path"])
         digest = Outputs(self._directory).locked("ingest").get(place.as_posix())
-        if self._recorded.stages and digest and digest != _digest(self._directory / place):
+        if self._recorded and digest and digest != _digest(self._directory / place):
             if digest == _digest(self._workspace / place):
                 shutil.copytree(self._workspace / place, self._directory / place, dirs_exist_ok=True)
             else:
@@ -127,9 +130,9 @@ class _Rerun:
 
     def _start_from_recorded_data(self, missing: Sequence[str]) -> None:
         for stage in RESTORABLE:
-            if stage in self._recorded.stages and self._restore(stage):
+            if stage in self._recorded and self._restore(stage):
                 first = STAGES.index(stage) + 1
-                self._outcomes = dict.fromkeys(STAGES[:first], "restored")
+                self.outcomes |= {name: "restored" if name in STAGES[:first] else "not reached" for name in STAGES}
                 self._terminal.show(f"{'; '.join(missing)}: starting from the recorded outputs of {stage}")
                 self._repro("--single-item", *STAGES[first:])
                 return
@@ -147,14 +150,14 @@ class _Rerun:
         def follow(line: str) -> None:
             if found := EVENT.match(line):
                 self._terminal.show(line)
-                self._outcomes[found[2]] = "ran" if found[1] == "Running stage" else "failed"
+                self.outcomes[found[2]] = "ran" if found[1] == "Running stage" else "failed"
 
         # Without --no-commit, outputs that differ would enter the run-cache, and later the user's workspace.
         with self._terminal.waiting("running the stages", announce=False):
             succeeded = self._dvc("repro", "--force", "--no-commit", *targets, on_line=follow)
-        if not succeeded and "failed" not in self._outcomes.values():
-            first = next((stage for stage in STAGES if stage not in self._outcomes), STAGES[-1])
-            self._outcomes[first] = "failed"  # DVC could not start it
+        if not succeeded and "failed" not in self.outcomes.values():  # DVC could not start one
+            first = next((stage for stage in STAGES if self.outcomes[stage] == "not reached"), STAGES[-1])
+            self.outcomes[first] = "failed"
 
     def _dvc(self, *arguments: str, on_line: Callable[[str], None] = lambda line: None) -> bool:
         """Run a command of DVC. Returns whether it succeeded."""
@@ -162,17 +165,17 @@ class _Rerun:
         self.log += lines
         return code == 0
 
-    def _compare(self, stage: str) -> ReproducedStage:
-        outcome = self._outcomes.get(stage, "not reached")
-        recorded = self._recorded.outputs.get(stage, {}) if outcome == "ran" else {}
-        differences = []
-        for path, digest in recorded.items():
-            output = self._directory / path
-            found = _digest(output)
-            if found != digest:
-                how = describe_difference(self._recorded.find_copy(path), output)
-                differences.append(Difference(path, digest, found, how))
-        return ReproducedStage(stage, outcome, tuple(differences), compared=bool(recorded))
+
+def _compare(stage: str, outcome: StageOutcome, recorded: RecordedRun, directory: Path) -> ReproducedStage:
+    """Compare the outputs of a stage that ran in a checkout with the recorded ones."""
+    outputs = recorded.outputs.get(stage, {}) if outcome == "ran" else {}
+    found = {path: _digest(directory / path) for path in outputs}
+    differences = [
+        Difference(path, digest, found[path], describe_difference(recorded.find_copy(path), directory / path))
+        for path, digest in outputs.items()
+        if found[path] != digest
+    ]
+    return ReproducedStage(stage, outcome, tuple(differences), compared=bool(outputs))
 
 
 def _digest(path: Path) -> str:
@@ -182,10 +185,10 @@ def _digest(path: Path) -> str:
     return file_digest(path) if path.suffix == Path(MODEL).suffix else dvc_digest(path)
 
 
-def _find_causes(recorded: RecordedRun, directory: Path) -> list[str]:
+def _find_causes(lineage: Lineage, directory: Path) -> list[str]:
     """Describe what differs in machine, settings and libraries. The commit's `pins.txt` lists more of the latter."""
     pins = directory / "pins.txt"
     text = pins.read_text(encoding="utf-8") if pins.is_file() else ""
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE))
     installed = {name: next((found.version for found in distributions(name=name)), "none") for name in pinned}
-    return find_causes(recorded.machine | pinned, read_machine(directory) | installed)
+    return find_causes(lineage.tags | pinned, read_machine(directory) | installed)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,9 @@ class Lineage:
             file = self.client.download_artifacts(self.run.info.run_id, path, directory)
             return Path(file).read_text(encoding="utf-8")
 
+    @cached_property
     def data_stages(self) -> dict[str, Any]:
-        """Return the stages before `train` from the run's `dvc.lock`. Empty if the model was trained on other data."""
+        """The stages before `train` in the run's `dvc.lock`. Empty if the model was trained on other data."""
         if "data.dataset" not in self.tags:  # set only where the lock describes the splits that `train` read
             return {}
         stages = (yaml.safe_load(self.read_artifact(LOCK_ARTIFACT)) or {}).get("stages", {})
@@ -94,24 +96,21 @@ def find_lineage(workspace: Path, version: str, name: str | None = None) -> Line
     Raises:
         TrackingError: the version or its run does not exist, or the store cannot be used.
     """
-    from mlflow.exceptions import MlflowException
-
     store, client = open_registry(workspace)
     name = name or current_name(workspace)
     with explained(store):
         found = find_version(client, name, version)
-        number = str(found.version)
-        aliases = tuple(sorted(alias for alias, at in find_aliases(client, name).items() if at == number))
-        try:
-            return Lineage(store, client, found, client.get_run(found.run_id), aliases)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise TrackingError(
-                f"the run of {name} version {number} is not in the store",
-                found=error.message,
-                remedy="pipeline verify",
-            ) from None
+        runs = all_runs(client, f"attributes.run_id = '{found.run_id}'")
+        aliases = find_aliases(client, name)
+    if found.run_id not in runs:
+        raise TrackingError(
+            f"the run of {name} version {found.version} is not in the store",
+            expected=f"run {found.run_id}",
+            found="none, or a deleted one",
+            remedy="pipeline verify",
+        )
+    names = sorted(alias for alias, number in aliases.items() if number == str(found.version))
+    return Lineage(store, client, found, runs[found.run_id], tuple(names))
 
 
 def describe_lineage(lineage: Lineage) -> dict[str, dict[str, Any]]:
@@ -212,7 +211,7 @@ def _describe_code(lineage: Lineage) -> dict[str, Any]:
 def _describe_data(lineage: Lineage) -> dict[str, Any]:
     """Digests of the outputs of each data stage, and of the batches; without the stages those of the splits."""
     tags = lineage.tags
-    stages = {name: outs(stage) for name, stage in lineage.data_stages().items()}
+    stages = {name: outs(stage) for name, stage in lineage.data_stages.items()}
     if not stages:
         return {"read": {name.removeprefix("data."): digest for name, digest in select(tags, DATA_TAGS).items()}}
     batches = {tags[name]: name.removeprefix(BATCH_TAG) for name in sorted(tags) if name.startswith(BATCH_TAG)}

@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
@@ -41,14 +40,10 @@ MACHINE_TAGS = (
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What a version was made from, and what its stages wrote."""
+    """The code and the outputs of a run, as far as they were recorded."""
 
-    commit: str
     diff: bytes  # uncommitted changes
-    left_out: str  # files that were too large for the diff
-    stages: Mapping[str, Any]  # the data stages in its `dvc.lock`; empty if their data is not that of the version
     outputs: Mapping[str, Mapping[str, str]]  # digest by path, by stage: MD5 as DVC has it, SHA-256 of the model
-    machine: dict[str, str]
     artifacts: Path  # the directory that holds the run's artifacts
 
     def find_copy(self, output: str) -> Path:
@@ -57,23 +52,22 @@ class RecordedRun:
 
 
 def read_recorded_run(lineage: Lineage, directory: Path) -> RecordedRun:
-    """Read from MLflow what a version was made from. Downloads the run's artifacts to `directory`.
+    """Read the run of a version. Downloads its artifacts to `directory`.
 
     Raises:
         TrackingError: the code or the model's digest was not recorded, or the store cannot be used.
     """
     tags, digest = lineage.tags, lineage.version.tags.get(MODEL_TAG)
-    commit, left_out = tags.get(COMMIT_TAG), tags.get("git.left_out", "")
-    if not (commit and digest) or left_out == ".":
+    if COMMIT_TAG not in tags or not digest or tags.get("git.left_out") == ".":
         raise TrackingError(
             f"cannot reproduce {lineage.label}: its run does not record what it was made from",
             expected="a commit, a diff that was small enough to be kept, and the digest of the model file",
-            found="no digest" if not digest else "no diff: it was too large" if commit else "no commit",
+            found="no digest" if not digest else "no diff: it was too large" if COMMIT_TAG in tags else "no commit",
             remedy="train the model again from a commit: pipeline run",
         )
     with explained(lineage.store):
         lineage.client.download_artifacts(lineage.run.info.run_id, "", str(directory))
-        stages = lineage.data_stages()
+        stages = lineage.data_stages
     diff, training = directory / DIFF_ARTIFACT, directory / TRAINING_ARTIFACT
     splits = {f"data/splits/{name}.parquet": tags.get(f"data.{name}") for name in ("train", "validation", "test")}
     outputs = {
@@ -82,15 +76,7 @@ def read_recorded_run(lineage: Lineage, directory: Path) -> RecordedRun:
         "train": {MODEL: digest, **({TRAINING: dvc_digest(training)} if training.is_dir() else {})},
         "evaluate": {EVALUATION: tags[EVALUATION_TAG]} if EVALUATION_TAG in tags else {},
     }
-    return RecordedRun(
-        commit=commit,
-        diff=diff.read_bytes() if diff.is_file() else b"",
-        left_out=left_out,
-        stages=stages,
-        outputs=outputs,
-        machine=select(tags, MACHINE_TAGS),
-        artifacts=directory,
-    )
+    return RecordedRun(diff.read_bytes() if diff.is_file() else b"", outputs, directory)
 
 
 def read_machine(checkout: Path) -> dict[str, str]:

@@ -173,7 +173,7 @@ def test_a_record_that_was_tampered_with_is_not_reproduced_and_the_stage_is_name
     assert verdict["reason"].startswith("split is the first stage whose output differs: data/splits/")
     differing = {stage["stage"] for stage in verdict["stages"] if stage["differences"]}
     assert differing == {"split", "train", "evaluate"}
-    assert verdict["agreement"]["same_answers"] < 0.96
+    assert verdict["agreement"]["same_predictions"] < 0.96
     assert version_tags(history, "1")["reproduction"] == "not reproduced"
     assert aliases_of(history)["tiny", "champion"] == "1"
 
@@ -193,8 +193,8 @@ def test_without_its_sources_a_version_is_made_from_its_recorded_data(history: P
     code, verdict = reproduce(history, "2")
     assert [stage["outcome"] for stage in verdict["stages"]] == ["restored"] * 3 + ["ran"] * 2
     assert (code, verdict["outcome"]) == (3, "equivalent")
-    assert verdict["agreement"]["same_answers"] == 1
-    assert "host.threads: 64 then" in verdict["reason"]
+    assert verdict["agreement"]["same_predictions"] == 1
+    assert "host.threads: 64 recorded" in verdict["reason"]
 
 
 def forget(project: Project, digest: str) -> None:
@@ -206,7 +206,7 @@ def test_what_cannot_be_had_is_an_error_that_says_so(history: Project) -> None:
     shutil.rmtree(history.path / ".dvc/cache/files")
     result = history.run("pipeline", "reproduce", "2", check=False)
     assert result.returncode == 1
-    assert "the data of this version is not to be had" in result.stdout
+    assert "its data cannot be found" in result.stdout
     assert "week 48 (1).npz" in result.stdout
     assert "reproduction" not in version_tags(history, "2")
     assert leftovers(history) == []
