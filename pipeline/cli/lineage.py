@@ -22,15 +22,13 @@ EXIT_CODES = {"identical": 0, "equivalent": 3, "not reproduced": 4}
 STYLES = {"identical": "green", "equivalent": "yellow", "not reproduced": "bold red"}
 LAST_LINES = 15  # of the log, shown when a stage failed
 
-Version = Annotated[str, typer.Argument(help="Number of the version, or an alias such as champion.")]
+VERSION = typer.Argument(help="Number of the version, or an alias such as champion.", show_default=False)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
 
 
 @app.command()
 def lineage(
-    version: Annotated[
-        str | None, typer.Argument(help="Number of the version, or an alias such as champion.", show_default=False)
-    ] = None,
+    version: Annotated[str | None, VERSION] = None,
     data: Annotated[
         str | None, typer.Option(metavar="MD5", help="Find the versions that were made from this data.")
     ] = None,
@@ -69,7 +67,9 @@ def lineage(
 
 
 @app.command()
-def reproduce(version: Version, model: Annotated[str | None, MODEL_OPTION] = None, as_json: AsJson = False) -> None:
+def reproduce(
+    version: Annotated[str, VERSION], model: Annotated[str | None, MODEL_OPTION] = None, as_json: AsJson = False
+) -> None:
     """Run the stages of a version again in a temporary checkout, and compare what they write with the record.
 
     Exit code 0: identical. The model file is the same, byte for byte.
@@ -129,23 +129,16 @@ def verify(as_json: AsJson = False) -> None:
 
 
 def _print_lineage(subjects: Mapping[str, Mapping[str, Any]]) -> None:
+    from pipeline.tracking.outputs import flatten
+
     for subject, facts in subjects.items():
         console.print(Text(subject, "bold"))
-        for name, value in facts.items():
-            _print_fact(name, value)
+        for name, value in flatten(facts).items():
+            shown = ", ".join(value) if isinstance(value, list) else value
+            console.print(Text(f"  {name:36} {shown}"), soft_wrap=True)
     console.print(
         f"\nTo download its files: mlflow artifacts download --run-id {subjects['run']['id']}", soft_wrap=True
     )
-
-
-def _print_fact(name: str, value: Any, indent: int = 2) -> None:
-    if isinstance(value, Mapping):
-        console.print(Text(f"{'':{indent}}{name}"))
-        for inner, digest in value.items():
-            _print_fact(inner, digest, indent + 2)
-        return
-    shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-    console.print(Text(f"{'':{indent}}{name:{max(1, 34 - indent)}} {shown}"), soft_wrap=True)
 
 
 def _print_descendants(found: "list[Descendant]") -> None:

@@ -1,4 +1,4 @@
-"""Versions made again from their records: clean, dirty, older, tampered with, without their sources, interrupted."""
+"""Versions reproduced from their records: clean, dirty, older, tampered with, without their sources, interrupted."""
 
 import json
 import shutil
@@ -90,9 +90,14 @@ def reproduce(project: Project, version: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
+def query(project: Project, statement: str, *arguments: str) -> list[Any]:
+    """Run a statement in the project's MLflow store."""
+    with closing(sqlite3.connect(project.path / "mlflow.db")) as store, store:
+        return store.execute(statement, arguments).fetchall()
+
+
 def version_tags(project: Project, version: str) -> dict[str, str]:
-    with closing(sqlite3.connect(project.path / "mlflow.db")) as store:
-        return dict(store.execute("SELECT key, value FROM model_version_tags WHERE version = ?", (version,)).fetchall())
+    return dict(query(project, "SELECT key, value FROM model_version_tags WHERE version = ?", version))
 
 
 def everything_of_the_user(project: Project) -> dict[str, Any]:
@@ -104,15 +109,13 @@ def everything_of_the_user(project: Project) -> dict[str, Any]:
         for path in project.path.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    with closing(sqlite3.connect(project.path / "mlflow.db")) as store:
-        versions = store.execute("SELECT name, version, storage_location FROM model_versions").fetchall()
     return {
         "files": {name: state for name, state in files.items() if not name.startswith(ours)},
         "git": project.run("git", "status", "--short").stdout
         + project.run("git", "worktree", "list").stdout
         + project.run("git", "for-each-ref").stdout,
         "runs": runs_of(project),
-        "versions": versions,
+        "versions": query(project, "SELECT name, version, storage_location FROM model_versions"),
         "aliases": aliases_of(project),
     }
 
@@ -123,24 +126,25 @@ def leftovers(project: Project) -> list[Path]:
 
 
 def run_of(project: Project, version: str) -> str:
-    with closing(sqlite3.connect(project.path / "mlflow.db")) as store:
-        return str(store.execute("SELECT run_id FROM model_versions WHERE version = ?", (version,)).fetchone()[0])
+    return str(query(project, "SELECT run_id FROM model_versions WHERE version = ?", version)[0][0])
 
 
 def run_tags(project: Project, version: str) -> dict[str, str]:
-    with closing(sqlite3.connect(project.path / "mlflow.db")) as store:
-        found = store.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run_of(project, version),))
-        return dict(found.fetchall())
+    return dict(query(project, "SELECT key, value FROM tags WHERE run_uuid = ?", run_of(project, version)))
+
+
+def batch_digest(project: Project, version: str) -> str:
+    (batch,) = (key for key in run_tags(project, version) if key.startswith("data.batch."))
+    return batch.removeprefix("data.batch.")
 
 
 def edit_run_tag(project: Project, version: str, key: str, value: str) -> None:
     """What nobody should do: change the record behind the pipeline's back."""
-    with closing(sqlite3.connect(project.path / "mlflow.db")) as store, store:
-        edit = "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = ?"
-        assert store.execute(edit, (value, run_of(project, version), key)).rowcount == 1
+    edit = "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = ? RETURNING key"
+    assert query(project, edit, value, run_of(project, version), key) == [(key,)]
 
 
-def test_a_clean_older_commit_with_other_params_is_made_again(history: Project) -> None:
+def test_a_clean_older_commit_with_other_params_is_reproduced(history: Project) -> None:
     (history.path / "pipeline/models/training.py").write_text("an edit under way")
     add_unfinished = history.path / "data/incoming/unfinished.npz"
     add_unfinished.write_bytes(b"a batch that version 1 never had, without a pointer")
@@ -157,7 +161,7 @@ def test_a_clean_older_commit_with_other_params_is_made_again(history: Project) 
     assert json.loads(kept.read_text())["outcome"] == "identical"
 
 
-def test_a_dirty_tree_is_made_again_with_its_code_and_its_batch(history: Project) -> None:
+def test_a_dirty_tree_is_reproduced_with_its_code_and_its_batch(history: Project) -> None:
     assert not (history.path / f"{BATCH}.dvc").exists()
     before = everything_of_the_user(history)
     code, verdict = reproduce(history, "2")
@@ -178,18 +182,16 @@ def test_a_record_that_was_tampered_with_is_not_reproduced_and_the_stage_is_name
     assert aliases_of(history)["tiny", "champion"] == "1"
 
 
-def test_without_its_sources_a_version_is_made_from_its_recorded_data(history: Project) -> None:
-    """The batch is gone, and so is the dataset: the recorded splits are the first that can be had. That the model
-    differs while the machine does too is played by editing both records."""
-    with closing(sqlite3.connect(history.path / "mlflow.db")) as store, store:
-        edit = "UPDATE model_version_tags SET value = ? WHERE version = '2' AND key = 'model.sha256'"
-        assert store.execute(edit, ("0" * 64,)).rowcount == 1
+def test_without_its_sources_a_version_is_reproduced_from_its_recorded_data(history: Project) -> None:
+    """The batch and the dataset are gone: the recorded splits are the first data that is left. Both records are edited
+    to show a model and a machine that differ."""
+    edit = "UPDATE model_version_tags SET value = ? WHERE version = '2' AND key = 'model.sha256' RETURNING key"
+    assert query(history, edit, "0" * 64) == [("model.sha256",)]
     edit_run_tag(history, "2", "host.threads", "64")
     (lock,) = (history.path / "mlruns").rglob(f"{run_of(history, '2')}/artifacts/source/dvc.lock")
     outs = {out["path"]: out["md5"] for out in yaml.safe_load(lock.read_text())["stages"]["ingest"]["outs"]}
     forget(history, outs["data/dataset"])
-    (batch,) = (key for key in run_tags(history, "2") if key.startswith("data.batch."))
-    forget(history, batch.removeprefix("data.batch."))
+    forget(history, batch_digest(history, "2"))
     code, verdict = reproduce(history, "2")
     assert [stage["outcome"] for stage in verdict["stages"]] == ["restored"] * 3 + ["ran"] * 2
     assert (code, verdict["outcome"]) == (3, "equivalent")
@@ -202,7 +204,7 @@ def forget(project: Project, digest: str) -> None:
     (project.path / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).unlink()
 
 
-def test_what_cannot_be_had_is_an_error_that_says_so(history: Project) -> None:
+def test_missing_data_is_an_error_that_names_it(history: Project) -> None:
     shutil.rmtree(history.path / ".dvc/cache/files")
     result = history.run("pipeline", "reproduce", "2", check=False)
     assert result.returncode == 1
@@ -256,10 +258,9 @@ def test_a_version_is_found_by_its_commit_its_data_and_its_batch(history: Projec
         return [(version["version"], version["by"]) for version in json.loads(printed)]
 
     test_split = lock["split"]["data/splits/test.parquet"]
-    (batch,) = (key for key in run_tags(history, "2") if key.startswith("data.batch."))
     assert find("--data", lock["ingest"]["data/dataset"]) == [("1", ["data.dataset"])]
     assert find("--data", test_split[:8]) == [("1", ["data.test"]), ("2", ["data.test"])]
-    assert find("--data", batch.removeprefix("data.batch.")) == [("2", [f"batch {Path(BATCH).name}"])]
+    assert find("--data", batch_digest(history, "2")) == [("2", [f"batch {Path(BATCH).name}"])]
     assert find("--commit", commit[:7]) == [("1", ["commit"])]
     assert find("--commit", history.run("git", "rev-parse", "HEAD~1").stdout.strip()) == [
         ("2", ["commit, with changes"])
