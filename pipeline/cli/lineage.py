@@ -72,10 +72,12 @@ def reproduce(
 ) -> None:
     """Run the stages of a version again in a temporary checkout, and compare what they write with the record.
 
-    Exit code 0: identical. The model file is the same, byte for byte.
-    3: equivalent. The predictions agree within the tolerance, and a cause of the difference is known.
-    4: not reproduced. The first stage whose output differs is named.
-    1: the version could not be run again.
+    Exit codes:
+
+    - 0: identical. The model file is the same, byte for byte.
+    - 3: equivalent. The predictions agree within the tolerance, and a cause of the difference is known.
+    - 4: not reproduced. The first stage whose output differs is named.
+    - 1: the version could not be run again.
 
     Your checkout, data and aliases do not change. The verdict is recorded on the version.
 

@@ -8,8 +8,10 @@ import yaml
 
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest, write_json
+from pipeline.reports.reproduction import Verdict
 from pipeline.tracking.chain import describe_lineage, find_descendants, find_lineage
-from pipeline.tracking.outputs import dvc_digest
+from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, dvc_digest
+from pipeline.tracking.reproductions import read_recorded_run, record_verdict
 from pipeline.tracking.sync import sync
 from tests.integration.recorded import Workspace, empty_store, workspace
 
@@ -78,6 +80,23 @@ def test_lineage_describes_everything_from_the_version_to_its_data(ingested: Wor
     assert "reproduction" not in found
 
 
+def test_a_recorded_run_has_the_code_and_the_outputs_of_a_version(ingested: Workspace, tmp_path: Path) -> None:
+    commit_all(ingested)
+    (ingested.root / "params.yaml").write_text((ingested.root / "params.yaml").read_text() + "# edited\n")
+    enter(ingested, b"one")
+    lineage = find_lineage(ingested.root, "1", "garments")
+    recorded = read_recorded_run(lineage, tmp_path)
+    assert b"# edited" in recorded.diff
+    assert recorded.outputs["ingest"]["data/raw"] == dvc_digest(ingested.root / "data/raw")
+    assert recorded.outputs["train"] == {
+        MODEL: file_digest(ingested.outputs.model),
+        TRAINING: dvc_digest(ingested.outputs.training),
+    }
+    assert recorded.outputs["evaluate"] == {EVALUATION: dvc_digest(recorded.find_copy(EVALUATION))}
+    record_verdict(lineage, Verdict("identical", "the same", ()), "log")
+    assert describe(ingested)["reproduction"] == {"reproduction": "identical", "reproduction.reason": "the same"}
+
+
 def test_versions_are_found_by_any_of_their_data(ingested: Workspace) -> None:
     enter(ingested, b"one")
     enter(ingested, b"two")
@@ -127,6 +146,8 @@ def test_a_rebuilt_run_has_its_data_and_no_code(ingested: Workspace, tmp_path: P
     assert "rebuilt" in found["run"]
     assert "code" not in found
     assert found["data"] == describe(ingested)["data"]
+    with pytest.raises(TrackingError, match="does not record what it was made from"):
+        read_recorded_run(find_lineage(colleague.root, "1", "garments"), tmp_path)
 
 
 @pytest.mark.parametrize(("version", "name"), [("7", "garments"), ("nobody", "garments"), ("1", "shoes")])
