@@ -109,7 +109,7 @@ class _Rerun:
         if not missing:
             self._repro("evaluate")
             if self.outcomes["ingest"] == "failed":
-                missing = ["ingest could not fetch the images: " + " ".join(self.log[-3:])]
+                missing = ["ingest failed: " + " ".join(self.log[-3:])]
         if missing:
             self._start_from_recorded_data(missing)
 
