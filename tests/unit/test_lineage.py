@@ -1,4 +1,4 @@
-"""What is said of a model's origin, and of the files that the stages leave."""
+"""Tags about code, environment and machine, and the digests of stage outputs."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pipeline.tracking.lineage import Tree, environment_tags, host_tags, tree_ta
 from pipeline.tracking.outputs import Outputs, dvc_digest, flatten
 
 
-def test_the_environment_is_named_by_versions_and_by_the_digest_of_its_lock(tmp_path: Path) -> None:
+def test_the_environment_has_versions_and_the_digest_of_its_lock(tmp_path: Path) -> None:
     assert "environment.lock" not in environment_tags(tmp_path)
     (tmp_path / "requirements.lock").write_bytes(b"")
     tags = environment_tags(tmp_path)
@@ -34,7 +34,7 @@ def test_a_machine_has_cores_and_memory() -> None:
         ),
     ],
 )
-def test_a_tree_says_whether_it_differs_from_its_commit(tree: Tree | None, expected: dict[str, str]) -> None:
+def test_a_tree_is_tagged_as_dirty_if_it_differs_from_its_commit(tree: Tree | None, expected: dict[str, str]) -> None:
     assert tree_tags(tree) == expected
 
 
@@ -51,7 +51,7 @@ def test_a_directory_has_the_digest_that_dvc_gives_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "schema: '2.0'\n", "stages:\n  split:\n    cmd: x\n"])
-def test_a_lock_that_says_nothing_of_a_stage_has_no_files_of_it(tmp_path: Path, content: str | None) -> None:
+def test_a_lock_without_a_stage_has_no_files_of_it(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "dvc.lock").write_text(content)
     outputs = Outputs(tmp_path)
