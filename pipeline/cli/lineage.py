@@ -15,12 +15,11 @@ from pipeline.cli.work import INTERRUPTED
 from pipeline.errors import FAILURE
 
 if TYPE_CHECKING:
-    from pipeline.flows.reproduce import Reproduction
+    from pipeline.reports.reproduction import Verdict
     from pipeline.tracking.chain import Descendant
 
 EXIT_CODES = {"identical": 0, "equivalent": 3, "not reproduced": 4}
 STYLES = {"identical": "green", "equivalent": "yellow", "not reproduced": "bold red"}
-LAST_LINES = 15  # of the log, shown when a stage failed
 
 VERSION = typer.Argument(help="Number of the version, or an alias such as champion.", show_default=False)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
@@ -90,16 +89,15 @@ def reproduce(
     from pipeline.flows.reproduce import reproduce as run_again
 
     try:
-        done = run_again(workspace, version, model, quiet=as_json)
+        lineage, verdict = run_again(workspace, version, model, quiet=as_json)
     except KeyboardInterrupt:
         console.print("stopped: nothing is left running, and nothing was recorded")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        registered = done.lineage.version
-        print_json({"name": registered.name, "version": str(registered.version)} | asdict(done.verdict))
+        print_json({"name": lineage.version.name, "version": str(lineage.version.version)} | asdict(verdict))
     else:
-        _print_reproduction(done)
-    raise typer.Exit(EXIT_CODES[done.verdict.outcome])
+        _print_verdict(lineage.label, verdict)
+    raise typer.Exit(EXIT_CODES[verdict.outcome])
 
 
 @app.command()
@@ -154,16 +152,12 @@ def _print_descendants(found: "list[Descendant]") -> None:
     console.print(table)
 
 
-def _print_reproduction(reproduction: "Reproduction") -> None:
-    verdict = reproduction.verdict
+def _print_verdict(version: str, verdict: "Verdict") -> None:
     table = Table("stage", "what happened", "its outputs", box=SIMPLE_HEAD)
     for stage in verdict.stages:
         differing = "\n".join(f"{difference.path}: {difference.how}" for difference in stage.differences)
         same = "as recorded" if stage.compared else "not recorded" if stage.outcome == "ran" else ""
         table.add_row(stage.stage, stage.outcome, Text(differing or same))
     console.print(table)
-    if any(stage.outcome == "failed" for stage in verdict.stages):
-        for line in reproduction.log[-LAST_LINES:]:
-            console.print(Text(f"  {line}", "dim"), soft_wrap=True)
-    console.print(Text(f"{reproduction.lineage.label}: {verdict.outcome}", STYLES[verdict.outcome]))
+    console.print(Text(f"{version}: {verdict.outcome}", STYLES[verdict.outcome]))
     console.print(Text(verdict.reason), soft_wrap=True)

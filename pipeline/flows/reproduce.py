@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -45,22 +45,16 @@ EVENT = re.compile(r"(Running stage|ERROR: failed to reproduce) '([^']+)'")  # o
 NOT_INHERITED = ("MLFLOW_", "PIPELINE_", "DVC_ROOT", "DVC_STAGE", "DVC_EXP_")
 
 
-@dataclass(frozen=True)
-class Reproduction:
-    """A version that was run again, with the verdict."""
-
-    lineage: Lineage
-    verdict: Verdict
-    log: tuple[str, ...]  # what DVC and the stages printed
-
-
-def reproduce(workspace: Path, number: str, name: str | None, *, quiet: bool) -> Reproduction:
+def reproduce(workspace: Path, number: str, name: str | None, *, quiet: bool) -> tuple[Lineage, Verdict]:
     """Run the stages of a version again, compare their outputs with the recorded ones, and record the verdict.
 
     Args:
         number: of the version, or an alias.
         name: of the registered model; None: the workspace's.
         quiet: show the progress on standard error.
+
+    Returns:
+        the version, and the verdict.
 
     Raises:
         TrackingError: the version does not exist or does not record its code, or the store cannot be used.
@@ -88,7 +82,7 @@ def reproduce(workspace: Path, number: str, name: str | None, *, quiet: bool) ->
             verdict = replace(verdict, reason=reason)
         with terminal.waiting("recording the verdict"):
             record_verdict(lineage, verdict, "\n".join(rerun.log))
-    return Reproduction(lineage, verdict, tuple(rerun.log))
+    return lineage, verdict
 
 
 class _Rerun:
@@ -109,7 +103,7 @@ class _Rerun:
         if not missing:
             self._repro("evaluate")
             if self.outcomes["ingest"] == "failed":
-                missing = ["ingest failed: " + " ".join(self.log[-3:])]
+                missing = ["ingest failed"]
         if missing:
             self._start_from_recorded_data(missing)
 
@@ -148,14 +142,14 @@ class _Rerun:
 
     def _repro(self, *targets: str) -> None:
         def follow(line: str) -> None:
+            self._terminal.show(line)
             if found := EVENT.match(line):
-                self._terminal.show(line)
                 self.outcomes[found[2]] = "ran" if found[1] == "Running stage" else "failed"
 
         # Without --no-commit, outputs that differ would enter the run-cache, and later the user's workspace.
         with self._terminal.waiting("running the stages", announce=False):
             succeeded = self._dvc("repro", "--force", "--no-commit", *targets, on_line=follow)
-        if not succeeded and "failed" not in self.outcomes.values():  # DVC could not start one
+        if not succeeded and "failed" not in self.outcomes.values():  # DVC could not start a stage
             first = next((stage for stage in STAGES if self.outcomes[stage] == "not reached"), STAGES[-1])
             self.outcomes[first] = "failed"
 
