@@ -96,21 +96,21 @@ def find_lineage(workspace: Path, version: str, name: str | None = None) -> Line
     Raises:
         TrackingError: the version or its run does not exist, or the store cannot be used.
     """
+    from mlflow.exceptions import MlflowException
+
     store, client = open_registry(workspace)
     name = name or current_name(workspace)
     with explained(store):
         found = find_version(client, name, version)
-        runs = all_runs(client, f"attributes.run_id = '{found.run_id}'")
-        aliases = find_aliases(client, name)
-    if found.run_id not in runs:
-        raise TrackingError(
-            f"the run of {name} version {found.version} is not in the store",
-            expected=f"run {found.run_id}",
-            found="none, or a deleted one",
-            remedy="pipeline verify",
-        )
-    names = sorted(alias for alias, number in aliases.items() if number == str(found.version))
-    return Lineage(store, client, found, runs[found.run_id], tuple(names))
+        at = str(found.version)
+        aliases = tuple(sorted(alias for alias, number in find_aliases(client, name).items() if number == at))
+        try:
+            return Lineage(store, client, found, client.get_run(found.run_id), aliases)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            problem = f"the run of {name} version {at} is not in the store"
+            raise TrackingError(problem, found=error.message, remedy="pipeline verify") from None
 
 
 def describe_lineage(lineage: Lineage) -> dict[str, dict[str, Any]]:
