@@ -48,6 +48,10 @@ clean: ## remove the environment and the tools' caches; data, models, runs and D
 	find . -name __pycache__ -type d -not -path './.dvc/*' -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
+	@git rev-parse --git-dir > /dev/null 2>&1 || { echo "$(CURDIR) is not a git repository, and DVC works on commits." \
+	  "In an unpacked archive: git init && git add . && git commit -m 'Start from the archive'"; exit 1; }
+	@git config --get user.email > /dev/null || echo "git has no author yet, which commits and experiments need:" \
+	  "git config --global user.name 'YOUR NAME' && git config --global user.email YOU@EXAMPLE.COM"
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	  f"Python 3.11 to 3.13 is needed, {v.major}.{v.minor} was found: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "creating $(VENV)"

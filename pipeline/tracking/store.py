@@ -323,7 +323,7 @@ def _make_tables(store: Store) -> None:
 
 def _probe(store: Store) -> None:
     """One quick question to a server: MLflow's own first request would be repeated for minutes if nobody answers."""
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import InvalidUrlException, MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
@@ -342,7 +342,7 @@ def _probe(store: Store) -> None:
             expected=f"an answer within {PROBE_SECONDS} s",
             found=without_password(str(error).partition("\n")[0][:300]),
             remedy="start it, or correct MLFLOW_TRACKING_URI (unset: mlflow.db in the project), then run again",
-            temporary=True,
+            temporary=not isinstance(error, InvalidUrlException) and "CERTIFICATE_VERIFY" not in str(error),
         ) from None
 
 

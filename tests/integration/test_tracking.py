@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import TEMPORARY_FAILURE, TrackingError
+from pipeline.errors import FAILURE, TEMPORARY_FAILURE, TrackingError
 from pipeline.files import file_digest
 from pipeline.tracking import lineage
 from pipeline.tracking.flowrun import StageResult, flow_run
@@ -350,6 +350,10 @@ def test_a_server_that_does_not_answer_is_an_error_and_no_other_store_is_used(
         tracked.complete(workspace.outputs.model, workspace.root / "reports")
     assert "secret" not in str(caught.value)
     assert caught.value.exit_code == TEMPORARY_FAILURE
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:99999")  # no port at all
+    with pytest.raises(TrackingError, match="does not answer") as caught, training_run(workspace.facts):
+        pass
+    assert caught.value.exit_code == FAILURE
     assert not (workspace.root / "mlflow.db").exists()
     assert not (workspace.root / "mlruns").exists()
 
