@@ -12,6 +12,7 @@ UNATTENDED = {
     "commit.gpgSign": "false",
     "push.gpgSign": "false",
     "core.askPass": "",
+    "core.autocrlf": "false",  # a commit from before .gitattributes is checked out as it is, too
     "credential.interactive": "false",
     "gc.auto": "0",
     "maintenance.auto": "false",

@@ -40,10 +40,12 @@ class Summary:
 
     def where_to_look(self) -> Iterator[tuple[str, str]]:
         """Where the rest is to be seen, and what is left to do: pairs of a name and a file or a command."""
+        from pipeline.tracking.store import pages_command
+
         if self.is_whole:
             yield "report", str(EVALUATION_REPORT)
             yield "figures", "dvc plots show"
-        yield "runs", _server() or "mlflow ui"
+        yield "runs", _server() or pages_command()
         if _is_uncommitted(LOCK_FILE):
             yield "keep", f"git add {LOCK_FILE} && git commit"
 
