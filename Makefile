@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
+PIP_AUDIT := pip-audit==2.10.1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 PYTEST := pytest --dist loadgroup -n
@@ -10,7 +11,7 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-a
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # half an environment would look like a whole one
-.PHONY: help setup run test test-faults lint ui bench lock clean
+.PHONY: help setup run test test-faults lint audit ui bench lock clean
 
 help: ## list every task
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +30,10 @@ test-faults: $(VENV)/.dev ## kills, full disks, servers, the browser, the README
 
 lint: $(VENV)/.dev ## style, types and the direction of imports
 	@ruff check . && ruff format --check . && mypy && lint-imports
+
+audit: $(VENV)/bin/python ## look up published vulnerabilities of the locked packages (needs a network)
+	@uv tool run --python $(BIN)/python $(PIP_AUDIT) --requirement requirements.lock --require-hashes --disable-pip \
+	  --strict --progress-spinner off $(AUDIT_FLAGS) $$($(ACCEPTED))
 
 ui: $(VENV)/.run ## MLflow's pages: runs, charts, the registry
 	@pipeline ui
@@ -73,3 +78,7 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
 # Bytecode is compiled here because importing TensorFlow without it takes twice as long.
 INSTALL := uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode
 INSTALL_PROJECT := uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+
+# Findings that are accepted until a day that has not passed. With --strict, a package that cannot be looked up is an error.
+ACCEPTED := awk -F '"' -v today=$$(date +%F) '/^id/ {id = $$2} /^until/ && $$2 >= today {print "--ignore-vuln", id}' \
+  audit-accepted.toml
