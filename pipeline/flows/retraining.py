@@ -8,6 +8,7 @@ and a training that did not goes on from its checkpoint.
 import hashlib
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -303,11 +304,12 @@ class _Work:
         missing = [f"{INCOMING / name}{POINTER}" for name in wanted if not (directory / INCOMING / name).exists()]
         ended, lines = run_in_checkout(directory, "pull", *missing, seconds=TRANSFER_SECONDS) if missing else (0, [])
         if ended:
+            taken = shlex.join(missing)
             raise FlowError(
                 f"the content of {', '.join(missing)} is not to be had",
                 expected="it in DVC's cache, in a remote, or in data/incoming/",
                 found=telling_line("\n".join(lines)),
-                remedy="dvc push where the batch was added; or take it out: dvc remove, and commit",
+                remedy=f"dvc push where the batch was added; or take it out: dvc remove {taken} && git commit --all",
             )
 
     def _take_in(self, directory: Path, own: Mapping[str, str]) -> dict[str, str]:

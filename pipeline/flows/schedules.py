@@ -153,5 +153,8 @@ def _deployments(workspace: Path, *flows: FlowName) -> Iterator[tuple["SyncPrefe
                 expected="a runner that has served them once, or `prefect deploy --all`",
                 remedy="pipeline up, and the same command again once it says that it is serving them",
             ) from None
-        except TransportError as error:
+        except (TransportError, RuntimeError) as error:
+            # Prefect's client raises a RuntimeError of its own where its first request finds nobody.
+            if not isinstance(error, TransportError) and "Failed to reach API" not in str(error):
+                raise
             raise FlowError(f"the server at {url} stopped answering", found=str(error), temporary=True) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import read_json
+from pipeline.flows.git import SET_AUTHOR, lacks_author
 
 if TYPE_CHECKING:
     from pipeline.tracking.flowrun import StageResult
@@ -47,6 +48,8 @@ class Summary:
             yield "figures", "dvc plots show"
         yield "runs", _server() or pages_command()
         if _is_uncommitted(LOCK_FILE):
+            if lacks_author(Path()):
+                yield "first", SET_AUTHOR
             yield "keep", f"git add {LOCK_FILE} && git commit"
 
     def links(self) -> dict[str, str]:

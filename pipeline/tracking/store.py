@@ -194,7 +194,7 @@ def _explain(store: Store, message: str) -> TrackingError:
         return TrackingError(
             f"the tracking store {store} was made by another version of MLflow",
             found=first,
-            remedy="pipeline upgrade" if store.database else f"back it up, then: mlflow db upgrade '{store}'",
+            remedy="pipeline upgrade" if store.database else "back it up, then: mlflow db upgrade $MLFLOW_TRACKING_URI",
         )
     if "not authenticated" in message:
         return TrackingError(

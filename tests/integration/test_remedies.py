@@ -16,7 +16,9 @@ from pipeline.errors import DataError, FlowError, ParamsError
 from pipeline.flows.git import git
 from pipeline.flows.plan import read_plan
 from pipeline.flows.run import run_training
+from pipeline.flows.summary import Summary
 from pipeline.params import load_params
+from pipeline.tracking.sync import Synced
 from tests.conftest import REPOSITORY
 
 COMMANDS = {name for names in PANELS.values() for name in names}
@@ -102,6 +104,18 @@ def test_without_a_repository_a_run_is_refused_with_a_remedy_that_works(alone: P
     assert [path.name for path in alone.iterdir()] == ["dvc.yaml"]  # no server, no lock
     subprocess.run(remedy_of(caught.value), shell=True, check=True, capture_output=True)
     assert git(alone, "log", "--format=%an %s") == "YOUR NAME Start from the archive"
+
+
+def test_who_commits_is_asked_before_a_commit_is_advised(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(alone)
+    git(alone, "init", "--quiet")
+    for name in ("dvc.yaml", "dvc.lock"):
+        (alone / name).touch()
+    advised = list(Summary((), Synced(), True).where_to_look())[-2:]
+    assert [name for name, _ in advised] == ["first", "keep"]
+    for _, command in advised:
+        subprocess.run(command + ("" if "config" in command else " --message one"), shell=True, check=True)
+    assert git(alone, "log", "--format=%an") == "YOUR NAME"
 
 
 def test_make_refuses_an_unpacked_archive_before_it_installs(alone: Path) -> None:
