@@ -51,7 +51,10 @@ def wait_until_idle(project: Project, seconds: float = 10) -> None:
 
 @pytest.mark.parametrize(("stage", "victim"), zip(STAGES, ("the stage", "dvc") * 3, strict=True))
 def test_a_killed_stage_runs_again_to_the_same_bytes(trained: Project, stage: str, victim: str) -> None:
-    """In turns the stage itself is killed, and DVC, without which every stage ends by the same code."""
+    """By turns the stage itself is killed, and DVC, without which every stage ends by the same code.
+
+    Together they run all six stages again on the same inputs: the same bytes, and no second version of the model.
+    """
     before = lock_of(trained)
     running = trained.start("dvc", "repro", "--force", "--single-item", stage)
     process = stage_process(trained, running, stage)
