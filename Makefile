@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
+PIP_AUDIT := pip-audit==2.10.1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 PYTEST := pytest --dist loadgroup -n
@@ -10,7 +11,7 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-a
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # half an environment would look like a whole one
-.PHONY: help setup run test test-faults lint ui bench lock clean
+.PHONY: help setup run test test-faults lint audit ui bench lock clean
 
 help: ## list every task
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +31,10 @@ test-faults: $(VENV)/.dev ## kills, full disks, servers, the browser, the README
 lint: $(VENV)/.dev ## style, types and the direction of imports
 	@ruff check . && ruff format --check . && mypy && lint-imports
 
+audit: $(VENV)/bin/python ## look up published vulnerabilities of the locked packages (needs a network)
+	@uv tool run --python $(BIN)/python $(PIP_AUDIT) --requirement requirements.lock --require-hashes --disable-pip \
+	  --strict --progress-spinner off $(AUDIT_FLAGS) $$($(ACCEPTED))
+
 ui: $(VENV)/.run ## MLflow's pages: runs, charts, the registry
 	@pipeline ui
 
@@ -48,6 +53,10 @@ clean: ## remove the environment and the tools' caches; data, models, runs and D
 	find . -name __pycache__ -type d -not -path './.dvc/*' -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
+	@git rev-parse --git-dir > /dev/null 2>&1 || { echo "$(CURDIR) is not a git repository, and DVC works on commits." \
+	  "In an unpacked archive: git init && git add . && git commit -m 'Start from the archive'"; exit 1; }
+	@git config --get user.email > /dev/null || echo "git has no author yet, which commits and experiments need:" \
+	  "git config --global user.name 'YOUR NAME' && git config --global user.email YOU@EXAMPLE.COM"
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	  f"Python 3.11 to 3.13 is needed, {v.major}.{v.minor} was found: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "creating $(VENV)"
@@ -69,3 +78,7 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
 # Bytecode is compiled here because importing TensorFlow without it takes twice as long.
 INSTALL := uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode
 INSTALL_PROJECT := uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+
+# Findings that are accepted until a day that has not passed. With --strict, a package that cannot be looked up is an error.
+ACCEPTED := awk -F '"' -v today=$$(date +%F) '/^id/ {id = $$2} /^until/ && $$2 >= today {print "--ignore-vuln", id}' \
+  audit-accepted.toml

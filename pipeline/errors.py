@@ -1,5 +1,8 @@
 """One exception root. Every message says what was expected, what was found, and what to run next."""
 
+import shlex
+from pathlib import Path
+
 FAILURE = 1  # exit code of a command that cannot do what it was asked
 TEMPORARY_FAILURE = 75  # of one that may succeed later as it is: EX_TEMPFAIL of sysexits.h
 
@@ -22,6 +25,24 @@ class PipelineError(Exception):
         self.exit_code = TEMPORARY_FAILURE if temporary else FAILURE
         details = {"expected": expected, "found": found, "remedy": remedy}
         super().__init__("\n".join([problem, *(f"  {name + ':':9} {text}" for name, text in details.items() if text)]))
+
+
+def mend_committed(path: Path) -> str:
+    """The remedy for a file in git that is missing, cannot be parsed, or is in a merge conflict.
+
+    `git checkout PATH` is refused in a conflict, and would throw away the edits of a file that people write.
+    """
+    here, is_generated = Path.cwd(), path.name == "dvc.lock"
+    name = shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return f"git checkout {name}"
+    if any(line.startswith(b"<<<<<<< ") for line in lines):
+        if is_generated:  # the next run completes it, whichever side was taken
+            return f"git checkout --ours {name} (or --theirs), then: pipeline run && git add {name}"
+        return f"resolve the merge conflict in {name}, then: git add {name}"
+    return f"git checkout {name}" if is_generated else f"correct it; `git diff {name}` shows what was edited"
 
 
 class ParamsError(PipelineError):

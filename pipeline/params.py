@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, mend_committed
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -189,6 +189,10 @@ class RetrainParams(Section):
 
     ref: str = Field(description="the branch, tag or commit to retrain; empty: the current branch")
     if_busy: Literal["leave", "wait"] = Field(description="what a due retraining does while another one works")
+    push: Literal["auto", "never"] = Field(
+        default="auto",  # of commits from before this key, which can be retrained too
+        description="auto: push the branch and its data where a git and a DVC remote are configured; never: keep them",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,9 +218,9 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ParamsError(f"{path} is missing", remedy=f"git checkout {path}") from None
+        raise ParamsError(f"{path} is missing", remedy=mend_committed(path)) from None
     except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is not YAML", found=str(error)) from None
+        raise ParamsError(f"{path} is not YAML", found=str(error), remedy=mend_committed(path)) from None
     return parse_params(raw, str(path))
 
 

@@ -6,12 +6,14 @@ answer therefore goes on without it, on the same records.
 """
 
 import os
+import shlex
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from pipeline.errors import WorkspaceError
 from pipeline.files import read_json, write_json
 from pipeline.workspace import STATE, is_held
 
@@ -89,7 +91,11 @@ def answers(address: str, seconds: float = ANSWER_SECONDS) -> bool:
 
 
 def data_directory(root: Path) -> Path:
-    """Where MLflow keeps its database and its files: the main repository, unless `pipeline up --data` moved them."""
+    """Where MLflow keeps its database and its files: the main repository, unless `pipeline up --data` moved them.
+
+    Raises:
+        WorkspaceError: the file that says so is damaged.
+    """
     return Path(_settings(root).get("data", root))
 
 
@@ -113,4 +119,18 @@ def move_data(root: Path, directory: Path) -> None:
 
 def _settings(root: Path) -> dict[str, str]:
     path = root / SETTINGS_FILE
-    return dict(read_json(path)) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        found = str(error)
+    if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
+        return found
+    # Without it, an empty store would be opened beside the one that was moved.
+    raise WorkspaceError(
+        f"{path} is damaged",
+        expected='where `pipeline up --data` moved the data, such as {"data": "/srv/fashion-mnist"}',
+        found=str(found),
+        remedy=f"rm {shlex.quote(str(path))}; if the data was moved, then: pipeline up --data DIRECTORY",
+    )

@@ -1,5 +1,6 @@
 """`pipeline compare`: two versions of a registered model on the same test images."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -109,7 +110,7 @@ def draw_differences(
         raise DataError(
             f"{split} does not hold the images that these versions were judged on",
             expected=f"the split with MD5 {test}",
-            remedy="git checkout the commit of that version, then: dvc checkout data/splits/test.parquet",
+            remedy=f"git checkout COMMIT (pipeline lineage names it) && dvc checkout {shlex.quote(str(split))}",
         )
     first = first.in_order_of(second.ids)
     differing = np.flatnonzero(first.predicted != second.predicted)

@@ -27,6 +27,10 @@ def retrain(
     if_busy: Annotated[
         Literal["leave", "wait"], typer.Option(help="What to do while another retraining is going on.")
     ] = "leave",
+    push: Annotated[
+        Literal["auto", "never"] | None,
+        typer.Option(help="Push the branch and its data to the remotes, or keep them here; by default retrain.push."),
+    ] = None,
     json: Annotated[
         bool, typer.Option(help="Print what came of it as JSON; the progress goes to standard error.")
     ] = False,
@@ -34,6 +38,7 @@ def retrain(
     """Retrain in a checkout of its own: take in new batches, train, and let the champion rule decide.
 
     Nothing here is changed. The result is a branch `retrain/TIME`, a report, and what MLflow records.
+    Where remotes are configured, the branch and its data are pushed at the end.
     Where nothing is new nothing is trained. Bad batches are quarantined, and the others taken in.
 
     Exit code: 0; 1 where it failed; 75 where another retraining was in the way.
@@ -44,13 +49,14 @@ def retrain(
         pipeline retrain --ref origin/main --if-busy wait
         pipeline retrain --set train.preset=cnn --set train.epochs=8
         pipeline retrain --force --json
+        pipeline retrain --push never
     """
     changes = dict(map(_parse_change, set_ or []))
     workspace = enter_workspace()
     from pipeline.flows.retraining import retrain as retrain_now
     from pipeline.flows.terminal import as_grid
 
-    result = retrain_now(workspace, ref=ref, changes=changes, force=force, if_busy=if_busy, quiet=json)
+    result = retrain_now(workspace, ref=ref, changes=changes, force=force, if_busy=if_busy, push=push, quiet=json)
     if json:
         print_json(asdict(result) | {"report": str(result.report) if result.report else None})
     else:

@@ -122,7 +122,7 @@ def _activate(flow: Literal["retrain", "train", "monitor-data"], active: bool) -
 def _show(found: "list[Schedule]") -> None:
     table = Table("flow", "cron", "time zone", "", "next", box=SIMPLE_HEAD)
     for one in found:
-        planned = one.next.strftime("%Y-%m-%d %H:%M %Z") if one.next else "planned within a minute"
+        planned = one.next.strftime("%Y-%m-%d %H:%M %Z") if one.next else "never"
         state, upcoming = ("active", planned) if one.active else ("paused", "")
         table.add_row(one.flow, one.rule, one.timezone, state, upcoming)
     console.print(table)

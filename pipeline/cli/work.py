@@ -143,6 +143,7 @@ def add_data(
     enter_workspace()
     from pipeline.data.catalog import load_entry
     from pipeline.flows.batches import add_batch
+    from pipeline.flows.git import SET_AUTHOR, lacks_author
     from pipeline.params import load_params
 
     params = load_params()
@@ -155,6 +156,8 @@ def add_data(
     console.print(counts)
     console.print(f"batch {batch.path.name}: {sum(batch.counts.values()):,} images in {batch.path}")
     commit = ["git", "commit", "-m", f"Add batch {batch.path.name}", *map(str, batch.changed)]
+    if lacks_author(Path()):
+        console.print(f"first:    {SET_AUTHOR}", soft_wrap=True)
     console.print(f"keep it:  {shlex.join(commit)}", soft_wrap=True)
     console.print("use it:   pipeline run")
 

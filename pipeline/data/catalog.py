@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from pydantic.dataclasses import dataclass
 
 from pipeline.data.table import Dataset
-from pipeline.errors import DataError, ParamsError
+from pipeline.errors import DataError, ParamsError, mend_committed
 
 CATALOG_FILE = Path("data/catalog.yaml")
 
@@ -115,9 +115,9 @@ def load_catalog(path: Path = CATALOG_FILE) -> dict[str, Entry]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
-        raise DataError(f"{path} is missing", remedy=f"git checkout {path}") from None
+        raise DataError(f"{path} is missing", remedy=mend_committed(path)) from None
     except yaml.YAMLError as error:
-        raise DataError(f"{path} is not YAML", found=str(error)) from None
+        raise DataError(f"{path} is not YAML", found=str(error), remedy=mend_committed(path)) from None
     if not isinstance(raw, dict) or not all(isinstance(facts, dict) for facts in raw.values()):
         raise DataError(f"{path} is not a catalogue", expected="a mapping from dataset names to facts")
     named = {name: {"name": name, **facts} for name, facts in raw.items()}

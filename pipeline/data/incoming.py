@@ -55,7 +55,7 @@ def find_batches(directory: Path) -> list[Path]:
         raise DataError(
             f"batch {name} is not here: only its pointer is",
             expected=str(directory / name),
-            remedy=f"dvc checkout {directory / name}{POINTER}, or, where another machine added it, dvc pull",
+            remedy=f"dvc checkout {shlex.quote(str(directory / name))}{POINTER}, or dvc pull if another machine has it",
         )
     return [directory / name for name in sorted(batches)]
 
@@ -132,18 +132,19 @@ def require_same_batches(here: Path, main: Path) -> None:
     batches, pointers = _names(main)
     for name in sorted(batches | pointers):
         pointer = main / f"{name}{POINTER}"
+        batch_word, pointer_word = shlex.quote(str(main / name)), shlex.quote(str(pointer))  # for a shell
         same_pointer = _same_content(here / pointer.name, pointer)
         if (here / name).exists() and (main / name).exists():
             if _same_content(here / name, main / name):
                 continue
             found = f"{main / name} differs from {here / name}"
-            remedy = f"dvc add {main / name}, and commit {pointer}" if same_pointer else f"commit {pointer}"
+            remedy = f"dvc add {batch_word}, and commit {pointer_word}" if same_pointer else f"commit {pointer_word}"
         elif same_pointer:
             continue
         elif pointer.exists():
-            found, remedy = f"{pointer} is not the one in {here}, or not there", f"git add {pointer}, and commit it"
+            found, remedy = f"{pointer} is not the one in {here}, or not there", f"git add {pointer_word}, and commit"
         else:
-            found, remedy = f"there is no {pointer}", f"pipeline add-data {main / name}, and commit {pointer}"
+            found, remedy = f"there is no {pointer}", f"pipeline add-data {batch_word}, and commit {pointer_word}"
         raise DataError(
             f"this workspace does not have batch {name} as the main repository has it",
             expected=f"the same in {here} and {main}",
@@ -194,7 +195,8 @@ def read_batch(path: Path, dataset: Dataset) -> Iterator[Pair]:
 def refused(path: Path, error: DataError) -> DataError:
     """The error that names the batch, for one that says what is wrong with it."""
     in_place = path.resolve().parent == INCOMING.resolve()
-    take_out = f", or take it out: dvc remove {path}{POINTER}; rm -r {path}" if in_place else ""
+    word = shlex.quote(str(path))
+    take_out = f", or take it out: dvc remove {word}{POINTER}; rm -r {word}" if in_place else ""
     return DataError(
         f"batch {path.name} is refused: {error.problem}",
         expected=error.expected,

@@ -6,6 +6,7 @@ and the Debian package itself, fetched with apt.
 
 import hashlib
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,7 +76,9 @@ def cache_directory() -> Path:
 def _find_local(directory: Path, names: Sequence[str]) -> dict[str, Path]:
     """The files of a local directory by name: all of them or, where it holds nothing but dot-files, none."""
     if not directory.is_dir():
-        raise DataError(f"dataset.path is {directory}, which is no directory", remedy=f"mkdir -p {directory}")
+        name = shlex.quote(str(directory))
+        remedy = f"rm {name} && mkdir {name}, or another dataset.path" if directory.exists() else f"mkdir -p {name}"
+        raise DataError(f"dataset.path is {directory}, which is no directory", remedy=remedy)
     if all(path.name.startswith(".") for path in directory.iterdir()):
         return {}
     found = {name: file for name in names if (file := _find(directory, name))}
@@ -134,7 +137,7 @@ def _use_first(entry: Entry, local: Path, into: Path) -> str:
         expected=", ".join(file.name for file in entry.files),
         found="\n             ".join(failures),
         remedy=f"bring one of these within reach, or put the files, gzip or plain, into {local}",
-        temporary=True,
+        temporary=bool(entry.mirrors or entry.debian),  # another try asks them again; the cache stays as it is
     )
 
 

@@ -7,6 +7,7 @@ The dataset's facts travel in the file's own metadata, so a split can be underst
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -224,7 +225,9 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # the system's; Arrow's own, on a damaged page, has no number
             raise
-        raise DataError(f"{path} is damaged", found=str(error), remedy=f"rm {path} && dvc checkout") from None
+        raise DataError(
+            f"{path} is damaged", found=str(error), remedy=f"rm {shlex.quote(str(path))} && dvc checkout"
+        ) from None
 
 
 def _rows(table: pa.Table, dataset: Dataset) -> Rows:

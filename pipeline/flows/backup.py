@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import tarfile
@@ -138,7 +139,7 @@ def restore(workspace: Path, source: Path, *, replace: bool, with_prefect: bool)
                     "a restore would replace what is here",
                     expected="none of these yet",
                     found=", ".join(map(str, former)),
-                    remedy=f"pipeline restore {source} --replace: what is here is kept aside",
+                    remedy=f"pipeline restore {shlex.quote(str(source))} --replace: what is here is kept aside",
                 )
             aside = f"{ASIDE}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
             moves = [(path, state_beside(path) / aside / path.name) for path in former]

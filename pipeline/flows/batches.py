@@ -17,7 +17,7 @@ from pipeline.data.incoming import INCOMING, POINTER
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError, FlowError
 from pipeline.files import atomic_directory, atomic_file
-from pipeline.flows.git import git
+from pipeline.flows.git import git, require_repository
 from pipeline.params import ValidateParams
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def add_batch(
             for one. Nothing is left behind.
         FlowError: DVC or git refused. Nothing is left behind.
     """
+    require_repository(Path())
     target = INCOMING / _file_name(source, name or source.name)
     in_place = target.exists() and target.resolve() == source.resolve()
     if target.exists() and not in_place:

@@ -7,7 +7,7 @@ travels with the branch to every clone. A branch whose last commit has no result
 
 import configparser
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,20 +74,34 @@ def bring(workspace: Path, directory: Path, name: str) -> None:
     git(workspace, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(directory), f"HEAD:refs/heads/{name}")
 
 
-def mark_unpushed(workspace: Path, root: Path, name: str) -> None:
-    """Remember that a branch and its data have yet to be pushed, wherever a remote is or will be configured."""
-    write_json(root / UNPUSHED, _read_unpushed(workspace, root) | {name: list(PARTS)})
+def mark_unpushed(workspace: Path, root: Path, name: str, *, wanted: bool = True) -> None:
+    """Note that a branch and its data have yet to be pushed, wherever a remote is or will be configured.
+
+    Args:
+        wanted: False notes that this branch stays here, also when a later retraining pushes what is missing.
+    """
+    write_json(root / UNPUSHED, _read_unpushed(workspace, root) | {name: list(PARTS) if wanted else []})
 
 
-def push_missing(workspace: Path, root: Path) -> tuple[str, ...]:
+def describe_push(workspace: Path) -> str:
+    """Where branches and their data are pushed to, in words; empty for nowhere."""
+    remote, has_dvc_remote = _find_remote(workspace), _has_dvc_remote(workspace)
+    parts = [f"branch to the git remote {remote}"] if remote else []
+    return " and ".join([*parts, *(["data to the default DVC remote"] if has_dvc_remote else [])])
+
+
+def push_missing(workspace: Path, root: Path, tell: Callable[[str], None] = lambda line: None) -> tuple[str, ...]:
     """Push the finished retrainings that remotes lack: data first, so that who fetches a branch finds what it names.
+
+    Args:
+        tell: called with a line before each branch is pushed.
 
     Returns:
         what could not be pushed, in words. Nothing is lost: the next retraining tries again.
     """
     unpushed = _read_unpushed(workspace, root)
     commits = {branch.name: branch.commit for branch in read_branches(workspace) if OUTCOME in branch.trailers}
-    pending = {name: parts for name, parts in unpushed.items() if name in commits}
+    pending = {name: parts for name, parts in unpushed.items() if name in commits and parts}
     if not pending:
         return ()
     problems: list[str] = []
@@ -95,10 +109,12 @@ def push_missing(workspace: Path, root: Path) -> tuple[str, ...]:
     for name, parts in pending.items():
         try:
             if "data" in parts and has_dvc_remote:
+                tell(f"pushing the data of {name} to the default DVC remote")
                 _push_data(workspace, commits[name])
                 parts.remove("data")
             if "commits" in parts and remote and not ("data" in parts and has_dvc_remote):
                 reference = f"refs/heads/{name}"
+                tell(f"pushing {name} to {remote}")
                 git(workspace, "push", "--quiet", remote, f"{reference}:{reference}", seconds=TRANSFER_SECONDS)
                 parts.remove("commits")
         except PipelineError as error:

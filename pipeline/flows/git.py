@@ -1,6 +1,7 @@
 """Git without anybody at the keyboard: it asks for nothing, runs no hooks, and signs nothing."""
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -11,12 +12,15 @@ UNATTENDED = {
     "commit.gpgSign": "false",
     "push.gpgSign": "false",
     "core.askPass": "",
+    "core.autocrlf": "false",  # a commit from before .gitattributes is checked out as it is, too
     "credential.interactive": "false",
     "gc.auto": "0",
     "maintenance.auto": "false",
 }
 # Set while git runs a hook or an alias of the reader's: they would lead every command to that repository and its index.
 OF_ANOTHER_COMMAND = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY")
+INITIALISE = "git init && git add . && git commit -m 'Start from the archive'"
+SET_AUTHOR = "git config --global user.name 'YOUR NAME' && git config --global user.email YOU@EXAMPLE.COM"
 AUTHOR = {"user.name": "pipeline retrain", "user.email": "pipeline-retrain@localhost"}  # where nobody is configured
 
 
@@ -44,6 +48,32 @@ def git(directory: Path, *arguments: str, stdin: bytes | None = None, seconds: f
     if done.returncode:
         raise FlowError(f"git {arguments[0]} failed", found=os.fsdecode(done.stderr).strip())
     return os.fsdecode(done.stdout).rstrip("\n")
+
+
+def require_repository(workspace: Path) -> None:
+    """Refuse a directory without git's history, such as an unpacked archive: DVC and retrainings work on commits.
+
+    Raises:
+        FlowError: git is not installed, or cannot read the repository.
+    """
+    try:
+        git(workspace, "rev-parse", "--git-dir")
+    except FileNotFoundError:
+        raise FlowError("git is not installed", expected="the command git", remedy="install git") from None
+    except FlowError as error:
+        is_absent = "not a git repository" in error.found
+        initialise = f"{SET_AUTHOR} && {INITIALISE}" if lacks_author(workspace) else INITIALISE
+        raise FlowError(
+            f"{workspace} is not a git repository" if is_absent else f"git cannot read {workspace}",
+            expected="a clone: DVC, experiments and retrainings work on commits",
+            found=error.found,
+            remedy=f"cd {shlex.quote(str(workspace))} && {initialise}" if is_absent else "",
+        ) from None
+
+
+def lacks_author(workspace: Path) -> bool:
+    """Whether git has no name or address for the author of a commit."""
+    return any(git_or_none(workspace, "config", "--get", name) is None for name in AUTHOR)
 
 
 def git_or_none(directory: Path, *arguments: str) -> str | None:

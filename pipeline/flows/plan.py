@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import FlowError
+from pipeline.errors import FlowError, mend_committed
+from pipeline.flows.git import require_repository
+from pipeline.params import PARAMS_FILE
 
 SHOWN = 4  # files or params named in a reason; more are counted
 
@@ -76,11 +78,14 @@ def read_plan(workspace: Path) -> Plan:
     command = [sys.executable, "-m", "pipeline.flows.plan"]
     asked = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False, start_new_session=True)
     if asked.returncode:
+        require_repository(workspace)
         message = asked.stderr.strip()
+        files = ("dvc.lock", "dvc.yaml", str(PARAMS_FILE))
+        broken = next((workspace / name for name in files if name in message), None)
         raise FlowError(
             "DVC cannot read this workspace",
             found=message.replace("\n", "\n" + 12 * " ") or f"exit code {asked.returncode}",
-            remedy="git checkout dvc.lock" if "dvc.lock" in message else "dvc status --verbose",
+            remedy=mend_committed(broken) if broken else "dvc status --verbose",
         )
     return parse_plan(json.loads(asked.stdout))
 

@@ -8,6 +8,7 @@ and a training that did not goes on from its checkpoint.
 import hashlib
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,16 @@ from pipeline.flows import branches
 from pipeline.flows.branches import Branch
 from pipeline.flows.checkout import RETRAININGS, checkout, remove_left_behind
 from pipeline.flows.dvc import TRANSFER_SECONDS, run_in_checkout, site_cache
-from pipeline.flows.git import OF_ANOTHER_COMMAND, commit, git, telling_line
+from pipeline.flows.git import (
+    AUTHOR,
+    OF_ANOTHER_COMMAND,
+    SET_AUTHOR,
+    commit,
+    git,
+    lacks_author,
+    require_repository,
+    telling_line,
+)
 from pipeline.flows.intake import (
     Quarantined,
     copy_files,
@@ -50,6 +60,7 @@ if TYPE_CHECKING:
     from pipeline.data.table import Dataset
     from pipeline.tracking.registry import Registration
 
+Push = Literal["auto", "never"]
 Outcome = Literal["nothing new", "champion", "challenger", "not promoted", "rejected", "failed", "skipped"]
 
 HISTORY = STATE / "retraining"  # in the main repository: a directory for each that trained, and the list of all
@@ -118,6 +129,7 @@ def retrain(
     reason: str = "by hand",
     force: bool = False,
     if_busy: IfBusy = "leave",
+    push: Push | None = None,
     quiet: bool = False,
 ) -> Retraining:
     """Take in what is new, run the training flow in a checkout, and let the champion rule decide.
@@ -130,6 +142,7 @@ def retrain(
         reason: why it was started, for the report.
         force: go through the stages although nothing is new, and look at quarantined batches again.
         if_busy: what to do while another retraining is going on.
+        push: whether to push the branch and its data to remotes; None takes `retrain.push`.
         quiet: show the progress on standard error, so that standard output is the caller's.
 
     Raises:
@@ -139,6 +152,7 @@ def retrain(
             Each is in the log. What fails once the input is known is an outcome, with a report and a notice.
         KeyboardInterrupt: by Ctrl-C; everything that was started has ended.
     """
+    require_repository(workspace)
     root = main_repository(workspace)
     with ExitStack() as stack:
         try:
@@ -152,7 +166,7 @@ def retrain(
         stack.enter_context(_environment(dict.fromkeys(OF_ANOTHER_COMMAND)))
         try:
             remove_left_behind(root, RETRAININGS)
-            result = _Work(workspace, root, reason, force, quiet).do(ref, changes)
+            result = _Work(workspace, root, reason, force, quiet, push).do(ref, changes)
         except (PipelineError, OSError) as error:
             _log(root, Retraining("failed", str(error)), reason)
             raise
@@ -168,6 +182,7 @@ class _Work:
     why: str
     force: bool
     quiet: bool
+    push: Push | None
     began: float = field(default_factory=time.time)  # or when the one did that did not end, and this goes on with
     known: list[Branch] = field(default_factory=list)
     fresh: list[Quarantined] = field(default_factory=list)  # quarantined just now
@@ -175,6 +190,7 @@ class _Work:
     taken: tuple[str, ...] = ()
 
     def do(self, ref: str | None, changes: Mapping[str, Any]) -> Retraining:
+        self.push = self.push or self._read_push()
         given = self._read_input(ref, changes)
         try:
             result = self._retrain(given)
@@ -199,7 +215,19 @@ class _Work:
             if self._is_done(given):
                 return self._nothing_new()
             name = self._commit_input(directory, given, unfinished)
+            self._announce(name)
             return self._train(directory, given, name)
+
+    def _read_push(self) -> Push:
+        """`retrain.push` of the current branch, which is the reader's choice whatever commit is retrained."""
+        try:
+            return self._params_of("HEAD", "HEAD")[1].retrain.push
+        except (FlowError, ParamsError) as error:
+            self._say(f"nothing will be pushed, because retrain.push cannot be read: {error.problem}")
+            return "never"
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr if self.quiet else sys.stdout, flush=True)
 
     def _read_input(self, ref: str | None, changes: Mapping[str, Any]) -> _Input:
         ref = ref or self._params_of("HEAD", "HEAD")[1].retrain.ref or "HEAD"
@@ -276,11 +304,12 @@ class _Work:
         missing = [f"{INCOMING / name}{POINTER}" for name in wanted if not (directory / INCOMING / name).exists()]
         ended, lines = run_in_checkout(directory, "pull", *missing, seconds=TRANSFER_SECONDS) if missing else (0, [])
         if ended:
+            taken = shlex.join(missing)
             raise FlowError(
                 f"the content of {', '.join(missing)} is not to be had",
                 expected="it in DVC's cache, in a remote, or in data/incoming/",
                 found=telling_line("\n".join(lines)),
-                remedy="dvc push where the batch was added; or take it out: dvc remove, and commit",
+                remedy=f"dvc push where the batch was added; or take it out: dvc remove {taken} && git commit --all",
             )
 
     def _take_in(self, directory: Path, own: Mapping[str, str]) -> dict[str, str]:
@@ -345,6 +374,13 @@ class _Work:
             branches.bring(self.workspace, directory, name)
         return name
 
+    def _announce(self, name: str) -> None:
+        """Say before anything runs who will be the author of the commits, and where they will be pushed to."""
+        if lacks_author(self.workspace):
+            self._say(f"git has no author configured: {AUTHOR['user.name']} will be the commits' ({SET_AUTHOR})")
+        if self.push != "never" and (where := branches.describe_push(self.workspace)):
+            self._say(f"{name} will be pushed at the end: {where}; to keep it here: pipeline retrain --push never")
+
     def _train(self, directory: Path, given: _Input, name: str) -> Retraining:
         from pipeline.flows.run import run_training
         from pipeline.flows.summary import Summary
@@ -370,7 +406,7 @@ class _Work:
         self, directory: Path, given: _Input, result: Retraining, registration: "Registration | None"
     ) -> None:
         assert result.branch
-        branches.mark_unpushed(self.workspace, self.root, result.branch)
+        branches.mark_unpushed(self.workspace, self.root, result.branch, wanted=self.push != "never")
         if (directory / "dvc.lock").exists():
             git(directory, "add", "dvc.lock")
         prefix = git(directory, "rev-parse", "--show-prefix")
@@ -427,7 +463,9 @@ class _Work:
 
     def _push(self, result: Retraining) -> Retraining:
         """Not within a checkout: pushing data takes one of its own."""
-        return replace(result, warnings=branches.push_missing(self.workspace, self.root))
+        if self.push == "never":
+            return result
+        return replace(result, warnings=branches.push_missing(self.workspace, self.root, self._say))
 
 
 def read_decision(registration: "Registration", began: float) -> tuple[Outcome, str]:

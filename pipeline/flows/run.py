@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import WorkspaceError
 from pipeline.flows.execution import Execution
+from pipeline.flows.git import require_repository
 from pipeline.flows.server import answering_server, open_server
 from pipeline.flows.signals import signals_as_exceptions
 from pipeline.flows.terminal import Terminal
@@ -48,9 +49,10 @@ def run_training(
         ParamsError, ModelError: `params.yaml` cannot be used; nothing has started.
         WorkspaceError: another run is going on here.
         TrackingError: the tracking store cannot be used.
-        FlowError: Prefect's server or DVC cannot be used, or a stage failed.
+        FlowError: the workspace is not in git, Prefect's server or DVC cannot be used, or a stage failed.
         KeyboardInterrupt: by Ctrl-C; everything that was started has ended.
     """
+    require_repository(workspace)
     dataset = read_params().dataset.name
     with ExitStack() as stack:
         stack.enter_context(signals_as_exceptions())

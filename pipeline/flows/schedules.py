@@ -3,12 +3,13 @@
 Serving the deployments again leaves their schedules as they are, so they outlive the runner and the server.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -21,6 +22,7 @@ from pipeline.workspace import main_repository
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
+    from prefect.client.schemas.schedules import SCHEDULE_TYPES
 
 FlowName = Literal["train", "retrain", "monitor-data"]
 FLOW_NAMES: tuple[FlowName, ...] = ("train", "retrain", "monitor-data")
@@ -34,7 +36,7 @@ class Schedule:
     rule: str  # cron's five fields, or another of Prefect's rules in words
     timezone: str
     active: bool
-    next: datetime | None  # the next run that is planned
+    next: datetime | None  # None: paused, or the rule has no time left
 
 
 def set_schedule(workspace: Path, flow: FlowName, cron: str, timezone: str) -> Schedule:
@@ -49,7 +51,7 @@ def set_schedule(workspace: Path, flow: FlowName, cron: str, timezone: str) -> S
             f"there is no time zone {timezone!r}",
             expected="a name of the IANA database, such as Europe/Berlin, Asia/Seoul or UTC",
             found=timezone,
-            remedy=f'pipeline schedule --cron "{cron}" --timezone Europe/Berlin',
+            remedy=f'pipeline schedule --flow {flow} --cron "{cron}" --timezone Europe/Berlin',
         )
     with _deployments(workspace, flow) as (client, (deployment,)):
         from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -63,7 +65,7 @@ def set_schedule(workspace: Path, flow: FlowName, cron: str, timezone: str) -> S
                 f"{cron!r} is no cron rule",
                 expected='five fields: minute, hour, day of month, month, day of week; "0 3 * * *" is 3:00 every day',
                 found=error.errors()[0]["msg"].removeprefix("Value error, "),
-                remedy='pipeline schedule --cron "0 3 * * *"',
+                remedy=f'pipeline schedule --flow {flow} --cron "0 3 * * *" --timezone {timezone}',
             ) from None
         former = [schedule.id for schedule in deployment.schedules]
         client.create_deployment_schedules(deployment.id, [DeploymentScheduleCreate(schedule=rule, active=True)])
@@ -79,13 +81,12 @@ def list_schedules(workspace: Path, *flows: FlowName) -> list[Schedule]:
         FlowError: no server is up, or it does not know the flows.
     """
     found = []
-    with _deployments(workspace, *flows) as (client, deployments):
+    with _deployments(workspace, *flows) as (_, deployments):
         for deployment in deployments:
-            due = client.get_scheduled_flow_runs_for_deployments([deployment.id], limit=1)
             for each in deployment.schedules:
                 rule, zone = getattr(each.schedule, "cron", None), getattr(each.schedule, "timezone", None) or "UTC"
-                upcoming = due[0].next_scheduled_start_time if due and each.active else None
-                shown = upcoming.astimezone(ZoneInfo(zone)) if upcoming else None
+                upcoming = _next_time(each.schedule) if each.active else None
+                shown = upcoming and upcoming.astimezone(ZoneInfo(zone))
                 name: FlowName = deployment.name  # type: ignore[assignment]
                 found.append(Schedule(name, rule or str(each.schedule), zone, each.active, shown))
     return found
@@ -116,6 +117,15 @@ def remove(workspace: Path, flow: FlowName) -> int:
     return len(schedules)
 
 
+def _next_time(rule: "SCHEDULE_TYPES") -> datetime | None:
+    """The next time of a rule, as Prefect's scheduler computes it; it plans the run itself some time later."""
+    from prefect.server.schemas import schedules as server
+    from pydantic import TypeAdapter
+
+    plan: Any = TypeAdapter(server.SCHEDULE_TYPES).validate_python(rule.model_dump())
+    return next(iter(asyncio.run(plan.get_dates(1))), None)
+
+
 def _require_schedules(deployment: "DeploymentResponse") -> list[UUID]:
     if not deployment.schedules:
         raise FlowError(
@@ -143,5 +153,8 @@ def _deployments(workspace: Path, *flows: FlowName) -> Iterator[tuple["SyncPrefe
                 expected="a runner that has served them once, or `prefect deploy --all`",
                 remedy="pipeline up, and the same command again once it says that it is serving them",
             ) from None
-        except TransportError as error:
+        except (TransportError, RuntimeError) as error:
+            # Prefect's client raises a RuntimeError of its own where its first request finds nobody.
+            if not isinstance(error, TransportError) and "Failed to reach API" not in str(error):
+                raise
             raise FlowError(f"the server at {url} stopped answering", found=str(error), temporary=True) from None

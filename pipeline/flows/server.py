@@ -10,6 +10,7 @@ server: only Prefect knows all the places, and asking it in the flow's process f
 """
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -102,8 +103,21 @@ def require_answer(url: str) -> None:
             f"the Prefect server at {without_password(url)} does not answer",
             expected=f"an answer within {ANSWER_SECONDS} s",
             found=str(getattr(error, "reason", error)),
-            remedy="start it (prefect server start), or unset PREFECT_API_URL for a temporary one of the run's own",
+            remedy=f"start it (prefect server start), or {_unset_server()}: then each run starts a temporary server",
         ) from None
+
+
+def _unset_server() -> str:
+    """The command that removes the address of the server from where it is set: environment, profile or file."""
+    if "PREFECT_API_URL" in os.environ:
+        return "unset PREFECT_API_URL"
+    from prefect.context import get_settings_context
+    from prefect.settings import PREFECT_API_URL
+
+    profile = get_settings_context().profile
+    if PREFECT_API_URL in profile.settings:
+        return f"prefect --profile {shlex.quote(profile.name)} config unset PREFECT_API_URL"
+    return "take it out of the file that `prefect config view` names (prefect.toml, pyproject.toml or .env)"
 
 
 @contextmanager

@@ -104,7 +104,12 @@ async def serve(root: Path) -> None:
         outcomes = await asyncio.gather(serving, *beside, return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, Exception):
-            raise FlowError("the runner cannot go on", found=_innermost(outcome), temporary=True) from outcome
+            cause = _innermost(outcome)
+            raise FlowError(
+                "the runner cannot go on",
+                found=f"{type(cause).__name__}: {cause}",
+                temporary=isinstance(cause, httpx.TransportError),
+            ) from outcome
 
 
 def deployments(if_busy: IfBusy) -> list[RunnerDeployment]:
@@ -302,10 +307,10 @@ def _patience() -> Iterator[None]:
         _say(f"Prefect's server: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
 
 
-def _innermost(error: BaseException) -> str:
+def _innermost(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"
+    return error
 
 
 def _say(line: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import read_json
+from pipeline.flows.git import SET_AUTHOR, lacks_author
 
 if TYPE_CHECKING:
     from pipeline.tracking.flowrun import StageResult
@@ -40,11 +41,15 @@ class Summary:
 
     def where_to_look(self) -> Iterator[tuple[str, str]]:
         """Where the rest is to be seen, and what is left to do: pairs of a name and a file or a command."""
+        from pipeline.tracking.store import pages_command
+
         if self.is_whole:
             yield "report", str(EVALUATION_REPORT)
             yield "figures", "dvc plots show"
-        yield "runs", _server() or "mlflow ui"
+        yield "runs", _server() or pages_command()
         if _is_uncommitted(LOCK_FILE):
+            if lacks_author(Path()):
+                yield "first", SET_AUTHOR
             yield "keep", f"git add {LOCK_FILE} && git commit"
 
     def links(self) -> dict[str, str]:

@@ -117,7 +117,7 @@ def stage_results(execution: Execution, registration: Registration | None = None
 def require_success(summary: Summary) -> None:
     """Raise a FlowError if a stage failed. It has said why in its own words."""
     if any(result.outcome == "failed" for result in summary.stages):
-        raise FlowError(headline(summary), remedy="mend what the stage says above, then: pipeline run")
+        raise FlowError(headline(summary), remedy="mend what the stage says above, then run the same command again")
 
 
 def headline(summary: Summary) -> str:

@@ -6,6 +6,7 @@ would differ. Here they are written out of it; what is left loads like any other
 
 import io
 import json
+import shlex
 import tempfile
 import zipfile
 from pathlib import Path
@@ -64,7 +65,10 @@ def load(path: Path) -> keras.Model:
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0]
     raise ModelError(
-        f"{path} is damaged", expected="a Keras archive", found=reason, remedy=f"rm {path} && dvc checkout"
+        f"{path} is damaged",
+        expected="a Keras archive",
+        found=reason,
+        remedy=f"rm {shlex.quote(str(path))} && dvc checkout",
     )
 
 

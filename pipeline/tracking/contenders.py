@@ -80,7 +80,7 @@ def predictions_of_both(
                 f"version {version.version} of {version.name} has no answers to the present test images",
                 expected="a model that can be asked",
                 found=error.problem,
-                remedy="pipeline compare with another version",
+                remedy="pipeline versions, then: pipeline compare champion ANOTHER",
             ) from None
     return file_digest(outputs.split("test"), "md5"), answers[0], answers[1]
 

@@ -248,14 +248,14 @@ def rollback(client: "MlflowClient", name: str, *, reason: str, to: str | None =
             raise TrackingError(
                 f"{name} version {to} never was the champion",
                 expected=f"one of: {', '.join(_reigned(moves, champion)) or 'none so far'}",
-                remedy=f"pipeline promote {to} --reason TEXT",
+                remedy=f"pipeline promote {to} --model {name} --reason TEXT",
             )
         if not _is_same(client, name, reigns[-1]):
             raise TrackingError(
                 f"{name} version {to} is not the model that was the champion",
                 expected=f"a model file with the SHA-256 {reigns[-1].model}",
                 found="a version registered later, under a number that was given again",
-                remedy=f"pipeline promote {to} --reason TEXT",
+                remedy=f"pipeline promote {to} --model {name} --reason TEXT",
             )
     former = next(move for move in reversed(champion_moves(moves)) if move.target == to)
     evidence = {"restores": f"move {former.number}"}

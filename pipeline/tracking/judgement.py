@@ -129,7 +129,7 @@ def _without_champion(number: str, *, is_first: bool, params: RegisterParams) ->
 
 
 def _ask_somebody(number: str) -> str:
-    return f"A person can make it the champion: `pipeline promote {number}`."
+    return f"A person can make it the champion: `pipeline promote {number} --reason TEXT`."
 
 
 def _keep(

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.errors import WorkspaceError
+from pipeline.errors import WorkspaceError, mend_committed
 from pipeline.files import file_digest, read_json
 
 RAW = "data/raw"
@@ -75,7 +75,7 @@ class Outputs:
         try:
             stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
         except yaml.YAMLError as error:
-            raise WorkspaceError(f"{lock} is damaged", found=str(error), remedy=f"git checkout {lock}") from None
+            raise WorkspaceError(f"{lock} is damaged", found=str(error), remedy=mend_committed(lock)) from None
         entries = [entry for kind in ("deps", "outs") for entry in stages.get(stage, {}).get(kind, [])]
         return {entry["path"]: entry.get("md5", "") for entry in entries}
 

@@ -19,6 +19,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pipeline.errors import PipelineError, TrackingError
 from pipeline.stack import data_directory, find_server
@@ -86,11 +87,22 @@ def locate_unserved(workspace: Path | None = None) -> Store:
     """The same without the server of `pipeline up`: what that server opens itself."""
     data = data_directory(main_repository(workspace))
     artifacts = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or (data / "mlruns").as_uri()
-    configured = os.environ.get("MLFLOW_TRACKING_URI")
-    if not configured:
-        return Store(f"sqlite:///{data / 'mlflow.db'}", artifacts, data / "mlflow.db")
+    default = f"sqlite:///{data / 'mlflow.db'}"
+    configured = os.environ.get("MLFLOW_TRACKING_URI") or default
+    if configured == default:
+        return Store(default, artifacts, data / "mlflow.db")
     is_server = configured.startswith(("http://", "https://", "databricks"))
     return Store(configured, None if is_server else artifacts, None)
+
+
+def pages_command() -> str:
+    """The command that shows MLflow's pages for the current directory.
+
+    A bare `mlflow ui` opens `mlflow.db` in the current directory, and looks for it under its percent-encoded path.
+    """
+    database, here = locate_unserved().database, Path.cwd()
+    is_found = database is None or (database.parent == here and quote(str(here)) == str(here))
+    return "mlflow ui" if is_found or os.environ.get("MLFLOW_TRACKING_URI") else "pipeline ui"
 
 
 def open_store(store: Store) -> "MlflowClient":
@@ -182,7 +194,7 @@ def _explain(store: Store, message: str) -> TrackingError:
         return TrackingError(
             f"the tracking store {store} was made by another version of MLflow",
             found=first,
-            remedy="pipeline upgrade" if store.database else f"back it up, then: mlflow db upgrade '{store}'",
+            remedy="pipeline upgrade" if store.database else "back it up, then: mlflow db upgrade $MLFLOW_TRACKING_URI",
         )
     if "not authenticated" in message:
         return TrackingError(
@@ -323,7 +335,7 @@ def _make_tables(store: Store) -> None:
 
 def _probe(store: Store) -> None:
     """One quick question to a server: MLflow's own first request would be repeated for minutes if nobody answers."""
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import InvalidUrlException, MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
@@ -342,7 +354,7 @@ def _probe(store: Store) -> None:
             expected=f"an answer within {PROBE_SECONDS} s",
             found=without_password(str(error).partition("\n")[0][:300]),
             remedy="start it, or correct MLFLOW_TRACKING_URI (unset: mlflow.db in the project), then run again",
-            temporary=True,
+            temporary=not isinstance(error, InvalidUrlException) and "CERTIFICATE_VERIFY" not in str(error),
         ) from None
 
 

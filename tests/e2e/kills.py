@@ -45,8 +45,10 @@ class Aftermath:
         return not (self.orphans or self.locks or self.checkouts or self.partials or self.lost or self.wrong)
 
 
-def kill_at_random(project: Project, count: int, seed: int, commands: Sequence[str] = (RUN, RETRAIN)) -> Aftermath:
-    """Kill `count` times in a light project (`tests.e2e.light`), and let the same command end after every few kills."""
+def kill_at_random(
+    project: Project, count: int, seed: int, commands: Sequence[str] = (RUN, RETRAIN), chain: int = CHAIN
+) -> Aftermath:
+    """Kill `count` times in a light project (`tests.e2e.light`), and let the same command end after `chain` kills."""
     chance, found = random.Random(seed), Aftermath()
     began = time.monotonic()
     _complete(project, RUN, 1, found)
@@ -55,7 +57,7 @@ def kill_at_random(project: Project, count: int, seed: int, commands: Sequence[s
     while victims:
         model += 1
         command = commands[model % len(commands)]
-        for victim in victims[:CHAIN]:
+        for victim in victims[:chain]:
             if not _kill(project, command, model, victim, chance.uniform(0, LATEST * longest), found):
                 break  # it ended before: the next model's turn
             victims.remove(victim)

@@ -63,13 +63,6 @@ def test_a_second_run_finds_everything_up_to_date(trained: Project) -> None:
     assert len(runs_of(trained)) == 1
 
 
-def test_the_same_inputs_give_the_same_bytes(trained: Project) -> None:
-    before = lock_of(trained)
-    assert stages_that_ran(trained.repro("--force").stdout) == list(STAGES)
-    assert lock_of(trained) == before
-    assert list(aliases_of(trained).values()) == ["1"]  # the same model is found, not registered again
-
-
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [

@@ -243,7 +243,7 @@ def test_a_champion_whose_artifacts_are_gone_keeps_its_place(
     decision = judged.enter(b"perfect").decision
     assert (decision.outcome, decision.ground) == ("challenger", "champion cannot be judged")
     assert words in decision.reason
-    assert "`pipeline promote 2`" in decision.reason
+    assert "`pipeline promote 2 --reason TEXT`" in decision.reason
     assert judged.aliases("garments") == {"champion": "1", "challenger": "2"}
 
 

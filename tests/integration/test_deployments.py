@@ -70,7 +70,10 @@ def test_a_schedule_is_kept_until_it_is_removed(served: dict[UUID, str], stand_i
         "retrain": ("0 3 * * *", "Europe/Berlin", False),
         "monitor-data": ("30 * * * *", "UTC", True),
     }
-    assert [one.active for one in schedules.activate(stand_ins.path, "retrain", True)] == [True]
+    (resumed,) = schedules.activate(stand_ins.path, "retrain", True)
+    assert resumed.active
+    assert resumed.next  # though no scheduler works here that has planned it
+    assert (resumed.next.hour, resumed.next.minute, str(resumed.next.tzinfo)) == (3, 0, "Europe/Berlin")
     schedules.remove(stand_ins.path, "retrain")
     assert [one.flow for one in schedules.list_schedules(stand_ins.path)] == ["monitor-data"]
     with pytest.raises(FlowError, match="retrain has no schedule"):

@@ -188,7 +188,10 @@ def test_a_run_that_is_stopped_leaves_no_process(
     behave(stand_ins, train={"sleep": 60})
     running = stand_ins.start("python", "-m", "pipeline.cli", "run", "--force", "train", PREFECT_API_URL=prefect_api)
     wait_until(lambda: started_stages(stand_ins) == ["train"])
-    os.kill(running.pid, number)
+    if number == signal.SIGINT:
+        os.killpg(running.pid, number)  # as a terminal does
+    else:
+        os.kill(running.pid, number)
     output, _ = running.communicate(timeout=60)
     assert running.returncode == code, output
     assert "Traceback" not in output

@@ -251,7 +251,9 @@ def test_an_error_of_the_disk_is_an_outcome_that_is_told_of(
     assert outcomes_of(stand_ins) == ["failed"]
 
 
-def test_what_a_remote_lacks_is_pushed_by_the_next_one(again: Retrain, stand_ins: Project, tmp_path: Path) -> None:
+def test_what_a_remote_lacks_is_pushed_by_the_next_one_unless_that_is_switched_off(
+    again: Retrain, stand_ins: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     code, data = tmp_path / "code.git", tmp_path / "data"
     stand_ins.run("git", "remote", "add", "origin", str(code))
     data.write_text("a file is in the way")
@@ -261,6 +263,9 @@ def test_what_a_remote_lacks_is_pushed_by_the_next_one(again: Retrain, stand_ins
     assert first.outcome == "not promoted"
     assert len(first.warnings) == 1
     assert first.branch
+    said = capfd.readouterr().out
+    announced = f"{first.branch} will be pushed at the end: branch to the git remote origin and data to the default DVC"
+    assert said.index(announced) < said.index("validate")  # before any stage
     assert first.branch in first.warnings[0]
 
     data.unlink()
@@ -275,9 +280,18 @@ def test_what_a_remote_lacks_is_pushed_by_the_next_one(again: Retrain, stand_ins
     given = (stand_ins.path / "data/incoming/march.npz").read_bytes()
     assert (clone.path / "data/incoming/march.npz").read_bytes() == given
 
+    stand_ins.set_params(**{"retrain.push": "never"})
+    stand_ins.run("git", "commit", "--quiet", "--all", "--message", "keep the branches here")
+    capfd.readouterr()
+    kept = again()
+    assert kept.branch
+    assert "pushed" not in capfd.readouterr().out
+    assert again(push="auto").outcome == "nothing new"  # which pushes what is missing, but not what was kept
+    assert kept.branch not in stand_ins.run("git", "ls-remote", "origin").stdout
+
 
 def test_unattended_commits_run_no_hooks_and_need_no_identity(
-    again: Retrain, stand_ins: Project, monkeypatch: pytest.MonkeyPatch
+    again: Retrain, stand_ins: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
@@ -293,6 +307,8 @@ def test_unattended_commits_run_no_hooks_and_need_no_identity(
     add_batch(stand_ins, "march.npz", seed=7)
     result = again()
     assert stand_ins.run("git", "log", "-1", "--format=%an", str(result.branch)).stdout.strip() == "pipeline retrain"
+    said = capfd.readouterr().out
+    assert said.index("git has no author configured: pipeline retrain will be the commits'") < said.index("validate")
 
 
 def test_a_batch_that_is_changing_is_left_for_the_next_one(

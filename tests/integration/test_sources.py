@@ -19,7 +19,7 @@ import pytest
 from pipeline.data import downloads, idx
 from pipeline.data.catalog import ClassName, DebianPackage, Entry, IdxFile
 from pipeline.data.sources import CACHE_VARIABLE, CHECKSUMS, fetch
-from pipeline.errors import TEMPORARY_FAILURE, DataError
+from pipeline.errors import FAILURE, TEMPORARY_FAILURE, DataError
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -225,6 +225,14 @@ def test_a_bad_mirror_is_named_with_the_reason(
         fetch(replace(entry, mirrors=(mirror.url("bad"),)), local, into)
     assert caught.value.exit_code == TEMPORARY_FAILURE  # so that a flow tries again
     assert kept(cache) == []
+
+
+def test_a_dataset_that_comes_from_nowhere_is_not_tried_again(
+    entry: Entry, local: Path, into: Path, cache: Path
+) -> None:
+    with pytest.raises(DataError, match="no source has shapes") as caught:
+        fetch(replace(entry, mirrors=(), debian=None), local, into)
+    assert caught.value.exit_code == FAILURE
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import TEMPORARY_FAILURE, TrackingError
+from pipeline.errors import FAILURE, TEMPORARY_FAILURE, TrackingError
 from pipeline.files import file_digest
 from pipeline.tracking import lineage
 from pipeline.tracking.flowrun import StageResult, flow_run
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.records import PARENT_VARIABLE, describe_data
 from pipeline.tracking.runs import log_evaluation, training_run
-from pipeline.tracking.store import locate, open_store
+from pipeline.tracking.store import locate, open_store, pages_command
 from pipeline.tracking.sync import Synced
 from tests.conftest import REPOSITORY
-from tests.integration.recorded import Workspace, empty_store, workspace
+from tests.integration.recorded import Workspace, empty_store, making_workspace, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures
 
@@ -340,6 +340,26 @@ def test_mlflow_sends_no_telemetry(workspace: Workspace) -> None:
     assert (result.returncode, result.stderr) == (0, "")  # nor does it print anything of its own
 
 
+def test_a_folder_with_any_letters_has_its_records_and_files(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with making_workspace(tmp_path / "a folder, 100 %25 # 한글", empty_store) as made:
+        made.train(b"a model")
+        made.record_training()
+        assert pages_command() == "pipeline ui"  # a bare `mlflow ui` makes an empty store beside it
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{made.root}/mlflow.db")  # what the README says
+        assert pages_command() == "mlflow ui"
+        assert locate().database == made.root / "mlflow.db"  # the default one still: a backup finds it
+        code = (
+            "import mlflow; client = mlflow.MlflowClient()\n"
+            "ids = [one.experiment_id for one in client.search_experiments()]\n"
+            "for run in client.search_runs(ids): print(*[file.path for file in client.list_artifacts(run.info.run_id)])"
+        )
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["data", "source", "training"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a folder, 100 %25 # 한글"]
+
+
 def test_a_server_that_does_not_answer_is_an_error_and_no_other_store_is_used(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +370,10 @@ def test_a_server_that_does_not_answer_is_an_error_and_no_other_store_is_used(
         tracked.complete(workspace.outputs.model, workspace.root / "reports")
     assert "secret" not in str(caught.value)
     assert caught.value.exit_code == TEMPORARY_FAILURE
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:99999")  # no port at all
+    with pytest.raises(TrackingError, match="does not answer") as caught, training_run(workspace.facts):
+        pass
+    assert caught.value.exit_code == FAILURE
     assert not (workspace.root / "mlflow.db").exists()
     assert not (workspace.root / "mlruns").exists()
 

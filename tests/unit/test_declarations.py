@@ -1,6 +1,7 @@
 """`dvc.yaml` tells the truth: each stage declares the modules that its bytes depend on, and nothing else."""
 
 import re
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import grimp
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY, STAGES
+from tests.conftest import REPOSITORY, STAGES, create_project
 
 # What a stage may import without declaring it: none of these can change an output's bytes. A stage's parameters are
 # hashed by DVC as values, so the module that reads them needs no hash of its own.
@@ -92,3 +93,14 @@ def test_nothing_is_persisted_and_only_the_registration_is_outside_the_cache() -
     for stage, definition in DVC["stages"].items():
         flags = [out for out in definition["outs"] if isinstance(out, dict)]
         assert flags == ([{"reports/registration.json": {"cache": False}}] if stage == "register" else [])
+
+
+def test_a_clone_with_other_line_ends_has_the_committed_bytes(tmp_path: Path) -> None:
+    """`core.autocrlf=true`, which git for Windows sets, would change every digest in `dvc.lock`."""
+    project = create_project(tmp_path / "project", tmp_path / "home")
+    clone = tmp_path / "clone"
+    command = ["git", "clone", "--quiet", "-c", "core.autocrlf=true", str(project.path), str(clone)]
+    subprocess.run(command, check=True)
+    names = project.run("git", "ls-files", "-z").stdout.split("\0")[:-1]
+    assert {"dvc.yaml", "params.yaml", "data/catalog.yaml", "pipeline/stages/ingest.py"} <= set(names)
+    assert [name for name in names if (clone / name).read_bytes() != (project.path / name).read_bytes()] == []

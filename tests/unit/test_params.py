@@ -126,6 +126,11 @@ def test_a_missing_file_says_how_to_get_it_back(in_directory: object) -> None:
         load_params()
 
 
+def test_a_commit_from_before_a_key_of_retraining_can_still_be_retrained(raw: dict[str, Any]) -> None:
+    del raw["retrain"]["push"]
+    assert parse_params(raw).retrain.push == "auto"
+
+
 def test_the_schema_describes_the_file_as_it_stands(raw: dict[str, Any]) -> None:
     schema = params_schema()
     assert set(schema["properties"]) == set(raw)

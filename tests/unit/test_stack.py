@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import WorkspaceError
 from pipeline.stack import (
     LOCK,
+    SETTINGS_FILE,
     TOLD_VARIABLE,
     Stack,
     answers,
@@ -156,6 +158,14 @@ def test_moved_data_is_found_without_a_server(tmp_path: Path) -> None:
     assert (store.database, store.artifacts) == (elsewhere / "mlflow.db", f"file://{elsewhere}/mlruns")
     move_data(root, root)
     assert (data_directory(root), prefect_home(root)) == (root, None)
+
+
+@pytest.mark.parametrize("content", ["", '{"data": "/sr', "[]", '{"data": 5}'])
+def test_settings_that_were_cut_off_are_refused_in_words(tmp_path: Path, content: str) -> None:
+    move_data(tmp_path, tmp_path / "elsewhere")
+    (tmp_path / SETTINGS_FILE).write_text(content)
+    with pytest.raises(WorkspaceError, match=r"settings\.json is damaged(?s:.)*pipeline up --data DIRECTORY"):
+        locate(tmp_path)  # another store, an empty one, would be the wrong answer
 
 
 def test_asking_imports_no_tool() -> None:
