@@ -134,10 +134,13 @@ def find_version(client: "MlflowClient", name: str, which: str) -> "ModelVersion
     return versions[number]
 
 
-def write_registration(outputs: Outputs) -> None:
-    """Leave in the workspace what `register` came to, without anything that a registry assigns.
+def write_registration(outputs: Outputs, *, judged: bool = True) -> None:
+    """Write the result of `register` into the workspace, without anything that a registry assigns.
 
-    So the same model leaves the same bytes, whatever was registered before it.
+    The same model leaves the same bytes, whatever was registered before it.
+
+    Args:
+        judged: False in an experiment. The file then differs, and DVC runs `register` once the experiment is applied.
     """
     passed = read_json(outputs.evaluation / "gate.json")["passed"]
     content = {
@@ -145,6 +148,8 @@ def write_registration(outputs: Outputs) -> None:
         "name": registered_name(outputs),
         "gate": "passed" if passed else "rejected",
     }
+    if not judged:
+        content["judged"] = "not in an experiment"
     write_json(outputs.registration, content)
 
 

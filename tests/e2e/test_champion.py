@@ -5,12 +5,14 @@ Other test images have the champion asked again.
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import Project, stages_that_ran
-from tests.e2e.test_repro import aliases_of
+from tests.e2e import light
+from tests.e2e.test_repro import aliases_of, ledger_of, versions_of
 
 pytestmark = pytest.mark.faults
 
@@ -51,3 +53,22 @@ def test_a_better_model_is_promoted_a_worse_one_is_not_and_a_champion_is_asked_a
     assert refused.returncode == 1  # both were evaluated on the former test images, which are not here to be drawn
     assert "does not hold the images that these versions were judged on" in refused.stdout
     assert not (trained.path / "differences.png").exists()
+
+
+def test_an_experiment_aside_is_judged_once_it_is_applied_and_run(tmp_path: Path) -> None:
+    project = light.build(tmp_path / "project", tmp_path / "home")
+    project.repro()
+    project.commit("lock")
+    for seed in (3, 6):
+        output = project.run("dvc", "exp", "run", "--temp", "--name", f"seed-{seed}", "-S", f"train.seed={seed}").stdout
+        assert f"To have it judged: dvc exp apply seed-{seed}, then pipeline run" in output
+    assert (versions_of(project), ledger_of(project)) == (["1"], [])
+    project.run("dvc", "exp", "apply", "seed-3")
+    assert stages_that_ran(project.repro().stdout) == ["register"]
+    assert (versions_of(project), ledger_of(project)) == (["1", "2"], ["1"])
+    assert aliases_of(project) == {("tiny", "champion"): "2"}
+
+    project.run("dvc", "exp", "run", "--name", "seed-9", "-S", "train.seed=9")
+    assert versions_of(project) == ["1", "2"]
+    project.run("pipeline", "sync")
+    assert (versions_of(project), ledger_of(project)) == (["1", "2", "3"], ["1", "2"])
