@@ -20,11 +20,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.data.incoming import INCOMING, POINTER
 from pipeline.errors import FlowError
-from pipeline.files import file_digest
+from pipeline.files import file_digest, parse_yaml
 from pipeline.flows.checkout import checkout
 from pipeline.flows.dvc import is_advice, launch_environment, site_cache
 from pipeline.flows.signals import signals_as_exceptions
@@ -138,7 +136,7 @@ class _Remake:
         pointers = [str(path.relative_to(self._directory)) for path in (self._directory / INCOMING).glob(f"*{POINTER}")]
         if pointers and self._dvc("checkout", *pointers) and self._dvc("pull", *pointers):
             missing.append(f"DVC's cache and remote lack one of {', '.join(sorted(pointers))}")
-        place = Path(yaml.safe_load((self._directory / PARAMS_FILE).read_bytes())["dataset"]["path"])
+        place = Path(parse_yaml((self._directory / PARAMS_FILE).read_bytes())["dataset"]["path"])
         recorded = self._origin.read_by("ingest").get(place.as_posix())
         if recorded and recorded != _digest(self._directory / place):
             if _digest(self._workspace / place) != recorded:

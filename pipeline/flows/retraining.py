@@ -16,11 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 from pipeline.data.incoming import INCOMING, POINTER
 from pipeline.errors import DataError, FlowError, ParamsError, PipelineError, WorkspaceError
-from pipeline.files import atomic_file
+from pipeline.files import atomic_file, parse_yaml
 from pipeline.flows import branches
 from pipeline.flows.branches import Branch
 from pipeline.flows.checkout import RETRAININGS, checkout, remove_left_behind
@@ -222,9 +220,10 @@ class _Work:
     def _params_of(self, sha: str, ref: str) -> tuple[Any, Params]:
         """A commit's params, as they stand and as they are meant. The reader's file may be in the middle of an edit."""
         try:
-            content = yaml.safe_load(git(self.workspace, "show", f"{sha}:./{PARAMS_FILE}"))
-        except yaml.YAMLError as error:
-            raise ParamsError(f"{PARAMS_FILE} of {ref} is not YAML", found=str(error)) from None
+            content = parse_yaml(git(self.workspace, "show", f"{sha}:./{PARAMS_FILE}"))
+        except ValueError as error:
+            remedy = f"correct {PARAMS_FILE} and commit it, or name another commit: pipeline retrain --ref"
+            raise ParamsError(f"{PARAMS_FILE} of {ref} is not YAML", found=str(error), remedy=remedy) from None
         return content, parse_params(content, f"{PARAMS_FILE} of {ref}")
 
     def _find_own(self, sha: str) -> dict[str, str]:

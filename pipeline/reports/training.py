@@ -1,4 +1,4 @@
-"""The report of a training: `metrics.json`, `history.csv`, `settings.json`, `curves.png`. No time, host or id in any."""
+"""The report of a training: `metrics.json`, `history.csv`, `settings.json`, `curves.png`. None holds a time or id."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -11,10 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from pipeline.errors import TrackingError
-from pipeline.files import read_json
+from pipeline.files import parse_yaml, read_json
 from pipeline.params import PARAMS_FILE
 from pipeline.tracking.history import DECISION_TAG, REASON_TAG, find_aliases
 from pipeline.tracking.lineage import BATCH_TAG
@@ -82,7 +80,7 @@ class Traced:
         if "data.dataset" not in self.tags:  # the stages before had been run one by one, from other data
             return {}
         with self.artifact(LOCK_ARTIFACT) as file:
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) if file else {}
+            content = parse_yaml(file.read_text(encoding="utf-8")) if file else {}
         return {stage: entry for stage, entry in content.get("stages", {}).items() if stage in DATA_STAGES}
 
 

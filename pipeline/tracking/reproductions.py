@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
-
 from pipeline.errors import TrackingError
+from pipeline.files import parse_yaml
 from pipeline.reports.reproduction import Verdict
 from pipeline.tracking.chain import REPRODUCTION_REASON_TAG, REPRODUCTION_TAG, Traced, all_runs
 from pipeline.tracking.logged_models import MODEL_TAG
@@ -49,7 +48,7 @@ class Origin:
 
     def read_by(self, stage: str) -> dict[str, str]:
         """MD5 by path of what a stage read."""
-        stages = yaml.safe_load(self.lock).get("stages", {}) if self.lock else {}
+        stages = parse_yaml(self.lock).get("stages", {}) if self.lock else {}
         return {entry["path"]: entry.get("md5", "") for entry in stages.get(stage, {}).get("deps", ())}
 
 

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from pipeline.errors import TrackingError
-from pipeline.files import file_digest
+from pipeline.files import file_digest, parse_yaml
 from pipeline.tracking import logged_models
 from pipeline.tracking.chain import COMMIT_TAG, all_versions, pages
 from pipeline.tracking.contenders import SCHEME
@@ -230,7 +228,7 @@ def _read_lock(run: "Run") -> Mapping[str, Any]:
         file = Path(get_artifact_repository(run.info.artifact_uri).download_artifacts(LOCK_ARTIFACT))
     except (MlflowException, OSError):  # a rebuilt run has none
         return {}
-    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return parse_yaml(file.read_bytes()) or {}
 
 
 def _unneeded(number: str, name: str, place: str) -> Unneeded:
