@@ -162,7 +162,7 @@ class RegisterParams(Section):
     min_gain: Fraction = Field(description="better: accuracy gained at least, however certain the gain is")
     margin: Float = Field(gt=0, le=1, description="not_worse: the interval must rule out that more accuracy is lost")
     max_class_drop: Fraction = Field(
-        description="veto: recall that a class loses, where its own 95 % interval rules out that none is lost"
+        description="veto: recall that a class loses beyond chance; equal models are vetoed in 5 % of cases at most"
     )
     max_ece: Fraction = Field(description="veto: expected calibration error of the challenger")
     max_multiply_adds: Int = Field(gt=0, description="veto: of the challenger's network, for one view of one image")
