@@ -17,7 +17,7 @@ from pipeline.params import PARAMS_FILE
 from pipeline.tracking.history import DECISION_TAG, REASON_TAG, find_aliases
 from pipeline.tracking.lineage import BATCH_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
-from pipeline.tracking.records import DIFF_ARTIFACT, EVALUATION_TAG, LOCK_ARTIFACT, all_experiments
+from pipeline.tracking.records import DIFF_ARTIFACT, EVALUATION_TAG, LOCK_ARTIFACT, pages, search_runs
 from pipeline.tracking.registry import current_name, find_version, open_registry
 from pipeline.tracking.store import Store, explained, locate, open_store
 
@@ -32,7 +32,6 @@ DECISION_ARTIFACT = "decision/decision.json"
 REPRODUCTION_TAG = "reproduction"  # of a version: the outcome of its last reproduction
 REPRODUCTION_REASON_TAG = "reproduction.reason"
 SHORTEST_PREFIX = 4  # characters of a digest or a commit
-PAGE = 1000  # runs or versions in one answer
 DATA_STAGES = ("ingest", "validate", "split")
 
 
@@ -178,7 +177,7 @@ def find_by_commit(workspace: Path, commit: str) -> list[Descendant]:
 
 def all_runs(client: "MlflowClient", query: str) -> "dict[str, Run]":
     """Every run that answers a query, by its id."""
-    return {run.info.run_id: run for run in pages(client.search_runs, all_experiments(client), query)}
+    return {run.info.run_id: run for run in search_runs(client, query)}
 
 
 def all_versions(client: "MlflowClient") -> "list[ModelVersion]":
@@ -194,16 +193,6 @@ def all_aliases(client: "MlflowClient") -> dict[tuple[str, str], tuple[str, ...]
             key = (model.name, str(version))
             found[key] = (*found.get(key, ()), alias)
     return found
-
-
-def pages(search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
-    """All that a search finds, over as many requests as it takes."""
-    token = None
-    while True:
-        page = search(*arguments, max_results=PAGE, page_token=token)
-        yield from page
-        if not (token := page.token):
-            return
 
 
 def _find(workspace: Path, prefix: str, matches: Callable[[Mapping[str, str]], Iterator[str]]) -> list[Descendant]:

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ LOCK_ARTIFACT = "source/dvc.lock"
 TRAINING_ARTIFACT, EVALUATION_ARTIFACT, DATA_ARTIFACT = "training", "evaluation", "data"
 SYSTEM_METRICS_SECONDS = 2
 LARGEST_BATCH = 100  # params that MLflow takes in one request
+PAGE = 1000  # results in one answer: MLflow's default limit for experiments, and its limit for runs on some backends
+EXPERIMENTS_AT_ONCE = 500  # in one search of runs
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,8 @@ def monitor_system(record: Record) -> "SystemMetricsMonitor":
 
 def find(client: "MlflowClient", digest: str) -> "Run | None":
     """The newest complete run that made a model."""
-    query = f"tags.`{MODEL_TAG}` = '{digest}' and attributes.status = 'FINISHED'"
-    runs = client.search_runs(all_experiments(client), query, max_results=1, order_by=["attributes.start_time DESC"])
-    return runs[0] if runs else None
+    runs = search_runs(client, f"tags.`{MODEL_TAG}` = '{digest}' and attributes.status = 'FINISHED'")
+    return max(runs, key=lambda run: int(run.info.start_time), default=None)
 
 
 def find_or_rebuild(outputs: Outputs) -> Record:
@@ -259,9 +260,32 @@ def find_parent(client: "MlflowClient") -> "Run | None":
         return None
 
 
-def all_experiments(client: "MlflowClient") -> list[str]:
-    """The ids of every experiment: a model's run is sought in all of them."""
-    return [experiment.experiment_id for experiment in client.search_experiments()]
+def all_experiments(client: "MlflowClient", *, deleted: bool = False) -> list[str]:
+    """The ids of every experiment: a model's run is searched in all of them. `deleted`: include deleted ones."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    return [experiment.experiment_id for experiment in pages(client.search_experiments, view)]
+
+
+def search_runs(client: "MlflowClient", query: str, *, deleted: bool = False) -> "Iterator[Run]":
+    """Runs of every experiment that match a query. `deleted`: include deleted runs and deleted experiments."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    experiments = all_experiments(client, deleted=deleted)
+    for first in range(0, len(experiments), EXPERIMENTS_AT_ONCE):
+        yield from pages(client.search_runs, experiments[first : first + EXPERIMENTS_AT_ONCE], query, view)
+
+
+def pages(search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+    """All results of a search, over as many requests as it takes."""
+    token = None
+    while True:
+        page = search(*arguments, max_results=PAGE, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
 
 
 def describe_data(path: Path, split: str, digest: str) -> "DatasetInput":

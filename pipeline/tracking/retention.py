@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest, parse_yaml
 from pipeline.tracking import logged_models
-from pipeline.tracking.chain import COMMIT_TAG, all_versions, pages
+from pipeline.tracking.chain import COMMIT_TAG, all_versions
 from pipeline.tracking.contenders import SCHEME
 from pipeline.tracking.history import EVIDENCE, ROLE_TAG
 from pipeline.tracking.ledger import LEDGER_TAG
 from pipeline.tracking.lineage import BATCH_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
-from pipeline.tracking.records import EVALUATION_TAG, LOCK_ARTIFACT, all_experiments
+from pipeline.tracking.records import EVALUATION_TAG, LOCK_ARTIFACT, all_experiments, pages
 from pipeline.tracking.store import Store, explained
 
 if TYPE_CHECKING:

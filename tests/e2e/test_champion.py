@@ -55,20 +55,31 @@ def test_a_better_model_is_promoted_a_worse_one_is_not_and_a_champion_is_asked_a
     assert not (trained.path / "differences.png").exists()
 
 
-def test_an_experiment_aside_is_judged_once_it_is_applied_and_run(tmp_path: Path) -> None:
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project with stages that do next to nothing, and a champion."""
     project = light.build(tmp_path / "project", tmp_path / "home")
     project.repro()
     project.commit("lock")
-    for seed in (3, 6):
-        output = project.run("dvc", "exp", "run", "--temp", "--name", f"seed-{seed}", "-S", f"train.seed={seed}").stdout
-        assert f"To have it judged: dvc exp apply seed-{seed}, then pipeline run" in output
+    return project
+
+
+def test_an_experiment_aside_is_judged_once_it_is_applied_and_run(project: Project) -> None:
+    output = project.run("dvc", "exp", "run", "--temp", "--name", "better", "-S", "train.seed=3").stdout
+    assert "To have it judged: dvc exp apply better, then pipeline run" in output
     assert (versions_of(project), ledger_of(project)) == (["1"], [])
-    project.run("dvc", "exp", "apply", "seed-3")
+    project.run("dvc", "exp", "apply", "better")
     assert stages_that_ran(project.repro().stdout) == ["register"]
     assert (versions_of(project), ledger_of(project)) == (["1", "2"], ["1"])
     assert aliases_of(project) == {("tiny", "champion"): "2"}
 
-    project.run("dvc", "exp", "run", "--name", "seed-9", "-S", "train.seed=9")
-    assert versions_of(project) == ["1", "2"]
-    project.run("pipeline", "sync")
-    assert (versions_of(project), ledger_of(project)) == (["1", "2", "3"], ["1", "2"])
+
+def test_a_retraining_reports_its_promotion_although_the_stores_clock_is_behind(project: Project) -> None:
+    with closing(sqlite3.connect(project.path / "mlflow.db")) as store, store:
+        store.execute(
+            "CREATE TRIGGER behind AFTER INSERT ON model_versions BEGIN "
+            "UPDATE model_versions SET creation_time = 1000, last_updated_time = 1000; END"
+        )
+    output = project.run("pipeline", "retrain", "--set", "train.seed=3", "--json").stdout
+    assert '"outcome": "champion"' in output
+    assert aliases_of(project) == {("tiny", "champion"): "2"}
