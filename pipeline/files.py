@@ -1,4 +1,4 @@
-"""Writing files so that neither a kill nor a power cut leaves half of one, and naming them by their content."""
+"""Reading files, writing them so that neither a kill nor a power cut leaves half of one, and their digests."""
 
 import fcntl
 import glob
@@ -61,6 +61,27 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read what `write_json` wrote."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """Parse YAML 1.2 with the library that DVC reads and writes it with.
+
+    DVC writes small numbers as `1e-05`, which YAML 1.1, and PyYAML, read as text.
+
+    Raises:
+        ValueError: it is not YAML; the message says where.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        return YAML(typ="safe").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"{where}{error.problem or error.context}") from None
+    except (YAMLError, TypeError, RecursionError) as error:  # TypeError: a mapping's key that cannot be one
+        raise ValueError(str(error).strip()) from None
 
 
 def read_kept(path: Path) -> Any:

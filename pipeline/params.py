@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic import AllowInfNan, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from pipeline.errors import ParamsError, mend_committed
+from pipeline.files import parse_yaml
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -18,7 +18,7 @@ Loss = Literal["sparse_categorical_crossentropy", "categorical_crossentropy", "b
 DataParallel = Literal["none", "mirrored", "multi_worker"]
 # Strict: `true` is no number, and a number is no switch.
 Int = Annotated[int, Strict()]
-Float = Annotated[float, Strict()]
+Float = Annotated[float, Strict(), AllowInfNan(False)]
 Bool = Annotated[bool, Strict()]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 
@@ -162,7 +162,7 @@ class RegisterParams(Section):
     min_gain: Fraction = Field(description="better: accuracy gained at least, however certain the gain is")
     margin: Float = Field(gt=0, le=1, description="not_worse: the interval must rule out that more accuracy is lost")
     max_class_drop: Fraction = Field(
-        description="veto: recall that a class loses, where its own 95 % interval rules out that none is lost"
+        description="veto: recall that a class loses beyond chance; equal models are vetoed in 5 % of cases at most"
     )
     max_ece: Fraction = Field(description="veto: expected calibration error of the challenger")
     max_multiply_adds: Int = Field(gt=0, description="veto: of the challenger's network, for one view of one image")
@@ -215,20 +215,23 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     Raises:
         ParamsError: naming every key at fault and what it should be.
     """
+    remedy = f"correct {path} (pipeline schema says what each key may be), or undo all changes: git checkout {path}"
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_bytes())
     except FileNotFoundError:
         raise ParamsError(f"{path} is missing", remedy=mend_committed(path)) from None
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise ParamsError(f"{path} is not YAML", found=str(error), remedy=mend_committed(path)) from None
-    return parse_params(raw, str(path))
+    return parse_params(raw, str(path), remedy=remedy)
 
 
-def parse_params(raw: Any, name: str = str(PARAMS_FILE)) -> Params:
+def parse_params(raw: Any, name: str = str(PARAMS_FILE), *, remedy: str = "pipeline schema") -> Params:
     """Turn the content of `params.yaml` into `Params`. `name` is the file that error messages speak of."""
     problems: list[str] = []
     if not isinstance(raw, Mapping):
-        raise ParamsError(f"{name} is not a mapping", expected="sections such as dataset, train, evaluate")
+        raise ParamsError(
+            f"{name} is not a mapping", expected="sections such as dataset, train, evaluate", remedy=remedy
+        )
     presets = raw.get("presets") or {}
     for preset in presets:
         _check(TrainSettings, presets[preset], f"presets.{preset}", problems)
@@ -239,7 +242,7 @@ def parse_params(raw: Any, name: str = str(PARAMS_FILE)) -> Params:
     if params is not None:
         problems += _misfits(params)
     if params is None or problems:
-        raise ParamsError(f"{name} cannot be used", found="\n             ".join(problems), remedy="pipeline schema")
+        raise ParamsError(f"{name} cannot be used", found="\n             ".join(problems), remedy=remedy)
     return params
 
 

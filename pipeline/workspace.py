@@ -56,6 +56,14 @@ def main_repository(workspace: Path | None = None) -> Path:
     return (git_directory / common.read_text(encoding="utf-8").strip()).resolve().parent
 
 
+def current_experiment() -> str | None:
+    """The name of the DVC experiment that this process is part of; None outside of `dvc exp run`.
+
+    `dvc exp run` sets both variables for its stages. The name alone may come from a user's shell.
+    """
+    return os.environ.get("DVC_EXP_NAME") if "DVC_EXP_BASELINE_REV" in os.environ else None
+
+
 @contextmanager
 def lock(name: str, *, wait: float, remedy: str, root: Path | None = None) -> Iterator[None]:
     """Hold the lock `name` of the workspace `root` (default: the current directory).

@@ -68,12 +68,12 @@ def retrain(
 
 
 def _parse_change(text: str) -> tuple[str, Any]:
-    import yaml
+    from pipeline.files import parse_yaml
 
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise typer.BadParameter(f"{text!r} is not KEY=VALUE, such as train.preset=cnn")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+        return key.strip(), parse_yaml(value)
+    except ValueError:
         raise typer.BadParameter(f"the value in {text!r} is not YAML") from None

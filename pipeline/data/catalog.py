@@ -4,12 +4,12 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Self
 
-import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError, ParamsError, mend_committed
+from pipeline.files import parse_yaml
 
 CATALOG_FILE = Path("data/catalog.yaml")
 
@@ -113,10 +113,10 @@ def load_catalog(path: Path = CATALOG_FILE) -> dict[str, Entry]:
         DataError: the file is missing, is not YAML, or has unknown or missing keys.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        raw = parse_yaml(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path} is missing", remedy=mend_committed(path)) from None
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise DataError(f"{path} is not YAML", found=str(error), remedy=mend_committed(path)) from None
     if not isinstance(raw, dict) or not all(isinstance(facts, dict) for facts in raw.values()):
         raise DataError(f"{path} is not a catalogue", expected="a mapping from dataset names to facts")

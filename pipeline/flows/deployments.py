@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from prefect import State, flow
 from prefect.deployments import run_deployment
 from prefect.events import emit_event
@@ -18,6 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from pipeline.errors import PipelineError
+from pipeline.files import parse_yaml
 from pipeline.flows import training
 from pipeline.flows.attendance import attend
 from pipeline.flows.git import git
@@ -97,9 +97,9 @@ def read_if_busy(workspace: Path) -> IfBusy:
     The file itself may be in the middle of an edit, which must keep neither the runner nor a retraining from starting.
     """
     try:
-        content = yaml.safe_load(git(workspace, "show", f"HEAD:./{PARAMS_FILE}"))
+        content = parse_yaml(git(workspace, "show", f"HEAD:./{PARAMS_FILE}"))
         return parse_params(content, f"{PARAMS_FILE} of HEAD").retrain.if_busy
-    except (PipelineError, yaml.YAMLError) as error:
+    except (PipelineError, ValueError) as error:
         print(f"retrain.if_busy: leave, because the commit's cannot be read: {str(error).splitlines()[0]}", flush=True)
         return "leave"
 

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.errors import FlowError
+from pipeline.files import parse_yaml
 from pipeline.flows.alone import alone
 from pipeline.flows.checkout import PLACE, RETRAININGS
 from pipeline.flows.git import git_or_none
@@ -160,7 +159,7 @@ def _read_list(path: Path) -> list[dict[str, str]]:
 
 def _outputs(entry: Path) -> set[str]:
     """The digests of what an entry of the run-cache would bring back."""
-    content: dict[str, Any] = yaml.safe_load(entry.read_text(encoding="utf-8")) or {}
+    content: dict[str, Any] = parse_yaml(entry.read_bytes()) or {}
     return {out["md5"] for out in content.get("outs", []) if "md5" in out}
 
 

@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
-
 from pipeline.data.incoming import INCOMING, POINTER, read_files
-from pipeline.files import read_kept, write_json
+from pipeline.files import parse_yaml, read_kept, write_json
 from pipeline.flows.arrivals import Files, read_batches
 from pipeline.flows.git import git
 from pipeline.tracking.outputs import dvc_digest
@@ -83,7 +81,7 @@ def read_pointers(workspace: Path, commit: str) -> dict[str, str]:
     """DVC's digest of each batch that a commit has a pointer to, by name."""
     listed = git(workspace, "ls-tree", "-z", "--name-only", commit, f"{INCOMING}/").split("\0")
     paths = [path for path in listed if path.endswith(POINTER)]
-    pointers = [yaml.safe_load(git(workspace, "show", f"{commit}:./{path}")) for path in paths]
+    pointers = [parse_yaml(git(workspace, "show", f"{commit}:./{path}")) for path in paths]
     return {out["path"]: out["md5"] for pointer in pointers for out in pointer["outs"]}
 
 

@@ -3,6 +3,7 @@
 The stages run in a temporary checkout with an MLflow store of its own. Only the verdict is kept, on the version.
 """
 
+import json
 import re
 import shutil
 import tempfile
@@ -12,11 +13,9 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.data.incoming import INCOMING, POINTER
 from pipeline.errors import FlowError
-from pipeline.files import file_digest
+from pipeline.files import file_digest, parse_yaml
 from pipeline.flows.checkout import checkout
 from pipeline.flows.dvc import run_in_checkout
 from pipeline.flows.signals import signals_as_exceptions
@@ -97,7 +96,7 @@ class _Rerun:
         """Run the stages from the sources, or else from recorded data."""
         if self._recorded:
             lock = {"schema": "2.0", "stages": self._recorded}
-            (self._directory / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+            (self._directory / "dvc.lock").write_text(json.dumps(lock), encoding="utf-8")  # JSON is YAML
         with self._terminal.waiting("fetching batches and local files"):
             missing = self._fetch_sources()
         if not missing:
@@ -113,7 +112,7 @@ class _Rerun:
         pointers = sorted(f"{INCOMING / path.name}" for path in (self._directory / INCOMING).glob(f"*{POINTER}"))
         if pointers and not self._restore(*pointers):
             missing.append(f"one of {', '.join(pointers)} is neither in DVC's cache nor in a remote")
-        place = Path(yaml.safe_load((self._directory / PARAMS_FILE).read_bytes())["dataset"]["path"])
+        place = Path(parse_yaml((self._directory / PARAMS_FILE).read_bytes())["dataset"]["path"])
         digest = Outputs(self._directory).locked("ingest").get(place.as_posix())
         if self._recorded and digest and digest != _digest(self._directory / place):
             if digest == _digest(self._workspace / place):

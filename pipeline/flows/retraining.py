@@ -17,11 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 from pipeline.data.incoming import INCOMING, POINTER
 from pipeline.errors import DataError, FlowError, ParamsError, PipelineError, WorkspaceError
-from pipeline.files import atomic_file
+from pipeline.files import atomic_file, parse_yaml
 from pipeline.flows import branches
 from pipeline.flows.branches import Branch
 from pipeline.flows.checkout import RETRAININGS, checkout, remove_left_behind
@@ -183,7 +181,6 @@ class _Work:
     force: bool
     quiet: bool
     push: Push | None
-    began: float = field(default_factory=time.time)  # or when the one did that did not end, and this goes on with
     known: list[Branch] = field(default_factory=list)
     fresh: list[Quarantined] = field(default_factory=list)  # quarantined just now
     arriving: list[str] = field(default_factory=list)
@@ -205,8 +202,6 @@ class _Work:
             return self._nothing_new()
         unfinished = self._find_unfinished(given)
         start = unfinished.commit if unfinished else given.commit
-        if unfinished:
-            self.began = float(git(self.workspace, "show", "--no-patch", "--format=%ct", unfinished.commit))
         with checkout(self.workspace, start, place=RETRAININGS) as directory, _entered(directory):
             self._bring_local_files(directory, given)
             self._bring_contents(directory, {} if unfinished else given.own)
@@ -250,9 +245,10 @@ class _Work:
     def _params_of(self, sha: str, ref: str) -> tuple[Any, Params]:
         """A commit's params, as they stand and as they are meant. The reader's file may be in the middle of an edit."""
         try:
-            content = yaml.safe_load(git(self.workspace, "show", f"{sha}:./{PARAMS_FILE}"))
-        except yaml.YAMLError as error:
-            raise ParamsError(f"{PARAMS_FILE} of {ref} is not YAML", found=str(error)) from None
+            content = parse_yaml(git(self.workspace, "show", f"{sha}:./{PARAMS_FILE}"))
+        except ValueError as error:
+            remedy = f"correct {PARAMS_FILE} and commit it, or name another commit: pipeline retrain --ref"
+            raise ParamsError(f"{PARAMS_FILE} of {ref} is not YAML", found=str(error), remedy=remedy) from None
         return content, parse_params(content, f"{PARAMS_FILE} of {ref}")
 
     def _find_own(self, sha: str) -> dict[str, str]:
@@ -384,13 +380,18 @@ class _Work:
     def _train(self, directory: Path, given: _Input, name: str) -> Retraining:
         from pipeline.flows.run import run_training
         from pipeline.flows.summary import Summary
+        from pipeline.tracking.registry import judged_versions
         from pipeline.tracking.sync import sync
 
+        head, before = git(directory, "rev-parse", "HEAD"), judged_versions(directory)
         run_training(directory, until=None, force=None, if_busy="wait", quiet=self.quiet)
         synced = sync(directory)
         summary, registration = Summary((), synced, True), synced.registration
         if registration:
-            outcome, reason = read_decision(registration, self.began)
+            # A commit of this retraining, perhaps of its first start, which was cut off, has no models of others.
+            is_own = head != given.commit and registration.commit == head
+            is_new = is_own or (registration.name, registration.version) not in before
+            outcome, reason = read_decision(registration, is_new=is_new)
             result = Retraining(outcome, reason, name, registration.version)
         else:
             result = Retraining("not promoted", "The stages ended without a model that can be registered.", name)
@@ -468,19 +469,18 @@ class _Work:
         return replace(result, warnings=branches.push_missing(self.workspace, self.root, self._say))
 
 
-def read_decision(registration: "Registration", began: float) -> tuple[Outcome, str]:
+def read_decision(registration: "Registration", *, is_new: bool) -> tuple[Outcome, str]:
     """The outcome and the reason of a retraining by what the registry says of its model.
 
     A decision is kept with its model: a commit that changes no stage leads to one that was judged, and perhaps promoted
     and rolled back, long before.
 
     Args:
-        began: when the retraining did, in seconds since the epoch.
+        is_new: whether it was judged in this retraining. Clocks do not tell: the store's may be another machine's.
     """
     from pipeline.flows.summary import describe_version
 
     decision = registration.decision
-    is_new = registration.created is not None and registration.created >= began
     stands = decision.outcome != "champion" or decision.outcome in registration.aliases
     if decision.outcome == "rejected" or (is_new and stands):
         return decision.outcome, decision.reason

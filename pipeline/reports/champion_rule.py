@@ -4,14 +4,15 @@ A challenger is promoted if it convinces under `register.rule` and nothing vetoe
 unless it is worse beyond chance. Whatever prevents a comparison promotes nobody.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline.params import RegisterParams
 from pipeline.reports import markdown
-from pipeline.reports.comparison import CONFIDENCE, Comparison, describe_comparison, detectable_gain
+from pipeline.reports.comparison import CONFIDENCE, Comparison, Pairs, describe_comparison, detectable_gain
 
+VETO_LEVEL = 0.05  # chance that an equally good model is vetoed by any of its classes
 Outcome = Literal["champion", "challenger", "not promoted", "rejected"]
 
 
@@ -72,12 +73,31 @@ def decide(case: Case, params: RegisterParams) -> Decision:
         "champion": case.champion,
         "place": case.place,
         "level": level,
-        "detectable_gain": detectable_gain(pairs.images, pairs.disagreement, level),
+        "detectable_gain": detectable_gain(pairs.images, pairs.disagreement, level) or None,  # None: identical answers
         "multiply_adds": case.multiply_adds,
         "vetoes": vetoes,
         "comparison": describe_comparison(case.comparison),
     }
     return Decision(outcome, " ".join(_tell(case, params, outcome, vetoes)), ground, evidence)
+
+
+def falling_classes(by_class: Mapping[str, Pairs], max_drop: float) -> dict[str, float]:
+    """The classes whose recall falls by more than `max_drop` beyond chance, with their corrected p-values.
+
+    Each class is tested by McNemar's exact test, one-sided, and Holm's procedure corrects for the number of classes:
+    if no class is worse, the chance that any is named is at most `VETO_LEVEL` (S. Holm, "A simple sequentially
+    rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979). Classes with too little
+    disagreement for such a fall are not tested. This keeps the level, because the test is conditional on the
+    disagreement (R. E. Tarone, "A modified Bonferroni method for discrete data", Biometrics 46, 1990).
+    """
+    tested = {name: pairs for name, pairs in by_class.items() if pairs.disagreement > max_drop}
+    p_values = sorted((pairs.loss_p_value, name) for name, pairs in tested.items())
+    found, corrected = {}, 0.0
+    for rank, (p_value, name) in enumerate(p_values):
+        corrected = max(corrected, min(1.0, p_value * (len(p_values) - rank)))
+        if corrected <= VETO_LEVEL and -tested[name].difference > max_drop:
+            found[name] = corrected
+    return {name: found[name] for name in by_class if name in found}
 
 
 def render_json(decision: Decision, about: dict[str, Any], params: RegisterParams) -> dict[str, Any]:
@@ -122,13 +142,14 @@ def in_points(share: float) -> str:
 
 
 def _vetoes(case: Case, params: RegisterParams) -> Iterator[str]:
-    for name, pairs in case.comparison.by_class.items():
-        low, high = pairs.interval()
-        if -pairs.difference > params.max_class_drop and high < 0:
-            yield (
-                f"recall of {name} falls by {-100 * pairs.difference:.2f} points (95% interval {in_points(low)} to "
-                f"{in_points(high)}), at most {100 * params.max_class_drop:.2f} are allowed"
-            )
+    by_class = case.comparison.by_class
+    for name, p_value in falling_classes(by_class, params.max_class_drop).items():
+        low, high = by_class[name].interval()
+        yield (
+            f"recall of {name} falls by {-100 * by_class[name].difference:.2f} points (95% interval {in_points(low)} "
+            f"to {in_points(high)}; p = {p_value:.2g}, corrected for all classes), at most "
+            f"{100 * params.max_class_drop:.2f} are allowed"
+        )
     if not case.comparison.challenger_ece <= params.max_ece:
         yield f"its calibration error is {case.comparison.challenger_ece:.4f}, at most {params.max_ece} is allowed"
     if case.multiply_adds > params.max_multiply_adds:
@@ -167,7 +188,7 @@ def _tell(case: Case, params: RegisterParams, outcome: Outcome, vetoes: tuple[st
         )
     if vetoes:
         yield f"Vetoed: {'; '.join(vetoes)}."
-    if outcome == "challenger":
+    if outcome == "challenger" and pairs.disagreement:
         gain = detectable_gain(pairs.images, pairs.disagreement, level)
         yield f"A true gain of {100 * gain:.2f} points would be found in four of five cases."
     if case.place > params.worn_out_after:

@@ -58,6 +58,16 @@ class Pairs:
         """How probable a split of the discordant pairs at least this uneven is, if both models are equally good."""
         return mcnemar_p_value(self.gained, self.lost)
 
+    @property
+    def loss_p_value(self) -> float:
+        """How probable at least so many lost pairs are, if the challenger is no worse: McNemar's exact test, one-sided.
+
+        Exact and not mid-p: it never exceeds its level, however few the pairs are.
+        """
+        from scipy.special import bdtr
+
+        return float(bdtr(self.gained, self.gained + self.lost, 0.5))
+
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
         """The paired bootstrap interval of the difference."""
         return bootstrap_interval(self.images, self.gained, self.lost, confidence)

@@ -1,5 +1,6 @@
-"""What a training leaves to read: `history.csv`, `settings.json` and `curves.png`. No time, host or id in any."""
+"""The report of a training: `metrics.json`, `history.csv`, `settings.json`, `curves.png`. None holds a time or id."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,21 @@ def write_training(directory: Path, history: Sequence[Mapping[str, Any]], settin
 
     Args:
         history: one record an epoch, with at least `COLUMNS`; epochs counted from 1.
-        settings: everything that determined the result, and what came of it.
+        settings: everything that determined the result, and `best_epoch`, whose weights are kept.
     """
     with atomic_directory(directory) as partial:
         lines = [",".join(COLUMNS), *(_line(record) for record in history)]
         (partial / "history.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         write_json(partial / "settings.json", settings)
+        write_json(partial / "metrics.json", _metrics(history, settings["best_epoch"]))
         _draw(history, settings, partial / "curves.png")
+
+
+def _metrics(history: Sequence[Mapping[str, Any]], best_epoch: int) -> dict[str, float | None]:
+    """The figures by which experiments are compared: those of the kept epoch on the validation split."""
+    best = next(record for record in history if record["epoch"] == best_epoch)
+    figures = {name: float(f"{best[name]:.6g}") for name in ("validation_accuracy", "validation_loss")}
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def _line(record: Mapping[str, Any]) -> str:

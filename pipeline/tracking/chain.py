@@ -12,9 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from pipeline.errors import TrackingError
+from pipeline.files import parse_yaml
 from pipeline.tracking.history import DECISION_TAG, REASON_TAG, find_aliases
 from pipeline.tracking.lineage import BATCH_TAG, COMMIT_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
@@ -71,7 +70,7 @@ class Lineage:
         """The stages before `train` in the run's `dvc.lock`. Empty if the model was trained on other data."""
         if "data.dataset" not in self.tags:  # set only where the lock describes the splits that `train` read
             return {}
-        stages = (yaml.safe_load(self.read_artifact(LOCK_ARTIFACT)) or {}).get("stages", {})
+        stages = (parse_yaml(self.read_artifact(LOCK_ARTIFACT)) or {}).get("stages", {})
         return {stage: stages[stage] for stage in DATA_STAGES if stage in stages}
 
 

@@ -17,7 +17,8 @@ from typing import Literal
 
 from pipeline.tracking import processes
 from pipeline.tracking.background import Background
-from pipeline.tracking.records import Record, all_experiments
+from pipeline.tracking.queries import all_experiments
+from pipeline.tracking.records import Record
 from pipeline.tracking.store import experiment_id, explained, locate, open_store
 from pipeline.tracking.sync import Synced
 

@@ -2,21 +2,15 @@
 
 Each of them wears the images out a little, whatever was decided. An entry is a tag of the run that made the model,
 `judged.DIGEST` with the challenger's place in the order, so that MLflow's pages find them all. Runs stay when versions
-are deleted, and a deleted run still counts.
+are deleted. A deleted run still counts, also one of a deleted experiment, until `mlflow gc` removes it for good.
 """
 
-from typing import TYPE_CHECKING
-
 from pipeline.tracking.logged_models import MODEL_TAG
-from pipeline.tracking.records import Record, all_experiments
+from pipeline.tracking.queries import search_runs
+from pipeline.tracking.records import Record
 from pipeline.tracking.store import explained
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
 LEDGER_TAG = "judged"  # followed by the MD5 of the test split
-PAGE = 1000  # runs in one answer
 
 
 def enter(record: Record, test: str) -> int:
@@ -29,25 +23,10 @@ def enter(record: Record, test: str) -> int:
     """
     tag = f"{LEDGER_TAG}.{test}"
     with explained(record.store):
-        places = {run.data.tags[MODEL_TAG]: int(run.data.tags[tag]) for run in _tagged(record.client, tag)}
+        judged = search_runs(record.client, f"tags.`{tag}` != ''", deleted=True)
+        places = {run.data.tags[MODEL_TAG]: int(run.data.tags[tag]) for run in judged}
     model = record.tags[MODEL_TAG]
     if model not in places:
         places[model] = max(places.values(), default=0) + 1
         record.set_tags({tag: str(places[model])})
     return places[model]
-
-
-def _tagged(client: "MlflowClient", tag: str) -> "list[Run]":
-    """Every run with a tag, deleted ones too."""
-    from mlflow.entities import ViewType
-
-    found: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs(
-            all_experiments(client), f"tags.`{tag}` != ''", ViewType.ALL, max_results=PAGE, page_token=token
-        )
-        found += page
-        token = page.token
-        if not token:
-            return found

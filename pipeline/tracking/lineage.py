@@ -12,10 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
-import yaml
 
 from pipeline.data.incoming import INCOMING, POINTER
-from pipeline.files import file_digest
+from pipeline.files import file_digest, parse_yaml
 from pipeline.models.processor import read_processor
 from pipeline.tracking.outputs import DATASET, RAW, Outputs, dvc_digest
 
@@ -127,7 +126,7 @@ def data_tags(outputs: Outputs, splits: Mapping[str, str]) -> dict[str, str]:
 
 def _read_pointers(incoming: Path) -> dict[str, str]:
     """MD5 of each batch by its name, as DVC's pointers have it."""
-    pointers = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(incoming.glob(f"*{POINTER}"))]
+    pointers = [parse_yaml(path.read_text(encoding="utf-8")) for path in sorted(incoming.glob(f"*{POINTER}"))]
     return {out["path"]: out["md5"] for pointer in pointers for out in pointer["outs"]}
 
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.errors import WorkspaceError, mend_committed
-from pipeline.files import file_digest, read_json
+from pipeline.files import file_digest, parse_yaml, read_json
 
 RAW = "data/raw"
 DATASET = "data/dataset"
@@ -73,8 +71,8 @@ class Outputs:
         if not lock.is_file():
             return {}
         try:
-            stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-        except yaml.YAMLError as error:
+            stages = (parse_yaml(lock.read_bytes()) or {}).get("stages", {})
+        except ValueError as error:
             raise WorkspaceError(f"{lock} is damaged", found=str(error), remedy=mend_committed(lock)) from None
         entries = [entry for kind in ("deps", "outs") for entry in stages.get(stage, {}).get(kind, [])]
         return {entry["path"]: entry.get("md5", "") for entry in entries}

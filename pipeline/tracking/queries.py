@@ -1,31 +1,48 @@
-"""Queries over a whole MLflow store: all runs, versions and aliases, however many pages they take."""
+"""Queries over a whole MLflow store: all experiments, runs, versions and aliases, however many pages they take."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-
-from pipeline.tracking.records import all_experiments
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-PAGE = 1000  # entities in one response
+PAGE = 1000  # results in one response: MLflow's default limit for experiments, and its limit for runs on some backends
+EXPERIMENTS_AT_ONCE = 500  # in one search of runs
 
 
-def pages(search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+def pages(search: Callable[..., Any], *arguments: Any, size: int = PAGE) -> Iterator[Any]:
     """Yield all results of one of MLflow's paginated searches."""
     token = None
     while True:
-        page = search(*arguments, max_results=PAGE, page_token=token)
+        page = search(*arguments, max_results=size, page_token=token)
         yield from page
         if not (token := page.token):
             return
 
 
+def all_experiments(client: "MlflowClient", *, deleted: bool = False) -> list[str]:
+    """Return the ids of every experiment. `deleted`: include deleted ones."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    return [experiment.experiment_id for experiment in pages(client.search_experiments, view)]
+
+
+def search_runs(client: "MlflowClient", query: str, *, deleted: bool = False) -> "Iterator[Run]":
+    """Yield the runs of every experiment that match a query. `deleted`: include deleted runs and experiments."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    experiments = all_experiments(client, deleted=deleted)
+    for first in range(0, len(experiments), EXPERIMENTS_AT_ONCE):
+        yield from pages(client.search_runs, experiments[first : first + EXPERIMENTS_AT_ONCE], query, view)
+
+
 def all_runs(client: "MlflowClient", query: str) -> "dict[str, Run]":
     """Return every run that matches a query, by its id."""
-    return {run.info.run_id: run for run in pages(client.search_runs, all_experiments(client), query)}
+    return {run.info.run_id: run for run in search_runs(client, query)}
 
 
 def all_versions(client: "MlflowClient") -> "list[ModelVersion]":

@@ -14,13 +14,16 @@ from pipeline.files import file_digest, read_json
 from pipeline.tracking import lineage, logged_models, processes
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import MODEL, Outputs, dvc_digest, flatten
+from pipeline.tracking.queries import all_experiments, search_runs
 from pipeline.tracking.store import Store, experiment_id, explained, locate, open_store
+from pipeline.workspace import current_experiment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, LoggedModel, Run
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+EXPERIMENT_TAG = "dvc.experiment"  # the name of the experiment that made the run
 EVALUATION_TAG = "evaluation.md5"  # DVC's digest of the directory; set last as well
 PARENT_VARIABLE = "PIPELINE_PARENT_RUN"
 DIFF_ARTIFACT = "source/changes.diff"
@@ -149,8 +152,8 @@ def open_record(facts: TrainingFacts) -> Record:
     workspace = Path()
     tree = lineage.read_tree(workspace)  # before all else: somebody may go on editing
     tags = lineage.tree_tags(tree) | lineage.environment_tags(workspace) | lineage.host_tags()
-    if experiment := os.environ.get("DVC_EXP_NAME"):
-        tags["dvc.experiment"] = experiment
+    if experiment := current_experiment():
+        tags[EXPERIMENT_TAG] = experiment
     digests = {name: file_digest(path, "md5") for name, path in facts.inputs.items()}
     tags |= lineage.data_tags(Outputs(workspace), digests)
     record = _create(workspace, facts, digests, tags | {processes.PROCESS_TAG: processes.this_process()})
@@ -173,9 +176,8 @@ def monitor_system(record: Record) -> "SystemMetricsMonitor":
 
 def find(client: "MlflowClient", digest: str) -> "Run | None":
     """The newest complete run that made a model."""
-    query = f"tags.`{MODEL_TAG}` = '{digest}' and attributes.status = 'FINISHED'"
-    runs = client.search_runs(all_experiments(client), query, max_results=1, order_by=["attributes.start_time DESC"])
-    return runs[0] if runs else None
+    runs = search_runs(client, f"tags.`{MODEL_TAG}` = '{digest}' and attributes.status = 'FINISHED'")
+    return max(runs, key=lambda run: int(run.info.start_time), default=None)
 
 
 def find_or_rebuild(outputs: Outputs) -> Record:
@@ -229,7 +231,10 @@ def _create(workspace: Path, facts: TrainingFacts, digests: Mapping[str, str], t
             "mlflow.source.name": "pipeline.stages.train",
             "mlflow.source.type": "LOCAL",
         }
-        run = client.create_run(experiment, tags=tags, run_name=str(facts.params.get("preset", "train")))
+        name = str(facts.params.get("preset", "train"))
+        if EXPERIMENT_TAG in tags:
+            name = f"experiment {tags[EXPERIMENT_TAG]}: {name}"
+        run = client.create_run(experiment, tags=tags, run_name=name)
         params = [Param(name, _as_text(value)) for name, value in facts.params.items()]
         for first in range(0, len(params), LARGEST_BATCH):
             client.log_batch(run.info.run_id, params=params[first : first + LARGEST_BATCH])
@@ -252,11 +257,6 @@ def find_parent(client: "MlflowClient") -> "Run | None":
             raise
         print(f"the flow's run {parent} is not in the tracking store: recording without it", flush=True)
         return None
-
-
-def all_experiments(client: "MlflowClient") -> list[str]:
-    """The ids of every experiment: a model's run is sought in all of them."""
-    return [experiment.experiment_id for experiment in client.search_experiments()]
 
 
 def describe_data(path: Path, split: str, digest: str) -> "DatasetInput":

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
+from pipeline.data.catalog import CATALOG_FILE, load_catalog
+from pipeline.data.sources import LOCAL
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import PARAMS_FILE, RegisterParams, load_params
@@ -23,6 +25,7 @@ from pipeline.tracking.history import ACCURACY_TAG, CHALLENGER, CHAMPION, DECISI
 from pipeline.tracking.judgement import judge
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.queries import pages
 from pipeline.tracking.records import Record
 from pipeline.tracking.store import Store, as_default, explained, locate, open_store
 from pipeline.workspace import lock, main_repository
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
 
 VERSIONS_TAG = "mlflow.modelVersions"  # of a logged model: by it MLflow's pages lead to the versions
 LOCK_WAIT_SECONDS = 60
-LINEAGE_TAGS = ("data.train", "data.validation", "data.test", "gate", "git.dirty", "mlflow.source.git.commit")
+COMMIT_TAG = "mlflow.source.git.commit"
+LINEAGE_TAGS = ("data.train", "data.validation", "data.test", "gate", "git.dirty", COMMIT_TAG)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Registration:
     aliases: tuple[str, ...]  # that the version has now
     decision: Decision
     is_new: bool  # whether the version was registered, or its registration completed, just now
-    created: float | None = None  # when the version was, in seconds since the epoch by the store's clock
+    commit: str | None = None  # that the version was trained from
 
     def __str__(self) -> str:
         if self.decision.outcome == "rejected":
@@ -85,8 +89,8 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
     tags = {DECISION_TAG: decision.outcome} | ({"registry.name": name, "registry.version": number} if number else {})
     if not tags.items() <= record.tags.items():
         record.set_tags(tags)
-    created = version.creation_timestamp / 1000 if version else None
-    registration = Registration(name, number, aliases, decision, is_new, created)
+    commit = version.tags.get(COMMIT_TAG) if version else None
+    registration = Registration(name, number, aliases, decision, is_new, commit)
     publish(record, outputs, registration)
     return registration
 
@@ -104,10 +108,38 @@ def open_registry(workspace: Path) -> "tuple[Store, MlflowClient]":
 
 
 def current_name(workspace: Path) -> str:
-    """The registered name that the models of `dataset.name` have: as the last registration says, if it was of one."""
-    dataset, registration = load_params(workspace / PARAMS_FILE).dataset.name, Outputs(workspace).registration
-    name = str(read_json(registration)["name"]) if registration.is_file() else dataset
-    return name if name.startswith(f"{dataset}-") else dataset
+    """The registered name of the workspace's models, if they are of `dataset.name`; else `dataset.name` itself."""
+    dataset, outputs = load_params(workspace / PARAMS_FILE).dataset.name, Outputs(workspace)
+    if outputs.registration.is_file():
+        name = str(read_json(outputs.registration)["name"])
+    elif outputs.split("test").is_file() and (outputs.evaluation / "per_class.csv").is_file():
+        name = registered_name(outputs)  # an experiment leaves no registration
+    else:
+        return dataset
+    if name == dataset or not _is_name_of(dataset, name):
+        return dataset
+    others = [entry for entry in load_catalog(workspace / CATALOG_FILE) if len(entry) > len(dataset)]
+    return dataset if any(_is_name_of(entry, name) for entry in others) else name
+
+
+def _is_name_of(dataset: str, name: str) -> bool:
+    """Whether a registered name can be of a dataset: `NAME`, `NAME-local-1a2b3c4d`, each perhaps with `-is-CLASSES`."""
+    return bool(re.fullmatch(rf"{re.escape(dataset)}({LOCAL}[0-9a-f]{{8}})?(-is-.+)?", name))
+
+
+def judged_versions(workspace: Path) -> set[tuple[str, str]]:
+    """The registered name and number of every version that was judged. A store that is not there is not made.
+
+    Raises:
+        TrackingError: the store cannot be used.
+    """
+    store = locate(workspace)
+    if store.database and not store.database.exists():
+        return set()
+    client = open_store(store)
+    with explained(store):
+        versions = pages(client.search_model_versions, "")
+        return {(version.name, str(version.version)) for version in versions if DECISION_TAG in version.tags}
 
 
 def find_version(client: "MlflowClient", name: str, which: str) -> "ModelVersion":
@@ -134,10 +166,13 @@ def find_version(client: "MlflowClient", name: str, which: str) -> "ModelVersion
     return versions[number]
 
 
-def write_registration(outputs: Outputs) -> None:
-    """Leave in the workspace what `register` came to, without anything that a registry assigns.
+def write_registration(outputs: Outputs, *, judged: bool = True) -> None:
+    """Write the result of `register` into the workspace, without anything that a registry assigns.
 
-    So the same model leaves the same bytes, whatever was registered before it.
+    The same model leaves the same bytes, whatever was registered before it.
+
+    Args:
+        judged: False in an experiment. The file then differs, and DVC runs `register` once the experiment is applied.
     """
     passed = read_json(outputs.evaluation / "gate.json")["passed"]
     content = {
@@ -145,6 +180,8 @@ def write_registration(outputs: Outputs) -> None:
         "name": registered_name(outputs),
         "gate": "passed" if passed else "rejected",
     }
+    if not judged:
+        content["judged"] = "not in an experiment"
     write_json(outputs.registration, content)
 
 

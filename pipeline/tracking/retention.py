@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from pipeline.errors import TrackingError
-from pipeline.files import file_digest
+from pipeline.files import file_digest, parse_yaml
 from pipeline.tracking import logged_models
 from pipeline.tracking.contenders import SCHEME
 from pipeline.tracking.history import EVIDENCE, ROLE_TAG
@@ -24,8 +22,8 @@ from pipeline.tracking.ledger import LEDGER_TAG
 from pipeline.tracking.lineage import BATCH_TAG, COMMIT_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
-from pipeline.tracking.queries import all_versions, pages
-from pipeline.tracking.records import EVALUATION_TAG, LOCK_ARTIFACT, all_experiments
+from pipeline.tracking.queries import all_experiments, all_versions, pages
+from pipeline.tracking.records import EVALUATION_TAG, LOCK_ARTIFACT
 from pipeline.tracking.store import Store, explained
 
 if TYPE_CHECKING:
@@ -191,12 +189,7 @@ def _all_runs(client: "MlflowClient") -> "Iterator[Run]":
 
 def _all_models(store: Store, client: "MlflowClient") -> "Iterator[LoggedModel]":
     """Every logged model, those too that were marked as deleted: MLflow's search leaves them out."""
-    token = None
-    while True:
-        page = client.search_logged_models(all_experiments(client), max_results=MODELS_PAGE, page_token=token)
-        yield from page
-        if not (token := page.token):
-            break
+    yield from pages(client.search_logged_models, all_experiments(client), size=MODELS_PAGE)
     direct = _open_directly(store)
     for model in direct._get_deleted_logged_models():
         yield direct.get_logged_model(model, allow_deleted=True)
@@ -230,7 +223,7 @@ def _read_lock(run: "Run") -> Mapping[str, Any]:
         file = Path(get_artifact_repository(run.info.artifact_uri).download_artifacts(LOCK_ARTIFACT))
     except (MlflowException, OSError):  # a rebuilt run has none
         return {}
-    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return parse_yaml(file.read_bytes()) or {}
 
 
 def _unneeded(number: str, name: str, place: str) -> Unneeded:

@@ -11,6 +11,7 @@ from pipeline.params import PARAMS_FILE, load_params
 from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs
 from pipeline.tracking.records import find_or_rebuild
 from pipeline.tracking.registry import Registration, register
+from pipeline.workspace import current_experiment
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,13 @@ class Synced:
     model: str | None = None  # SHA-256 of the model file; None: the workspace has none that DVC knows
     run: str | None = None  # MLflow's id of the run that made it
     restored: bool = False  # whether that run was rebuilt from outputs, now or earlier
-    registration: Registration | None = None  # None: `register` has not seen this model and evaluation
+    registration: Registration | None = None  # None: `register` has not seen them, or this is an experiment
 
 
 def sync(workspace: Path) -> Synced:
     """Record what is missing of the model, the evaluation and the registration that `dvc.lock` knows.
 
+    A model that an experiment left in the workspace is judged here, unless this process is part of an experiment.
     Outputs of another run that happen to lie beside them (an evaluation of the model before) are left alone. Where
     nothing is missing, nothing is written.
 
@@ -39,6 +41,6 @@ def sync(workspace: Path) -> Synced:
     registration = None
     if outputs.are_of("evaluate", MODEL, EVALUATION):
         record.add_evaluation(outputs)
-        if outputs.are_of("register", MODEL, EVALUATION):
+        if outputs.are_of("register", MODEL, EVALUATION) and not current_experiment():
             registration = register(record, outputs, load_params(workspace / PARAMS_FILE).register)
     return Synced(file_digest(outputs.model), record.id, "restored" in record.tags, registration)

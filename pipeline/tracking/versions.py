@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.tracking.history import ACCURACY_TAG, DECISION_TAG, REASON_TAG, Standing
 from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.queries import pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,16 +37,8 @@ def list_versions(client: "MlflowClient", name: str, standing: Standing) -> list
     aliases: dict[str, list[str]] = {}
     for alias, number in sorted(standing.aliases.items()):
         aliases.setdefault(number, []).append(alias)
-    found = []
-    token = None
-    while True:
-        page = client.search_model_versions(f"name = '{name}'", max_results=LARGEST_PAGE, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            break
     versions = []
-    for version in found:
+    for version in pages(client.search_model_versions, f"name = '{name}'", size=LARGEST_PAGE):
         tags = version.tags
         accuracy, low, high = (
             float(tags[key]) if (key := f"{ACCURACY_TAG}{end}") in tags else None for end in ("", ".low", ".high")

@@ -5,12 +5,14 @@ Other test images have the champion asked again.
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import Project, stages_that_ran
-from tests.e2e.test_repro import aliases_of
+from tests.e2e import light
+from tests.e2e.test_repro import aliases_of, ledger_of, versions_of
 
 pytestmark = pytest.mark.faults
 
@@ -51,3 +53,33 @@ def test_a_better_model_is_promoted_a_worse_one_is_not_and_a_champion_is_asked_a
     assert refused.returncode == 1  # both were evaluated on the former test images, which are not here to be drawn
     assert "does not hold the images that these versions were judged on" in refused.stdout
     assert not (trained.path / "differences.png").exists()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project with stages that do next to nothing, and a champion."""
+    project = light.build(tmp_path / "project", tmp_path / "home")
+    project.repro()
+    project.commit("lock")
+    return project
+
+
+def test_an_experiment_aside_is_judged_once_it_is_applied_and_run(project: Project) -> None:
+    output = project.run("dvc", "exp", "run", "--temp", "--name", "better", "-S", "train.seed=3").stdout
+    assert "To have it judged: dvc exp apply better, then pipeline run" in output
+    assert (versions_of(project), ledger_of(project)) == (["1"], [])
+    project.run("dvc", "exp", "apply", "better")
+    assert stages_that_ran(project.repro().stdout) == ["register"]
+    assert (versions_of(project), ledger_of(project)) == (["1", "2"], ["1"])
+    assert aliases_of(project) == {("tiny", "champion"): "2"}
+
+
+def test_a_retraining_reports_its_promotion_although_the_stores_clock_is_behind(project: Project) -> None:
+    with closing(sqlite3.connect(project.path / "mlflow.db")) as store, store:
+        store.execute(
+            "CREATE TRIGGER behind AFTER INSERT ON model_versions BEGIN "
+            "UPDATE model_versions SET creation_time = 1000, last_updated_time = 1000; END"
+        )
+    output = project.run("pipeline", "retrain", "--set", "train.seed=3", "--json").stdout
+    assert '"outcome": "champion"' in output
+    assert aliases_of(project) == {("tiny", "champion"): "2"}

@@ -43,6 +43,25 @@ def aliases_of(project: Project) -> dict[tuple[str, str], str]:
     return {(name, alias): str(version) for name, alias, version in rows}
 
 
+def run_names_of(project: Project) -> list[str]:
+    """The names of the runs of trainings, oldest first."""
+    query = "select name from runs join tags using (run_uuid) where key = 'model.sha256' order by start_time"
+    with sqlite3.connect(project.path / "mlflow.db") as store:
+        return [name for (name,) in store.execute(query)]
+
+
+def versions_of(project: Project) -> list[str]:
+    """The numbers of all registered versions."""
+    with sqlite3.connect(project.path / "mlflow.db") as store:
+        return [str(number) for (number,) in store.execute("select version from model_versions order by version")]
+
+
+def ledger_of(project: Project) -> list[str]:
+    """The places of all challengers that were judged."""
+    with sqlite3.connect(project.path / "mlflow.db") as store:
+        return [place for (place,) in store.execute("select value from tags where key like 'judged.%' order by value")]
+
+
 def test_all_six_stages_run_and_register_the_first_model(template: Project) -> None:
     assert stages_that_ran((template.path.parent / "repro.log").read_text()) == list(STAGES)
     for output in OUTPUTS:
@@ -132,22 +151,31 @@ def say_so_in_train(project: Project) -> None:
     train.write_text(train.read_text().replace("def run(", 'print("the code of this checkout")\n\n\ndef run('))
 
 
-def test_an_experiment_with_one_hot_labels_logs_to_the_same_store_and_runs_the_checkouts_code(trained: Project) -> None:
+def test_an_experiment_is_recorded_and_not_judged_until_it_is_run(trained: Project) -> None:
     say_so_in_train(trained)
     trained.commit("a change that shows")
     output = trained.run("dvc", "exp", "run", "-S", "train.loss=categorical_crossentropy").stdout
     assert stages_that_ran(output) == ["train", "evaluate", "register"]
     assert "the code of this checkout" in output
+    assert "its model is not registered and not judged. To have it judged: pipeline run" in output
     assert "categorical_crossentropy" in (trained.path / "params.yaml").read_text()
     assert len(runs_of(trained)) == 2
-    assert len(trained.run("dvc", "exp", "list", "--name-only").stdout.split()) == 1
+    (name,) = trained.run("dvc", "exp", "list", "--name-only").stdout.split()
+    assert run_names_of(trained)[-1].startswith(f"experiment {name}: mlp ")
+    assert (versions_of(trained), ledger_of(trained)) == (["1"], [])
+
+    assert stages_that_ran(trained.repro().stdout) == ["register"]  # DVC does not take it for unchanged
     registration = json.loads((trained.path / "reports/registration.json").read_text())
     assert (registration["name"], registration["gate"]) == ("tiny", "passed")
+    assert (versions_of(trained), ledger_of(trained)) == (["1", "2"], ["1"])
 
 
 def test_metrics_plots_and_the_graph_have_something_to_show(trained: Project) -> None:
     metrics = json.loads(trained.run("dvc", "metrics", "show", "--json").stdout)
-    values = metrics[""]["data"]["reports/evaluation/metrics.json"]["data"]
+    first, second = metrics[""]["data"]
+    assert (first, second) == ("reports/training/metrics.json", "reports/evaluation/metrics.json")
+    assert list(metrics[""]["data"][first]["data"]) == ["validation_accuracy", "validation_loss"]
+    values = metrics[""]["data"][second]["data"]
     assert {"accuracy", "accuracy_low", "accuracy_high", "loss", "ece"} <= set(values)
     trained.run("dvc", "plots", "show", "--out", "plots")
     page = (trained.path / "plots/index.html").read_text()

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,25 @@ def test_a_veto_keeps_a_better_model_from_promotion_and_is_named(
     assert f"Vetoed: {words}" in decision.reason
     assert judged.aliases("garments") == {"champion": "1"}
     assert len(decision_of(judged)["vetoes"]) == 1
+
+
+def test_the_ledger_outlives_its_experiment(judged: Workspace) -> None:
+    judged.enter(b"a", wrong=range(58))
+    (experiment,) = {run.info.experiment_id for run in judged.runs()}
+    judged.client.rename_experiment(experiment, "former")
+    judged.client.delete_experiment(experiment)
+    judged.enter(b"b", wrong=range(57))
+    assert decision_of(judged)["place"] == 2
+
+
+def test_the_ledger_finds_its_runs_among_more_experiments_than_one_answer_holds(judged: Workspace) -> None:
+    judged.enter(b"a", wrong=range(58))
+    later = [(name, f"other {name}", "active", 2**42, 2**42, "default") for name in range(10**6, 10**6 + 1000)]
+    columns = "experiment_id, name, lifecycle_stage, creation_time, last_update_time, workspace"
+    with closing(sqlite3.connect(judged.root / "mlflow.db")) as store, store:
+        store.executemany(f"INSERT INTO experiments ({columns}) VALUES (?, ?, ?, ?, ?, ?)", later)
+    judged.enter(b"b", wrong=range(57))
+    assert decision_of(judged)["place"] == 2
 
 
 def test_every_challenger_lowers_the_level_of_the_next(judged: Workspace) -> None:

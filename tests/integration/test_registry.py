@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.files import file_digest
+from pipeline.files import file_digest, write_json
 from pipeline.tracking import judgement, registry
 from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.registry import current_name
+from tests.conftest import REPOSITORY
 from tests.integration.recorded import CLASSES, Workspace, empty_store, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures
@@ -144,3 +147,42 @@ def test_the_workspace_keeps_nothing_that_a_registry_assigns(workspace: Workspac
         "name": "garments",
         "gate": "passed",
     }
+
+
+@pytest.mark.parametrize(
+    ("dataset", "registered", "current"),
+    [
+        ("shoes", "shoes", "shoes"),
+        ("shoes", "shoes-local-1a2b3c4d", "shoes-local-1a2b3c4d"),
+        ("shoes", "shoes-local-1a2b3c4d-is-sandal", "shoes-local-1a2b3c4d-is-sandal"),
+        ("shoes", "shoes-is-sandal-or-boot", "shoes-is-sandal-or-boot"),
+        ("shoes", "shoes-small", "shoes"),  # another dataset, whose name begins alike
+        ("shoes", "shoes-small-is-sandal", "shoes"),
+        ("shoes", "shoes-local-files", "shoes"),
+        ("shoes", "shoes-is-new", "shoes"),  # the catalogue has a dataset of that name
+        ("shoes-is-new", "shoes-is-new", "shoes-is-new"),
+        ("shoes-is-new", "shoes-is-new-is-sandal", "shoes-is-new-is-sandal"),
+        ("shoes", "shoes-is-new-is-sandal", "shoes"),
+    ],
+)
+def test_the_current_name_is_one_of_the_datasets_own(
+    tmp_path: Path, dataset: str, registered: str, current: str
+) -> None:
+    catalog, params = (yaml.safe_load((REPOSITORY / file).read_text()) for file in ("data/catalog.yaml", "params.yaml"))
+    catalog |= dict.fromkeys(("shoes", "shoes-small", "shoes-is-new"), catalog["mnist"])
+    params["dataset"]["name"] = dataset
+    for file, content in (("data/catalog.yaml", catalog), ("params.yaml", params)):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(yaml.safe_dump(content))
+    write_json(Outputs(tmp_path).registration, {"name": registered})
+    assert current_name(tmp_path) == current
+
+
+def test_the_current_name_is_known_without_a_registration(workspace: Workspace) -> None:
+    """An experiment leaves none."""
+    workspace.train(b"a model")
+    workspace.evaluate(classes=("other", "Bag or Dress"))
+    params = yaml.safe_load((workspace.root / "params.yaml").read_text())
+    params["dataset"]["name"] = "garments"
+    (workspace.root / "params.yaml").write_text(yaml.safe_dump(params))
+    assert current_name(workspace.root) == "garments-is-bag-or-dress"

@@ -37,6 +37,26 @@ def test_a_new_store_gets_run_evaluation_and_version(workspace: Workspace, tmp_p
     assert colleague.artifacts(run) >= {"training/history.csv", "evaluation/metrics.json", "data/split.json"}
 
 
+def test_nothing_is_judged_within_an_experiment(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace.enter(b"one")
+    workspace.train(b"another")
+    monkeypatch.setenv("DVC_EXP_NAME", "sunny-day")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0" * 40)
+    workspace.record_training()
+    workspace.evaluate()
+    workspace.lock("register", MODEL, EVALUATION)
+    assert sync(workspace.root).registration is None
+    (run, _) = workspace.runs()
+    assert run.info.run_name.startswith("experiment sunny-day: ")
+    assert run.data.tags["dvc.experiment"] == "sunny-day"
+    assert len(workspace.versions("garments")) == 1
+
+    monkeypatch.delenv("DVC_EXP_BASELINE_REV")  # a name that somebody set in the shell makes no experiment
+    registration = sync(workspace.root).registration
+    assert registration is not None
+    assert registration.version == "2"
+
+
 def test_where_nothing_is_missing_nothing_is_written(workspace: Workspace) -> None:
     workspace.enter(b"one")
     sync(workspace.root)

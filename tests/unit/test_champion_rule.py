@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from pipeline.params import RegisterParams, load_params
-from pipeline.reports.champion_rule import Case, Decision, decide, render_json, render_page, significance_level
+from pipeline.reports.champion_rule import (
+    Case,
+    Decision,
+    decide,
+    falling_classes,
+    render_json,
+    render_page,
+    significance_level,
+)
 from pipeline.reports.comparison import Comparison, Pairs
 from tests.conftest import REPOSITORY
 
@@ -124,6 +132,14 @@ def test_what_is_uncertain_small_or_at_its_limit_vetoes_nothing(change: dict[str
     assert decision.evidence["vetoes"] == ()
 
 
+def test_a_class_vetoes_by_its_p_value_corrected_for_the_number_of_classes() -> None:
+    fallen, equal = Pairs(50, 20, 9, 21), Pairs(50, 20, 15, 15)  # of 100 images; one-sided p = 0.021
+    assert falling_classes({"Shirt": fallen}, 0.03) == {"Shirt": pytest.approx(0.0214, abs=1e-4)}
+    assert falling_classes({"Shirt": fallen, "Bag": equal, "Coat": equal}, 0.03) == {}
+    agreeing = Pairs(96, 2, 1, 1)  # too few pairs to fall by three points: not counted
+    assert list(falling_classes({"Bag": agreeing, "Coat": agreeing, "Shirt": fallen}, 0.03)) == ["Shirt"]
+
+
 def test_all_vetoes_are_named_at_once() -> None:
     decision = decide(case(300, 100, ece=0.2, cost=10**9, Shirt=FALLEN), PARAMS)
     assert len(decision.evidence["vetoes"]) == 3
@@ -138,6 +154,12 @@ def test_the_paragraph_says_what_was_found_and_what_was_asked() -> None:
         "0.05 / (3 x 4) = 0.0042, and a gain of 0.20 points or more. A true gain of 0.40 points would be found in four "
         "of five cases."
     )
+
+
+def test_identical_answers_say_nothing_of_a_gain_that_would_be_found() -> None:
+    decision = decide(case(0, 0), PARAMS)
+    assert (decision.outcome, decision.ground, decision.evidence["detectable_gain"]) == ("challenger", "tie", None)
+    assert "true gain" not in decision.reason
 
 
 def test_wear_is_told_from_the_first_challenger_beyond_the_limit() -> None:

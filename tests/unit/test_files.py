@@ -1,11 +1,17 @@
 """Atomic writes and digests."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
+from dvc.utils.serialize import loads_yaml
 
-from pipeline.files import atomic_directory, atomic_file, file_digest, read_json, read_kept, write_json
+from pipeline.cli.retrain import _parse_change
+from pipeline.files import atomic_directory, atomic_file, file_digest, parse_yaml, read_json, read_kept, write_json
+from tests.conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "pipeline"
 
 
 def test_a_failed_write_leaves_the_former_file(tmp_path: Path) -> None:
@@ -80,3 +86,15 @@ def test_digests_are_those_of_hashlib(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 100_000)
     assert file_digest(tmp_path / "a") == hashlib.sha256(b"x" * 100_000).hexdigest()
     assert file_digest(tmp_path / "a", "md5") == hashlib.md5(b"x" * 100_000).hexdigest()
+
+
+def test_yaml_is_read_as_dvc_reads_it() -> None:
+    """YAML 1.1 reads each of these as something else: text, True, 15, 90."""
+    text = "- 1e-05\n- yes\n- 017\n- 1:30\n- off\n- 0o17\n"
+    assert parse_yaml(text) == loads_yaml(text) == [1e-05, "yes", 17, "1:30", "off", 15]
+    assert _parse_change("train.weight_decay=1e-5") == ("train.weight_decay", 1e-5)
+
+
+def test_only_one_module_reads_yaml() -> None:
+    readers = [path for path in PACKAGE.rglob("*.py") if re.search(r"yaml\.(safe_)?load|YAML\(", path.read_text())]
+    assert readers == [PACKAGE / "files.py"]

@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.serialize import dumps_yaml
 
 from pipeline.errors import ParamsError
 from pipeline.params import PARAMS_FILE, load_params, params_schema, parse_params
@@ -48,6 +50,8 @@ def changed(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         ("dataset.window_older", 0.0, "dataset.window_older is 0.0: input should be greater than 0"),
         ("monitor.at_least", 4, "monitor.at_least is 4, more than the 3 batches that monitor.last looks at"),
         ("evaluate.min_accuracy", 1.2, "evaluate.min_accuracy is 1.2"),
+        ("evaluate.max_loss", float("inf"), "evaluate.max_loss is inf: input should be a finite number"),
+        ("presets.mlp.weight_decay", float("nan"), "presets.mlp.weight_decay is nan: input should be a finite number"),
     ],
 )
 def test_bad_values_are_named(raw: dict[str, Any], key: str, value: Any, message: str) -> None:
@@ -129,6 +133,40 @@ def test_a_missing_file_says_how_to_get_it_back(in_directory: object) -> None:
 def test_a_commit_from_before_a_key_of_retraining_can_still_be_retrained(raw: dict[str, Any]) -> None:
     del raw["retrain"]["push"]
     assert parse_params(raw).retrain.push == "auto"
+
+
+@pytest.mark.parametrize("value", [1e-5, 1.5e-7, 2e20, 0.1, 3])
+def test_a_number_is_read_as_dvc_writes_it(raw: dict[str, Any], in_directory: Path, value: float) -> None:
+    changed_params = changed(raw, "train.weight_decay", float(value))
+    PARAMS_FILE.write_text(dumps_yaml(changed_params))  # what `dvc exp run -S` leaves
+    assert load_params().train.settings.weight_decay == value
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1E-5", "1.e-5", "+1e-05", "0.00001"])
+def test_a_number_is_read_as_people_write_it(in_directory: Path, text: str) -> None:
+    file = (REPOSITORY / PARAMS_FILE).read_text()
+    PARAMS_FILE.write_text(file.replace("weight_decay: null", f"weight_decay: {text}"))
+    assert load_params().train.settings.weight_decay == 1e-5
+
+
+@pytest.mark.parametrize("text", [".inf", "+.inf", ".nan", "yes", "1:30", '"0.1"'])
+def test_what_is_no_finite_number_is_refused_with_a_way_to_mend_the_file(in_directory: Path, text: str) -> None:
+    file = (REPOSITORY / PARAMS_FILE).read_text()
+    PARAMS_FILE.write_text(file.replace("weight_decay: null", f"weight_decay: {text}"))
+    with pytest.raises(ParamsError, match="train.weight_decay is") as caught:
+        load_params()
+    assert "pipeline schema" in caught.value.remedy
+    assert "git checkout params.yaml" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "content", [b"train: [1", b"train: 1\ntrain: 2", b"\ttrain: 1", b"day: 2026-13-45", b"\xff\x00\xc3"]
+)
+def test_a_file_that_is_not_yaml_is_refused_with_a_way_to_mend_it(in_directory: Path, content: bytes) -> None:
+    PARAMS_FILE.write_bytes(content)
+    with pytest.raises(ParamsError, match="params.yaml is not YAML") as caught:
+        load_params()
+    assert "git checkout params.yaml" in caught.value.remedy
 
 
 def test_the_schema_describes_the_file_as_it_stands(raw: dict[str, Any]) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.data import table, tiny
+from pipeline.files import read_json
 from pipeline.models.inputs import Examples, Stream
 from pipeline.models.training import Progress
 from pipeline.params import load_params
+from pipeline.reports.training import write_training
 from pipeline.stages import train as stage
 from tests.conftest import REPOSITORY
 
@@ -82,3 +84,13 @@ def test_a_long_epoch_is_told_of_now_and_then_with_the_time_left(
     assert len(lines) == 2  # not after a second, nor a second after the first line
     for part in ("25% of epoch 2", "100 images/s", "loss 0.5000", "1:45 left"):  # 1.75 epochs of 60 seconds
         assert part in lines[0]
+
+
+def test_the_metrics_are_those_of_the_kept_epoch_on_the_validation_split(tmp_path: Path) -> None:
+    epoch = {"loss": 0.5, "accuracy": 0.8, "validation_loss": 0.123456789, "validation_accuracy": 0.9}
+    epoch |= {"learning_rate": 0.1}
+    history = [epoch | {"epoch": 1}, epoch | {"epoch": 2, "validation_loss": float("nan"), "validation_accuracy": 0.1}]
+    write_training(tmp_path / "report", history, {"best_epoch": 1})
+    assert read_json(tmp_path / "report/metrics.json") == {"validation_accuracy": 0.9, "validation_loss": 0.123457}
+    write_training(tmp_path / "report", history, {"best_epoch": 2})
+    assert read_json(tmp_path / "report/metrics.json") == {"validation_accuracy": 0.1, "validation_loss": None}
