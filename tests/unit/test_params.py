@@ -156,7 +156,7 @@ def test_what_is_no_finite_number_is_refused_with_a_way_to_mend_the_file(in_dire
     with pytest.raises(ParamsError, match="train.weight_decay is") as caught:
         load_params()
     assert "pipeline schema" in caught.value.remedy
-    assert "git checkout params.yaml" in caught.value.remedy
+    assert "git diff params.yaml" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_file_that_is_not_yaml_is_refused_with_a_way_to_mend_it(in_directory: 
     PARAMS_FILE.write_bytes(content)
     with pytest.raises(ParamsError, match="params.yaml is not YAML") as caught:
         load_params()
-    assert "git checkout params.yaml" in caught.value.remedy
+    assert "git diff params.yaml" in caught.value.remedy
 
 
 def test_the_schema_describes_the_file_as_it_stands(raw: dict[str, Any]) -> None:
