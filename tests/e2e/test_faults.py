@@ -16,7 +16,7 @@ from pipeline.flows.checkout import RETRAININGS
 from pipeline.stack import STACK_FILE
 from tests.conftest import Project
 from tests.e2e import light
-from tests.e2e.kills import VICTIMS, checkouts_and_partials, kill_at_random, kill_everything, lost_of
+from tests.e2e.kills import VICTIMS, checkouts_and_partials, kill_at_random, kill_everything, lost_of, processes_of
 from tests.e2e.test_repro import aliases_of, lock_of, runs_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]
@@ -99,6 +99,19 @@ def run_held(project: Project, fault: Callable[[], object]) -> tuple[int, str]:
         fault()
     output, _ = running.communicate()
     return running.returncode, output
+
+
+def test_a_stage_ends_with_its_flow_and_the_next_run_finishes(lightly: Project) -> None:
+    lightly.set_params(**{"train.seed": 4})
+    with light.held(lightly) as waits:
+        running = lightly.start(*RUN)
+        wait_until(lambda: waits() or running.poll() is not None)
+        running.kill()
+        output, _ = running.communicate()
+        wait_until(lambda: not processes_of(lightly))
+        assert waits(), output
+    lightly.run(*RUN)
+    assert lost_of(lightly, [4]) == []
 
 
 def test_a_database_that_is_locked_for_a_while_delays_a_run(lightly: Project) -> None:

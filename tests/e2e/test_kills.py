@@ -1,8 +1,6 @@
 """Processes killed at bad moments: nothing runs on, nothing is lost, and the next run ends as if undisturbed."""
 
-import os
 import shutil
-import signal
 import subprocess
 import time
 
@@ -10,7 +8,7 @@ import psutil
 import pytest
 
 from tests.conftest import STAGES, Project, stages_that_ran
-from tests.e2e.test_repro import aliases_of, lock_of, runs_of
+from tests.e2e.test_repro import aliases_of, lock_of
 
 pytestmark = pytest.mark.faults
 
@@ -68,19 +66,6 @@ def test_a_killed_stage_runs_again_to_the_same_bytes(trained: Project, stage: st
     assert trained.run("git", "status", "--porcelain").stdout == ""
     assert aliases_of(trained) == {("tiny", "champion"): "1"}
     assert not [path for path in trained.path.rglob("*.partial") if ".dvc" not in path.parts]
-
-
-def test_a_killed_flow_leaves_no_process_and_the_next_one_finishes(trained: Project) -> None:
-    trained.set_params(**{"train.seed": 9})
-    running = trained.start("pipeline", "run")
-    stage_process(trained, running, "train")
-    time.sleep(3)
-    os.kill(running.pid, signal.SIGKILL)
-    running.communicate(timeout=60)
-    wait_until_idle(trained, seconds=30)
-    trained.run("pipeline", "run")
-    assert "FINISHED" in [status for _, status in runs_of(trained)]
-    assert aliases_of(trained) == {("tiny", "champion"): "1", ("tiny", "challenger"): "2"}
 
 
 def test_a_lost_store_is_rebuilt_by_a_run_that_runs_no_stage(trained: Project) -> None:
