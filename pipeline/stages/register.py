@@ -1,14 +1,16 @@
 """Register a model that passed the gate, and report one that did not. An experiment's model is not registered."""
 
+import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from pipeline.params import Params
 from pipeline.stages.process import execute
-from pipeline.workspace import current_experiment, main_repository
+from pipeline.workspace import current_experiment
 
 # Run by a process of its own: wait until DVC has ended, then delete the file.
 DELETE_AFTER = """
@@ -39,7 +41,7 @@ def run(params: Params) -> None:
     record.add_evaluation(outputs)
     if experiment := current_experiment():
         write_registration(outputs, judged=False)
-        in_workspace = main_repository() == Path.cwd()
+        in_workspace = Path(os.environ.get("DVC_ROOT", "")).resolve() == Path.cwd()  # not in the copy of `--temp`
         if in_workspace:
             _delete_after_dvc(outputs.registration.resolve())
         steps = "pipeline run" if in_workspace else f"dvc exp apply {experiment}, then pipeline run"
@@ -56,11 +58,13 @@ def _delete_after_dvc(file: Path) -> None:
     DVC has recorded the file by then, and would skip `register` as unchanged in the next run: the model would never be
     judged. A missing output is made again.
     """
-    dvc = next((process for process in psutil.Process().parents() if "dvc" in " ".join(process.cmdline())), None)
-    if dvc:
-        command = [sys.executable, "-c", DELETE_AFTER, str(dvc.pid), str(file)]
-        null = subprocess.DEVNULL
-        subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+    with suppress(psutil.Error):  # if DVC is not found, `pipeline run` and `pipeline sync` judge the model all the same
+        above = psutil.Process().parents()
+        dvc = next((process for process in above if "dvc" in " ".join(process.cmdline())), None)
+        if dvc:
+            command = [sys.executable, "-c", DELETE_AFTER, str(dvc.pid), str(file)]
+            null = subprocess.DEVNULL
+            subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Outputs:
 
     @property
     def training(self) -> Path:
-        """`history.csv`, `settings.json`, `curves.png`."""
+        """`metrics.json`, `history.csv`, `settings.json`, `curves.png`."""
         return self.root / TRAINING
 
     @property

@@ -148,8 +148,7 @@ def test_the_ledger_outlives_its_experiment(judged: Workspace) -> None:
     (experiment,) = {run.info.experiment_id for run in judged.runs()}
     judged.client.rename_experiment(experiment, "former")
     judged.client.delete_experiment(experiment)
-    judged.enter(b"b", wrong=range(57))
-    assert decision_of(judged)["place"] == 2
+    assert judged.enter(b"b", wrong=range(57)).decision.evidence["place"] == 2
 
 
 def test_the_ledger_finds_its_runs_among_more_experiments_than_one_answer_holds(judged: Workspace) -> None:
@@ -158,8 +157,7 @@ def test_the_ledger_finds_its_runs_among_more_experiments_than_one_answer_holds(
     columns = "experiment_id, name, lifecycle_stage, creation_time, last_update_time, workspace"
     with closing(sqlite3.connect(judged.root / "mlflow.db")) as store, store:
         store.executemany(f"INSERT INTO experiments ({columns}) VALUES (?, ?, ?, ?, ?, ?)", later)
-    judged.enter(b"b", wrong=range(57))
-    assert decision_of(judged)["place"] == 2
+    assert judged.enter(b"b", wrong=range(57)).decision.evidence["place"] == 2
 
 
 def test_every_challenger_lowers_the_level_of_the_next(judged: Workspace) -> None:

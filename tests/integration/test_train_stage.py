@@ -104,7 +104,7 @@ def test_every_training_gives_the_same_bytes(preset: str, base: Project, tmp_pat
         alone = copy(base, tmp_path / "alone", preset)
         train(alone)
     expected = digests(alone)
-    assert expected.keys() == {"model.keras", "curves.png", "history.csv", "settings.json"}
+    assert expected.keys() == {"model.keras", "curves.png", "history.csv", "metrics.json", "settings.json"}
 
     crowded = copy(base, tmp_path / "crowded", preset)
     with busy_machine():
