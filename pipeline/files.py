@@ -10,30 +10,62 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+SHARED, PRIVATE = 0o666, 0o600  # permissions of a new file, before the umask: for all, for its owner only
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, mode: int = SHARED) -> Iterator[Path]:
     """Yield a temporary sibling of `path` to write to; it takes `path`'s name only if the block succeeds.
 
-    Each writer has a sibling of its own, locked while it lives: what killed writers left is removed by the next, and
-    of several at once the last one wins.
+    Each writer has its own sibling and locks it while it lives. The next writer removes those of killed writers. Of
+    several writers at once, the last one to end wins.
+
+    Args:
+        mode: permissions of the file, before the umask.
+
+    Raises:
+        OSError: with `path` as its file name where the system names none, such as for a full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for former in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with suppress(OSError), former.open("rb") as file:  # locked by its writer, or renamed by now
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            former.unlink()
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    with partial.open("xb") as file:
+    remove_abandoned(path.parent, glob.escape(path.name))
+    partial, file = _open_locked(path, mode)
+    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
             yield partial
             os.fsync(file.fileno())  # or the new name may reach the disk before the content does
             os.replace(partial, path)
+        except OSError as error:
+            if error.filename is None:
+                error.filename = str(path)
+            raise
         finally:
             partial.unlink(missing_ok=True)
+
+
+def remove_abandoned(directory: Path, pattern: str) -> None:
+    """Remove the temporary siblings that killed writers of `atomic_file` left in a directory.
+
+    Args:
+        pattern: glob of the names of the files that they were writing.
+    """
+    for former in directory.glob(f".{pattern}.{8 * '[0-9a-f]'}.partial"):
+        with suppress(OSError), former.open("rb") as file:  # locked by its writer, or renamed by now
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            former.unlink()
+
+
+def _open_locked(path: Path, mode: int) -> tuple[Path, IO[bytes]]:
+    """A new sibling of `path`, locked. Another writer may remove it before the lock is taken: then make a new one."""
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        file = open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+                return partial, file
+        file.close()
 
 
 @contextmanager
