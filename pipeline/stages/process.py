@@ -1,7 +1,8 @@
 """What every stage process does around its own work.
 
 It reads the parameters, holds the stage's lock, ends itself when the DVC or the flow that started it is gone, refuses
-to work without a batch that the main repository has, and turns an error into a message and an exit code.
+to work without a batch that the main repository has or on damaged data, and turns an error into a message and an exit
+code.
 """
 
 import os
@@ -19,6 +20,7 @@ from pipeline.data.incoming import INCOMING, require_same_batches, require_same_
 from pipeline.errors import PipelineError, WorkspaceError
 from pipeline.models.tasks import create_task
 from pipeline.params import Params, load_params
+from pipeline.tracking.cache import require_sound_batches, require_sound_inputs
 from pipeline.workspace import OWNER, lock, main_repository
 
 ORPHAN_POLL_SECONDS = 0.5
@@ -40,6 +42,10 @@ def execute(stage: str, run: Callable[[Params], None], *, part: Callable[[], str
             if not OWNER.is_file():  # a retraining has chosen its data
                 require_same_batches(INCOMING, main_repository() / INCOMING)
                 require_same_local_data(Path(params.dataset.path), main_repository() / params.dataset.path)
+            if "DVC_STAGE" in os.environ:  # by hand, a stage reads what is there
+                require_sound_inputs(Path(), stage)
+                if stage == "ingest":
+                    require_sound_batches(Path(), INCOMING)
             run(params)
     except PipelineError as error:
         fail(stage, error)
