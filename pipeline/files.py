@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,10 +84,21 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_json(path: Path, content: Any) -> None:
+def make_private(*paths: Path) -> None:
+    """Take all permissions on files and directories away from everybody but their owner.
+
+    Those that are missing, or that belong to another user, are skipped.
+    """
+    for path in paths:
+        with suppress(FileNotFoundError, PermissionError):
+            if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+                path.chmod(mode & 0o700)
+
+
+def write_json(path: Path, content: Any, *, mode: int = SHARED) -> None:
     """Write `content` as the same bytes for the same values: sorted keys, two spaces, one newline, no NaN."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    with atomic_file(path) as partial:
+    with atomic_file(path, mode=mode) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
