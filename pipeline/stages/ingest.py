@@ -12,6 +12,7 @@ from pipeline.data import idx, table, window
 from pipeline.data.catalog import load_entry
 from pipeline.data.incoming import INCOMING, Pair, find_batches, read_batch, read_state, require_unchanged
 from pipeline.data.sources import fetch
+from pipeline.errors import printable
 from pipeline.files import atomic_directory
 from pipeline.params import Params
 from pipeline.stages.process import execute
@@ -54,7 +55,10 @@ def run(params: Params) -> None:
 
 def _apply_window(own: Part, batches: Sequence[Part], newest: int, share: float, classes: int) -> list[Part]:
     """The newest batches as they are, and before them a sample of the older ones and of the dataset's own images."""
-    print(f"window: whole, the newest batches up to {newest}; of the rest, {share:.0%} of each class", flush=True)
+    print(
+        f"window: whole, the newest batches up to {newest}; of the rest, {share:.0%} of each class",
+        flush=True,
+    )
     thresholds = window.find_thresholds(own.read(), classes, share)
 
     def thin(part: Part) -> Part:
@@ -67,7 +71,7 @@ def _describe(counts: Mapping[str, int]) -> str:
     """Where images came from, on one line however many batches there are."""
     shown = [f"{count:,} {source}" for source, count in list(counts.items())[:SHOWN_SOURCES]]
     rest = list(counts.values())[SHOWN_SOURCES:]
-    return ", ".join([*shown, f"{sum(rest):,} from {len(rest)} more batches"] if rest else shown)
+    return printable(", ".join([*shown, f"{sum(rest):,} from {len(rest)} more batches"] if rest else shown))
 
 
 def write_table(path: Path, dataset: table.Dataset, parts: Sequence[Part]) -> dict[str, int]:
