@@ -178,7 +178,7 @@ def test_a_file_that_is_no_database_is_not_restored(recorded: Workspace, tmp_pat
 def test_an_archive_with_a_link_is_refused(recorded: Workspace, tmp_path: Path, link: str) -> None:
     def add(folder: Path) -> None:
         if link == "symlink":
-            (folder / "mlruns/link").symlink_to(tmp_path / "nowhere")
+            (folder / "mlruns/link").symlink_to("nowhere")
         else:
             os.link(folder / "mlflow.db", folder / "mlruns/link")
 
@@ -189,7 +189,7 @@ def test_an_archive_with_a_link_is_refused(recorded: Workspace, tmp_path: Path, 
     "manifest",
     ["", "[]", "3", "{", "{}", '{"format": 1}', '{"format": 1, "made": "now", "files": ["mlflow.db"]}',
      '{"format": 1, "made": null, "files": {}}', '{"format": 1, "made": "now", "files": {"../../a": "0"}}',
-     100_000 * "["],
+     pytest.param(100_000 * "[", id="deep")],
 )  # fmt: skip
 def test_a_malformed_manifest_is_refused(recorded: Workspace, tmp_path: Path, manifest: str) -> None:
     (tmp_path / "unpacked").mkdir()
