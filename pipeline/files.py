@@ -1,5 +1,6 @@
 """Writing files so that neither a kill nor a power cut leaves half of one, and naming them by their content."""
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 SHARED, PRIVATE = 0o666, 0o600  # permissions of a new file, before the umask: for all, for its owner only
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
@@ -27,7 +29,7 @@ def atomic_file(path: Path, *, mode: int = SHARED) -> Iterator[Path]:
         mode: permissions of the file, before the umask.
 
     Raises:
-        OSError: with `path` as its file name where the system names none, such as for a full disk.
+        OSError: with `path` as its file name for an error of the disk, for which the system names none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent, glob.escape(path.name))
@@ -38,7 +40,7 @@ def atomic_file(path: Path, *, mode: int = SHARED) -> Iterator[Path]:
             os.fsync(file.fileno())  # or the new name may reach the disk before the content does
             os.replace(partial, path)
         except OSError as error:
-            if error.filename is None:
+            if error.filename is None and error.errno in DISK_ERRORS:
                 error.filename = str(path)
             raise
         finally:

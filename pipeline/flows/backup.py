@@ -38,7 +38,7 @@ from pipeline.files import (
 from pipeline.flows.alone import alone
 from pipeline.flows.prefect_database import find_file
 from pipeline.tracking.location import FOLDER
-from pipeline.tracking.store import RESTORING, locate_unserved, without_password
+from pipeline.tracking.store import RESTORING, is_damage, locate_unserved, without_password
 from pipeline.workspace import STATE, lock, main_repository, make_state
 
 FORMAT = 1
@@ -206,9 +206,11 @@ def copy_database(file: Path, copy: Path) -> None:
         ):
             source.backup(to)
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        if is_damage(error):
+            raise _damaged(file, str(error)) from None
+        if "full" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(copy)) from None
-        raise _damaged(file, str(error)) from None
+        raise WorkspaceError(f"{file} cannot be copied to {copy}", found=str(error)) from None
     if found := find_damage(copy):
         raise _damaged(file, found)
 
@@ -216,7 +218,7 @@ def copy_database(file: Path, copy: Path) -> None:
 def find_damage(database: Path) -> str:
     """What SQLite finds wrong with a database, such as that it is none; empty if it is sound."""
     try:
-        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
             (found,) = connection.execute("PRAGMA quick_check").fetchone()
             tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.DatabaseError as error:

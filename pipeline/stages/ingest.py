@@ -55,10 +55,7 @@ def run(params: Params) -> None:
 
 def _apply_window(own: Part, batches: Sequence[Part], newest: int, share: float, classes: int) -> list[Part]:
     """The newest batches as they are, and before them a sample of the older ones and of the dataset's own images."""
-    print(
-        f"window: whole, the newest batches up to {newest}; of the rest, {share:.0%} of each class",
-        flush=True,
-    )
+    print(f"window: whole, the newest batches up to {newest}; of the rest, {share:.0%} of each class", flush=True)
     thresholds = window.find_thresholds(own.read(), classes, share)
 
     def thin(part: Part) -> Part:

@@ -210,6 +210,11 @@ def _explain(store: Store, message: str) -> TrackingError:
     return TrackingError(f"the tracking store {store} refused a request", found=first, remedy=remedy)
 
 
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether SQLite says that a file is not a sound database. Other errors, such as of a full disk, may pass."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 def _damaged(database: Path, found: str) -> TrackingError:
     return TrackingError(
         f"the tracking store {database} is damaged",
@@ -265,7 +270,13 @@ def prepare(store: Store) -> None:
         if "locked" in str(error):
             raise _locked(store) from None
         # MLflow would try this file ten times, for nearly two minutes.
-        raise _damaged(database, str(error)) from None
+        if is_damage(error):
+            raise _damaged(database, str(error)) from None
+        raise TrackingError(
+            f"the tracking store {database} cannot be read",
+            found=str(error),
+            remedy="see that this file and its folder can be read and written, and that the disk is not full",
+        ) from None
     schema.require_tables(database)
 
 

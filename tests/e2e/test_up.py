@@ -245,9 +245,9 @@ def test_moved_and_protected_it_is_found_and_a_kill_leaves_nothing(trained: Proj
         ]
         assert not [secret for secret in SECRETS.values() for text in told if secret in text]
 
-        private = ["mlflow.db", "mlflow-users.db", "prefect/prefect.db"]
-        places = [running.file, *(tmp_path / "data" / name for name in private)]
-        assert {stat.S_IMODE(path.stat().st_mode) for path in places} == {0o600}
+        data, prefect = tmp_path / "data", trained.home / "prefect/prefect.db"
+        private = (running.file, data / "mlflow.db", data / "mlflow-users.db", prefect)
+        assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
         running.process.kill()
         wait_until_idle(trained, seconds=30)
         assert running.file.exists()
