@@ -132,7 +132,8 @@ def verify(
 
     def show(objects: Sequence[Path]) -> Iterable[Path]:
         status.stop()
-        return track(objects, "reading DVC's cache", console=console, transient=True, disable=as_json)
+        hidden = as_json or not console.is_terminal
+        return track(objects, "reading DVC's cache", console=console, transient=True, disable=hidden)
 
     with console.status("comparing digests") as status:
         verification = compare(workspace, fast=fast, track=show)

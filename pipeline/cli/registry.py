@@ -33,6 +33,7 @@ def versions(
     """List the registered versions: how good each is, what it came from, what was decided about it.
 
     Accuracy is that on the test images, with its 95 % interval. An asterisk: the tree differed from the commit.
+    A narrow terminal shows fewer columns, or one value on a line.
 
     Examples:
 
