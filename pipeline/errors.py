@@ -1,10 +1,18 @@
 """One exception root. Every message says what was expected, what was found, and what to run next."""
 
+import re
 import shlex
 from pathlib import Path
 
+# C0 and C1 control characters but for tab and newline, and what changes the direction of a text.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 FAILURE = 1  # exit code of a command that cannot do what it was asked
 TEMPORARY_FAILURE = 75  # of one that may succeed later as it is: EX_TEMPFAIL of sysexits.h
+
+
+def printable(text: str) -> str:
+    """A text with `?` for every character that would control the terminal, as in a file name of somebody else."""
+    return CONTROL.sub("?", text)
 
 
 class PipelineError(Exception):
@@ -24,7 +32,8 @@ class PipelineError(Exception):
         self.problem, self.expected, self.found, self.remedy = problem, expected, found, remedy
         self.exit_code = TEMPORARY_FAILURE if temporary else FAILURE
         details = {"expected": expected, "found": found, "remedy": remedy}
-        super().__init__("\n".join([problem, *(f"  {name + ':':9} {text}" for name, text in details.items() if text)]))
+        lines = [problem, *(f"  {name + ':':9} {text}" for name, text in details.items() if text)]
+        super().__init__(printable("\n".join(lines)))
 
 
 def mend_committed(path: Path) -> str:

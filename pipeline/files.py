@@ -1,5 +1,6 @@
 """Reading files, writing them so that neither a kill nor a power cut leaves half of one, and their digests."""
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -7,33 +8,67 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+SHARED, PRIVATE = 0o666, 0o600  # permissions of a new file, before the umask: for all, for its owner only
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, mode: int = SHARED) -> Iterator[Path]:
     """Yield a temporary sibling of `path` to write to; it takes `path`'s name only if the block succeeds.
 
-    Each writer has a sibling of its own, locked while it lives: what killed writers left is removed by the next, and
-    of several at once the last one wins.
+    Each writer has its own sibling and locks it while it lives. The next writer removes those of killed writers. Of
+    several writers at once, the last one to end wins.
+
+    Args:
+        mode: permissions of the file, before the umask.
+
+    Raises:
+        OSError: with `path` as its file name for an error of the disk, for which the system names none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for former in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with suppress(OSError), former.open("rb") as file:  # locked by its writer, or renamed by now
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            former.unlink()
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    with partial.open("xb") as file:
+    remove_abandoned(path.parent, glob.escape(path.name))
+    partial, file = _open_locked(path, mode)
+    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
             yield partial
             os.fsync(file.fileno())  # or the new name may reach the disk before the content does
             os.replace(partial, path)
+        except OSError as error:
+            if error.filename is None and error.errno in DISK_ERRORS:
+                error.filename = str(path)
+            raise
         finally:
             partial.unlink(missing_ok=True)
+
+
+def remove_abandoned(directory: Path, pattern: str) -> None:
+    """Remove the temporary siblings that killed writers of `atomic_file` left in a directory.
+
+    Args:
+        pattern: glob of the names of the files that they were writing.
+    """
+    for former in directory.glob(f".{pattern}.{8 * '[0-9a-f]'}.partial"):
+        with suppress(OSError), former.open("rb") as file:  # locked by its writer, or renamed by now
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            former.unlink()
+
+
+def _open_locked(path: Path, mode: int) -> tuple[Path, IO[bytes]]:
+    """A new sibling of `path`, locked. Another writer may remove it before the lock is taken: then make a new one."""
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        file = open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+                return partial, file
+        file.close()
 
 
 @contextmanager
@@ -51,10 +86,21 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_json(path: Path, content: Any) -> None:
+def make_private(*paths: Path) -> None:
+    """Take all permissions on files and directories away from everybody but their owner.
+
+    Those that are missing, or that belong to another user, are skipped.
+    """
+    for path in paths:
+        with suppress(FileNotFoundError, PermissionError):
+            if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+                path.chmod(mode & 0o700)
+
+
+def write_json(path: Path, content: Any, *, mode: int = SHARED) -> None:
     """Write `content` as the same bytes for the same values: sorted keys, two spaces, one newline, no NaN."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    with atomic_file(path) as partial:
+    with atomic_file(path, mode=mode) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
 

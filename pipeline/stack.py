@@ -14,7 +14,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from pipeline.errors import WorkspaceError
-from pipeline.files import read_json, write_json
+from pipeline.files import PRIVATE, read_json, write_json
 from pipeline.workspace import STATE, is_held
 
 Server = Literal["mlflow", "prefect"]
@@ -45,7 +45,9 @@ def read_stack(root: Path) -> Stack | None:
 
 def write_stack(root: Path, stack: Stack) -> None:
     """Let every command of a main repository know the servers."""
-    write_json(root / STACK_FILE, {name: value for name, value in asdict(stack).items() if value is not None})
+    write_json(
+        root / STACK_FILE, {name: value for name, value in asdict(stack).items() if value is not None}, mode=PRIVATE
+    )
 
 
 def remove_stack(root: Path) -> None:
@@ -114,7 +116,7 @@ def move_data(root: Path, directory: Path) -> None:
     if directory == root:
         (root / SETTINGS_FILE).unlink(missing_ok=True)
     else:
-        write_json(root / SETTINGS_FILE, {"data": str(directory)})
+        write_json(root / SETTINGS_FILE, {"data": str(directory)}, mode=PRIVATE)
 
 
 def _settings(root: Path) -> dict[str, str]:

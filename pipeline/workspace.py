@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -64,6 +64,16 @@ def current_experiment() -> str | None:
     return os.environ.get("DVC_EXP_NAME") if "DVC_EXP_BASELINE_REV" in os.environ else None
 
 
+def make_state(root: Path | None = None) -> Path:
+    """The directory STATE of the workspace `root` (default: the current directory), which only its owner may enter."""
+    state = (root or Path()) / STATE
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(PermissionError):  # another user's
+        if state.stat().st_mode & 0o077:
+            state.chmod(0o700)
+    return state
+
+
 @contextmanager
 def lock(name: str, *, wait: float, remedy: str, root: Path | None = None) -> Iterator[None]:
     """Hold the lock `name` of the workspace `root` (default: the current directory).
@@ -79,7 +89,8 @@ def lock(name: str, *, wait: float, remedy: str, root: Path | None = None) -> It
         WorkspaceError: another process held the lock all the while.
     """
     stem = _stem(name, root)
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    make_state(root)
+    stem.parent.mkdir(exist_ok=True)
     holder = stem.with_suffix(".json")
     try:
         held = filelock.FileLock(stem.with_suffix(".lock"), timeout=wait)

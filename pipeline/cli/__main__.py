@@ -4,8 +4,6 @@ import gc
 import sys
 from typing import Any
 
-from rich.console import Console
-
 # Importing a module of commands adds them to the application.
 from pipeline.cli import (  # noqa: F401
     care,
@@ -21,6 +19,7 @@ from pipeline.cli import (  # noqa: F401
     work,
 )
 from pipeline.cli.app import app
+from pipeline.console import SafeConsole
 from pipeline.errors import PipelineError
 
 PANELS = {  # of `pipeline --help`, each with its commands in the order in which one meets them
@@ -55,7 +54,7 @@ def main() -> None:
         from pipeline.stages.process import explain
 
         told = explain(error) if isinstance(error, OSError) else error
-        Console(stderr=True).print(str(told), style="red", markup=False, highlight=False, soft_wrap=True)
+        SafeConsole(stderr=True).print(str(told), style="red", soft_wrap=True)
         sys.exit(told.exit_code)
     finally:
         gc.freeze()  # or the interpreter searches all of MLflow and Prefect for cycles at its end: half a second

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 
+from pipeline.console import SafeConsole
+from pipeline.errors import CONTROL
 from pipeline.workspace import find_workspace
 
 app = typer.Typer(
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-console = Console(highlight=False)
+console = SafeConsole()
 
 
 def enter_workspace() -> Path:
@@ -30,4 +31,5 @@ def enter_workspace() -> Path:
 
 def print_json(content: Any) -> None:
     """What a program reads: plain JSON, without the terminal's colours and line breaks."""
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    text = json.dumps(content, indent=2, ensure_ascii=False)  # which escapes the control characters of ASCII
+    print(CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))

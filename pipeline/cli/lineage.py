@@ -1,7 +1,8 @@
 """Commands for auditing: the lineage of versions, their reproduction, and verification by digest."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -101,20 +102,32 @@ def reproduce(
 
 
 @app.command()
-def verify(as_json: AsJson = False) -> None:
-    """Hold registry, artifact store and dvc.lock against each other, by digest. Nothing is loaded or changed.
+def verify(
+    fast: Annotated[bool, typer.Option("--fast", help="Leave out the data and DVC's cache.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare registry, artifact store, outputs, dvc.lock and DVC's cache by digest. Nothing is loaded or changed.
 
-    A model file that somebody altered is found before anyone runs it. Exit code 1 when anything is wrong.
+    A model file that somebody altered, and a file of DVC's cache that is damaged, are found before anyone uses them.
+    Every file is read. Exit code 1 when anything is wrong.
 
-    Example:
+    Examples:
 
         pipeline verify
+        pipeline verify --fast
     """
     workspace = enter_workspace()
+    from rich.progress import track
+
     from pipeline.tracking.verify import verify as compare
 
-    with console.status("comparing digests"):
-        verification = compare(workspace)
+    def show(objects: Sequence[Path]) -> Iterable[Path]:
+        status.stop()
+        hidden = as_json or not console.is_terminal
+        return track(objects, "reading DVC's cache", console=console, transient=True, disable=hidden)
+
+    with console.status("comparing digests") as status:
+        verification = compare(workspace, fast=fast, track=show)
     if as_json:
         print_json(asdict(verification))
     else:
@@ -123,7 +136,10 @@ def verify(as_json: AsJson = False) -> None:
             for about in ("expected", "found", "remedy"):
                 console.print(Text(f"  {about + ':':9} {getattr(finding, about)}"), soft_wrap=True)
         wrong = len(verification.findings)
-        console.print(f"{verification.versions} versions compared; " + (f"{wrong} findings" if wrong else "all agree"))
+        cached = "" if fast else f" and {verification.objects:,} objects of DVC's cache"
+        console.print(
+            f"{verification.versions} versions{cached} compared; " + (f"{wrong} findings" if wrong else "all agree")
+        )
     if verification.findings:
         raise typer.Exit(FAILURE)
 

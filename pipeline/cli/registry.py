@@ -16,10 +16,12 @@ from pipeline.errors import TrackingError
 
 if TYPE_CHECKING:
     from pipeline.tracking.history import Move
+    from pipeline.tracking.versions import Version
 
 MODEL_OPTION = typer.Option("--model", metavar="NAME", help="The registered model; by default the present dataset's.")
 REASON_OPTION = typer.Option("--reason", metavar="TEXT", help="Why, for whoever reads the history.")
 JSON_OPTION = typer.Option("--json", help="Print JSON instead of a table.")
+UNLIMITED = 10_000  # columns
 STYLES = {"champion": "bold green", "challenger": "cyan", "external": "yellow", "rollback": "red"}
 
 
@@ -31,6 +33,7 @@ def versions(
     """List the registered versions: how good each is, what it came from, what was decided about it.
 
     Accuracy is that on the test images, with its 95 % interval. An asterisk: the tree differed from the commit.
+    A narrow terminal shows fewer columns, or one value on a line.
 
     Examples:
 
@@ -48,18 +51,7 @@ def versions(
     if not found:
         console.print(f"{name} has no version: pipeline run")
         return
-    right = Column("version", justify="right")
-    table = Table(right, "aliases", "accuracy", "data", "commit", "age", "decision", box=SIMPLE_HEAD)
-    for version in found:
-        accuracy = "-" if version.accuracy is None else f"{version.accuracy:.2%}"
-        if version.accuracy_low is not None and version.accuracy_high is not None:
-            accuracy += f" ({version.accuracy_low:.2%} to {version.accuracy_high:.2%})"
-        aliases = Text(", ").join(Text(alias, STYLES.get(alias, "")) for alias in version.aliases)
-        commit = f"{version.commit[:10]}{'*' if version.dirty else ''}" if version.commit else "-"
-        data = version.data[:8] if version.data else "-"
-        age = _age(version.created)
-        table.add_row(str(version.number), aliases, accuracy, data, commit, age, version.decision or "not judged")
-    console.print(table)
+    _print_versions(found)
 
 
 @app.command()
@@ -142,6 +134,37 @@ def rollback(
 
         move = aliases.rollback(client, name, to=to, reason=_require(reason))
     _tell(name, move, as_json)
+
+
+def _print_versions(found: "list[Version]") -> None:
+    """Print versions as a table, without the columns on their origin, or below each other: as the terminal is wide."""
+    rows = [_cells(version) for version in found]
+    names = ("version", "aliases", "accuracy", "data", "commit", "age", "decision")
+    for left_out in ((), ("data", "commit")):
+        shown = [place for place, name in enumerate(names) if name not in left_out]
+        table = Table(
+            *(Column(names[place], justify="right" if not place else "left") for place in shown), box=SIMPLE_HEAD
+        )
+        for row in rows:
+            table.add_row(*(row[place] for place in shown))
+        if console.measure(table, options=console.options.update_width(UNLIMITED)).maximum <= console.width:
+            console.print(table)
+            return
+    for number, aliases, *others in rows:
+        console.print(Text.assemble((f"version {number} ", "bold"), aliases))
+        for name, text in zip(names[2:], others, strict=True):
+            console.print(f"  {name:8} {text}")
+
+
+def _cells(version: "Version") -> tuple[str, Text, str, str, str, str, str]:
+    accuracy = "-" if version.accuracy is None else f"{version.accuracy:.2%}"
+    if version.accuracy_low is not None and version.accuracy_high is not None:
+        accuracy += f" ({version.accuracy_low:.2%} to {version.accuracy_high:.2%})"
+    aliases = Text(", ").join(Text(alias, STYLES.get(alias, "")) for alias in version.aliases)
+    commit = f"{version.commit[:10]}{'*' if version.dirty else ''}" if version.commit else "-"
+    data = version.data[:8] if version.data else "-"
+    decision = version.decision or "not judged"
+    return str(version.number), aliases, accuracy, data, commit, _age(version.created), decision
 
 
 @contextmanager

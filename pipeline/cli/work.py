@@ -76,7 +76,7 @@ def status() -> None:
     from pipeline.data.incoming import INCOMING
     from pipeline.flows.intake import find_quarantined, read_digests
     from pipeline.flows.plan import read_plan
-    from pipeline.flows.summary import describe_standing
+    from pipeline.flows.summary import describe_refused_batches, describe_standing
     from pipeline.flows.terminal import as_grid
     from pipeline.stages.process import read_params
 
@@ -88,6 +88,7 @@ def status() -> None:
     digests, unreadable = read_digests(root, workspace / INCOMING)
     standing += [("quarantined", f"{batch.name}: {batch.reason}") for batch in find_quarantined(root, digests)]
     standing += [("unreadable", f"{name}: {reason}") for name, reason in sorted(unreadable.items())]
+    standing += describe_refused_batches()
     pending = plan.pending()
     table = Table("stage", "a run would", "because", box=SIMPLE_HEAD)
     for stage in plan.stages:
@@ -148,7 +149,7 @@ def add_data(
 
     params = load_params()
     dataset = load_entry(params.dataset.name).dataset
-    with console.status(f"checking {path.name}"):
+    with console.status(Text(f"checking {path.name}")):
         batch = add_batch(path, name, dataset, params.validate)
     counts = Table("class", "images", box=None)
     for class_name, images in batch.counts.items():

@@ -8,6 +8,7 @@ A restore unpacks beside what is there, compares every digest, and then only ren
 aside. Cut off between two renames, it is completed by the next one; until then the store does not open.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -16,22 +17,30 @@ import shlex
 import shutil
 import sqlite3
 import tarfile
-import tempfile
 import time
+import zlib
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from pipeline.errors import WorkspaceError
-from pipeline.files import atomic_file, file_digest, read_json, write_json
+from pipeline.files import (
+    PRIVATE,
+    atomic_file,
+    file_digest,
+    make_private,
+    read_json,
+    remove_abandoned,
+    write_json,
+)
 from pipeline.flows.alone import alone
 from pipeline.flows.prefect_database import find_file
 from pipeline.tracking.location import FOLDER
-from pipeline.tracking.store import RESTORING, locate_unserved, without_password
-from pipeline.workspace import STATE, lock, main_repository
+from pipeline.tracking.store import RESTORING, is_damage, locate_unserved, without_password
+from pipeline.workspace import STATE, lock, main_repository, make_state
 
 FORMAT = 1
 SUFFIX = ".tar.gz"
@@ -39,6 +48,7 @@ MANIFEST = "manifest.json"
 MLFLOW, PREFECT = "mlflow.db", "prefect.db"  # their names in the archive, beside `mlruns/` and `state/`
 KEPT_STATE = ("quarantine", "retraining", "monitoring/told.json")  # below `.pipeline/`
 SIDECARS = ("-journal", "-wal", "-shm")  # of SQLite: beside another database they would be taken for its own
+SCRATCH = "backup.partial"  # directory of `.pipeline/` with the copies that go into an archive
 STAGED, ASIDE = "restore.partial", "replaced"  # directories of `.pipeline/`; the second with the time
 
 
@@ -85,15 +95,16 @@ def back_up(workspace: Path, target: Path) -> Backup:
         left_out.append("Prefect's database, which is a server's: pg_dump")
     with (
         lock("backup", wait=0, remedy="wait for it", root=root),
-        atomic_file(target) as partial,
-        tempfile.TemporaryDirectory(dir=target.parent) as scratch,
+        _scratch(root) as scratch,
+        atomic_file(target, mode=PRIVATE) as partial,
         tarfile.open(partial, "w:gz", compresslevel=1) as archive,
     ):
-        writer = _Writer(archive)
+        remove_abandoned(target.parent, f"*{SUFFIX}")  # whose names hold other times
+        writer = _Writer(archive, scratch)
         for name, file in ((MLFLOW, database), (PREFECT, prefect)):
             if file and file.exists():
-                copy_database(file, Path(scratch) / name)
-                writer.add(Path(scratch) / name, name)
+                copy_database(file, scratch / name)
+                writer.add(scratch / name, name)
         for path in _files(database.parent / FOLDER):
             writer.add(path, f"{FOLDER}/{path.relative_to(database.parent / FOLDER).as_posix()}")
         for name in KEPT_STATE:
@@ -127,6 +138,7 @@ def restore(workspace: Path, source: Path, *, replace: bool, with_prefect: bool)
         staged.mkdir(parents=True)
         try:
             manifest = _unpack(source, staged)
+            make_private(*staged.rglob("*"))
             targets = [(staged / MLFLOW, database), (staged / FOLDER, database.parent / FOLDER)]
             targets += [(staged / "state" / name, root / STATE / name) for name in KEPT_STATE]
             if with_prefect and (prefect := find_file(root)):
@@ -181,12 +193,59 @@ def require_embedded(workspace: Path) -> Path:
 
 
 def copy_database(file: Path, copy: Path) -> None:
-    """A consistent copy of an SQLite database that others may be using."""
-    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as source, closing(sqlite3.connect(copy)) as to:
-        source.backup(to)
-        (found,) = to.execute("PRAGMA quick_check").fetchone()
-    if found != "ok":
-        raise WorkspaceError(f"{file} is damaged", expected="a sound SQLite database", found=str(found))
+    """Copy an SQLite database that others may be using. The copy is consistent, and for its owner only.
+
+    Raises:
+        WorkspaceError: the database is damaged.
+        OSError: the copy cannot be written.
+    """
+    copy.touch(PRIVATE)
+    try:
+        with (
+            closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(copy)) as to,
+        ):
+            source.backup(to)
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            raise _damaged(file, str(error)) from None
+        if "full" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(copy)) from None
+        raise WorkspaceError(f"{file} cannot be copied to {copy}", found=str(error)) from None
+    if found := find_damage(copy):
+        raise _damaged(file, found)
+
+
+def find_damage(database: Path) -> str:
+    """What SQLite finds wrong with a database, such as that it is none; empty if it is sound."""
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
+            (found,) = connection.execute("PRAGMA quick_check").fetchone()
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return str(found) if found != "ok" else "" if tables != (0,) else "it has no tables"
+
+
+def _damaged(file: Path, found: str) -> WorkspaceError:
+    return WorkspaceError(
+        f"{file} is damaged",
+        expected="a sound SQLite database",
+        found=found,
+        remedy="pipeline restore BACKUP --replace, if there is an earlier backup",
+    )
+
+
+@contextmanager
+def _scratch(root: Path) -> Iterator[Path]:
+    """An empty directory for the time of a backup; what a killed backup left in it is removed first."""
+    scratch = make_state(root) / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def state_beside(path: Path) -> Path:
@@ -200,15 +259,19 @@ def state_beside(path: Path) -> Path:
 class _Writer:
     """An archive in the making, and the digests of what is in it."""
 
-    def __init__(self, archive: tarfile.TarFile) -> None:
+    def __init__(self, archive: tarfile.TarFile, scratch: Path) -> None:
         self.digests: dict[str, str] = {}
-        self._archive = archive
+        self._archive, self._scratch = archive, scratch
 
     def add(self, path: Path, name: str) -> None:
         """Add a file as it is when it is read; one that has gone meanwhile is left out."""
         try:
-            with path.open("rb") as file, tempfile.SpooledTemporaryFile(max_size=1 << 26) as copy:
-                shutil.copyfileobj(file, copy)
+            with path.open("rb") as file, (self._scratch / "copy").open("w+b") as copy:
+                try:
+                    shutil.copyfileobj(file, copy)
+                    copy.flush()
+                except OSError as error:  # which names no file
+                    raise OSError(error.errno, error.strerror, str(path), None, copy.name) from None
                 self._add(copy, name)
         except FileNotFoundError:
             return
@@ -220,6 +283,7 @@ class _Writer:
 
     def _add(self, content: IO[bytes], name: str) -> None:
         info = tarfile.TarInfo(name)
+        info.mode = PRIVATE
         info.size, info.mtime = content.seek(0, os.SEEK_END), int(time.time())
         content.seek(0)
         self.digests[name] = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
@@ -228,23 +292,42 @@ class _Writer:
 
 
 def _unpack(source: Path, directory: Path) -> dict[str, Any]:
-    """Unpack an archive and compare every file with its manifest, which is answered."""
+    """Unpack an archive, compare every file with its manifest, check the databases, and return the manifest."""
+
+    def refuse_links(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo:
+        if not (member.isreg() or member.isdir()):
+            raise _not_ours(source, f"{member.name} is neither a file nor a directory")
+        return tarfile.data_filter(member, place)
+
     try:
         with tarfile.open(source, "r:gz") as archive:
-            archive.extractall(directory, filter="data")
-        manifest: dict[str, Any] = read_json(directory / MANIFEST)
+            archive.extractall(directory, filter=refuse_links)
+        manifest = read_json(directory / MANIFEST)
     except FileNotFoundError:
         raise _not_ours(source, "no such file, or no manifest in it") from None
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # which is no fault of the archive
+            raise OSError(error.errno, error.strerror, error.filename or str(directory)) from None
         raise _not_ours(source, str(error)) from None
-    if manifest.get("format") != FORMAT:
-        raise _not_ours(source, f"format {manifest.get('format')}, where this version reads {FORMAT}")
-    there = {path.relative_to(directory).as_posix() for path in _files(directory)} - {MANIFEST}
-    for name in sorted(there ^ manifest["files"].keys()):
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, RecursionError) as error:
+        raise _not_ours(source, str(error)) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise _not_ours(source, f"format {found}, where this version reads {FORMAT}")
+    files = manifest.get("files")
+    if not isinstance(manifest.get("made"), str) or not isinstance(files, dict):
+        raise _not_ours(source, f"{MANIFEST} does not say when it was made, or which files are in it")
+    there = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()} - {MANIFEST}
+    for name in sorted(there ^ files.keys()):
         raise _not_ours(source, f"{name} is {'not in its manifest' if name in there else 'missing'}")
-    for name, digest in manifest["files"].items():
+    for name, digest in files.items():
         if file_digest(directory / PurePosixPath(name)) != digest:
             raise _not_ours(source, f"{name} has another digest than its manifest says")
+    if MLFLOW not in files:
+        raise _not_ours(source, f"no {MLFLOW} in it")
+    for name in files.keys() & {MLFLOW, PREFECT}:
+        if found := find_damage(directory / name):
+            raise _not_ours(source, f"{name} is not a sound SQLite database: {found}")
     return manifest
 
 
@@ -268,7 +351,8 @@ def _bring_beside(new: Path, target: Path) -> Path:
     place = state_beside(target) / STAGED
     if new.is_relative_to(place):
         return new
-    place.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place.mkdir(exist_ok=True)
     copy = place / target.name
     shutil.rmtree(copy, ignore_errors=True)
     copy.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """One pass over the stages: which of them go to DVC, the process that is at work, and what became of each."""
 
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable
@@ -7,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from pipeline.errors import FlowError
+from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.dvc import Outcome, StageProcess, forget_dead_holders, start_dvc
 from pipeline.flows.plan import Plan, Stage, read_plan
 from pipeline.flows.terminal import Terminal
+from pipeline.tracking.cache import require_sound_outputs
+from pipeline.tracking.outputs import Outputs
 
 ALL_STAGES = "all"
 
@@ -90,9 +93,24 @@ class Execution:
                 process.end()
                 self._process = None
             assert process.outcome
+            if process.outcome == "restored" and not self._is_sound(name, log):
+                process.outcome = "failed"
             result = Result(name, process.outcome, process.seconds, process.may_succeed_later)
         self.results[name] = result
         return result
+
+    def _is_sound(self, name: str, log: Callable[[str], None]) -> bool:
+        """Whether DVC restored undamaged outputs. The others are removed, so that the next run looks at them again."""
+        try:
+            require_sound_outputs(self.workspace, name)
+        except WorkspaceError as error:
+            for line in f"{name} failed: {error}".splitlines():
+                self.terminal.show(line)
+                log(line)
+            for path in map(self.workspace.joinpath, Outputs(self.workspace).locked_outputs(name)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            return False
+        return True
 
     @property
     def _forced(self) -> frozenset[str]:

@@ -23,6 +23,7 @@ from typing import Any
 from pipeline.errors import FlowError
 from pipeline.files import parse_yaml
 from pipeline.flows.alone import alone
+from pipeline.flows.backup import SCRATCH
 from pipeline.flows.checkout import PLACE, RETRAININGS
 from pipeline.flows.git import git_or_none
 from pipeline.flows.prefect_database import Unwanted, count_old, delete_old
@@ -165,11 +166,12 @@ def _outputs(entry: Path) -> set[str]:
 
 def _find_leftovers(root: Path, keep_runs: int, before: float) -> Iterator[Leftover]:
     """Below `.pipeline/`: old checkpoints, which no training went on from, and old safety copies; all reports of
-    retrainings but the newest; and what killed processes left of their checkouts.
+    retrainings but the newest; and what killed processes left of their checkouts and backups.
     """
     dated = [path for pattern in AGING for path in sorted((root / STATE).glob(pattern))]
     reports = sorted(path for path in (root / HISTORY).glob("*") if path.is_dir())  # named by their time
     abandoned = [path for place in (PLACE, RETRAININGS) for path in sorted((root / place).glob("*"))]
+    abandoned += (root / STATE).glob(SCRATCH)
     old = [path for path in dated if path.stat().st_mtime < before]
     for path in (*old, *reports[: len(reports) - keep_runs if keep_runs < len(reports) else 0], *abandoned):
         yield Leftover(path, _size(path))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pipeline.errors import FlowError, PipelineError
+from pipeline.errors import FlowError, PipelineError, printable
 from pipeline.flows.summary import Summary
 from pipeline.reports.champion_rule import Outcome
 from pipeline.tracking.registry import Registration
@@ -175,7 +175,7 @@ class _Message:
 
 def _say(line: str) -> None:
     """Print, because a flow's process shows no warnings: Prefect has the loggers then, and is told to be quiet."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _describe(url: str, channel: object) -> str:

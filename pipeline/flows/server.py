@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Self
 
 from pipeline.errors import FlowError
+from pipeline.files import PRIVATE, make_private
 from pipeline.stack import find_server, prefect_home
 from pipeline.tracking.store import without_password
-from pipeline.workspace import STATE, main_repository
+from pipeline.workspace import STATE, main_repository, make_state
 
 START_SECONDS = 120
 STOP_SECONDS = 5
@@ -156,7 +157,9 @@ class TemporaryServer:
 
     def __init__(self, workspace: Path) -> None:
         self.log = workspace / LOG_FILE
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        make_state(workspace)
+        self.log.touch(PRIVATE)
+        make_private(self.log)
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         with listener, self.log.open("w") as log:
@@ -237,7 +240,7 @@ def serve_temporarily(descriptor: int) -> None:
 
     if get_current_settings().api.url:
         return
-    get_current_settings().home.mkdir(parents=True, exist_ok=True)
+    _make_private_home(get_current_settings().home)
     import uvicorn
     from prefect.server.api.server import create_app
 
@@ -253,8 +256,15 @@ def serve(host: str, port: int) -> None:
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
 
-    get_current_settings().home.mkdir(parents=True, exist_ok=True)
+    _make_private_home(get_current_settings().home)
     uvicorn.run(create_app(final=True), host=host, port=port, log_level="warning", lifespan="on")
+
+
+def _make_private_home(home: Path) -> None:
+    """Keep Prefect's database, and whatever else this process creates, for its owner only."""
+    os.umask(0o077)
+    home.mkdir(parents=True, exist_ok=True)
+    make_private(*home.glob("prefect.db*"), *([home] if home == prefect_home(main_repository()) else []))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import DataError
 from pipeline.files import read_json
 from pipeline.flows.git import SET_AUTHOR, lacks_author
 
@@ -102,21 +103,41 @@ def describe_standing(workspace: Path) -> Iterator[tuple[str, str]]:
         yield "gate", f"rejected: {', '.join(missed)}" if missed else "passed"
     else:
         yield "model", "none has been evaluated"
-    aliases = _find_aliases(workspace)
-    yield "registry", ", ".join(f"{alias} is version {version}" for alias, version in aliases.items()) or "no champion"
+    yield from _describe_aliases(workspace)
 
 
-def _find_aliases(workspace: Path) -> dict[str, str]:
-    """Versions of the current dataset's model by alias, without creating a store that is not there."""
+def _describe_aliases(workspace: Path) -> Iterator[tuple[str, str]]:
+    """The aliases of the current dataset's model, without creating a store that is not there."""
     from pipeline.tracking import history, registry
     from pipeline.tracking.store import explained, locate, open_store
+    from pipeline.tracking.versions import find_deleted_run
 
     store = locate(workspace)
-    if store.database and not store.database.exists():
-        return {}
-    client = open_store(store)
-    with explained(store):
-        return history.find_aliases(client, registry.current_name(workspace))
+    aliases: dict[str, str] = {}
+    deleted: dict[str, str] = {}
+    if not store.database or store.database.exists():
+        client, name = open_store(store), registry.current_name(workspace)
+        with explained(store):
+            aliases = history.find_aliases(client, name)
+            deleted = {
+                alias: run for alias, number in aliases.items() if (run := find_deleted_run(client, name, number))
+            }
+    yield "registry", ", ".join(f"{alias} is version {version}" for alias, version in aliases.items()) or "no champion"
+    for alias, run in deleted.items():
+        yield (
+            "incomplete",
+            f"the run of the {alias} was deleted: mlflow runs restore --run-id {run}, or pipeline verify",
+        )
+
+
+def describe_refused_batches() -> Iterator[tuple[str, str]]:
+    """Batches in `data/incoming/` with which a run would stop: pairs of a name and a sentence."""
+    from pipeline.data.incoming import INCOMING, find_batches
+
+    try:
+        find_batches(INCOMING)
+    except DataError as error:
+        yield "stops a run", f"{error.problem}: {error.remedy}"
 
 
 def describe_accuracy() -> str:

@@ -8,24 +8,21 @@ from contextlib import contextmanager
 from typing import Self
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from pipeline.console import SafeConsole
 from pipeline.flows.summary import Summary
 
 STYLES = {"ran": "green", "restored": "cyan", "unchanged": "dim", "failed": "bold red", "not reached": "yellow"}
-PLAIN_WIDTH = 110  # columns of a table in a file or a pipe
 
 
 class Terminal:
     """Standard output, or standard error, shared by the threads of a run."""
 
     def __init__(self, stderr: bool = False) -> None:
-        self._console = Console(highlight=False, stderr=stderr)
-        if not self._console.is_terminal:
-            self._console = Console(highlight=False, stderr=stderr, width=max(self._console.width, PLAIN_WIDTH))
+        self._console = SafeConsole(stderr=stderr)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),

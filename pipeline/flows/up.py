@@ -49,6 +49,7 @@ Show = Callable[[str, str], None]  # takes the name of a part, and a line
 RUNNER = "pipeline.flows.runner"
 OWN = "up"  # the name under which this module's own lines are shown
 PREFECT_PROTECTION = "PREFECT_SERVER_API_AUTH_STRING"
+SHORTEST_PASSWORD = 12  # characters
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 ASK_SECONDS = 1.0  # for a command that asks whether another `pipeline up` holds the lock, and has it for that moment
@@ -205,7 +206,7 @@ def require_protection(parts: Sequence[Part]) -> None:
     """Refuse to serve other machines without asking who they are.
 
     Raises:
-        FlowError: naming the variables that are missing.
+        FlowError: naming the variables that are missing, or whose passwords are too short.
     """
     names = {part.name for part in parts}
     needed = [*(PROTECTION if "mlflow" in names else ()), *([PREFECT_PROTECTION] if "prefect" in names else [])]
@@ -215,6 +216,16 @@ def require_protection(parts: Sequence[Part]) -> None:
             expected=f"in the environment: {', '.join(needed)}",
             found=f"{', '.join(missing)} not set",
             remedy="set them (docs/servers.md), or leave --host out: the servers are then for this machine only",
+        )
+    passwords = {name: os.environ[name] for name in needed}
+    if PREFECT_PROTECTION in passwords:  # USER:PASSWORD
+        passwords[PREFECT_PROTECTION] = passwords[PREFECT_PROTECTION].split(":", 1)[-1]
+    if weak := [f"{name}: {len(text)}" for name, text in passwords.items() if len(text) < SHORTEST_PASSWORD]:
+        raise FlowError(
+            "a password that other machines could guess",
+            expected=f"{SHORTEST_PASSWORD} characters or more",
+            found=", ".join(weak),
+            remedy="set a longer one: python -c 'import secrets; print(secrets.token_urlsafe())'",
         )
 
 

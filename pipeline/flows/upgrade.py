@@ -88,7 +88,7 @@ def _upgrade(tool: _Tool, database: Path, revision: str) -> Upgraded:
     if tool.find_age(revision) == "current":
         return Upgraded(label, database, revision, revision, None)
     place = state_beside(database)
-    place.mkdir(exist_ok=True)
+    place.mkdir(mode=0o700, exist_ok=True)
     copy = place / f"{database.name}.partial"
     copy.unlink(missing_ok=True)
     try:

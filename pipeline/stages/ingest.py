@@ -12,6 +12,7 @@ from pipeline.data import idx, table, window
 from pipeline.data.catalog import load_entry
 from pipeline.data.incoming import INCOMING, Pair, find_batches, read_batch, read_state, require_unchanged
 from pipeline.data.sources import fetch
+from pipeline.errors import printable
 from pipeline.files import atomic_directory
 from pipeline.params import Params
 from pipeline.stages.process import execute
@@ -67,7 +68,7 @@ def _describe(counts: Mapping[str, int]) -> str:
     """Where images came from, on one line however many batches there are."""
     shown = [f"{count:,} {source}" for source, count in list(counts.items())[:SHOWN_SOURCES]]
     rest = list(counts.values())[SHOWN_SOURCES:]
-    return ", ".join([*shown, f"{sum(rest):,} from {len(rest)} more batches"] if rest else shown)
+    return printable(", ".join([*shown, f"{sum(rest):,} from {len(rest)} more batches"] if rest else shown))
 
 
 def write_table(path: Path, dataset: table.Dataset, parts: Sequence[Part]) -> dict[str, int]:

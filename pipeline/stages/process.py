@@ -1,9 +1,11 @@
 """What every stage process does around its own work.
 
 It reads the parameters, holds the stage's lock, ends itself when the DVC or the flow that started it is gone, refuses
-to work without a batch that the main repository has, and turns an error into a message and an exit code.
+to work without a batch that the main repository has or on damaged data, and turns an error into a message and an exit
+code.
 """
 
+import errno
 import os
 import shutil
 import sys
@@ -19,9 +21,20 @@ from pipeline.data.incoming import INCOMING, require_same_batches, require_same_
 from pipeline.errors import PipelineError, WorkspaceError
 from pipeline.models.tasks import create_task
 from pipeline.params import Params, load_params
+from pipeline.tracking.cache import require_sound_batches, require_sound_inputs
 from pipeline.workspace import OWNER, lock, main_repository
 
 ORPHAN_POLL_SECONDS = 0.5
+REMEDIES = {  # by the number of an operating system's error
+    errno.ENOSPC: "free space on that disk (pipeline gc), then run the same command again",
+    errno.EDQUOT: "free space in your quota (pipeline gc), then run the same command again",
+    errno.EACCES: "correct the permissions, then run the same command again",
+    errno.EPERM: "correct the owner or the permissions, then run the same command again",
+    errno.EROFS: "mount that disk for writing, or choose another place",
+    errno.ENOENT: "it does not exist, or another process has just deleted it: see that it is there, then run again",
+    errno.EIO: "the disk may be failing: look at the system's log, and copy what you need",
+    errno.EMFILE: "allow more open files (ulimit -n), then run the same command again",
+}
 LOCK_WAIT_SECONDS = 15  # an orphan of a killed DVC holds its lock for one poll and the end of a process
 
 
@@ -40,6 +53,10 @@ def execute(stage: str, run: Callable[[Params], None], *, part: Callable[[], str
             if not OWNER.is_file():  # a retraining has chosen its data
                 require_same_batches(INCOMING, main_repository() / INCOMING)
                 require_same_local_data(Path(params.dataset.path), main_repository() / params.dataset.path)
+            if "DVC_STAGE" in os.environ:  # by hand, a stage reads what is there
+                require_sound_inputs(Path(), stage)
+                if stage == "ingest":
+                    require_sound_batches(Path(), INCOMING)
             run(params)
     except PipelineError as error:
         fail(stage, error)
@@ -71,13 +88,19 @@ def fail(stage: str, error: PipelineError) -> NoReturn:
 
 
 def explain(error: OSError) -> WorkspaceError:
-    """An operating system's error on a file, with the room that is left: the commonest cause of one."""
-    where = Path(error.filename or ".")
-    free = shutil.disk_usage(Path.cwd()).free // 2**20
+    """An operating system's error in words: which files it is about, and what to do about an error of its kind."""
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes) and name]
+    paths = [Path(os.fsdecode(name)) for name in names]
+    found, kind = error.strerror or str(error), error.errno
+    if paths and kind in (errno.ENOSPC, errno.EDQUOT):
+        place = next(parent for parent in (paths[-1], *paths[-1].absolute().parents) if parent.exists())
+        found += f" ({shutil.disk_usage(place).free // 2**20} MiB free on the disk of {place})"
     return WorkspaceError(
-        f"cannot read or write {where}",
-        found=f"{error.strerror or error} ({free} MiB free in {Path.cwd()})",
-        remedy="free space or mend the permissions, then run the same command again",
+        f"cannot read or write {' or '.join(map(str, paths))}"
+        if paths
+        else "cannot read or write a file, or reach a server",
+        found=found,
+        remedy=REMEDIES.get(kind or 0, "run the same command again"),
     )
 
 

@@ -67,15 +67,28 @@ class Outputs:
         Raises:
             WorkspaceError: `dvc.lock` is damaged.
         """
+        locked = self._locked_stages().get(stage, {})
+        entries = [entry for kind in ("deps", "outs") for entry in locked.get(kind, [])]
+        return {entry["path"]: entry.get("md5", "") for entry in entries}
+
+    def locked_outputs(self, stage: str | None = None) -> dict[str, str]:
+        """MD5 by path of what a stage (default: every stage) last wrote, from `dvc.lock`.
+
+        Raises:
+            WorkspaceError: `dvc.lock` is damaged.
+        """
+        stages = self._locked_stages()
+        chosen = stages.values() if stage is None else [stages.get(stage, {})]
+        return {out["path"]: out["md5"] for entry in chosen for out in entry.get("outs", []) if "md5" in out}
+
+    def _locked_stages(self) -> dict[str, Any]:
         lock = self.root / "dvc.lock"
         if not lock.is_file():
             return {}
         try:
-            stages = (parse_yaml(lock.read_bytes()) or {}).get("stages", {})
+            return dict((parse_yaml(lock.read_bytes()) or {}).get("stages", {}))
         except ValueError as error:
             raise WorkspaceError(f"{lock} is damaged", found=str(error), remedy=mend_committed(lock)) from None
-        entries = [entry for kind in ("deps", "outs") for entry in stages.get(stage, {}).get(kind, [])]
-        return {entry["path"]: entry.get("md5", "") for entry in entries}
 
     def are_of(self, stage: str, *paths: str) -> bool:
         """Whether the files (or directories) that stand in the workspace are the ones a stage last read or wrote."""

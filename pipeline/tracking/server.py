@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.files import make_private
 from pipeline.stack import data_directory
 from pipeline.tracking.store import SETTINGS, locate_unserved, prepare
 from pipeline.workspace import STATE, main_repository
@@ -35,7 +36,9 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
     Raises:
         TrackingError: the default store's database cannot be read, or not be made.
     """
+    os.umask(0o077)  # what it creates, such as the database of its users, is for its owner only
     root = main_repository()
+    make_private(*data_directory(root).glob(f"{USERS}*"))
     store = locate_unserved(root)
     prepare(store)
     os.environ |= dict.fromkeys(("MLFLOW_BACKEND_STORE_URI", "MLFLOW_REGISTRY_STORE_URI"), store.uri)

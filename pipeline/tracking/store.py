@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pipeline.errors import PipelineError, TrackingError
+from pipeline.files import make_private
 from pipeline.stack import data_directory, find_server
 from pipeline.tracking import location, schema
 from pipeline.workspace import STATE, lock, main_repository
@@ -210,6 +211,8 @@ def _explain(store: Store, message: str) -> TrackingError:
             remedy="run the same command again: if the server is gone, it goes on without it, on the same records",
             temporary="Max retries exceeded" in message,
         )
+    if store.database and ("malformed" in message or "file is not a database" in message):
+        return _damaged(store.database, first)
     if "OperationalError" in message:
         remedy = "see that the database is up, writable and its disk not full; then run the same command again"
     elif store.artifacts is None:
@@ -217,6 +220,22 @@ def _explain(store: Store, message: str) -> TrackingError:
     else:
         remedy = "run the same command again; if it stays, move the store away and let `pipeline sync` make a new one"
     return TrackingError(f"the tracking store {store} refused a request", found=first, remedy=remedy)
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether SQLite says that a file is not a sound database. Other errors, such as of a full disk, may pass."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _damaged(database: Path, found: str) -> TrackingError:
+    return TrackingError(
+        f"the tracking store {database} is damaged",
+        expected="an SQLite database that MLflow made",
+        found=found,
+        remedy="pipeline restore BACKUP --replace: the damaged file is kept aside. Without a backup, the runs, the "
+        "registered versions, the history of the aliases and the decisions are lost, except for the model that is "
+        f"here: mv {database} {database}.damaged, then pipeline sync",
+    )
 
 
 def _locked(store: Store) -> TrackingError:
@@ -253,6 +272,7 @@ def prepare(store: Store) -> None:
         with lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=database.parent):
             if _is_absent(database):
                 _create(store, database)
+    make_private(*database.parent.glob(f"{database.name}*"))
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -262,11 +282,12 @@ def prepare(store: Store) -> None:
         if "locked" in str(error):
             raise _locked(store) from None
         # MLflow would try this file ten times, for nearly two minutes.
+        if is_damage(error):
+            raise _damaged(database, str(error)) from None
         raise TrackingError(
             f"the tracking store {database} cannot be read",
-            expected="an SQLite database that MLflow made",
             found=str(error),
-            remedy=f"mv {database} {database}.damaged, then: pipeline sync",
+            remedy="see that this file and its folder can be read and written, and that the disk is not full",
         ) from None
     schema.require_tables(database)
 
@@ -307,6 +328,7 @@ def _create(store: Store, database: Path) -> None:
             event.remove(Engine, "connect", skip_the_disk)
     with closing(sqlite3.connect(partial)) as connection, connection:
         location.record_root(connection, database.parent)
+    make_private(partial)
     with partial.open("rb+") as file:
         os.fsync(file)
     os.replace(partial, database)

@@ -1,15 +1,16 @@
-"""Holding the registry, the artifact store and the workspace's `dvc.lock` against each other, by digest.
+"""The registry, the artifact store, the workspace's outputs, `dvc.lock` and DVC's cache compared by digest.
 
 Nothing is loaded: a model file that somebody altered is found before anyone runs it.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.files import file_digest, read_json
+from pipeline.tracking import cache
 from pipeline.tracking.logged_models import MODEL_FILE, MODEL_TAG
 from pipeline.tracking.outputs import EVALUATION, MODEL, REGISTRATION, TRAINING, Outputs, dvc_digest
 from pipeline.tracking.queries import all_aliases, all_runs, all_versions
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
+
+
+NOT_LOCKED = "it is not the one in dvc.lock"
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,24 @@ class Verification:
     """What was compared, and what came of it."""
 
     versions: int
+    objects: int  # of DVC's cache
     findings: tuple[Finding, ...]
 
 
-def verify(workspace: Path) -> Verification:
-    """Compare every version of every registered model, and the model that stands in a workspace.
+def verify(
+    workspace: Path, *, fast: bool = False, track: Callable[[Sequence[Path]], Iterable[Path]] = iter
+) -> Verification:
+    """Compare every version of every registered model, the outputs in a workspace, and DVC's cache.
 
-    Every model file and evaluation in the artifact store is read once.
+    Every file is read once.
+
+    Args:
+        fast: leave out the data, and the cache.
+        track: is handed the files of the cache and shows how far their comparison is.
 
     Raises:
         TrackingError: the store cannot be used.
-        WorkspaceError: `dvc.lock` is damaged.
+        WorkspaceError: `dvc.lock` or DVC's settings cannot be read.
     """
     store, outputs = locate(workspace), Outputs(workspace)
     client = open_store(store)
@@ -74,7 +85,11 @@ def verify(workspace: Path) -> Verification:
             if (name, number) not in known
         ]
         findings += _check_workspace(client, store, outputs, versions)
-    return Verification(len(versions), tuple(findings))
+    objects = [] if fast else cache.find_objects(workspace)
+    if not fast:
+        findings += _check_data(outputs)
+        findings += _check_cache(track(objects), outputs)
+    return Verification(len(versions), len(objects), tuple(findings))
 
 
 def _check_version(
@@ -206,7 +221,7 @@ def _check_workspace(
             here = outputs.root / path
             found = dvc_digest(here) if here.exists() else "it is not here"
             if found != locked_paths[path]:
-                yield Finding(path, "it is not the one in dvc.lock", locked_paths[path], found, f"dvc checkout {stage}")
+                yield Finding(path, NOT_LOCKED, locked_paths[path], found, f"dvc checkout {stage}")
     if not outputs.are_of("train", MODEL):
         return
     digest = file_digest(outputs.model)
@@ -222,6 +237,30 @@ def _check_workspace(
         yield Finding(
             MODEL, f"{registration['name']} has no version of it", f"{MODEL_TAG} {digest}", "none", "pipeline sync"
         )
+
+
+def _check_data(outputs: Outputs) -> Iterator[Finding]:
+    """The outputs of all stages that are here, but for those that `_check_workspace` compares."""
+    others = (MODEL, TRAINING, EVALUATION, REGISTRATION)
+    for path, locked in outputs.locked_outputs().items():
+        here = outputs.root / path
+        if path not in others and here.exists() and (found := dvc_digest(here)) != locked:
+            yield Finding(path, NOT_LOCKED, locked, found, f"rm -rf {path}; dvc checkout {path}")
+
+
+def _check_cache(objects: Iterable[Path], outputs: Outputs) -> Iterator[Finding]:
+    named = {digest: path for path, digest in outputs.locked_outputs().items()}
+    for path in objects:
+        name = f"{path.parent.name}{path.name}"
+        if cache.is_damaged(path):
+            use = f", of {named[name]}" if name in named else ""
+            yield Finding(
+                str(path),
+                f"this object of DVC's cache is damaged{use}: DVC would restore it all the same",
+                expected=f"MD5 {name.removesuffix('.dir')}",
+                found=file_digest(path, "md5"),
+                remedy=f"rm -f {path}; then dvc pull, or pipeline run, which makes it again",
+            )
 
 
 def _download_digest(uri: str) -> tuple[str, str]:

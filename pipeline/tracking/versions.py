@@ -32,6 +32,21 @@ class Version:
     run: str | None  # id of the run that made it
 
 
+def find_deleted_run(client: "MlflowClient", name: str, number: str) -> str | None:
+    """The id of the run that made a version, if that run was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    run = None
+    try:
+        run = client.get_model_version(name, number).run_id
+        deleted = bool(run) and client.get_run(run).info.lifecycle_stage == "deleted"
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        deleted = True
+    return run if deleted else None
+
+
 def list_versions(client: "MlflowClient", name: str, standing: Standing) -> list[Version]:
     """Every version of a registered model, the newest first; a search for versions does not fill in their aliases."""
     aliases: dict[str, list[str]] = {}

@@ -1,7 +1,9 @@
 """`dvc repro` through all six stages on the `tiny` dataset: which stages run, and what they leave."""
 
 import json
+import shutil
 import sqlite3
+from pathlib import Path
 
 import pytest
 import yaml
@@ -26,6 +28,11 @@ def lock_of(project: Project) -> dict[str, dict[str, str]]:
     """The digests of every stage's outputs, as `dvc.lock` has them."""
     lock = yaml.safe_load((project.path / "dvc.lock").read_text())
     return {stage: {out["path"]: out["md5"] for out in entry["outs"]} for stage, entry in lock["stages"].items()}
+
+
+def stored(project: Project, digest: str) -> Path:
+    """Where DVC's cache has it."""
+    return project.path / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
 
 
 def runs_of(project: Project) -> list[tuple[str, str]]:
@@ -190,3 +197,22 @@ def test_metrics_plots_and_the_graph_have_something_to_show(trained: Project) ->
     assert list((trained.path / "plots/static").rglob("*.png"))
     graph = trained.run("dvc", "dag", "--mermaid").stdout
     assert all(stage in graph for stage in STAGES)
+
+
+def test_a_stage_does_not_read_what_a_damaged_cache_restored(trained: Project) -> None:
+    """DVC trusts a read-only file of its cache, and then the file that it restored from it."""
+    digest = lock_of(trained)["split"]["reports/split.json"]
+    data = trained.path / "data/dataset"
+    listing = json.loads(stored(trained, lock_of(trained)["ingest"]["data/dataset"]).read_text())
+    table = next(entry for entry in listing if entry["relpath"] == "test.parquet")
+    damaged = stored(trained, table["md5"])
+    damaged.chmod(0o644)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    damaged.chmod(0o444)
+    shutil.rmtree(data)
+    trained.run("dvc", "checkout", "ingest")
+    refused = trained.repro("--single-item", "--force", "split", check=False)
+    assert refused.returncode
+    assert "split failed: data/dataset is damaged" in refused.stdout
+    assert str(damaged) in refused.stdout
+    assert lock_of(trained)["split"]["reports/split.json"] == digest

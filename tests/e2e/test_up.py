@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import time
 import urllib.error
@@ -244,6 +245,9 @@ def test_moved_and_protected_it_is_found_and_a_kill_leaves_nothing(trained: Proj
         ]
         assert not [secret for secret in SECRETS.values() for text in told if secret in text]
 
+        data, prefect = tmp_path / "data", trained.home / "prefect/prefect.db"
+        private = (running.file, data / "mlflow.db", data / "mlflow-users.db", prefect)
+        assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
         running.process.kill()
         wait_until_idle(trained, seconds=30)
         assert running.file.exists()

@@ -1,8 +1,12 @@
 """The embedded stores in one archive and back: while in use, into another folder, cut off, altered."""
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 import sqlite3
+import stat
 import tarfile
 import threading
 from collections.abc import Callable
@@ -12,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import TrackingError, WorkspaceError
-from pipeline.files import write_json
-from pipeline.flows.backup import back_up, restore
+from pipeline.files import file_digest, read_json, write_json
+from pipeline.flows.backup import back_up, copy_database, find_damage, restore
+from pipeline.stack import move_data
 from pipeline.tracking import history
 from pipeline.tracking.store import RESTORING, locate, open_store
 from pipeline.tracking.verify import verify
@@ -156,6 +161,117 @@ def test_an_altered_archive_changes_nothing(recorded: Workspace, tmp_path: Path)
         restore(recorded.root, tmp_path / "cut.tar.gz", replace=True, with_prefect=True)
     assert (recorded.root / "mlflow.db").stat() == before
     assert not (recorded.root / ".pipeline/restore.partial").exists()
+
+
+@pytest.mark.parametrize("content", [b"this is no database" * 100, b""], ids=["text", "empty"])
+def test_a_file_that_is_no_database_is_not_restored(recorded: Workspace, tmp_path: Path, content: bytes) -> None:
+    def replace(folder: Path) -> None:
+        (folder / "mlflow.db").write_bytes(content)
+        manifest = read_json(folder / "manifest.json")
+        manifest["files"]["mlflow.db"] = file_digest(folder / "mlflow.db")
+        write_json(folder / "manifest.json", manifest)
+
+    refuse(recorded, alter(back_up(recorded.root, tmp_path / "a.tar.gz").path, replace, tmp_path / "b.tar.gz"))
+
+
+@pytest.mark.parametrize("link", ["symlink", "hard link"])
+def test_an_archive_with_a_link_is_refused(recorded: Workspace, tmp_path: Path, link: str) -> None:
+    def add(folder: Path) -> None:
+        if link == "symlink":
+            (folder / "mlruns/link").symlink_to("nowhere")
+        else:
+            os.link(folder / "mlflow.db", folder / "mlruns/link")
+
+    refuse(recorded, alter(back_up(recorded.root, tmp_path / "a.tar.gz").path, add, tmp_path / "b.tar.gz"))
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["", "[]", "3", "{", "{}", '{"format": 1}', '{"format": 1, "made": "now", "files": ["mlflow.db"]}',
+     '{"format": 1, "made": null, "files": {}}', '{"format": 1, "made": "now", "files": {"../../a": "0"}}',
+     pytest.param(100_000 * "[", id="deep")],
+)  # fmt: skip
+def test_a_malformed_manifest_is_refused(recorded: Workspace, tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "unpacked").mkdir()
+    (tmp_path / "unpacked/manifest.json").write_text(manifest)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as content:
+        content.add(tmp_path / "unpacked", ".")
+    refuse(recorded, tmp_path / "a.tar.gz")
+
+
+def test_a_damaged_compression_is_refused(recorded: Workspace, tmp_path: Path) -> None:
+    made = back_up(recorded.root, tmp_path / "a.tar.gz").path
+    content = bytearray(made.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
+    made.write_bytes(content)
+    refuse(recorded, made)
+
+
+def refuse(workspace: Workspace, archive: Path) -> None:
+    """See that an archive is refused in words, and that nothing has changed."""
+    before = (workspace.root / "mlflow.db").stat()
+    with pytest.raises(WorkspaceError, match="cannot be restored from"):
+        restore(workspace.root, archive, replace=True, with_prefect=True)
+    assert (workspace.root / "mlflow.db").stat() == before
+    assert not list((workspace.root / ".pipeline").glob("re*"))
+
+
+def test_what_a_killed_backup_left_is_removed_by_the_next(recorded: Workspace, tmp_path: Path) -> None:
+    def be_killed() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pipeline.flows.backup._Writer.add_manifest", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            back_up(recorded.root, tmp_path / "kept")
+
+    killed = multiprocessing.get_context("fork").Process(target=be_killed)
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert [path.suffix for path in (tmp_path / "kept").iterdir()] == [".partial"]
+    scratch = recorded.root / ".pipeline/backup.partial"
+    assert (scratch / "mlflow.db").exists()
+    made = back_up(recorded.root, tmp_path / "kept" / "another.tar.gz")
+    assert list((tmp_path / "kept").iterdir()) == [made.path]
+    assert not scratch.exists()
+
+
+def test_a_damaged_store_is_replaced_by_a_backup(recorded: Workspace, tmp_path: Path) -> None:
+    made = back_up(recorded.root, tmp_path / "a.tar.gz").path
+    database = recorded.root / "mlflow.db"
+    database.write_bytes(b"this is no database" * 100)
+    with pytest.raises(TrackingError, match="pipeline restore"):
+        open_store(locate())
+    with pytest.raises(WorkspaceError, match="is damaged"):
+        back_up(recorded.root, tmp_path / "b.tar.gz")
+    restored = restore(recorded.root, made, replace=True, with_prefect=False)
+    assert (restored.aside[0] / "mlflow.db").read_bytes().startswith(b"this is no database")
+    assert find_damage(database) == ""
+
+
+def test_only_the_owner_can_read_databases_backups_and_state(recorded: Workspace, tmp_path: Path) -> None:
+    """Also those that are there already, and whatever the umask."""
+    root, former = recorded.root, os.umask(0o022)
+    try:
+        (root / "mlflow.db").chmod(0o644)
+        (root / ".pipeline").chmod(0o755)
+        open_store(locate())
+        made = back_up(root, tmp_path / "a.tar.gz").path
+        assert modes(root / "mlflow.db", made, root / ".pipeline") == [0o600, 0o600, 0o700]
+        restore(root, made, replace=True, with_prefect=True)
+        prefect = tmp_path / "prefect/prefect.db"
+        files = [root / "mlflow.db", prefect, *(path for path in (root / "mlruns").rglob("*") if path.is_file())]
+        assert set(modes(*files)) == {0o600}
+        (root / "mlflow.db").unlink()
+        open_store(locate())
+        move_data(root, tmp_path / "data")
+        assert modes(root / "mlflow.db", root / ".pipeline/settings.json") == [0o600, 0o600]
+        copy_database(prefect, tmp_path / "copy.db")
+        assert modes(tmp_path / "copy.db") == [0o600]
+    finally:
+        os.umask(former)
+
+
+def modes(*paths: Path) -> list[int]:
+    return [stat.S_IMODE(path.stat().st_mode) for path in paths]
 
 
 def test_a_restore_that_was_cut_off_is_completed_first(recorded: Workspace, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -244,3 +245,7 @@ def test_without_a_server_a_temporary_one_serves_the_run(stand_ins: Project) -> 
         logged = {message for (message,) in database.execute("SELECT message FROM log")}
     assert tasks == {"ingest": "Completed", **dict.fromkeys(STAGES[1:], "Unchanged")}
     assert "this is ingest" in logged
+    private = {stand_ins.home / "prefect/prefect.db": 0o600, stand_ins.path / ".pipeline/prefect-server.log": 0o600}
+    for path, mode in {**private, stand_ins.home / "prefect": 0o700, stand_ins.path / ".pipeline": 0o700}.items():
+        assert stat.S_IMODE(path.stat().st_mode) == mode, path
+    assert stat.S_IMODE((stand_ins.path / "out/ingest.txt").stat().st_mode) & 0o044  # what a team shares stays so

@@ -53,7 +53,10 @@ def test_only_what_nothing_refers_to_goes(crowded: Project) -> None:
     checkpoint = crowded.path / ".pipeline/checkpoints/0123.npz"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
+    of_a_killed_backup = crowded.path / ".pipeline/backup.partial"
+    of_a_killed_backup.mkdir()
     crowded.run("pipeline", "gc", "--yes")
+    assert not of_a_killed_backup.exists()
     assert cached(crowded) < before
     assert checkpoint.exists()  # of today: its training may go on
     assert "up to date" in crowded.run("dvc", "status").stdout

@@ -8,7 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli.__main__ import app
+from pipeline.console import SafeConsole
 from pipeline.errors import TrackingError
+from pipeline.flows.summary import describe_refused_batches, describe_standing
 from tests.conftest import REPOSITORY
 from tests.integration.movers import NAME, make_versions
 from tests.integration.recorded import Workspace, empty_store, workspace
@@ -46,6 +48,22 @@ def test_versions_are_shown_with_their_figures_and_origin(registry: Workspace) -
     assert line.split()[:2] == ["2", "champion"]
     for shown in ("93.12%", "01234567", "fedcba9876*"):
         assert shown in line
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_versions_are_readable_however_narrow_the_terminal(
+    registry: Workspace, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    registry.client.create_model_version(NAME, "models/evil", tags={"decision": "\x1b[31mred"})
+    run("promote", "2", "--reason", "good")
+    monkeypatch.setattr("pipeline.cli.registry.console", SafeConsole(width=width))
+    lines = run("versions").splitlines()
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for shown in ("champion", "93.12% (92.60% to 93.60%)", "?[31mred"):  # on one line each
+        assert shown in text
+    assert "\x1b" not in text
+    assert ("fedcba9876*" in text) == (width != 80)
 
 
 def test_history_tells_promotion_and_rollback(registry: Workspace) -> None:
@@ -107,3 +125,26 @@ def test_many_versions_are_read_in_few_queries(workspace: Workspace) -> None:
 
 def _all_but_the_catalogue(_directory: str, names: list[str]) -> list[str]:
     return [name for name in names if name != "catalog.yaml"]
+
+
+def test_status_names_a_champion_whose_run_was_deleted(workspace: Workspace) -> None:
+    client = workspace.client
+    run_id = client.create_run("0").info.run_id
+    client.create_registered_model("fashion-mnist")
+    client.create_model_version("fashion-mnist", "models/1", run_id=run_id)
+    client.set_registered_model_alias("fashion-mnist", "champion", "1")
+    assert "incomplete" not in dict(describe_standing(workspace.root))
+    client.delete_run(run_id)
+    told = dict(describe_standing(workspace.root))
+    assert told["registry"] == "champion is version 1"
+    assert told["incomplete"].startswith("the run of the champion was deleted")
+    assert run_id in told["incomplete"]
+
+
+def test_status_names_a_batch_that_stops_a_run(workspace: Workspace) -> None:
+    assert list(describe_refused_batches()) == []
+    (workspace.root / "data/incoming/new.npz").mkdir(parents=True)
+    ((name, told),) = describe_refused_batches()
+    assert name == "stops a run"
+    assert "new.npz has no pointer" in told
+    assert "pipeline add-data data/incoming/new.npz" in told

@@ -380,7 +380,9 @@ def test_a_server_that_does_not_answer_is_an_error_and_no_other_store_is_used(
 
 def test_a_damaged_store_is_named_at_once(workspace: Workspace) -> None:
     (workspace.root / "mlflow.db").write_bytes(b"this is no database" * 100)
-    with pytest.raises(TrackingError, match=r"mlflow\.db cannot be read[\s\S]*mv .*mlflow\.db"):
+    with pytest.raises(
+        TrackingError, match=r"mlflow\.db is damaged[\s\S]*pipeline restore [\s\S]*are lost[\s\S]*mv .*mlflow\.db"
+    ):
         open_store(locate())
 
 

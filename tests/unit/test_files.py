@@ -1,8 +1,14 @@
 """Atomic writes and digests."""
 
+import errno
+import fcntl
 import hashlib
+import multiprocessing
+import os
 import re
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pytest
 from dvc.utils.serialize import loads_yaml
@@ -44,6 +50,42 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> Non
         written.write_text("whole")
     assert target.read_text() == "whole"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Each begins while others create their temporary files, which it must not take for those of killed writers."""
+    target = tmp_path / "file.json"
+    with multiprocessing.get_context("fork").Pool(8) as writers:
+        for _ in range(50):
+            writers.map(partial(write_json, target), range(8), chunksize=1)  # raises what they raise
+            assert read_json(target) in range(8)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_writer_whose_file_is_removed_before_it_is_locked_makes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same in a fixed order: another writer removes the file between its creation and its lock."""
+    lock, target = fcntl.flock, tmp_path / "file"
+
+    def write_first(file: IO[bytes], operation: int) -> None:
+        monkeypatch.undo()
+        write_json(target, {"a": "other"})
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", write_first)
+    with atomic_file(target) as written:
+        assert written.exists()
+        written.write_text("{}")
+    assert read_json(target) == {}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_error_without_a_file_name_gets_the_targets(tmp_path: Path) -> None:
+    """As `write` raises it on a full disk."""
+    with pytest.raises(OSError, match="No space left") as caught, atomic_file(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "file")
 
 
 def test_a_failed_directory_leaves_the_former_one(tmp_path: Path) -> None:

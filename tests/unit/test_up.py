@@ -81,6 +81,18 @@ def test_each_secret_is_needed_for_other_machines(monkeypatch: pytest.MonkeyPatc
     assert not [value for value in SECRETS.values() if value in str(refused.value)]
 
 
+@pytest.mark.parametrize("weak", SECRETS)
+def test_a_weak_secret_is_refused_for_other_machines(monkeypatch: pytest.MonkeyPatch, weak: str) -> None:
+    short = "11letters.."
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(weak, f"administrator:{short}" if weak == "PREFECT_SERVER_API_AUTH_STRING" else short)
+    with pytest.raises(FlowError, match="12 characters or more") as refused:
+        require_protection(plan(Listening("0.0.0.0")))
+    assert refused.value.found == f"{weak}: 11"
+    assert short not in str(refused.value)
+
+
 def test_only_the_secrets_of_what_is_served_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:third-secret")
     require_protection(plan(Listening("0.0.0.0"), "prefect"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.errors import WorkspaceError
 from pipeline.workspace import find_workspace, is_held, lock, main_repository
+from tests.conftest import REPOSITORY
 
 
 def git(directory: Path, *arguments: str) -> None:
@@ -92,3 +94,10 @@ def test_a_lock_has_one_holder_and_ends_with_its_process(tmp_path: Path) -> None
     with lock("stage train", wait=5, remedy="wait for it", root=tmp_path):
         content = json.loads((tmp_path / ".pipeline/locks/stage-train.json").read_text())
         assert content["pid"] != holder.pid
+
+
+def test_git_ignores_an_environment_that_is_a_link(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / ".gitignore", tmp_path)
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / ".venv").symlink_to(tmp_path)
+    git(tmp_path, "check-ignore", ".venv")  # which fails if it is not ignored
