@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_SEPARATORS = re.compile(r"[\s/\\:_-]+")  # what a folder name cannot hold, and what people write instead
+_SEPARATORS = r"[\s/\\:_-]+"  # what a folder name cannot hold, and what people write instead
 
 
 def find_class(written: str, *languages: Sequence[str]) -> set[int]:
@@ -36,5 +36,6 @@ def _compose(name: str) -> str:
 
 
 def simplify(name: str) -> str:
-    """A name without its case and separators: names that differ in these only are alike."""
-    return _SEPARATORS.sub("", _compose(name).casefold())
+    """A name without its case and separators: names that differ in these only are alike. `1-5` is not `15`."""
+    joined = re.sub(rf"(?<!\d){_SEPARATORS}|{_SEPARATORS}(?!\d)", "", _compose(name).casefold())
+    return re.sub(_SEPARATORS, " ", joined)

@@ -151,7 +151,11 @@ def write_registration(outputs: Outputs) -> None:
 
 def registered_name(outputs: Outputs) -> str:
     """The dataset's name; `DATASET-is-CLASSES` for the question whether an image shows one of these classes."""
-    dataset, answers = table.read_dataset(outputs.split("test")), _answers(outputs)
+    return name_model(table.read_dataset(outputs.split("test")), _answers(outputs))
+
+
+def name_model(dataset: table.Dataset, answers: tuple[str, ...]) -> str:
+    """The registered name of the models that give these answers: the same for no other question."""
     if answers == dataset.classes:
         return dataset.name
     slugs = {_slug(name) for name in dataset.classes}
