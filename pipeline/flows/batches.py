@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,7 +94,7 @@ def _file_name(source: Path, name: str) -> str:
 @contextmanager
 def _copied(source: Path, target: Path) -> Iterator[Path]:
     """A copy of a batch beside its place, with its name; removed afterwards, unless it was moved there."""
-    scratch = target.with_name(f".{target.name}.partial")
+    scratch, is_first = target.with_name(f".{target.name}.partial"), not target.parent.exists()
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
@@ -105,6 +105,9 @@ def _copied(source: Path, target: Path) -> Iterator[Path]:
         yield scratch / target.name
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        if is_first:
+            with suppress(OSError):  # it is not empty: the batch is there
+                target.parent.rmdir()
 
 
 def _inspect(path: Path, source: Path, dataset: Dataset, known: "Known | None", thresholds: ValidateParams) -> Features:

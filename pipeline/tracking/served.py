@@ -66,11 +66,14 @@ def fetch(workspace: Path, which: str) -> Iterator[Served]:
         classes = tuple(json.loads(model.params["classes"]))
         aliases = tuple(sorted(alias for alias, at in find_aliases(client, name).items() if at == number))
         names = _korean_names(client, version, classes)
-        yield Served(name, number, aliases, file, classes, names, _find_ground(workspace, version, model))
+        yield Served(name, number, aliases, file, classes, names, find_ground(workspace, version, model))
 
 
-def _find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") -> int | None:
-    """As it was recorded with the model. For an older one, as the workspace has it, if it has the same split."""
+def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") -> int | None:
+    """The grey value of the ground of a version's training images, as recorded with its model.
+
+    For a version without the record it is measured, if the workspace has the images that the version was trained on.
+    """
     if GROUND_TAG in model.tags:
         return int(model.tags[GROUND_TAG])
     split = Outputs(workspace).split("train")
