@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MOST_FILE_BYTES = 2**26  # of a picture's file
-MOST_PIXELS = 40_000_000  # of a picture: up to 160 MB when decoded
+MOST_PIXELS = 50_000_000  # of a picture: up to 200 MB when decoded
 NPZ = "an .npz file that NumPy wrote"
 _IMAGE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I")
 _MOST_HEADER_BYTES = 2**16  # of an array in an .npz file; NumPy's own limit is lower
@@ -156,7 +156,7 @@ def _open_array(path: Path, archive: zipfile.ZipFile, name: str, stack: ExitStac
     info = archive.getinfo(name)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed by method {info.compress_type}")
-    with archive.open(info) as file:
+    with archive.open(name) as file:
         head = io.BytesIO(file.read(_MOST_HEADER_BYTES))
     version = np.lib.format.read_magic(head)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -164,6 +164,6 @@ def _open_array(path: Path, archive: zipfile.ZipFile, name: str, stack: ExitStac
     has_length = min(shape, default=0) >= 0 and head.tell() + math.prod(shape) * dtype.itemsize == info.file_size
     if not has_length and not dtype.hasobject:  # objects have no fixed length, and are never read
         raise ValueError(f"{name} is not as long as its header says")
-    file = stack.enter_context(archive.open(info))
+    file = stack.enter_context(archive.open(name))
     file.read(head.tell())
     return StoredArray(path, shape, dtype, fortran, file)

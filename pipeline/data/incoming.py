@@ -31,6 +31,8 @@ FORMATS = (
     "or an .npz file with images and labels"
 )
 
+REGULAR = "regular files only; links are not followed (DVC makes them if its cache.type is symlink)"
+
 Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width], labels uint8 [n]
 
 
@@ -69,7 +71,7 @@ def read_files(path: Path) -> dict[str, tuple[int, int]]:
     for file, status in _walk(path):
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
             kind = "a link" if stat.S_ISLNK(status.st_mode) else "a device, a pipe or a socket"
-            raise DataError(f"{file} is {kind}", expected="regular files only, no links")
+            raise DataError(f"{file} is {kind}", expected=REGULAR)
         if stat.S_ISREG(status.st_mode) and not _is_hidden(file.relative_to(path)):
             files[str(file)] = (status.st_size, status.st_mtime_ns)
     return files
@@ -127,11 +129,11 @@ def _open_regular(name: str, flags: int) -> int:
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise DataError(f"{name} is a link", expected="regular files only, no links") from None
+            raise DataError(f"{name} is a link", expected=REGULAR) from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise DataError(f"{name} is no file", expected="regular files only, no links")
+        raise DataError(f"{name} is no file", expected=REGULAR)
     return descriptor
 
 
