@@ -112,7 +112,7 @@ def _copied(source: Path, target: Path) -> Iterator[Path]:
 
 def _inspect(path: Path, source: Path, dataset: Dataset, known: "Known | None", thresholds: ValidateParams) -> Features:
     """Check a batch, or the copy that was made of it. A refusal names its files below the batch."""
-    from pipeline.data.inspection import inspect_batch, read_known  # Great Expectations takes seconds to import
+    from pipeline.data.inspection import inspect_batch, read_known
 
     try:
         return inspect_batch(path, path.name, dataset, known or read_known(TABLES, dataset), thresholds)

@@ -157,6 +157,7 @@ def test_a_bad_batch_is_quarantined_until_it_changes(again: Retrain, stand_ins: 
     assert "data/incoming/bad.npz.dvc" not in files_of(stand_ins, first.branch)
     assert first.report
     assert "quarantined**: bad.npz" in first.report.read_text()
+    assert "unreadable**: linked: linked/Bag/.again is a link" in first.report.read_text()
     assert "bad.npz" in stand_ins.run("python", "-m", "pipeline.cli", "status").stdout
 
     second = again()  # the same bytes are not looked at again
