@@ -19,14 +19,15 @@ def predict(
     model: Annotated[
         str, typer.Option(metavar="VERSION|ALIAS", help="Whom to ask; NAME/VERSION for another registered model.")
     ] = "champion",
-    invert: Annotated[bool, typer.Option("--invert", help="The pictures show something dark on bright.")] = False,
+    invert: Annotated[bool, typer.Option("--invert", help="Let dark and bright change places first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the probability of every class.")] = False,
 ) -> None:
     """Say what is on an image: the names, in English and Korean, and the probabilities, by the champion.
 
-    A model knows small grey images, bright on black. So a picture is turned upright (as its camera says) and grey, its
-    transparency is ignored, and if it has another size it is scaled down, its proportions kept, with black around it.
-    With --invert dark and bright change places first: for pictures on paper or before a white wall.
+    A model knows small grey images on the ground of its training images: black for the datasets that come with this
+    project. A picture is turned upright (as its camera says) and grey, its transparency is ignored, and if it has
+    another size it is scaled, its proportions kept, with that ground around it. With --invert dark and bright change
+    places first: for pictures on paper where the model knows black. A note says when a picture looks like that.
     `.npz` (with `images`) and idx files must hold uint8 arrays of the model's own size.
 
     The model file is compared with its registered digest before it is loaded.
@@ -53,7 +54,7 @@ def predict(
         pictures = [
             (str(path) + picture.name.removeprefix(str(place)), picture)
             for path, place in paths
-            for picture in read_pictures(place, network.input_shape[1:], invert=invert)
+            for picture in read_pictures(place, network.input_shape[1:], invert=invert, ground=served.ground)
         ]
         answers = class_probabilities(ask(network, np.stack([picture.pixels for _, picture in pictures])))
     found: list[dict[str, Any]] = []

@@ -133,7 +133,8 @@ def add_data(
 ) -> None:
     """Add labelled images to the training data, as a batch in `data/incoming/`.
 
-    They are checked first; a bad batch is refused and leaves nothing behind.
+    They are checked first; a bad batch is refused and leaves nothing behind. A batch is regular files: links in it are
+    refused, and hidden files are left out. PATH itself may be a link.
 
     Examples:
 
@@ -155,6 +156,8 @@ def add_data(
     for class_name, images in batch.counts.items():
         counts.add_row(class_name, f"{images:,}")
     console.print(counts)
+    if batch.left_out:
+        console.print(Text(f"left out, because hidden: {', '.join(batch.left_out)}"))
     console.print(f"batch {batch.path.name}: {sum(batch.counts.values()):,} images in {batch.path}")
     commit = ["git", "commit", "-m", f"Add batch {batch.path.name}", *map(str, batch.changed)]
     if lacks_author(Path()):

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from pipeline.classes import find_repeated
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError, ParamsError, mend_committed
 from pipeline.files import parse_yaml
@@ -72,6 +73,12 @@ class Entry:
         expected = [] if self.generated else sizes
         if [file.bytes for file in self.files] != expected:
             raise ValueError(f"files: the counts and the shape make files of {expected} bytes, in this order")
+        return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if repeated := find_repeated([name.en for name in self.classes], [name.ko for name in self.classes]):
+            raise ValueError(f"classes: {repeated!r} names more than one class")
         return self
 
     @property

@@ -5,8 +5,8 @@ dimension, then the values, the last dimension fastest. `TT` is 08, unsigned byt
 """
 
 import gzip
+import math
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,31 +14,32 @@ from typing import IO, cast
 
 import numpy as np
 
+from pipeline.data.decoders import decoding
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError
 
 CHUNK_ROWS = 8192
 GZIP_MAGIC = b"\x1f\x8b"
 _UNSIGNED_BYTE = 0x08
-_DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 @contextmanager
 def open_binary(path: Path) -> Iterator[IO[bytes]]:
-    """A file's content to read, decompressed where it is gzip, whatever its name says.
-
-    Raises:
-        DataError: in the block, at the first damaged byte of a gzip file.
-    """
+    """A file's content, for `read`: decompressed where it is gzip, whatever its name says."""
     with path.open("rb") as file:
         compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-    try:
-        with gzip.open(path) if compressed else path.open("rb") as content:
-            yield cast(IO[bytes], content)
-    except _DAMAGED_GZIP as error:
-        raise DataError(
-            f"{path} is a damaged gzip file", expected="a complete one", found=str(error), remedy=f"fetch {path} again"
-        ) from None
+    with gzip.open(path) if compressed else path.open("rb") as content:
+        yield cast(IO[bytes], content)
+
+
+def read(content: IO[bytes], size: int, path: Path) -> bytes:
+    """The next bytes of a content, at most `size`; `path` is where they are, for the message.
+
+    Raises:
+        DataError: they are in a damaged gzip file.
+    """
+    with decoding(path, "a complete one", problem="is a damaged gzip file", remedy=f"fetch {path} again"):
+        return content.read(size)
 
 
 def stream(path: Path, dimensions: int, rows: int = CHUNK_ROWS) -> Iterator[np.ndarray]:
@@ -52,14 +53,14 @@ def stream(path: Path, dimensions: int, rows: int = CHUNK_ROWS) -> Iterator[np.n
     """
     with open_binary(path) as content:
         shape = _read_header(content, path, dimensions)
-        row_bytes = int(np.prod(shape[1:]))
+        row_bytes = math.prod(shape[1:])
         for start in range(0, max(shape[0], 1), rows):
             count = min(rows, shape[0] - start)
-            values = content.read(count * row_bytes)
+            values = read(content, count * row_bytes, path)
             if len(values) < count * row_bytes:
                 raise _wrong_length(path, shape, f"{start * row_bytes + len(values)} bytes of values")
             yield np.frombuffer(values, np.uint8).reshape(count, *shape[1:])
-        if content.read(1):
+        if read(content, 1, path):
             raise _wrong_length(path, shape, "more than that")
 
 
@@ -103,7 +104,7 @@ def write(path: Path, values: np.ndarray) -> None:
 
 
 def _read_header(content: IO[bytes], path: Path, dimensions: int) -> tuple[int, ...]:
-    header = content.read(4 + 4 * dimensions)
+    header = read(content, 4 + 4 * dimensions, path)
     expected = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
     if header[:4] != expected:
         raise DataError(
@@ -119,6 +120,6 @@ def _read_header(content: IO[bytes], path: Path, dimensions: int) -> tuple[int, 
 def _wrong_length(path: Path, shape: tuple[int, ...], found: str) -> DataError:
     return DataError(
         f"{path} is not as long as its header says",
-        expected=f"{int(np.prod(shape))} bytes of values, for {' x '.join(map(str, shape))}",
+        expected=f"{math.prod(shape)} bytes of values, for {' x '.join(map(str, shape))}",
         found=found,
     )

@@ -1,39 +1,37 @@
 """`data/incoming/`: labelled batches that a team adds to the training images over time.
 
 A batch is a directory of idx pairs, a directory with one folder of PNG or JPEG files per class, or an `.npz` file with
-`images` and `labels`. Its content is DVC's: the pointer `NAME.dvc` beside it is what git holds.
+`images` and `labels`. It consists of regular files: links are refused, and hidden files are no part of it. Its content
+is DVC's: the pointer `NAME.dvc` beside it is what git holds.
 """
 
+import errno
 import filecmp
 import os
 import shlex
+import shutil
 import stat
-import unicodedata
-import zipfile
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.classes import find_class, simplify
 from pipeline.data import idx
+from pipeline.data.decoders import StoredArray, open_npz, read_grey
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 INCOMING = Path("data/incoming")
 POINTER = ".dvc"
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"  # what names in an idx pair end in
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-IMAGE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of eight bits or fewer a channel
 FORMATS = (
     "pairs of *images-idx3-ubyte[.gz] and *labels-idx1-ubyte[.gz], or one folder of PNG or JPEG files per class, "
     "or an .npz file with images and labels"
 )
+
+REGULAR = "regular files only; links are not followed (DVC makes them if its cache.type is symlink)"
 
 Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width], labels uint8 [n]
 
@@ -61,37 +59,111 @@ def find_batches(directory: Path) -> list[Path]:
 
 
 def read_files(path: Path) -> dict[str, tuple[int, int]]:
-    """The files at or below a path, by theirs: bytes, and time of the last change in ns.
+    """The files of a batch, by path: bytes, and time of the last change in ns. Hidden ones are no part of it.
+
+    No link is followed.
 
     Raises:
-        OSError: something there cannot be looked at, such as another's folder, or a link that leads nowhere.
+        DataError: the batch holds, hidden or not, something that is neither a file nor a folder, such as a link.
+        OSError: something there cannot be looked at, such as another's folder.
     """
+    files = {}
+    for file, status in _walk(path):
+        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
+            kind = "a link" if stat.S_ISLNK(status.st_mode) else "a device, a pipe or a socket"
+            raise DataError(f"{file} is {kind}", expected=REGULAR)
+        if stat.S_ISREG(status.st_mode) and not _is_hidden(file.relative_to(path)):
+            files[str(file)] = (status.st_size, status.st_mtime_ns)
+    return files
+
+
+def refuse_links(path: Path) -> None:
+    """Refuse a batch by name unless it consists of regular files.
+
+    Raises:
+        DataError: naming the link, pipe or device.
+        OSError: something there cannot be looked at.
+    """
+    try:
+        read_files(path)
+    except DataError as error:
+        raise refused(path, error) from None
+
+
+def read_linked_files(path: Path) -> dict[str, tuple[int, int]]:
+    """Like `read_files`, for a path that is no batch: also hidden files, and files that links lead to.
+
+    Raises:
+        OSError: something there cannot be looked at, such as a link that leads nowhere.
+    """
+    statuses = {str(file): file.stat() for file, _ in _walk(path)}
+    return {
+        file: (status.st_size, status.st_mtime_ns) for file, status in statuses.items() if stat.S_ISREG(status.st_mode)
+    }
+
+
+def find_hidden(path: Path) -> tuple[str, ...]:
+    """The hidden files and folders of a batch, which are no part of it, relative to it."""
+    below = (file.relative_to(path) for file, _ in _walk(path))
+    return tuple(sorted(str(file) for file in below if _is_hidden(file) and not _is_hidden(file.parent)))
+
+
+def copy_batch(source: Path, target: Path) -> None:
+    """Copy the files of a batch, and nothing that came in their place since they were listed but is no file.
+
+    Raises:
+        DataError: the batch does not consist of regular files.
+        OSError: a file cannot be read or written.
+    """
+    if stat.S_ISDIR(source.lstat().st_mode):
+        target.mkdir(parents=True)
+    for name in read_files(source):
+        copy = target / Path(name).relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with open(name, "rb", opener=_open_regular) as content, copy.open("wb") as out:
+            shutil.copyfileobj(content, out)
+
+
+def _open_regular(name: str, flags: int) -> int:
+    try:
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DataError(f"{name} is a link", expected=REGULAR) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError(f"{name} is no file", expected=REGULAR)
+    return descriptor
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """A path and all that is below it. Links are not followed, and what has just been taken away is left out."""
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise error
 
-    walk = os.walk(path, onerror=refuse, followlinks=True)
-    below = [Path(directory, name) for directory, _, names in walk for name in names]
-    files = {}
-    for file in (path, *below):
-        try:
-            status = file.stat()
-        except FileNotFoundError:
-            if file.is_symlink():
-                raise
-            continue  # it has just been taken away
-        if stat.S_ISREG(status.st_mode):
-            files[str(file)] = (status.st_size, status.st_mtime_ns)
-    return files
+    with suppress(FileNotFoundError):
+        yield path, path.lstat()
+    for directory, folders, names in os.walk(path, onerror=refuse):
+        for name in (*folders, *names):
+            with suppress(FileNotFoundError):
+                file = Path(directory, name)
+                status = file.lstat()
+                yield file, status
+
+
+def _is_hidden(relative: Path) -> bool:
+    return any(part.startswith(".") for part in relative.parts)
 
 
 def read_state(directory: Path) -> dict[str, tuple[int, int]]:
-    """The files of all batches and pointers."""
+    """The files of all batches and pointers. Those of a batch that holds a link are left out: reading it refuses it."""
     files: dict[str, tuple[int, int]] = {}
     for path in directory.glob("*"):
         if not path.name.startswith("."):
-            with suppress(FileNotFoundError):  # of a link that leads nowhere, reading the batch tells
+            with suppress(DataError):
                 files |= read_files(path)
     return files
 
@@ -182,6 +254,7 @@ def read_batch(path: Path, dataset: Dataset) -> Iterator[Pair]:
     try:
         if path.name == OFFICIAL:
             raise DataError(f"{OFFICIAL} marks the dataset's own images", expected="another name")
+        read_files(path)  # refuses links
         images_read = 0
         for images, labels in _reader(path, dataset):
             images_read += len(images)
@@ -194,7 +267,7 @@ def read_batch(path: Path, dataset: Dataset) -> Iterator[Pair]:
 
 def refused(path: Path, error: DataError) -> DataError:
     """The error that names the batch, for one that says what is wrong with it."""
-    in_place = path.resolve().parent == INCOMING.resolve()
+    in_place = path.parent.resolve() == INCOMING.resolve()
     word = shlex.quote(str(path))
     take_out = f", or take it out: dvc remove {word}{POINTER}; rm -r {word}" if in_place else ""
     return DataError(
@@ -241,104 +314,76 @@ def _partner(name: str) -> str:
 
 
 def _read_npz(path: Path, dataset: Dataset) -> Iterator[Pair]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            missing = {"images.npy", "labels.npy"} - set(archive.namelist())
-            if missing:
-                raise DataError(f"{path} lacks {', '.join(sorted(missing))}", expected="images and labels")
-            with archive.open("labels.npy") as file:
-                labels = np.lib.format.read_array(file, allow_pickle=False)
-            with archive.open("images.npy") as file:
-                yield from _zip_labels(file, labels, path, dataset)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise DataError(f"{path} is damaged", expected="an .npz file that NumPy wrote", found=str(error)) from None
+    with open_npz(path, "images", "labels") as (images, labels):
+        if images.dtype != np.uint8 or len(images.shape) != 3 or images.fortran:
+            raise _not_a_pair(path, images, labels)
+        if labels.dtype.kind not in "iu" or len(labels.shape) != 1:
+            raise _not_a_pair(path, images, labels)
+        count, *shape = images.shape
+        if labels.shape != (count,):
+            raise DataError(
+                f"the images and labels of {path} do not belong together",
+                expected="as many labels as images",
+                found=f"{count} images, {labels.shape[0]} labels",
+            )
+        dataset.require_shape(tuple(shape), path)
+        for start in range(0, count, idx.CHUNK_ROWS):
+            rows = min(idx.CHUNK_ROWS, count - start)
+            numbers = labels.read(rows)
+            dataset.require_labels(numbers, path, start)
+            yield images.read(rows), numbers.astype(np.uint8)
 
 
-def _zip_labels(file: IO[bytes], labels: np.ndarray, path: Path, dataset: Dataset) -> Iterator[Pair]:
-    """The array in `file`, a chunk at a time, with its labels: `numpy.load` would read all of it."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(file)
-    if dtype != np.uint8 or len(shape) != 3 or fortran or labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise DataError(
-            f"{path} does not hold images and labels",
-            expected="images uint8 [n, height, width] in C order, labels of an integer type [n]",
-            found=f"images {dtype} {list(shape)}{' in Fortran order' * fortran}, "
-            f"labels {labels.dtype} {list(labels.shape)}",
-        )
-    if shape[0] != len(labels):
-        raise DataError(
-            f"the images and labels of {path} do not belong together",
-            expected="as many labels as images",
-            found=f"{shape[0]} images, {len(labels)} labels",
-        )
-    dataset.require_shape(shape[1:], path)
-    dataset.require_labels(labels, path)
-    for start in range(0, len(labels), idx.CHUNK_ROWS):
-        part = labels[start : start + idx.CHUNK_ROWS]
-        pixels = file.read(len(part) * shape[1] * shape[2])
-        yield np.frombuffer(pixels, np.uint8).reshape(len(part), *shape[1:]), part.astype(np.uint8)
+def _not_a_pair(path: Path, images: StoredArray, labels: StoredArray) -> DataError:
+    return DataError(
+        f"{path} does not hold images and labels",
+        expected="images uint8 [n, height, width] in C order, labels of an integer type [n]",
+        found=f"images {images}, labels {labels}",
+    )
 
 
 def _read_folders(folders: list[Path], dataset: Dataset) -> Iterator[Pair]:
-    """One folder of pictures for each class, turned to grey; a transparent channel is ignored."""
+    """One folder of pictures for each class."""
     labelled = [
         (file, label)
-        for folder in folders
-        for label in [_label_of(folder, dataset)]
+        for folder, label in zip(folders, _labels_of(folders, dataset), strict=True)
         for file in sorted(folder.iterdir())
         if not file.name.startswith(".")
     ]
     for start in range(0, len(labelled), idx.CHUNK_ROWS):
         part = labelled[start : start + idx.CHUNK_ROWS]
-        images = np.stack([_read_picture(file, dataset) for file, _ in part])
+        images = np.stack([read_grey(file, dataset) for file, _ in part])
         yield images, np.array([label for _, label in part], np.uint8)
 
 
-def _label_of(folder: Path, dataset: Dataset) -> int:
-    labels = {str(label): label for label in range(len(dataset.classes))}
-    for names in (dataset.classes, dataset.classes_ko):
-        labels |= {_plain(name): label for label, name in enumerate(names)}
-    if _plain(folder.name) not in labels:
-        raise DataError(
-            f"{folder} is named after no class",
-            expected=f"the English or Korean name, or the number, of one of {', '.join(dataset.classes)}",
-        )
-    return labels[_plain(folder.name)]
-
-
-def _plain(name: str) -> str:
-    """A class name as a folder may spell it: `T-shirt/top` cannot be one, and macOS takes Korean syllables apart."""
-    return "".join(letter for letter in unicodedata.normalize("NFC", name).casefold() if letter.isalnum())
-
-
-def _read_picture(path: Path, dataset: Dataset) -> np.ndarray:
-    with open_picture(path) as picture:
-        dataset.require_shape(picture.size[::-1], path)
-        return np.asarray(picture.convert("L"))
-
-
-@contextmanager
-def open_picture(path: Path) -> Iterator["Image"]:
-    """A PNG or JPEG file, whose pixels are read in the block.
+def _labels_of(folders: list[Path], dataset: Dataset) -> list[int]:
+    """The class that each folder is named after.
 
     Raises:
-        DataError: it is no such file, is damaged, or has more than eight bits a channel.
+        DataError: a name is that of no class or of several, or two names differ in case and separators only.
     """
-    from PIL import Image
-
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise DataError(f"{path} is not a picture", expected=f"a name that ends in {', '.join(IMAGE_SUFFIXES)}")
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
-            if picture.mode not in IMAGE_MODES:
-                expected = f"one of {', '.join(IMAGE_MODES)}"
-                raise DataError(f"{path} has more than eight bits a channel", expected=expected, found=picture.mode)
-            yield picture
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path} is too large a picture", found=str(error), remedy="scale it down") from None
-    except (OSError, SyntaxError) as error:  # Pillow raises either for damaged files
-        raise DataError(f"{path} is damaged", expected="a PNG or JPEG file", found=str(error)) from None
+    found: dict[tuple[int, str], Path] = {}
+    for folder in folders:
+        labels = find_class(folder.name, dataset.classes, dataset.classes_ko)
+        if not labels:
+            raise DataError(
+                f"{folder} is named after no class",
+                expected=f"the English or Korean name, or the number, of one of {', '.join(dataset.classes)}",
+            )
+        if len(labels) > 1:
+            raise DataError(
+                f"{folder} may mean more than one class",
+                expected="the exact name of one class",
+                found=" or ".join(f"{label} {dataset.classes[label]}" for label in sorted(labels)),
+            )
+        key = (labels.pop(), simplify(folder.name))
+        if key in found:
+            raise DataError(
+                f"{found[key]} and {folder} are taken for the same class, {dataset.classes[key[0]]}",
+                expected="one folder, or names that tell them apart",
+            )
+        found[key] = folder
+    return [label for label, _ in found]
 
 
 def _names(directory: Path) -> tuple[set[str], set[str]]:
@@ -359,4 +404,4 @@ def _same_content(one: Path, other: Path) -> bool:
 def _files(directory: Path) -> list[Path]:
     """Files below a directory, relative to it, in a fixed order; dot-files left out."""
     found = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.parts))
+    return sorted(path for path in found if not _is_hidden(path))

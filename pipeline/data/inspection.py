@@ -5,12 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data import table
-from pipeline.data.expectations import build_batch_suite, tabulate_batch
 from pipeline.data.features import Features, by_source, measure, read_features
 from pipeline.data.incoming import read_batch, refused
 from pipeline.data.sources import LOCAL
 from pipeline.data.table import Dataset
-from pipeline.data.validation import describe, validate
 from pipeline.errors import DataError
 from pipeline.params import ValidateParams
 
@@ -63,6 +61,10 @@ def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params:
         (images, labels, table.strings([name] * len(labels))) for images, labels in read_batch(path, dataset)
     )
     assert batch, "read_batch refuses a batch without images"
+    # Great Expectations takes seconds to import, and 200 MB: a batch that cannot be read is refused without it.
+    from pipeline.data.expectations import build_batch_suite, tabulate_batch
+    from pipeline.data.validation import describe, validate
+
     others = [features for source, features in known.train.items() if source != name]
     frame, suite = tabulate_batch(batch, others, known.test), build_batch_suite(dataset, params)
     findings, _ = validate({"batch": frame}, {"batch": suite}, lambda rows: [f"image {row}" for row in rows])

@@ -1,23 +1,22 @@
-"""Images from anywhere, made fit for a model: what it takes is grey, of one size, and bright on black.
+"""Images from anywhere, made fit for a model: what it takes is grey, of one size, on the ground of its training images.
 
 Nothing here is for training, which never resizes (`pipeline.data.incoming`).
 """
 
-import zipfile
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.data import idx
-from pipeline.data.incoming import IMAGE_SUFFIXES, IMAGES, open_picture
+from pipeline.data.decoders import IMAGE_SUFFIXES, open_npz, read_grey
+from pipeline.data.incoming import IMAGES
 from pipeline.errors import DataError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-BRIGHT = 128  # mean grey value of an image's border from which its background is no black one
+BLACK = 0
+FAR = 64  # grey values between two grounds that are not the same
+MOST_BYTES = 2**26  # of the pixels of a file of many images
 FORMATS = f"pictures ({', '.join(IMAGE_SUFFIXES)}), .npz files with `images`, or idx files (*{IMAGES}[.gz])"
 
 
@@ -30,65 +29,92 @@ class Picture:
     notes: tuple[str, ...] = ()  # what was done to it, and what looks wrong
 
 
-def read_pictures(path: Path, size: tuple[int, int], *, invert: bool) -> list[Picture]:
+def measure_ground(images: np.ndarray) -> int:
+    """The grey value of the ground that images are on: the median of their border pixels. images: uint8 [n, h, w]."""
+    return round(float(np.median(_borders(images))))
+
+
+def read_pictures(path: Path, size: tuple[int, int], *, invert: bool, ground: int | None) -> list[Picture]:
     """The images of a file.
 
     Args:
         size: height and width that the model takes. A picture of another size is scaled into it, its proportions kept,
-            with black around it. Arrays must have it.
-        invert: turn dark into bright, for a picture on a bright background.
+            with the ground around it. Arrays must have it.
+        invert: turn dark into bright, for a picture whose ground is dark where the model's is bright, or the reverse.
+        ground: grey value of that of the images that the model was trained on; None where it is not known.
 
     Raises:
-        DataError: the file is in no known format, damaged or empty, or its arrays have another size.
+        DataError: the file is in no known format, damaged, empty or too large, or its arrays have another size.
     """
     if not path.is_file():
         raise DataError(f"{path} is not a file", expected=FORMATS)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        with open_picture(path) as picture:
-            pixels, notes = _fit(picture, size, invert)
-        return [Picture(str(path), pixels, (*notes, *_doubts(pixels, invert)))]
+        grey = read_grey(path)
+        pixels, notes = _fit(255 - grey if invert else grey, size, ground)
+        return [Picture(str(path), pixels, (*notes, *_doubts(pixels, invert, ground)))]
     images = _read_arrays(path, size)
     if invert:
         images = 255 - images
-    return [Picture(f"{path}[{place}]", pixels, tuple(_doubts(pixels, invert))) for place, pixels in enumerate(images)]
+    return [
+        Picture(f"{path}[{place}]", pixels, tuple(_doubts(pixels, invert, ground)))
+        for place, pixels in enumerate(images)
+    ]
 
 
-def _fit(picture: "Image", size: tuple[int, int], invert: bool) -> tuple[np.ndarray, list[str]]:
+def _fit(grey: np.ndarray, size: tuple[int, int], ground: int | None) -> tuple[np.ndarray, list[str]]:
     from PIL import Image, ImageOps
 
-    grey = ImageOps.exif_transpose(picture).convert("L")  # upright, as the camera meant it
-    if invert:
-        grey = ImageOps.invert(grey)
+    if grey.shape == size:
+        return grey, []
     height, width = size
-    if grey.size == (width, height):
-        return np.asarray(grey), []
-    note = f"resized from {grey.height} x {grey.width} to {height} x {width}"
-    return np.asarray(ImageOps.pad(grey, (width, height), Image.Resampling.LANCZOS, color=0)), [note]
+    around = BLACK if ground is None else ground
+    padded = ImageOps.pad(Image.fromarray(grey), (width, height), Image.Resampling.LANCZOS, color=around)
+    notes = [f"resized from {grey.shape[0]} x {grey.shape[1]} to {height} x {width}"]
+    if ground is None and grey.shape[0] * width != grey.shape[1] * height:
+        notes.append("with black around it: the ground of the training images is not known")
+    return np.asarray(padded), notes
 
 
 def _read_arrays(path: Path, size: tuple[int, int]) -> np.ndarray:
     if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as content:
-                images = content["images"]
-        except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is damaged, or has no `images`", expected=FORMATS, found=str(error)) from None
-    elif path.name.removesuffix(".gz").endswith(IMAGES):
-        images = np.concatenate(list(idx.stream(path, 3)))
-    else:
+        with open_npz(path, "images") as (images,):
+            fits = images.dtype == np.uint8 and not images.fortran
+            _require(path, images.shape, size, str(images), fits=fits)
+            return images.read(images.shape[0])
+    if not path.name.removesuffix(".gz").endswith(IMAGES):
         raise DataError(f"{path} is in no known format", expected=FORMATS)
-    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != size or not len(images):
+    shape = idx.read_shape(path, 3)
+    _require(path, shape, size, f"uint8 {list(shape)}")
+    return np.concatenate(list(idx.stream(path, 3)))
+
+
+def _require(path: Path, shape: tuple[int, ...], size: tuple[int, int], found: str, *, fits: bool = True) -> None:
+    """Refuse arrays by their header, before any of them is read."""
+    if not fits or len(shape) != 3 or shape[1:] != size or not shape[0]:
         raise DataError(
             f"{path} does not hold what the model takes",
-            expected=f"uint8 [n, {size[0]}, {size[1]}]",
-            found=f"{images.dtype} {list(images.shape)}",
+            expected=f"uint8 [n, {size[0]}, {size[1]}] in C order",
+            found=found,
             remedy="give it pictures, which are resized",
         )
-    return np.asarray(images)
+    if math.prod(shape) > MOST_BYTES:
+        most = MOST_BYTES // math.prod(size)
+        raise DataError(
+            f"{path} holds too many images", expected=f"at most {most:,}", found=f"{shape[0]:,}", remedy="divide it"
+        )
 
 
-def _doubts(pixels: np.ndarray, inverted: bool) -> list[str]:
-    border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
-    if border.mean() < BRIGHT:
+def _borders(images: np.ndarray) -> np.ndarray:
+    """The outermost pixels of images: uint8 [n, m]."""
+    sides = (images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1])
+    return np.concatenate(sides, axis=1)
+
+
+def _doubts(pixels: np.ndarray, inverted: bool, ground: int | None) -> list[str]:
+    if ground is None:
         return []
-    return [f"its background is bright, and the model knows black ones: try it with{'out' * inverted} --invert"]
+    own = float(_borders(pixels[None]).mean())
+    if abs(own - ground) < FAR or abs(own - ground) <= abs(255 - own - ground):
+        return []
+    trial = f"try it with{'out' * inverted} --invert"
+    return [f"its ground has grey value {own:.0f}, that of the training images {ground}: {trial}"]

@@ -199,7 +199,7 @@ def _unpack(source: Path, target: Path) -> str:
     """Copy a file, decompressed where it is gzip, and return the SHA-256 of what was written."""
     digest = hashlib.sha256()
     with idx.open_binary(source) as content, target.open("wb") as out:
-        while chunk := content.read(2**20):
+        while chunk := idx.read(content, 2**20, source):
             digest.update(chunk)
             out.write(chunk)
     return digest.hexdigest()

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from pipeline.data.incoming import POINTER, read_files
+from pipeline.errors import DataError
 
 QUIET_SECONDS = 5.0  # without a change, after which what has arrived counts as whole
 LOOK_SECONDS = 30.0  # between two looks without any news: a network's disk sends none
@@ -52,13 +53,15 @@ async def arrived_batches(incoming: Path) -> AsyncIterator[tuple[str, ...]]:
 def read_batches(incoming: Path) -> tuple[dict[str, Files], dict[str, str]]:
     """The batches of a directory with their files; and, by name, why others cannot be looked at.
 
-    What is hidden is no batch, nor is what holds no file.
+    What is hidden is no batch, nor is what holds no file. A batch that holds a link is not looked at.
     """
     found, odd = {}, {}
     for path in incoming.iterdir() if incoming.is_dir() else ():
         if not path.name.startswith(".") and path.suffix != POINTER:
             try:
                 found[path.name] = read_files(path)
+            except DataError as error:
+                odd[path.name] = error.problem.replace(f"{incoming}/", "")
             except OSError as error:
                 odd[path.name] = error.strerror or str(error)
     return {name: files for name, files in found.items() if files}, odd

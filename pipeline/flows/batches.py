@@ -1,11 +1,11 @@
-"""Adding a batch of labelled images to `data/incoming/`: checked first, then copied, and known to DVC and git."""
+"""Adding a batch of labelled images to `data/incoming/`: copied, checked, and known to DVC and git."""
 
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.data.features import Features
-from pipeline.data.incoming import INCOMING, POINTER
+from pipeline.data.incoming import FORMATS, INCOMING, POINTER, copy_batch, find_hidden, refuse_links, refused
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError, FlowError
-from pipeline.files import atomic_directory, atomic_file
+from pipeline.files import parse_yaml
 from pipeline.flows.git import git, require_repository
+from pipeline.flows.intake import remove
 from pipeline.params import ValidateParams
+from pipeline.tracking.outputs import dvc_digest
 
 if TYPE_CHECKING:
     from pipeline.data.inspection import Known
@@ -34,6 +36,7 @@ class AddedBatch:
     counts: dict[str, int]  # images by class name
     features: Features  # of its images
     changed: tuple[Path, ...]  # the files that git must have
+    left_out: tuple[str, ...]  # hidden files and folders, which are no part of it
 
 
 def add_batch(
@@ -63,16 +66,19 @@ def add_batch(
             found=str(target),
             remedy=f"pipeline add-data {shlex.quote(str(source))} --name ANOTHER",
         )
-    from pipeline.data.inspection import inspect_batch, read_known  # Great Expectations takes seconds to import
-
-    features = inspect_batch(source, target.name, dataset, known or read_known(TABLES, dataset), thresholds)
-    images = np.bincount(features.label, minlength=len(dataset.classes)).tolist()
-    counts = dict(zip(dataset.classes, images, strict=True))
     if in_place:
-        return AddedBatch(target, counts, features, _track(target))
-    _copy(source, target)
-    with _undone_on_error(target):
-        return AddedBatch(target, counts, features, _track(target))
+        refuse_links(target)
+        digest = dvc_digest(target, hidden=False)
+        features = _inspect(target, target, dataset, known, thresholds)
+        with _undone_on_error(target, keep=True):
+            changed = _track(target)
+            _require_digest(target, digest)
+            return AddedBatch(target, _count(features, dataset), features, changed, find_hidden(target))
+    with _copied(source, target) as copy:
+        features = _inspect(copy, source, dataset, known, thresholds)  # the source may change meanwhile
+        with _undone_on_error(target, keep=False):
+            copy.rename(target)
+            return AddedBatch(target, _count(features, dataset), features, _track(target), find_hidden(source))
 
 
 def _file_name(source: Path, name: str) -> str:
@@ -86,13 +92,51 @@ def _file_name(source: Path, name: str) -> str:
     return name
 
 
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        with atomic_directory(target) as partial:
-            shutil.copytree(source, partial, dirs_exist_ok=True)
-    else:
-        with atomic_file(target) as partial:
-            shutil.copyfile(source, partial)
+@contextmanager
+def _copied(source: Path, target: Path) -> Iterator[Path]:
+    """A copy of a batch beside its place, with its name; removed afterwards, unless it was moved there."""
+    scratch, is_first = target.with_name(f".{target.name}.partial"), not target.parent.exists()
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        if not source.exists():
+            raise refused(source, DataError(f"{source} does not exist", expected=FORMATS))
+        refuse_links(source)
+        copy_batch(source, scratch / target.name)
+        yield scratch / target.name
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if is_first:
+            with suppress(OSError):  # it is not empty: the batch is there
+                target.parent.rmdir()
+
+
+def _inspect(path: Path, source: Path, dataset: Dataset, known: "Known | None", thresholds: ValidateParams) -> Features:
+    """Check a batch, or the copy that was made of it. A refusal names its files below the batch."""
+    from pipeline.data.inspection import inspect_batch, read_known
+
+    try:
+        return inspect_batch(path, path.name, dataset, known or read_known(TABLES, dataset), thresholds)
+    except DataError as error:
+        problem, found = (text.replace(f"{path.parent}/", "") for text in (error.problem, error.found))
+        remedy = error.remedy if path == source else f"mend {source}"
+        raise DataError(problem, expected=error.expected, found=found, remedy=remedy) from None
+
+
+def _count(features: Features, dataset: Dataset) -> dict[str, int]:
+    images = np.bincount(features.label, minlength=len(dataset.classes)).tolist()
+    return dict(zip(dataset.classes, images, strict=True))
+
+
+def _require_digest(path: Path, digest: str) -> None:
+    """Refuse a batch that DVC has taken with other content than was checked."""
+    pointer = parse_yaml(path.with_name(path.name + POINTER).read_bytes())
+    if pointer["outs"][0]["md5"] != digest:
+        raise DataError(
+            f"batch {path.name} changed while it was checked",
+            expected="a batch that stays as it is",
+            remedy="the same command again, once nothing writes to it",
+        )
 
 
 def _track(path: Path) -> tuple[Path, ...]:
@@ -110,14 +154,19 @@ def _track(path: Path) -> tuple[Path, ...]:
 
 
 @contextmanager
-def _undone_on_error(path: Path) -> Iterator[None]:
-    """Remove a copied batch that could not be added: `ingest` refuses to work beside one without a pointer."""
-    ignored = path.with_name(".gitignore")  # DVC adds the batch's name
-    before = ignored.read_bytes() if ignored.exists() else None
+def _undone_on_error(path: Path, *, keep: bool) -> Iterator[None]:
+    """Remove a copied batch that could not be added: `ingest` refuses to work beside one without a pointer.
+
+    Args:
+        keep: the batch was there before, and only its pointer is undone.
+    """
+    noted = [path.with_name(path.name + POINTER), path.with_name(".gitignore")]  # DVC adds the batch's name to both
+    before = {file: file.read_bytes() if file.exists() else None for file in noted}
     try:
         yield
     except BaseException:
-        path.with_name(path.name + POINTER).unlink(missing_ok=True)
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        ignored.unlink(missing_ok=True) if before is None else ignored.write_bytes(before)
+        if not keep:
+            remove(path)
+        for file, content in before.items():
+            file.unlink(missing_ok=True) if content is None else file.write_bytes(content)
         raise

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data import features, table
+from pipeline.data import decoders, features, incoming, table
 from pipeline.data.incoming import INCOMING, POINTER, Pair, read_batch
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
@@ -207,5 +207,5 @@ def _describe(pairs: Iterable[Pair], dataset: Dataset, ask: Ask | None) -> Sampl
 
 def _key(*digests: str) -> str:
     """The name of a result: by what was compared, and by the code that compares."""
-    code = [file_digest(Path(str(module.__file__))) for module in (drift, features)]
+    code = [file_digest(Path(str(module.__file__))) for module in (decoders, drift, features, incoming)]
     return hashlib.sha256(" ".join([*digests, *code]).encode()).hexdigest() + ".json"

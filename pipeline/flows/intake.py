@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.data.incoming import INCOMING, POINTER, read_files
+from pipeline.data.incoming import INCOMING, POINTER, copy_batch, read_files, read_linked_files
+from pipeline.errors import DataError
 from pipeline.files import parse_yaml, read_kept, write_json
 from pipeline.flows.arrivals import Files, read_batches
 from pipeline.flows.git import git
@@ -47,7 +48,7 @@ def read_digests(root: Path, directory: Path) -> tuple[dict[str, str], dict[str,
     now: dict[str, dict[str, str]] = {}
     for name, files in batches.items():
         try:
-            now[str(directory / name)] = _digest(directory / name, files, known)
+            now[str(directory / name)] = _digest(directory / name, files, known, hidden=False)
         except FileNotFoundError:  # it is being taken away
             continue
         except OSError as error:
@@ -59,22 +60,23 @@ def read_digests(root: Path, directory: Path) -> tuple[dict[str, str], dict[str,
 
 
 def read_digest(root: Path, path: Path) -> str:
-    """DVC's digest of a file or a directory, remembered as those of batches are.
+    """DVC's digest of a file or a directory that is no batch, remembered as those of batches are.
 
     Raises:
         OSError: it cannot be read.
     """
     known: dict[str, dict[str, str]] = read_kept(root / DIGESTS) or {}
-    now = _digest(path, read_files(path), known)
+    now = _digest(path, read_linked_files(path), known, hidden=True)
     if known.get(str(path)) != now:
         write_json(root / DIGESTS, known | {str(path): now})
     return now["digest"]
 
 
-def _digest(path: Path, files: Files, known: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+def _digest(path: Path, files: Files, known: Mapping[str, Mapping[str, str]], *, hidden: bool) -> dict[str, str]:
     """What is remembered of a path: the digest of its content, and the state of the files that this was read from."""
     state, former = _sign(files), known.get(str(path), {})
-    return {"files": state, "digest": former["digest"] if former.get("files") == state else dvc_digest(path)}
+    digest = former["digest"] if former.get("files") == state else dvc_digest(path, hidden=hidden)
+    return {"files": state, "digest": digest}
 
 
 def read_pointers(workspace: Path, commit: str) -> dict[str, str]:
@@ -99,18 +101,18 @@ def copy_whole(source: Path, target: Path, digest: str) -> bool:
             time.sleep(QUIET_SECONDS)
         if _is_stirring(source):
             return False
-        copy_files(source, target)
-        if dvc_digest(target) == digest == dvc_digest(source):
+        copy_batch(source, target)
+        if dvc_digest(target) == digest == dvc_digest(source, hidden=False):
             return True
-    except FileNotFoundError:  # it is being taken away
+    except (FileNotFoundError, DataError):  # it is being taken away, or a link has come
         pass
     remove(target)
     return False
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy a file, or all files below a directory: those that DVC's digest is of. An error is that of one file."""
-    for file in read_files(source):
+    """Copy all files of a path that is no batch: those that DVC's digest is of. An error is that of one file."""
+    for file in read_linked_files(source):
         copy = target / Path(file).relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.classes import find_class
 from pipeline.errors import ModelError
 from pipeline.params import Loss
 
@@ -103,15 +104,13 @@ def create_task(loss: Loss, classes: Sequence[str], positive_classes: Sequence[s
 
 
 def find_labels(named: Sequence[str | int], classes: Sequence[str]) -> tuple[int, ...]:
-    """The labels of classes given by English name (in any case) or by number, sorted, each once.
+    """The labels of classes given by English name (as `pipeline.classes` finds it) or by number, sorted, each once.
 
     Raises:
-        ModelError: naming those that the dataset does not have.
+        ModelError: naming those that the dataset does not have, or a name that may mean several.
     """
-    numbers = {name.casefold(): label for label, name in enumerate(classes)}
-    numbers |= {str(label): label for label in range(len(classes))}
-    found = {name: numbers.get(str(name).strip().casefold()) for name in named}
-    unknown = [str(name) for name, label in found.items() if label is None]
+    found = {str(name): find_class(str(name).strip(), classes) for name in named}
+    unknown = [name for name, labels in found.items() if not labels]
     if unknown:
         raise ModelError(
             "dataset.positive_classes names what the dataset does not have",
@@ -119,4 +118,12 @@ def find_labels(named: Sequence[str | int], classes: Sequence[str]) -> tuple[int
             found=", ".join(unknown),
             remedy="edit dataset.positive_classes",
         )
-    return tuple(sorted({label for label in found.values() if label is not None}))
+    for name, labels in found.items():
+        if len(labels) > 1:
+            raise ModelError(
+                f"dataset.positive_classes: {name} may mean more than one class",
+                expected="the exact name of one class",
+                found=" or ".join(classes[label] for label in sorted(labels)),
+                remedy="edit dataset.positive_classes",
+            )
+    return tuple(sorted(set().union(*found.values())))

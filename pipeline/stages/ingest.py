@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import idx, table, window
-from pipeline.data.catalog import load_entry
+from pipeline.data.catalog import CATALOG_FILE, Entry, load_catalog, load_entry
 from pipeline.data.incoming import INCOMING, Pair, find_batches, read_batch, read_state, require_unchanged
-from pipeline.data.sources import fetch
+from pipeline.data.sources import Fetched, fetch
 from pipeline.errors import printable
-from pipeline.files import atomic_directory
+from pipeline.files import atomic_directory, file_digest
 from pipeline.params import Params
 from pipeline.stages.process import execute
 
@@ -37,6 +37,8 @@ def run(params: Params) -> None:
     with atomic_directory(RAW) as raw, atomic_directory(DATASET) as tables:
         fetched = fetch(entry, Path(params.dataset.path), raw)
         dataset = fetched.dataset
+        if dataset.name != entry.name:
+            print(_doubt_facts(entry, fetched), flush=True)
         print(f"{entry.title} ({entry.licence}) as {dataset.name}: {fetched.origin}", flush=True)
         train, test = (
             Part(table.OFFICIAL, partial(idx.stream_pair, images, labels, dataset))
@@ -51,6 +53,20 @@ def run(params: Params) -> None:
             print(f"{split}: {images} ({_describe(counts)})", flush=True)
         # DVC looks at the folder only afterwards: it would take for read what arrived meanwhile, and never run again.
         require_unchanged(INCOMING, before)
+
+
+def _doubt_facts(entry: Entry, fetched: Fetched) -> str:
+    """Warn about what a local directory's files do not say of themselves."""
+    digests = {path.name: file_digest(path) for path in (*fetched.train, *fetched.test)}
+    others = load_catalog().values()
+    same = next((one.name for one in others if digests == {file.name: file.sha256 for file in one.files}), None)
+    advice = f"They are those of {same}: set dataset.name to {same}." if same else "If they are wrong, add an entry."
+    flips = "keeps" if entry.flip else "loses"
+    return (
+        f"warning: the files of the {fetched.origin} are not those of {entry.name}. Class names, licence "
+        f"({entry.licence}) and that a mirrored image {flips} its class are taken from its entry in {CATALOG_FILE}. "
+        f"{advice}"
+    )
 
 
 def _apply_window(own: Part, batches: Sequence[Part], newest: int, share: float, classes: int) -> list[Part]:

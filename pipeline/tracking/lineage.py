@@ -115,7 +115,7 @@ def data_tags(outputs: Outputs, splits: Mapping[str, str]) -> dict[str, str]:
     if not same_splits or not ingest.get(DATASET) or split.get(DATASET) != ingest[DATASET]:
         return {}
     incoming = outputs.root / INCOMING
-    same_batches = incoming.is_dir() and dvc_digest(incoming) == ingest.get(INCOMING.as_posix())
+    same_batches = incoming.is_dir() and dvc_digest(incoming, hidden=False) == ingest.get(INCOMING.as_posix())
     batches = _read_pointers(incoming) if same_batches else {}
     return {
         "data.raw": ingest[RAW],

@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from pipeline.data import table
+from pipeline.data.pictures import measure_ground
 from pipeline.files import file_digest
 from pipeline.tracking.outputs import Outputs
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
 MODEL_TAG = "model.sha256"  # of a run, a logged model, a version: the digest of its model file
+GROUND_TAG = "data.ground"  # of a logged model: grey value of the ground of its training images
 MODEL_FILE = "data/model.keras"  # inside a logged model
 REQUIREMENTS = ("mlflow", "keras", "numpy", "tensorflow")
 BUILD_PACKAGES = ("pip", "setuptools", "wheel")
@@ -60,7 +62,7 @@ def create(client: "MlflowClient", run: "Run", outputs: Outputs) -> "LoggedModel
         run.info.experiment_id,
         name=f"model-{digest[:8]}",
         source_run_id=run.info.run_id,
-        tags={MODEL_TAG: digest},
+        tags={MODEL_TAG: digest, GROUND_TAG: str(measure_ground(_first_images(outputs)))},
         params=run.data.params,
         model_type="classifier",
     )
@@ -94,7 +96,7 @@ def write_model(
     dataset = table.read_dataset(outputs.split("validation"))
     settings = outputs.settings()
     units = 1 if settings["loss"] == "binary_crossentropy" else len(settings["classes"])
-    image = next(table.stream(outputs.split("validation"))).images[:1]
+    image = _first_images(outputs)[:1]
 
     (directory / MODEL_FILE).parent.mkdir(parents=True)
     shutil.copyfile(outputs.model, directory / MODEL_FILE)
@@ -124,6 +126,11 @@ def write_model(
     model.model_size_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     model.save(str(directory / "MLmodel"))
     _write_environment(directory)
+
+
+def _first_images(outputs: Outputs) -> np.ndarray:
+    """A row group of validation images, which come from the training images: uint8 [n, height, width]."""
+    return next(table.stream(outputs.split("validation"))).images
 
 
 def _write_environment(directory: Path) -> None:

@@ -96,11 +96,17 @@ class Outputs:
         return all((self.root / path).exists() and dvc_digest(self.root / path) == locked.get(path) for path in paths)
 
 
-def dvc_digest(path: Path) -> str:
-    """The MD5 by which DVC knows a file, or a directory: that of the sorted list of its files and theirs."""
+def dvc_digest(path: Path, *, hidden: bool = True) -> str:
+    """The MD5 by which DVC knows a file, or a directory: that of the sorted list of its files and theirs.
+
+    Args:
+        hidden: count hidden files, as DVC does except in `data/incoming/` (`.dvcignore`).
+    """
     if not path.is_dir():
         return file_digest(path, "md5")
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    if not hidden:
+        files = {name: file for name, file in files.items() if not f"/{name}".count("/.")}
     listing = [{"md5": file_digest(files[name], "md5"), "relpath": name} for name in sorted(files)]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 

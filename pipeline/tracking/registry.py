@@ -6,6 +6,7 @@ absolute gate rejected gets no version at all.
 """
 
 import csv
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -187,8 +188,17 @@ def write_registration(outputs: Outputs, *, judged: bool = True) -> None:
 
 def registered_name(outputs: Outputs) -> str:
     """The dataset's name; `DATASET-is-CLASSES` for the question whether an image shows one of these classes."""
-    dataset, answers = table.read_dataset(outputs.split("test")), _answers(outputs)
-    return dataset.name if answers == dataset.classes else f"{dataset.name}-is-{_slug(answers[1])}"
+    return name_model(table.read_dataset(outputs.split("test")), _answers(outputs))
+
+
+def name_model(dataset: table.Dataset, answers: tuple[str, ...]) -> str:
+    """The registered name of the models that give these answers: the same for no other question."""
+    if answers == dataset.classes:
+        return dataset.name
+    slugs = {_slug(name) for name in dataset.classes}
+    is_clear = len(slugs) == len(dataset.classes) and "" not in slugs  # or `C` and `C++` would share a name
+    digest = "" if is_clear else f"-{hashlib.sha256(answers[1].encode()).hexdigest()[:8]}"
+    return f"{dataset.name}-is-{_slug(answers[1])}{digest}"
 
 
 def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersion":

@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.data import table
+from pipeline.data.pictures import measure_ground
 from pipeline.errors import TrackingError
+from pipeline.files import file_digest
 from pipeline.tracking.contenders import CannotBeJudged, download_model, find_model
 from pipeline.tracking.history import find_aliases
+from pipeline.tracking.logged_models import GROUND_TAG
+from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import EVALUATION_ARTIFACT
 from pipeline.tracking.registry import current_name, find_version, open_registry
 from pipeline.tracking.store import explained
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -31,6 +37,7 @@ class Served:
     file: Path
     classes: tuple[str, ...]  # the answers that it chooses among; `other` first for a question of yes or no
     classes_ko: tuple[str, ...]  # in Korean; empty where the record does not have them
+    ground: int | None  # grey value of the ground of its training images; None where it is not known
 
 
 @contextmanager
@@ -58,7 +65,21 @@ def fetch(workspace: Path, which: str) -> Iterator[Served]:
             ) from None
         classes = tuple(json.loads(model.params["classes"]))
         aliases = tuple(sorted(alias for alias, at in find_aliases(client, name).items() if at == number))
-        yield Served(name, number, aliases, file, classes, _korean_names(client, version, classes))
+        names = _korean_names(client, version, classes)
+        yield Served(name, number, aliases, file, classes, names, find_ground(workspace, version, model))
+
+
+def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") -> int | None:
+    """The grey value of the ground of a version's training images, as recorded with its model.
+
+    For a version without the record it is measured, if the workspace has the images that the version was trained on.
+    """
+    if GROUND_TAG in model.tags:
+        return int(model.tags[GROUND_TAG])
+    split = Outputs(workspace).split("train")
+    if not split.is_file() or file_digest(split, "md5") != version.tags.get("data.train"):
+        return None
+    return measure_ground(next(table.stream(split)).images)
 
 
 def _korean_names(client: "MlflowClient", version: "ModelVersion", classes: tuple[str, ...]) -> tuple[str, ...]:

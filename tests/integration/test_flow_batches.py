@@ -1,18 +1,21 @@
 """`pipeline add-data`, `status` and `sync` in a project, from wherever the reader stands."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from pipeline.data import table, tiny
+from pipeline.data import inspection, table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.errors import DataError, FlowError
 from pipeline.flows.batches import AddedBatch, add_batch
 from pipeline.params import load_params
-from tests.conftest import STAGES, Project
+from tests.conftest import REPOSITORY, STAGES, Project
 from tests.integration.conftest import TABLES
 
 Add = Callable[..., AddedBatch]
@@ -71,6 +74,75 @@ def test_a_batch_that_lies_there_already_only_gets_its_pointer(stand_ins: Projec
     batch.rename(placed)
     assert add(placed).counts["Bag"] == 2
     assert incoming(stand_ins) == {".gitignore", "march.npz", "march.npz.dvc"}
+
+
+def write_folders(path: Path) -> Path:
+    """A batch of twenty pictures in a folder for each class, with what a Mac leaves there."""
+    for number, (pixels, label) in enumerate(zip(*tiny.generate(20, seed=7), strict=True)):
+        (path / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path / str(label) / f"{number}.png")
+    (path / ".DS_Store").write_bytes(b"?")
+    (path / "0/.thumbs").mkdir()
+    (path / "0/.thumbs/a.png").write_bytes(b"?")
+    return path
+
+
+def cached(project: Project) -> bytes:
+    """All that DVC would push."""
+    return b"".join(path.read_bytes() for path in (project.path / ".dvc/cache").rglob("*") if path.is_file())
+
+
+def test_hidden_files_are_left_out_and_links_refused(stand_ins: Project, tmp_path: Path, add: Add) -> None:
+    shutil.copy(REPOSITORY / ".dvcignore", stand_ins.path)
+    march = write_folders(tmp_path / "march")
+    output = stand_ins.run(*PIPELINE, "add-data", str(march)).stdout
+    assert "left out, because hidden: .DS_Store, 0/.thumbs" in output
+    placed = stand_ins.path / "data/incoming/march"
+    assert len([path for path in placed.rglob("*") if path.is_file()]) == 20
+
+    april = write_folders(stand_ins.path / "data/incoming/april")  # in its place already
+    for picture in april.rglob("[0-9]*.png"):
+        Image.fromarray(np.asarray(Image.open(picture)) // 2).save(picture)
+    assert add(april).left_out == (".DS_Store", "0/.thumbs")
+    (april / "0/.DS_Store").write_bytes(b"another")
+    assert "up to date" in stand_ins.run("dvc", "status", "data/incoming/april.dvc").stdout
+    assert b"thumbs" not in cached(stand_ins)
+
+    (tmp_path / "private").write_text("a password")
+    before, kept = incoming(stand_ins), cached(stand_ins)
+    for batch in (march, april):
+        (batch / "0/.meta").symlink_to(tmp_path / "private")
+        with pytest.raises(DataError, match=rf"batch {batch.name} is refused: .*0/\.meta is a link"):
+            add(batch, "may" if batch == march else None)
+        (batch / "0/.meta").unlink()
+    (stand_ins.path / "data/incoming/june").symlink_to(march)
+    with pytest.raises(DataError, match=r"batch june is refused: data/incoming/june is a link"):
+        add(march, "june")
+    (stand_ins.path / "data/incoming/june").unlink()
+    assert (incoming(stand_ins), cached(stand_ins)) == (before, kept)
+
+
+def test_what_is_added_is_what_was_checked(
+    stand_ins: Project, batch: Path, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its files change between the check and the copy, or DVC's reading."""
+    checked, spoiled = batch.read_bytes(), stand_ins.path / "data/incoming/april.npz"
+    check = inspection.inspect_batch
+
+    def spoil_once_checked(path: Path, *rest: Any) -> Any:
+        result = check(path, *rest)
+        (spoiled if path.name == spoiled.name else batch).write_bytes(b"not checked")
+        return result
+
+    monkeypatch.setattr(inspection, "inspect_batch", spoil_once_checked)
+    add(batch)
+    assert (stand_ins.path / "data/incoming/march.npz").read_bytes() == checked
+    before = incoming(stand_ins)
+    images, labels = tiny.generate(20, seed=8)
+    np.savez(spoiled, images=images, labels=labels)
+    with pytest.raises(DataError, match=r"april\.npz changed while it was checked"):
+        add(spoiled)
+    assert incoming(stand_ins) == {*before, "april.npz"}
 
 
 def test_a_batch_that_was_edited_may_repeat_what_it_had(stand_ins: Project, batch: Path, add: Add) -> None:

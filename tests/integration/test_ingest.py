@@ -157,7 +157,7 @@ def test_a_batch_that_dvc_does_not_know_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (9, 7)])
-def test_a_third_dataset_is_an_entry_and_no_code(shape: tuple[int, int]) -> None:
+def test_a_third_dataset_is_an_entry_and_no_code(shape: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> None:
     """Served by the Debian package's directory, so that no network is needed."""
     random = np.random.default_rng(0)
     names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -188,11 +188,17 @@ def test_a_third_dataset_is_an_entry_and_no_code(shape: tuple[int, int]) -> None
     }
     Path("data/catalog.yaml").write_text(yaml.safe_dump(CATALOG | {"letters": letters}), encoding="utf-8")
     ingest.run(make_params(name="letters"))
+    assert "warning" not in capsys.readouterr().out
     images, labels = table.read_images(TRAIN)
     assert images.shape == (90, *shape)
     assert np.bincount(labels).tolist() == [30, 30, 30]
     dataset = table.read_dataset(TEST)
     assert (dataset.name, dataset.classes, dataset.classes_ko) == ("letters", ("A", "B", "C"), ("에이", "비", "씨"))
+    others = {**letters, "files": [{**file, "sha256": "0" * 64} for file in files]}
+    Path("data/catalog.yaml").write_text(yaml.safe_dump({"letters": letters, "others": others}), encoding="utf-8")
+    shutil.copytree("share", "data/local", dirs_exist_ok=True)
+    ingest.run(make_params(name="others"))
+    assert "They are those of letters: set dataset.name to letters." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("code", ["import pipeline.stages.ingest", "from pipeline.stages.ingest import *; run(PARAMS)"])
@@ -240,9 +246,11 @@ def test_local_files_with_swapped_labels_are_noticed(project: Project) -> None:
     local = project.path / "data/local"
     shutil.copytree(project.path / "data/raw", local, dirs_exist_ok=True)
     project.set_params(**{"dataset.name": "fashion-mnist"})
-    project.repro("ingest")
+    output = project.repro("ingest").stdout
     first = table.read_dataset(project.path / TRAIN).name
     assert first.startswith("fashion-mnist-local-")
+    assert "warning: the files of the local directory data/local are not those of fashion-mnist" in output
+    assert "Class names, licence (MIT) and that a mirrored image keeps its class are taken from its entry" in output
     labels = local / "train-labels-idx1-ubyte"
     swapped = np.frombuffer(labels.read_bytes()[8:], np.uint8)[::-1]
     idx.write(labels, swapped)

@@ -115,19 +115,21 @@ def test_the_report_has_its_figures_and_is_the_same_each_time(workspace: Path) -
 
 def test_a_bad_batch_is_named_and_the_others_go_on(workspace: Path) -> None:
     add(workspace, "a.npz", dimmed())
-    (workspace / "data/incoming/b.npz").write_bytes(b"torn")
+    archive = (workspace / "data/incoming/a.npz").read_bytes()
+    encrypted = archive.replace(b"PK\1\2-\3-\0\0", b"PK\1\2-\3-\0\1")  # by the flags in its directory
+    (workspace / "data/incoming/b.npz").write_bytes(encrypted)
     add(workspace, "c.npz", (np.zeros((3, 9, 9), np.uint8), np.zeros(3, int)))
     (workspace / "data/incoming/d.npz.dvc").write_text("outs: []")
-    (workspace / "data/incoming/e.npz").symlink_to("gone")  # what a lost DVC cache leaves of a linked one
+    (workspace / "data/incoming/e.npz").symlink_to("a.npz")
     (workspace / "data/incoming/.gitkeep").touch()
     for _ in range(2):  # the second time from what was kept
         found = monitor(workspace)
         assert verdicts(found) == {"a.npz": True}
         assert list(found.unreadable) == ["b.npz", "c.npz", "d.npz", "e.npz"]
-        assert "not a zip file" in found.unreadable["b.npz"]
+        assert "encrypted" in found.unreadable["b.npz"]
         assert "another size; found 9 x 9" in found.unreadable["c.npz"]
         assert "pointer" in found.unreadable["d.npz"]
-        assert found.unreadable["e.npz"] == "No such file or directory"
+        assert found.unreadable["e.npz"] == "e.npz is a link"
         assert found.drifted  # the latest of those that can be read
         assert "b.npz" in found.sentence
     add(workspace, "b.npz", usual())

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import table
+from pipeline.data import table, tiny
+from pipeline.data.catalog import load_entry
+from pipeline.files import file_digest
 from pipeline.reports.predictions import PREDICTIONS, read_predictions
+from pipeline.tracking.logged_models import GROUND_TAG
 from pipeline.tracking.outputs import Outputs
-from tests.conftest import Project
+from pipeline.tracking.served import find_ground
+from tests.conftest import REPOSITORY, Project
 
 
 def addresses(database: Path) -> list[str]:
@@ -41,13 +45,24 @@ def test_a_moved_project_answers_as_its_evaluation_recorded(trained: Project, tm
     kept = read_predictions(outputs.evaluation / PREDICTIONS).in_order_of(table.read_ids(outputs.split("test")))
     Image.fromarray(images[0]).save(tmp_path / "first.png")
     np.savez(tmp_path / "more.npz", images=images[1:3])
-    answer = json.loads(moved.run("pipeline", "predict", "../first.png", "../more.npz", "--json").stdout)
+    np.savez(tmp_path / "torn.npz", images=images[1:3])
+    (tmp_path / "torn.npz").write_bytes((tmp_path / "torn.npz").read_bytes()[:300])
+    Image.fromarray(np.pad(255 - images[0], ((0, 0), (14, 14)), constant_values=255)).save(tmp_path / "wide.png")
+    answer = json.loads(moved.run("pipeline", "predict", "../first.png", "../more.npz", "../wide.png", "--json").stdout)
     assert (answer["name"], answer["version"], answer["aliases"]) == ("tiny", "1", ["champion"])
-    assert [found["image"] for found in answer["predictions"]] == ["../first.png", "../more.npz[0]", "../more.npz[1]"]
-    for found, probabilities in zip(answer["predictions"], kept.probabilities, strict=False):
-        by_class = {of["class"]: of["probability"] for of in found["classes"]}
+    *found, wide = answer["predictions"]
+    assert [one["image"] for one in found] == ["../first.png", "../more.npz[0]", "../more.npz[1]"]
+    assert [one["notes"] for one in found] == [[], [], []]
+    assert wide["notes"][0] == "resized from 28 x 56 to 28 x 28"  # with the recorded ground around it
+    assert wide["notes"][1].endswith("that of the training images 0: try it with --invert")
+    for one, probabilities in zip(found, kept.probabilities, strict=False):
+        by_class = {of["class"]: of["probability"] for of in one["classes"]}
         assert [by_class[name] for name in kept.classes] == pytest.approx(probabilities.tolist(), abs=1e-5)
-        assert found["classes"][0]["probability"] == max(by_class.values())
+        assert one["classes"][0]["probability"] == max(by_class.values())
+    refused = moved.run("pipeline", "predict", "../torn.npz", check=False)
+    assert refused.returncode == 1
+    assert "torn.npz is damaged" in refused.stdout
+    assert "Traceback" not in refused.stdout
     assert {of["class_ko"] for of in answer["predictions"][0]["classes"]} >= {"바지", "발목 부츠"}
 
     run = next((moved.path / "mlruns").rglob("data/model.keras"))
@@ -55,3 +70,25 @@ def test_a_moved_project_answers_as_its_evaluation_recorded(trained: Project, tm
     refused = moved.run("pipeline", "predict", "../first.png", check=False)
     assert refused.returncode == 1
     assert "its model file was altered" in refused.stdout
+
+
+def test_the_ground_is_recorded_or_measured_on_the_same_images_or_unknown(tmp_path: Path) -> None:
+    """Of a model that was registered without it, with and without its training images in the workspace."""
+    from mlflow.entities import LoggedModel, LoggedModelStatus
+    from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
+
+    images, labels = tiny.generate(20, seed=7)
+    split = Outputs(tmp_path).split("train")
+    with table.writer(split, load_entry("tiny", REPOSITORY / "data/catalog.yaml").dataset) as rows:
+        rows.write(255 - images, labels, *(table.strings([text] * 20) for text in ("id", "official")))
+
+    def find(split_digest: str, **tags: str) -> int | None:
+        version = ModelVersion("tiny", "1", 0, tags=[ModelVersionTag("data.train", split_digest)])
+        model = LoggedModel("0", "m", "m", str(tmp_path), 0, 0, status=LoggedModelStatus.READY, tags=tags)
+        return find_ground(tmp_path, version, model)
+
+    assert find("another", **{GROUND_TAG: "7"}) == 7
+    assert find(file_digest(split, "md5")) == 255
+    assert find("another") is None
+    split.unlink()
+    assert find("another") is None

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,7 +57,10 @@ def add_batch(project: Project, name: str, seed: int, images: int = 20, old: boo
 
 
 def spoil(path: Path) -> None:
-    path.write_bytes(b"no archive")
+    """Give an archive a header that NumPy cannot parse, for which it raises an error of Python's tokenizer."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("images.npy", "labels.npy"):
+            archive.writestr(name, b"\x93NUMPY\x01\x00\x28\x23" + b"(" * 9000)
     os.utime(path, (path.stat().st_mtime - 600,) * 2)
 
 
@@ -140,16 +144,20 @@ def test_a_bad_batch_is_quarantined_until_it_changes(again: Retrain, stand_ins: 
     np.savez(twin, **np.load(twin), unused=0)  # the same images, in a file of its own
     os.utime(twin, (0, 0))
     spoil(add_batch(stand_ins, "bad.npz", seed=8))
+    (stand_ins.path / "data/incoming/linked/Bag").mkdir(parents=True)
+    (stand_ins.path / "data/incoming/linked/Bag/.again").symlink_to(".")
     first = again()
     assert first.taken == ("good.npz",)
+    assert first.unreadable == {"linked": "linked/Bag/.again is a link"}
     reasons = {batch.name: batch.reason for batch in first.quarantined}
     assert set(reasons) == {"bad.npz", "twin.npz"}
-    assert "bad.npz" in reasons["bad.npz"]
+    assert reasons["bad.npz"].startswith("batch bad.npz is refused: bad.npz is damaged: ")
     assert "already_there" in reasons["twin.npz"]
     assert first.branch
     assert "data/incoming/bad.npz.dvc" not in files_of(stand_ins, first.branch)
     assert first.report
     assert "quarantined**: bad.npz" in first.report.read_text()
+    assert "unreadable**: linked: linked/Bag/.again is a link" in first.report.read_text()
     assert "bad.npz" in stand_ins.run("python", "-m", "pipeline.cli", "status").stdout
 
     second = again()  # the same bytes are not looked at again

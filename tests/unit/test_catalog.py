@@ -72,6 +72,9 @@ def test_another_dataset_is_another_entry(tmp_path: Path, raw: dict[str, Any]) -
         ({"mirrors": "https://example.invalid/"}, "mnist.mirrors: "),
         ({"debian": {"package": "Not A Name", "directory": "/usr"}}, "mnist.debian.package: "),
         ({"classes": [{"en": "0"}]}, "mnist.classes.0.ko: "),
+        ({"classes": [{"en": "a", "ko": "가"}, {"en": "a", "ko": "나"}]}, "'a' names more than one class"),
+        ({"classes": [{"en": "a", "ko": "가"}, {"en": "b", "ko": "가"}]}, "'가' names more than one class"),
+        ({"classes": [{"en": "a", "ko": "b"}, {"en": "b", "ko": "나"}]}, "'b' names more than one class"),
     ],
 )
 def test_a_malformed_entry_is_refused_by_key(
@@ -80,6 +83,12 @@ def test_a_malformed_entry_is_refused_by_key(
     path = write(tmp_path / "catalog.yaml", {"mnist": raw["mnist"] | change})
     with pytest.raises(DataError, match=f"catalog.yaml is malformed\n.*{message}"):
         load_catalog(path)
+
+
+def test_names_that_differ_in_case_or_punctuation_are_two_classes(tmp_path: Path, raw: dict[str, Any]) -> None:
+    names = ("M1.5", "M15", "C", "C++", "a", "A", "a-b", "a b")
+    facts = {**raw["mnist"], "classes": [{"en": name, "ko": name} for name in names]}
+    assert load_entry("parts", write(tmp_path / "catalog.yaml", {"parts": facts})).dataset.classes == names
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.data.incoming import copy_batch, read_files
+from pipeline.errors import DataError
 from pipeline.flows import intake
-from pipeline.flows.intake import copy_whole, quarantine, read_digest, read_digests, read_quarantine
+from pipeline.flows.intake import copy_files, copy_whole, quarantine, read_digest, read_digests, read_quarantine
 from pipeline.tracking.outputs import dvc_digest
 
 
@@ -24,7 +26,7 @@ def incoming(tmp_path: Path) -> Path:
 
 
 def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> str:
+    def refuse(path: Path, **_: bool) -> str:
         raise AssertionError(f"{path} is read")
 
     monkeypatch.setattr(intake, "dvc_digest", refuse)
@@ -61,35 +63,60 @@ def test_notes_that_a_power_cut_tore_are_made_anew(incoming: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("place", ["odd", "odd.npz", "march/Bag/c.png"])
-@pytest.mark.parametrize(
-    ("target", "reason"), [("c.png", "Too many levels of symbolic links"), ("gone", "No such file or directory")]
-)
-def test_a_link_that_leads_nowhere_is_named_and_hinders_no_other(
-    incoming: Path, tmp_path: Path, place: str, target: str, reason: str
-) -> None:
+@pytest.mark.parametrize("target", ["itself", "gone", ".", "/etc/hostname", "april.npz"])
+def test_a_link_is_named_and_hinders_no_other(incoming: Path, tmp_path: Path, place: str, target: str) -> None:
     (incoming / "april.npz").write_bytes(b"1")
     odd = incoming / place
-    odd.symlink_to(odd.name if target != "gone" else target)
+    odd.symlink_to(odd.name if target == "itself" else target)
     digests, unreadable = read_digests(tmp_path, incoming)
-    assert unreadable == {place.split("/")[0]: reason}
+    assert unreadable == {place.split("/")[0]: f"{place} is a link"}
     assert set(digests) == {"april.npz", "march"} - set(unreadable)
 
 
-def test_a_link_to_its_own_folder_is_named(incoming: Path, tmp_path: Path) -> None:
-    (incoming / "march/Bag/again").symlink_to(".")
-    assert read_digests(tmp_path, incoming) == ({}, {"march": "Too many levels of symbolic links"})
+@pytest.mark.parametrize("place", [".pipe", "Bag/pipe", ".hidden/pipe"])
+def test_what_is_no_file_is_named(incoming: Path, tmp_path: Path, place: str) -> None:
+    (incoming / "march" / place).parent.mkdir(exist_ok=True)
+    os.mkfifo(incoming / "march" / place)
+    assert read_digests(tmp_path, incoming)[1] == {"march": f"march/{place} is a device, a pipe or a socket"}
 
 
-def test_a_batch_is_copied_whole(incoming: Path, tmp_path: Path) -> None:
-    os.mkfifo(incoming / "march/pipe")  # which DVC does not take either
+def test_a_batch_is_copied_whole_and_without_hidden_files(incoming: Path, tmp_path: Path) -> None:
     digest, target = dvc_digest(incoming / "march"), tmp_path / "copy"
+    (incoming / "march/.git").mkdir()
+    for name in (".DS_Store", "Bag/.DS_Store", ".git/config"):
+        (incoming / "march" / name).write_bytes(b"?")
+    assert read_digests(tmp_path, incoming) == ({"march": digest}, {})
     assert copy_whole(incoming / "march", target, digest)
     assert dvc_digest(target) == digest
     (incoming / "one.npz").write_bytes(b"1")
     os.utime(incoming / "one.npz", (0, 0))
     assert copy_whole(incoming / "one.npz", tmp_path / "new/one.npz", dvc_digest(incoming / "one.npz"))
     assert not copy_whole(incoming / "march", tmp_path / "other", "another digest")
+    (incoming / "march/Bag/c.png").symlink_to("a.png")
+    assert not copy_whole(incoming / "march", tmp_path / "other", digest)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_link_that_takes_the_place_of_a_file_is_not_followed(
+    incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the files and their copy."""
+    listed = read_files(incoming / "march")
+    monkeypatch.setattr("pipeline.data.incoming.read_files", lambda path: listed)
+    (incoming / "march/Bag/b.png").unlink()
+    (incoming / "march/Bag/b.png").symlink_to("/etc/hostname")
+    with pytest.raises(DataError, match=r"march/Bag/b\.png is a link"):
+        copy_batch(incoming / "march", tmp_path / "copy")
+
+
+def test_the_files_of_dataset_path_may_be_links(incoming: Path, tmp_path: Path) -> None:
+    """That folder is no batch: its files are read by name."""
+    (incoming / "march/Bag/c.png").symlink_to("a.png")
+    (incoming / "march/loop").symlink_to(".")
+    digest = read_digest(tmp_path, incoming / "march")
+    copy_files(incoming / "march", tmp_path / "copy")
+    assert dvc_digest(tmp_path / "copy") == digest
+    assert (tmp_path / "copy/Bag/c.png").read_bytes() == (incoming / "march/Bag/a.png").read_bytes()
 
 
 @pytest.fixture

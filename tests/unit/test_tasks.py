@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from pipeline.data.table import Dataset
 from pipeline.errors import ModelError
 from pipeline.models.tasks import create_task, find_labels
+from pipeline.tracking.registry import name_model
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Sandal")
 LABELS = np.array([3, 0, 1, 3], np.uint8)
@@ -40,6 +42,31 @@ def test_classes_are_found_by_name_or_number(named: list[str | int]) -> None:
 def test_unknown_classes_are_refused_with_the_known_ones(named: str | int) -> None:
     with pytest.raises(ModelError, match=r"(?s)1 Trouser.*found: +" + str(named)):
         create_task("binary_crossentropy", CLASSES, ["Trouser", named])
+
+
+def test_names_that_are_nearly_alike_are_not_mixed_up() -> None:
+    classes = ("M1.5", "M15", "C", "C++", "a", "A", "T-shirt/top", "t_shirt top")
+    assert find_labels(["M15"], classes) == (1,)
+    assert find_labels(["C", "A"], classes) == (2, 5)
+    assert find_labels(["c++"], classes) == (3,)
+    with pytest.raises(ModelError, match=r"(?s)TSHIRTTOP may mean more than one.*T-shirt/top or t_shirt top"):
+        find_labels(["TSHIRTTOP"], classes)
+    with pytest.raises(ModelError, match="names what the dataset does not have"):
+        find_labels(["M1-5"], classes)
+
+
+def test_numbers_are_names_where_classes_are_named_by_other_numbers() -> None:
+    assert find_labels([1, "3"], ("1", "2", "3")) == (0, 2)
+    with pytest.raises(ModelError, match="names what the dataset does not have"):
+        find_labels([0], ("1", "2", "3"))
+
+
+def test_questions_about_classes_that_are_nearly_alike_have_models_of_their_own() -> None:
+    def name(*classes: str, yes: str) -> str:
+        return name_model(Dataset("parts", 4, 4, classes, classes, flip=False), ("other", yes))
+
+    assert name("Ankle boot", "Bag", yes="Ankle boot") == "parts-is-ankle-boot"
+    assert len({name("C", "C++", "+", yes=yes) for yes in ("C", "C++", "+", "C or C++")}) == 4
 
 
 @pytest.mark.parametrize(("positive", "found"), [([], "none of them"), ([0, 1, 2, 3], "all of them")])
