@@ -19,6 +19,7 @@ from pipeline.data.incoming import INCOMING, require_same_batches, require_same_
 from pipeline.errors import PipelineError, WorkspaceError
 from pipeline.models.tasks import create_task
 from pipeline.params import Params, load_params
+from pipeline.proxies import bypass_proxy
 from pipeline.workspace import OWNER, lock, main_repository
 
 ORPHAN_POLL_SECONDS = 0.5
@@ -32,6 +33,7 @@ def execute(stage: str, run: Callable[[Params], None], *, part: Callable[[], str
         part: says which of several processes of the stage this is, such as "worker 1": each holds a lock of its own.
     """
     end_with_parent()
+    bypass_proxy()
     try:
         params = read_params()
         with lock(

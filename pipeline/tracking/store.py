@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError, TrackingError
+from pipeline.proxies import bypass_proxy
 from pipeline.stack import data_directory, find_server
 from pipeline.tracking import location, schema
 from pipeline.workspace import STATE, lock, main_repository
@@ -347,6 +348,7 @@ def _probe(store: Store) -> None:
 
 
 if __name__ == "__main__":
+    bypass_proxy()
     try:
         open_store(locate())
     except PipelineError as error:
