@@ -12,16 +12,17 @@ import pytest
 import requests
 
 from pipeline.proxies import VARIABLES, bypass_proxy
+from tests.conftest import CLOSED_PROXY
 
-CLOSED = "http://127.0.0.1:9"  # a proxy that nobody reaches
+CLOSED = CLOSED_PROXY["http_proxy"]
 
 
 @pytest.fixture(autouse=True)
 def proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.setenv(name, "")  # what a test sets goes with it
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, CLOSED)
+    for name, value in CLOSED_PROXY.items():
+        monkeypatch.setenv(name, value)
 
 
 class Hello(BaseHTTPRequestHandler):
