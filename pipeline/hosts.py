@@ -15,7 +15,9 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ANY_ADDRESS = ("0.0.0.0", "::")  # to listen on; no name of a machine
 ADDRESS = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/?#@\[\]]+)(:[0-9]+)?")
 SCHEME = re.compile(r"^https?://")
-REFUSAL = b"refused: unknown host or origin. Names of this machine are given by --allowed-hosts (docs/servers.md)\n"
+REFUSAL = (
+    b"refused: unknown host or origin, or a closed path. Names of this machine: --allowed-hosts (docs/servers.md)\n"
+)
 
 
 def own_names(host: str, allowed: str) -> list[str]:
@@ -28,10 +30,13 @@ def own_names(host: str, allowed: str) -> list[str]:
     return list(dict.fromkeys([*map(_as_host, [*LOOPBACK, *({host} - {*ANY_ADDRESS})]), *_split(allowed)]))
 
 
-def guard(application: Application, host: str, allowed: str = "") -> Application:
+def guard(application: Application, host: str, allowed: str = "", closed: str | None = None) -> Application:
     """Refuse every request, also for a websocket, whose host or origin is foreign.
 
     An origin is known if it is the request's own host, or an allowed name without a port (a proxy with TLS).
+
+    Args:
+        closed: the beginning of paths that nobody is to use.
     """
     hosts = set(own_names(host, allowed))
     origins = set(_split(allowed))
@@ -47,7 +52,9 @@ def guard(application: Application, host: str, allowed: str = "") -> Application
     async def guarded(
         scope: Scope, receive: Callable[..., Awaitable[Any]], send: Callable[..., Awaitable[Any]]
     ) -> None:
-        if scope["type"] not in ("http", "websocket") or is_known(scope["headers"]):
+        is_request = scope["type"] in ("http", "websocket")
+        is_closed = is_request and closed is not None and scope["path"].startswith(closed)
+        if not is_request or (is_known(scope["headers"]) and not is_closed):
             await application(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})  # before it is accepted: the server answers 403

@@ -24,6 +24,8 @@ SERVER_SETTINGS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "PYTHONWARNINGS": "ignore",  # what MLflow's imports deprecate is nothing that a reader of the log can mend
 }
+# MLflow's assistant executes commands on the server's machine, for everybody who reaches the server from there.
+CLOSED = "/ajax-api/3.0/mlflow/assistant"
 AUTH_CONFIG = STATE / "mlflow-auth.ini"
 USERS = "mlflow-users.db"
 
@@ -49,7 +51,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
     os.environ["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(origins)
     import uvicorn
 
-    application = guard(_application(root, store), host, allowed_hosts)
+    application = guard(_application(root, store), host, allowed_hosts, CLOSED)
     uvicorn.run(application, host=host, port=port, log_level="warning", access_log=False)
 
 

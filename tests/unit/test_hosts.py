@@ -10,7 +10,7 @@ from pipeline.hosts import guard, own_names
 OWN = "127.0.0.1:4200"
 
 
-def answer(kind: str, *headers: tuple[str, str], host: str = "127.0.0.1", allowed: str = "") -> str:
+def answer(kind: str, *headers: tuple[str, str], host: str = "127.0.0.1", allowed: str = "", path: str = "/api") -> str:
     """What comes of a request: `passed`, or what is sent instead of the application's answer."""
     told: list[str] = []
 
@@ -21,8 +21,8 @@ def answer(kind: str, *headers: tuple[str, str], host: str = "127.0.0.1", allowe
         if message["type"] != "http.response.body":
             told.append(f"{message['type']} {message.get('status', '')}".strip())
 
-    scope = {"type": kind, "headers": [(name.encode(), value.encode()) for name, value in headers]}
-    asyncio.run(guard(application, host, allowed)(scope, None, send))  # type: ignore[arg-type]
+    scope = {"type": kind, "path": path, "headers": [(name.encode(), value.encode()) for name, value in headers]}
+    asyncio.run(guard(application, host, allowed, "/closed")(scope, None, send))  # type: ignore[arg-type]
     return " ".join(told)
 
 
@@ -65,6 +65,11 @@ def test_a_foreign_origin_is_refused_also_from_another_port_of_this_machine(orig
 
 def test_a_proxy_with_tls_passes_an_allowed_name_as_the_origin() -> None:
     assert answer("http", ("host", OWN), ("origin", "https://gpu-box.lan"), allowed="gpu-box.lan") == "passed"
+
+
+def test_a_closed_path_is_refused() -> None:
+    assert answer("http", ("host", OWN), path="/closed/now") == "http.response.start 403"
+    assert answer("http", ("host", OWN), path="/api/closed") == "passed"
 
 
 def test_what_is_no_request_is_passed_on() -> None:
