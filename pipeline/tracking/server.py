@@ -9,7 +9,10 @@ Addresses travel in the environment: a database's may hold a password, which has
 
 import os
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline.errors import PipelineError
 from pipeline.hosts import Application, guard, own_names
@@ -20,10 +23,7 @@ from pipeline.workspace import STATE, main_repository
 
 # MLflow's own names. With both, only those who say who they are get in.
 PROTECTION = ("MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_AUTH_ADMIN_PASSWORD")
-SERVER_SETTINGS = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "PYTHONWARNINGS": "ignore",  # what MLflow's imports deprecate is nothing that a reader of the log can mend
-}
+SERVER_SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 # MLflow's assistant executes commands on the server's machine, for everybody who reaches the server from there.
 CLOSED = "/ajax-api/3.0/mlflow/assistant"
 AUTH_CONFIG = STATE / "mlflow-auth.ini"
@@ -49,6 +49,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
     os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join([*names, *(f"{pattern}:*" for pattern in patterns)])
     origins = [f"http*://{pattern}{port}" for pattern in patterns for port in ("", ":*")]
     os.environ["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(origins)
+    warnings.simplefilter("ignore")  # what MLflow's imports deprecate is nothing that a reader of the log can mend
     import uvicorn
 
     application = guard(_application(root, store), host, allowed_hosts, CLOSED)
@@ -63,6 +64,7 @@ def _application(root: Path, store: Store) -> Application:
     os.environ |= dict.fromkeys((constants.BACKEND_STORE_URI_ENV_VAR, constants.REGISTRY_STORE_URI_ENV_VAR), store.uri)
     os.environ |= {constants.ARTIFACT_ROOT_ENV_VAR: artifacts, "_MLFLOW_SGI_NAME": "uvicorn"}
     handlers.initialize_backend_stores(store.uri, store.uri, artifacts)
+    _keep_files_inside(handlers._get_tracking_store(), artifacts)
     if all(map(os.environ.get, PROTECTION)):
         os.environ.setdefault("MLFLOW_AUTH_CONFIG_PATH", str(write_auth_config(root)))
         from mlflow.server.auth import create_app
@@ -72,6 +74,26 @@ def _application(root: Path, store: Store) -> Application:
     from mlflow.server.fastapi_app import app
 
     return app
+
+
+def _keep_files_inside(records: Any, artifacts: str) -> None:
+    """Refuse experiments with files elsewhere on this machine: the server would read and write there for everybody."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    def as_local(location: str) -> Path | None:
+        is_local = urlsplit(location).scheme in ("", "file")
+        return Path(local_file_uri_to_path(location)).resolve() if is_local else None
+
+    create, root = records.create_experiment, as_local(artifacts)
+
+    def create_inside(name: str, artifact_location: str | None = None, tags: Any = None) -> Any:
+        place = as_local(artifact_location) if artifact_location else None
+        if place and not (root and place.is_relative_to(root)):
+            raise MlflowException.invalid_parameter_value(f"files of experiments are kept below {artifacts}")
+        return create(name, artifact_location, tags)
+
+    records.create_experiment = create_inside
 
 
 def write_auth_config(root: Path) -> Path:

@@ -258,6 +258,8 @@ def test_a_stranger_and_a_foreign_host_or_origin_are_refused_by_both_servers(sta
     assert httpx.get(f"{experiments}/search?max_results=1", headers={"Host": "10.evil.example"}).status_code == 403
     assistant = f"{stack.mlflow}/ajax-api/3.0/mlflow/assistant/config"  # which would execute commands
     assert [httpx.get(assistant).status_code, httpx.put(assistant, json={}).status_code] == [403, 403]
+    elsewhere = {"name": "evil", "artifact_location": "file:///tmp/elsewhere"}  # to read and write files there
+    assert httpx.post(f"{experiments}/create", json=elsewhere).status_code == 400
     assert httpx.post(deployments, json={}, headers=stack.credentials).status_code == 200
     assert httpx.get(f"{experiments}/search?max_results=1").status_code == 200
 
