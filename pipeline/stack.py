@@ -3,9 +3,13 @@
 `pipeline up` writes both down in the main repository, so that every command finds its servers without being told. They
 work on what the embedded ones work on: MLflow's database and files, and Prefect's home. A command whose server does not
 answer therefore goes on without it, on the same records.
+
+Prefect's server asks everybody who they are, because whoever may use it can have its runner run commands. What it asks
+for is made once for each main repository, and used by every command without being told.
 """
 
 import os
+import secrets
 import shlex
 import sys
 from dataclasses import asdict, dataclass
@@ -14,14 +18,17 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from pipeline.errors import WorkspaceError
-from pipeline.files import PRIVATE, read_json, write_json
-from pipeline.workspace import STATE, is_held
+from pipeline.files import PRIVATE, atomic_file, make_private, read_json, write_json
+from pipeline.proxies import bypass_proxy
+from pipeline.workspace import STATE, is_held, lock, make_state
 
 Server = Literal["mlflow", "prefect"]
 
 LOCK = "the stack"  # which `pipeline up` holds
 STACK_FILE = STATE / "stack.json"  # while `pipeline up` serves
 SETTINGS_FILE = STATE / "settings.json"  # what stays when it has ended: where the data is
+AUTH_FILE = STATE / "prefect-auth"  # user and password of Prefect's server
+SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"  # Prefect's own names
 ANSWER_SECONDS = 5
 TOLD_VARIABLE = "PIPELINE_STACK_MISSED"  # for the processes that a command starts: it has said so already
 
@@ -67,6 +74,7 @@ def find_server(root: Path, server: Server) -> str | None:
         return None
     is_up = is_held(LOCK, stack.pid, root=root)
     if is_up and answers(f"{address}/health"):
+        bypass_proxy(urlsplit(address).hostname or "")
         return str(address)
     if os.environ.get(TOLD_VARIABLE) != str(stack.pid):
         os.environ[TOLD_VARIABLE] = str(stack.pid)
@@ -90,6 +98,46 @@ def answers(address: str, seconds: float = ANSWER_SECONDS) -> bool:
         return False
     finally:
         connection.close()
+
+
+def auth_string(root: Path) -> str:
+    """User and password of a main repository's Prefect server, as `user:password`. The first call makes them.
+
+    Only the owner can read the file, from its first moment on. Of several processes that make it, one wins.
+    """
+    path = root / AUTH_FILE
+    if kept := _read_auth_string(path):
+        return kept
+    with lock(path.name, wait=ANSWER_SECONDS, remedy="run the same command again", root=root):
+        if kept := _read_auth_string(path):
+            return kept
+        make_state(root)
+        made = f"pipeline:{secrets.token_urlsafe(32)}"
+        with atomic_file(path, mode=PRIVATE) as partial:
+            partial.write_text(f"{made}\n", encoding="utf-8")
+    return made
+
+
+def prefect_credentials(root: Path, url: str) -> dict[str, str]:
+    """Environment variables with which Prefect's client is let in by the server of `pipeline up`.
+
+    Empty for any other server, and where the environment has them.
+    """
+    stack = read_stack(root)
+    if os.environ.get(CLIENT_AUTH) or not stack or url.rstrip("/") != stack.prefect:
+        return {}
+    if not is_held(LOCK, stack.pid, root=root):  # somebody else may listen there
+        return {}
+    known = os.environ.get(SERVER_AUTH) or _read_auth_string(root / AUTH_FILE)
+    return {CLIENT_AUTH: known} if known else {}
+
+
+def _read_auth_string(path: Path) -> str:
+    make_private(path)
+    try:
+        return path.read_text("utf-8").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def data_directory(root: Path) -> Path:

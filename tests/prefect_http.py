@@ -10,11 +10,16 @@ import httpx
 BUSY_SECONDS = 60
 
 
-def request(method: str, url: str, json: Any = None) -> httpx.Response:
-    """The answer to a request, once the server is not busy any more."""
+def request(method: str, url: str, json: Any = None, auth: str | None = None) -> httpx.Response:
+    """The answer to a request, once the server is not busy any more.
+
+    Args:
+        auth: what a server asks for, as `user:password`.
+    """
+    known = httpx.BasicAuth(*auth.split(":", 1)) if auth else None
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
-        answer = httpx.request(method, url, json=json, timeout=BUSY_SECONDS)
+        answer = httpx.request(method, url, json=json, auth=known, timeout=BUSY_SECONDS)
         if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
             return answer
         time.sleep(0.5)

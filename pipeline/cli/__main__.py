@@ -21,6 +21,7 @@ from pipeline.cli import (  # noqa: F401
 from pipeline.cli.app import app
 from pipeline.console import SafeConsole
 from pipeline.errors import PipelineError
+from pipeline.proxies import bypass_proxy
 
 PANELS = {  # of `pipeline --help`, each with its commands in the order in which one meets them
     "Every day": ("run", "status", "params", "schema", "ui", "predict", "add-data"),
@@ -48,6 +49,7 @@ _arrange()
 
 def main() -> None:
     """Run the command line. What the reader can mend is printed without a traceback."""
+    bypass_proxy()
     try:
         app()
     except (PipelineError, OSError) as error:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import State, flow
+from prefect import Flow, State, flow
 from prefect.deployments import run_deployment
 from prefect.events import emit_event
 from prefect.runtime import flow_run
@@ -24,6 +24,7 @@ from pipeline.flows.git import git
 from pipeline.flows.notices import notify_of_failure, notify_of_run
 from pipeline.flows.run import IfBusy, run_training
 from pipeline.params import PARAMS_FILE, parse_params
+from pipeline.proxies import bypass_proxy
 from pipeline.stages.process import explain
 from pipeline.workspace import find_workspace, main_repository
 
@@ -88,7 +89,7 @@ def monitor_data() -> State[None]:
     return _in_words(run)
 
 
-FLOWS = (train, retrain, monitor_data)
+FLOWS: tuple[Flow[..., Any], ...] = (train, retrain, monitor_data)
 
 
 def read_if_busy(workspace: Path) -> IfBusy:
@@ -113,6 +114,7 @@ def _in_words(run: Callable[[Path], State[None]]) -> State[None]:
     """Run in the checkout, and end as failed, with the message and no traceback, by what the reader can mend."""
     workspace = find_workspace()
     os.chdir(workspace)
+    bypass_proxy()
     attend(main_repository(workspace))
     try:
         state = run(workspace)

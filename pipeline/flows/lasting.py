@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.errors import FlowError
 from pipeline.flows.server import require_answer, settings
-from pipeline.stack import find_server
+from pipeline.stack import find_server, prefect_credentials
 
 
 def use_lasting_server(root: Path) -> str:
@@ -28,7 +28,7 @@ def use_lasting_server(root: Path) -> str:
             remedy="pipeline up, in another terminal or as a service; then run the same command again",
         )
     require_answer(url)
-    os.environ["PREFECT_API_URL"] = url
+    os.environ.update({"PREFECT_API_URL": url, **prefect_credentials(root, url)})
     return url
 
 

@@ -10,6 +10,7 @@ import sys
 
 from pipeline.errors import PipelineError
 from pipeline.flows.lasting import use_lasting_server
+from pipeline.proxies import bypass_proxy
 from pipeline.workspace import find_workspace, lock, main_repository
 
 WAIT_SECONDS = 30  # for a former runner to end, which may be stopping a stage
@@ -20,6 +21,8 @@ def main() -> int:
     try:
         root = main_repository(find_workspace())
         os.chdir(root)
+        bypass_proxy()
+        os.environ["PREFECT_RUNNER_SERVER_ENABLE"] = "false"  # it would take commands from everybody on this machine
         use_lasting_server(root)
         from pipeline.flows.serving import serve
 

@@ -6,10 +6,12 @@ preparations. It ends when the run's process does, however that happens.
 
 `python -m pipeline.flows.server SOCKET` is that process. It leaves again when a profile or `prefect.toml` names a
 server: only Prefect knows all the places, and asking it in the flow's process first would lose the head start.
-`python -m pipeline.flows.server HOST PORT` is the server of `pipeline up`, which also runs Prefect's services.
+`python -m pipeline.flows.server HOST PORT [ALLOWED_HOSTS]` is the server of `pipeline up`, which also runs Prefect's
+services. Neither lets anybody in without credentials, nor answers foreign hosts and origins.
 """
 
 import os
+import secrets
 import shlex
 import socket
 import subprocess
@@ -17,7 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from http import HTTPStatus
 from pathlib import Path
@@ -25,7 +27,9 @@ from typing import Self
 
 from pipeline.errors import FlowError
 from pipeline.files import PRIVATE, make_private
-from pipeline.stack import find_server, prefect_home
+from pipeline.hosts import guard
+from pipeline.proxies import bypass_proxy
+from pipeline.stack import CLIENT_AUTH, SERVER_AUTH, auth_string, find_server, prefect_credentials, prefect_home
 from pipeline.tracking.store import without_password
 from pipeline.workspace import STATE, main_repository, make_state
 
@@ -71,16 +75,29 @@ def open_server(workspace: Path) -> Iterator[Callable[[], AbstractContextManager
         os.environ.setdefault(name, value)
     if url := os.environ.get("PREFECT_API_URL"):
         require_answer(url)
-        yield nullcontext
-    elif url := find_server(root, "prefect"):
-        os.environ["PREFECT_API_URL"] = url
-        try:
+    else:
+        url = find_server(root, "prefect")
+    if url:
+        with _environment({"PREFECT_API_URL": url, **prefect_credentials(root, url)}):
             yield nullcontext
-        finally:
-            del os.environ["PREFECT_API_URL"]
     else:
         with TemporaryServer(workspace) as temporary:
             yield temporary.connect
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the length of the block."""
+    former = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def settings(root: Path) -> dict[str, str]:
@@ -162,6 +179,7 @@ class TemporaryServer:
         make_private(self.log)
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        self.auth = f"run:{secrets.token_urlsafe(32)}"  # a port by itself keeps nobody out; it is in no file
         with listener, self.log.open("w") as log:
             # A session of its own keeps the terminal's Ctrl-C away, so that it can still take down how the run ended.
             self.process = subprocess.Popen(
@@ -171,7 +189,7 @@ class TemporaryServer:
                 stderr=log,
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
-                env=TEMPORARY_SETTINGS | os.environ,
+                env=TEMPORARY_SETTINGS | os.environ | {SERVER_AUTH: self.auth},
             )
 
     @contextmanager
@@ -191,17 +209,14 @@ class TemporaryServer:
         self._wait()
         own = {
             "PREFECT_API_URL": self.url,
-            "PREFECT_CLIENT_MAX_RETRIES": "1",
-        }  # five take minutes, and it never returns
-        os.environ.update(own)
-        refresh_global_settings_context()
-        try:
+            CLIENT_AUTH: self.auth,
+            "PREFECT_CLIENT_MAX_RETRIES": "1",  # five take minutes, and it never returns
+        }
+        with _environment(own):
+            refresh_global_settings_context()
             # Nobody watches for heartbeats here, and their thread takes up to a second to end.
             with temporary_settings(updates={"flows.heartbeat_frequency": None}):
                 yield
-        finally:
-            for name in own:
-                del os.environ[name]
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -244,20 +259,28 @@ def serve_temporarily(descriptor: int) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    config = uvicorn.Config(create_app(ephemeral=True, final=True), log_level="error", lifespan="on")
+    app = guard(create_app(ephemeral=True, final=True), "127.0.0.1")
+    config = uvicorn.Config(app, log_level="error", lifespan="on")
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 
-def serve(host: str, port: int) -> None:
-    """Be what `prefect server start` is, without its welcome and the import of the whole command line."""
-    for name, value in {**settings(main_repository()), **LASTING_SETTINGS}.items():
+def serve(host: str, port: int, allowed_hosts: str = "") -> None:
+    """Be what `prefect server start` is, without its welcome and the import of the whole command line.
+
+    Args:
+        allowed_hosts: names under which browsers and clients may know this machine, with commas between them.
+    """
+    root = main_repository()
+    for name, value in {**settings(root), **LASTING_SETTINGS}.items():
         os.environ.setdefault(name, value)
+    os.environ[SERVER_AUTH] = os.environ.get(SERVER_AUTH) or auth_string(root)
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
 
     _make_private_home(get_current_settings().home)
-    uvicorn.run(create_app(final=True), host=host, port=port, log_level="warning", lifespan="on")
+    app = guard(create_app(final=True), host, allowed_hosts)
+    uvicorn.run(app, host=host, port=port, log_level="warning", lifespan="on")
 
 
 def _make_private_home(home: Path) -> None:
@@ -268,7 +291,8 @@ def _make_private_home(home: Path) -> None:
 
 
 if __name__ == "__main__":
+    bypass_proxy()
     if len(sys.argv) == 2:
         serve_temporarily(int(sys.argv[1]))
     else:
-        serve(sys.argv[1], int(sys.argv[2]))
+        serve(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

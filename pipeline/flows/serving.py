@@ -15,9 +15,12 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Self
 from uuid import UUID
 
 import httpx
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.filters import (
@@ -33,6 +36,8 @@ from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.runner import Runner
+from prefect.runner._process_manager import ProcessHandle
+from prefect.runner._starter_engine import EngineCommandStarter
 from prefect.states import Cancelled, Crashed, State
 
 from pipeline.data.incoming import INCOMING
@@ -61,17 +66,68 @@ COLLISION = {"wait": ConcurrencyLimitStrategy.ENQUEUE, "leave": ConcurrencyLimit
 
 
 class _Runner(Runner):
-    """Prefect's, which ends in its own event loop: as it is, a signal has it ended from a second one."""
+    """Prefect's runner, which executes our flows only.
+
+    Prefect takes the code of a flow run, and the commands to run before it, from the server's record of the deployment,
+    in the process of the flow run and, after a crash, in the runner: whoever can change a record can run anything here.
+    This runner takes both from this project, and refuses a flow run whose deployment was changed.
+
+    It also ends in its own event loop: as it is, a signal has it ended from a second one.
+    """
 
     def __init__(self) -> None:
         super().__init__(name="pipeline", query_seconds=POLL_SECONDS, pause_on_shutdown=False)
         self.ending = asyncio.Event()
+        self._entrypoints: dict[UUID, str] = {}  # of the deployments that are served
         self._running_loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             self._running_loop.add_signal_handler(number, self.ending.set)
 
     def handle_sigterm(self, *_: object) -> None:
         self._running_loop.call_soon_threadsafe(self.ending.set)
+
+    async def register(self, if_busy: IfBusy) -> dict[UUID, str]:
+        """Register the deployments with Prefect's server, and return their names by their ids."""
+        served = {}
+        for flow, deployment in zip(FLOWS, deployments(if_busy), strict=True):
+            found = await self.aadd_deployment(deployment)
+            self._deployment_registry.register_flow(found, flow)  # where the runner looks for hooks first
+            self._entrypoints[found] = str(deployment.entrypoint)
+            served[found] = deployment.name
+        return served
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self._scheduled_run_poller._resolve_starter = lambda run: _OwnStarter(self, run)
+        return self
+
+
+class _OwnStarter:
+    """Start the process of a flow run with an entrypoint of ours, if the server's record agrees."""
+
+    def __init__(self, runner: _Runner, run: FlowRun) -> None:
+        assert run.deployment_id
+        self._runner, self._entrypoint = runner, runner._entrypoints[run.deployment_id]
+        self._starter = EngineCommandStarter(
+            tmp_dir=runner._tmp_dir,
+            entrypoint=self._entrypoint,  # the process then asks for no record of the deployment
+            deployment_name=runner._deployment_registry.get_deployment_name(run.deployment_id),
+            control_channel=runner._control_channel,
+        )
+
+    async def start(self, flow_run: FlowRun, task_status: TaskStatus[ProcessHandle] = TASK_STATUS_IGNORED) -> None:
+        """Start it, and return when it has ended.
+
+        Raises:
+            FlowError: the deployment is not as this runner registered it. The flow run is marked as crashed.
+        """
+        assert flow_run.deployment_id
+        deployment = await self._runner._client.read_deployment(flow_run.deployment_id)
+        if deployment.entrypoint != self._entrypoint or deployment.pull_steps:
+            reason = f"refused: somebody changed what deployment {deployment.name} executes"
+            await _crash(self._runner._client, flow_run, reason, {deployment.id: deployment.name})
+            raise FlowError(reason, remedy="find out who; starting the runner again restores the deployment")
+        await self._starter.start(flow_run, task_status=task_status)
 
 
 async def serve(root: Path) -> None:
@@ -85,7 +141,7 @@ async def serve(root: Path) -> None:
     os.environ[RUNNER_VARIABLE] = str(os.getpid())
     await asyncio.to_thread(end_processes, read_notes(root))
     runner = _Runner()
-    served = {await runner.aadd_deployment(one): one.name for one in deployments(read_if_busy(root))}
+    served = await runner.register(read_if_busy(root))
     async with get_client() as client:
         await tend(client, root, served)
         _say(f"serving {', '.join(served.values())}; watching {INCOMING}")

@@ -31,10 +31,13 @@ from tornado.ioloop import IOLoop
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.server import ATTACHED
 from pipeline.stack import (
+    AUTH_FILE,
     LOCK,
+    SERVER_AUTH,
     Server,
     Stack,
     answers,
+    auth_string,
     data_directory,
     move_data,
     prefect_home,
@@ -48,7 +51,7 @@ Show = Callable[[str, str], None]  # takes the name of a part, and a line
 
 RUNNER = "pipeline.flows.runner"
 OWN = "up"  # the name under which this module's own lines are shown
-PREFECT_PROTECTION = "PREFECT_SERVER_API_AUTH_STRING"
+PREFECT_PROTECTION = SERVER_AUTH
 SHORTEST_PASSWORD = 12  # characters
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
@@ -149,6 +152,9 @@ def serve(
             move_data(root, data)
             if data != former:
                 show(OWN, f"data goes to {data} from now on; what was recorded before stays in {former}")
+        if any(part.name == "prefect" for part in parts) and not os.environ.get(PREFECT_PROTECTION):
+            auth_string(root)
+            show(OWN, f"Prefect's pages ask for a password once: paste the line in {root / AUTH_FILE}")
         _tie_standard_input()
         asyncio.run(_Stack(root, parts, show).run())
 
@@ -184,7 +190,7 @@ def plan(listening: Listening, only: Server | None = None) -> list[Part]:
         parts.append(Part("mlflow", "pipeline.tracking.server", where, environment, listening.mlflow))
     prefect = os.environ.get("PREFECT_API_URL", listening.prefect)
     if only != "mlflow" and prefect.rstrip("/") == listening.prefect:
-        at = (host, str(listening.prefect_port))
+        at = (host, str(listening.prefect_port), listening.allowed_hosts)
         parts.append(Part("prefect", "pipeline.flows.server", at, dict(os.environ), listening.prefect))
     if only is None:
         own = client_credentials(os.environ) | {"PREFECT_API_URL": prefect}

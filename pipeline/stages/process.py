@@ -21,6 +21,7 @@ from pipeline.data.incoming import INCOMING, require_same_batches, require_same_
 from pipeline.errors import PipelineError, WorkspaceError
 from pipeline.models.tasks import create_task
 from pipeline.params import Params, load_params
+from pipeline.proxies import bypass_proxy
 from pipeline.tracking.cache import require_sound_batches, require_sound_inputs
 from pipeline.workspace import OWNER, lock, main_repository
 
@@ -45,6 +46,7 @@ def execute(stage: str, run: Callable[[Params], None], *, part: Callable[[], str
         part: says which of several processes of the stage this is, such as "worker 1": each holds a lock of its own.
     """
     end_with_parent()
+    bypass_proxy()
     try:
         params = read_params()
         with lock(

@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 from pipeline.errors import PipelineError, TrackingError
 from pipeline.files import make_private
+from pipeline.proxies import bypass_proxy
 from pipeline.stack import data_directory, find_server
 from pipeline.tracking import location, schema
 from pipeline.workspace import STATE, lock, main_repository
@@ -381,6 +382,7 @@ def _probe(store: Store) -> None:
 
 
 if __name__ == "__main__":
+    bypass_proxy()
     try:
         open_store(locate())
     except PipelineError as error:

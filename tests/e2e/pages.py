@@ -86,14 +86,14 @@ class Pages:
 
 
 @contextmanager
-def open_browser() -> Iterator[Browser]:
+def open_browser(*flags: str) -> Iterator[Browser]:
     """Debian's Chromium, without a window."""
     executable = shutil.which("chromium")
     if executable is None:
         raise AssertionError("the browser `chromium` is missing: apt-get install chromium")
     sandbox = ("--no-sandbox",) if os.geteuid() == 0 else ()  # root has none
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=[*FLAGS, *sandbox])
+        browser = playwright.chromium.launch(executable_path=executable, args=[*FLAGS, *sandbox, *flags])
         yield browser
         browser.close()
 

@@ -46,7 +46,7 @@ def ask(stack: Running, path: str, **content: Any) -> Any:
     request = urllib.request.Request(
         f"{stack.prefect}/{path}",
         json.dumps(content).encode() if content else None,
-        {"Content-Type": "application/json"},
+        {"Content-Type": "application/json", **stack.credentials},
     )
     deadline = time.monotonic() + END_SECONDS
     while True:

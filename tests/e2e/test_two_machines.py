@@ -19,6 +19,7 @@ from tests.integration.postgresql import NOTHING, running_postgresql
 
 pytestmark = pytest.mark.faults
 
+AUTH = "admin:a-secret-for-prefect"
 WAIT_SECONDS = 300
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -48,12 +49,14 @@ def test_retrainings_of_two_machines_take_turns_and_lose_nothing(tmp_path: Path)
         port = find_free_port()
         api = f"http://127.0.0.1:{port}/api"
         own = LASTING_SETTINGS | {
-            "PREFECT_API_DATABASE_CONNECTION_URL": make_database(NOTHING).replace("psycopg2", "asyncpg")
+            "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+            "PREFECT_API_DATABASE_CONNECTION_URL": make_database(NOTHING).replace("psycopg2", "asyncpg"),
         }
         stores = {
             "MLFLOW_TRACKING_URI": make_database(),
             "MLFLOW_DEFAULT_ARTIFACT_ROOT": (tmp_path / "files").as_uri(),
             "PREFECT_API_URL": api,
+            "PREFECT_API_AUTH_STRING": AUTH,
         }
         server = one.start("python", "-m", "pipeline.flows.server", "127.0.0.1", str(port), **own)
         machines = []
@@ -63,12 +66,14 @@ def test_retrainings_of_two_machines_take_turns_and_lose_nothing(tmp_path: Path)
             for machine in machines:  # each serves when it says so
                 assert machine.stdout
                 assert any(line.startswith("serving train, retrain") for line in machine.stdout)
-            deployment = prefect_http.get(f"{api}/deployments/name/retrain/retrain").json()["id"]
+            deployment = prefect_http.get(f"{api}/deployments/name/retrain/retrain", auth=AUTH).json()["id"]
 
             def retrain(model: int) -> str:
                 content = {"parameters": {"changes": {"train.seed": model}, "reason": "a test"}}
                 return str(
-                    prefect_http.post(f"{api}/deployments/{deployment}/create_flow_run", json=content).json()["id"]
+                    prefect_http.post(
+                        f"{api}/deployments/{deployment}/create_flow_run", json=content, auth=AUTH
+                    ).json()["id"]
                 )
 
             def worker(run: str) -> list[int]:
@@ -81,10 +86,13 @@ def test_retrainings_of_two_machines_take_turns_and_lose_nothing(tmp_path: Path)
             machines[busy].send_signal(signal.SIGSTOP)  # it takes nothing more: the other machine has to
             runs.append(retrain(3))
             wait_until(
-                lambda: all(prefect_http.get(f"{api}/flow_runs/{run}").json()["state"]["type"] in FINAL for run in runs)
+                lambda: all(
+                    prefect_http.get(f"{api}/flow_runs/{run}", auth=AUTH).json()["state"]["type"] in FINAL
+                    for run in runs
+                )
             )
             workers = [busy, *worker(runs[1])]
-            ended = [prefect_http.get(f"{api}/flow_runs/{run}").json() for run in runs]
+            ended = [prefect_http.get(f"{api}/flow_runs/{run}", auth=AUTH).json() for run in runs]
         finally:
             outputs = []
             for process in (*machines, server):

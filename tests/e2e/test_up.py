@@ -5,22 +5,29 @@ import os
 import signal
 import stat
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
+from playwright.sync_api import expect
 
 from pipeline.files import file_digest
-from pipeline.stack import answers
+from pipeline.stack import AUTH_FILE, answers
 from pipeline.tracking.store import as_default, locate, locate_unserved, open_store
-from tests.conftest import Project
+from tests.conftest import CLOSED_PROXY, Project
+from tests.e2e.pages import PATIENCE, open_browser
 from tests.e2e.servers import find_free_port
 from tests.e2e.test_kills import processes_of, stage_process, wait_until_idle
 from tests.e2e.test_repro import aliases_of, runs_of
@@ -64,6 +71,16 @@ class Running:
                 if is_part:  # which a process between its start and its program is not yet
                     found[arguments.split()[0]] = child
         return found
+
+    @property
+    def auth(self) -> str:
+        """What Prefect's server asks for, as `pipeline up` made it."""
+        return (self.project.path / AUTH_FILE).read_text().strip()
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """The header of a request that Prefect's server lets in."""
+        return {"Authorization": f"Basic {b64encode(self.auth.encode()).decode()}"}
 
     def is_well(self) -> bool:
         return all(answers(f"{address}/health") for address in (self.mlflow, self.prefect))
@@ -111,7 +128,7 @@ def wait_until(condition: Callable[[], Any], log: Path) -> None:
 @pytest.fixture(scope="module")
 def stack(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     directory = tmp_path_factory.mktemp("up")
-    with running_stack(template.copy_to(directory / "project"), directory) as running:
+    with running_stack(template.copy_to(directory / "project"), directory, **CLOSED_PROXY) as running:
         yield running
 
 
@@ -127,7 +144,7 @@ def test_it_says_where_its_servers_answer_and_takes_little_memory(stack: Running
 def test_runs_through_the_server_and_beside_it_are_one_record(stack: Running, tmp_path: Path) -> None:
     project = stack.project
     project.set_params(**{"train.seed": 9})
-    output = project.run("python", "-m", "pipeline.cli", "run").stdout
+    output = project.run("python", "-m", "pipeline.cli", "run", **CLOSED_PROXY).stdout
     assert stack.mlflow in output
     assert "going on without it" not in output
     assert aliases_of(project) == {("tiny", "champion"): "1", ("tiny", "challenger"): "2"}
@@ -153,13 +170,107 @@ def test_runs_through_the_server_and_beside_it_are_one_record(stack: Running, tm
 
 def test_the_flow_is_recorded_by_the_prefect_server(stack: Running) -> None:
     query = urllib.request.Request(
-        f"{stack.prefect}/flow_runs/count", data=b"{}", headers={"Content-Type": "application/json"}
+        f"{stack.prefect}/flow_runs/count",
+        data=b"{}",
+        headers={"Content-Type": "application/json", **stack.credentials},
     )
     with urllib.request.urlopen(query) as before:
         count = int(before.read())
     stack.project.run("python", "-m", "pipeline.cli", "run", "--until", "ingest")
     with urllib.request.urlopen(query) as after:
         assert int(after.read()) == count + 1
+
+
+# What a hostile page, or another user of this machine, would do: have the runner execute a command.
+ATTACK = """
+async (api, steps) => {
+  const post = async (path, content) => {
+    // A blob has no Content-Type: it needs no preflight, and Prefect takes it as JSON.
+    const answer = await fetch(api + path, {method: "POST", body: new Blob([JSON.stringify(content)])});
+    return [answer.status, answer.ok ? await answer.json() : {}];
+  };
+  const listen = new Promise(resolve => {
+    const socket = new WebSocket(api.replace("http", "ws") + "/events/in");
+    socket.onopen = () => resolve("open");
+    socket.onerror = () => resolve("refused");
+  });
+  try {
+    const [, flow] = await post("/flows/", {name: "train"});
+    const entrypoint = "pipeline.flows.deployments.train";
+    const changed = {name: "train", flow_id: flow.id, entrypoint, pull_steps: steps};
+    const [, deployment] = await post("/deployments/", changed);
+    const [status] = await post(`/deployments/${deployment.id}/create_flow_run`, {});
+    return [String(status), await listen];
+  } catch (error) {
+    return [String(error), await listen];
+  }
+}
+"""
+
+
+@contextmanager
+def served_page(directory: Path) -> Iterator[int]:
+    """An empty page on a port of its own: another origin."""
+    (directory / "index.html").write_text("<title>hostile</title>")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(directory))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_nothing_runs_that_a_hostile_page_sends(stack: Running, tmp_path: Path) -> None:
+    """By a page of a foreign name, one of another port of this machine, and one whose name leads to the server."""
+    wait_until(lambda: "serving train, retrain" in stack.log.read_text(), stack.log)
+    mark = tmp_path / "mark"
+    steps = [{"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}]
+    known = partial(httpx.request, headers=stack.credentials, timeout=60)
+    before = known("POST", f"{stack.prefect}/flow_runs/count", json={}).json()
+    with served_page(tmp_path) as port, open_browser("--host-resolver-rules=MAP evil.example 127.0.0.1") as browser:
+        page = browser.new_page()
+        for origin in (f"http://evil.example:{port}", f"http://127.0.0.1:{port}"):
+            page.goto(origin)
+            attacked = page.evaluate(f"([api, steps]) => ({ATTACK})(api, steps)", [stack.prefect, steps])
+            assert attacked == ["TypeError: Failed to fetch", "refused"]
+        for address in (stack.prefect.removesuffix("/api"), stack.mlflow):
+            rebound = page.goto(address.replace("127.0.0.1", "evil.example"))
+            assert rebound
+            assert rebound.status == 403
+        # Whom the server belongs to comes in with the line of the file.
+        page.goto(stack.prefect.removesuffix("/api"), timeout=PATIENCE)
+        page.get_by_role("textbox").fill(stack.auth, timeout=PATIENCE)
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("Flow Runs").first).to_be_visible(timeout=PATIENCE)
+    deployment = known("GET", f"{stack.prefect}/deployments/name/train/train").json()
+    assert not deployment["pull_steps"]
+    assert known("POST", f"{stack.prefect}/flow_runs/count", json={}).json() == before
+    assert not mark.exists()
+
+
+def test_a_stranger_and_a_foreign_host_or_origin_are_refused_by_both_servers(stack: Running) -> None:
+    foreign = [{"Origin": "https://evil.example"}, {"Origin": "http://127.0.0.1:1"}, {"Host": "evil.example"}]
+    deployments, experiments = f"{stack.prefect}/deployments/filter", f"{stack.mlflow}/api/2.0/mlflow/experiments"
+    for headers in ({}, {"Content-Type": "text/plain"}, {"Authorization": "Basic cGlwZWxpbmU6"}):
+        assert httpx.post(deployments, content="{}", headers=headers).status_code == 401
+    for headers in foreign:
+        assert httpx.post(deployments, json={}, headers=stack.credentials | headers).status_code == 403
+        assert httpx.get(f"{experiments}/search?max_results=1", headers=headers).status_code == 403
+        assert httpx.post(f"{experiments}/create", json={"name": "evil"}, headers=headers).status_code == 403
+    assert httpx.get(f"{experiments}/search?max_results=1", headers={"Host": "10.evil.example"}).status_code == 403
+    assistant = f"{stack.mlflow}/ajax-api/3.0/mlflow/assistant/config"  # which would execute commands
+    assert [httpx.get(assistant).status_code, httpx.put(assistant, json={}).status_code] == [403, 403]
+    elsewhere = {"name": "evil", "artifact_location": "file:///tmp/elsewhere"}  # to read and write files there
+    assert httpx.post(f"{experiments}/create", json=elsewhere).status_code == 400
+    assert httpx.post(deployments, json={}, headers=stack.credentials).status_code == 200
+    assert httpx.get(f"{experiments}/search?max_results=1").status_code == 200
+
+    assert (stack.project.path / AUTH_FILE).stat().st_mode & 0o777 == 0o600
+    assert f"paste the line in {stack.project.path / AUTH_FILE}" in stack.log.read_text()
+    leader = psutil.Process(stack.process.pid)
+    told = [" ".join(process.cmdline()) for process in (leader, *leader.children(recursive=True))]
+    told += [stack.log.read_text(), stack.file.read_text(), stack.project.run("git", "status", "--short").stdout]
+    assert not [text for text in told if stack.auth.partition(":")[2] in text]
+    assert ".pipeline" not in told[-1]
 
 
 def test_killed_servers_come_back_where_they_were_and_nothing_is_lost(stack: Running) -> None:

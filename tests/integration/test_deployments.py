@@ -350,3 +350,40 @@ def runs_of(prefect_api: str, deployment: UUID) -> dict[str, dict[str, Any]]:
     """The flow runs of a deployment, by their id."""
     chosen = {"flow_runs": {"deployment_id": {"any_": [str(deployment)]}}, "limit": 100}
     return {run["id"]: run for run in prefect_http.post(f"{prefect_api}/flow_runs/filter", json=chosen).json()}
+
+
+@pytest.mark.parametrize("how", ["pull steps", "entrypoint"])
+def test_a_deployment_that_somebody_changed_is_not_executed(
+    served: dict[UUID, str], stand_ins: Project, prefect_api: str, told: Endpoint, how: str
+) -> None:
+    from pipeline.flows.serving import _Runner
+
+    mark = stand_ins.path / "mark"
+    (stand_ins.path / "foreign.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\n")
+    shell = "prefect.deployments.steps.run_shell_script"
+    changed = {
+        "pull steps": {"pull_steps": [{shell: {"script": f"touch {mark}"}}]},
+        "entrypoint": {"entrypoint": f"{stand_ins.path}/foreign.py:train"},
+    }[how]
+
+    async def run_once(tamper: dict[str, Any]) -> str:
+        """Have a new runner take one flow run, of a deployment that is changed once it is served."""
+        runner = _Runner()
+        deployment = next(key for key, name in (await runner.register("leave")).items() if name == "train")
+        record = prefect_http.get(f"{prefect_api}/deployments/{deployment}").json()
+        upsert = {key: record[key] for key in ("name", "flow_id", "entrypoint", "path")} | tamper
+        assert prefect_http.post(f"{prefect_api}/deployments/", json=upsert).json()["id"] == str(deployment)
+        parameters = {"parameters": {"until": "ingest"}}
+        run = prefect_http.post(f"{prefect_api}/deployments/{deployment}/create_flow_run", json=parameters).json()["id"]
+        async with runner:
+            await runner._scheduled_run_poller.run_once()
+        return str(run)
+
+    run = asyncio.run(run_once(changed))
+    state = prefect_http.get(f"{prefect_api}/flow_runs/{run}").json()["state"]
+    assert not mark.exists()
+    assert (state["type"], state["message"]) == ("CRASHED", "refused: somebody changed what deployment train executes")
+    assert told.told == [("failure", f"train failed: {state['message']}")]
+    if how == "pull steps":  # the next start of the runner restores the deployment
+        run = asyncio.run(run_once({}))
+        assert prefect_http.get(f"{prefect_api}/flow_runs/{run}").json()["state"]["type"] == "COMPLETED"

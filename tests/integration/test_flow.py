@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import pytest
 
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.run import IfBusy, run_training
+from pipeline.flows.server import TemporaryServer
 from pipeline.workspace import lock
-from tests.conftest import STAGES, Project
+from tests.conftest import CLOSED_PROXY, STAGES, Project
 from tests.integration.conftest import behave, started_stages
 
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -237,7 +239,7 @@ def test_a_second_run_waits_if_told_to(run: Run, stand_ins: Project, capfd: pyte
 
 def test_without_a_server_a_temporary_one_serves_the_run(stand_ins: Project) -> None:
     behave(stand_ins)
-    result = stand_ins.run("python", "-m", "pipeline.cli", "run", "--force", "ingest")
+    result = stand_ins.run("python", "-m", "pipeline.cli", "run", "--force", "ingest", **CLOSED_PROXY)
     assert "ingest" in result.stdout
     assert processes_of(stand_ins) == []
     with contextlib.closing(sqlite3.connect(Path(stand_ins.home) / "prefect" / "prefect.db")) as database:
@@ -249,3 +251,18 @@ def test_without_a_server_a_temporary_one_serves_the_run(stand_ins: Project) -> 
     for path, mode in {**private, stand_ins.home / "prefect": 0o700, stand_ins.path / ".pipeline": 0o700}.items():
         assert stat.S_IMODE(path.stat().st_mode) == mode, path
     assert stat.S_IMODE((stand_ins.path / "out/ingest.txt").stat().st_mode) & 0o044  # what a team shares stays so
+
+
+def test_the_temporary_server_lets_nobody_in_but_its_run(stand_ins: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(stand_ins.home / "prefect"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with TemporaryServer(stand_ins.path) as server:
+        server._wait()
+        ask = partial(httpx.post, f"{server.url}/deployments/filter", json={})
+        assert ask().status_code == 401
+        known = partial(ask, auth=httpx.BasicAuth(*server.auth.split(":")))
+        assert known().status_code == 200
+        for foreign in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):
+            assert known(headers=foreign).status_code == 403
+        assert server.auth.split(":")[1] not in " ".join(psutil.Process(server.process.pid).cmdline())
+        assert server.auth.split(":")[1] not in server.log.read_text()

@@ -13,6 +13,7 @@ import pytest
 from pipeline.flows.attendance import NOTES
 from tests import prefect_http
 from tests.conftest import Project
+from tests.e2e.servers import find_free_port
 from tests.integration.conftest import behave, started_stages
 from tests.integration.test_flow import processes_of, wait_until
 from tests.integration.test_retraining import add_batch
@@ -35,7 +36,9 @@ def start(stand_ins: Project, prefect_api: str) -> Iterator[Start]:
                 subprocess.Popen(
                     ["python", "-m", "pipeline.flows.attached", "pipeline.flows.runner"],
                     cwd=stand_ins.path,
-                    env=stand_ins.environment | {"PREFECT_API_URL": prefect_api, "STAND_INS": str(stand_ins.path)},
+                    env=stand_ins.environment
+                    | {"PREFECT_API_URL": prefect_api, "STAND_INS": str(stand_ins.path)}
+                    | {"PREFECT_RUNNER_SERVER_ENABLE": "true", "PREFECT_RUNNER_SERVER_PORT": str(find_free_port())},
                     stdin=subprocess.PIPE,
                     stdout=lines,
                     stderr=lines,
@@ -86,6 +89,8 @@ def test_flow_runs_end_with_the_runner_however_it_ends_and_the_next_one_serves(
     behave(stand_ins, train={"sleep": 300})
     runner = start()
     told = begin_training()
+    listening = [one for one in psutil.Process(runner.pid).net_connections() if one.status == psutil.CONN_LISTEN]
+    assert len(listening) == 1  # for the processes of its flow runs, which have a token; Prefect's server is off
     runner.terminate()
     assert runner.wait(60) == 0
     assert state_of(prefect_api, told) == "Cancelled"

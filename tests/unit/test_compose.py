@@ -72,7 +72,8 @@ def test_the_servers_are_those_of_pipeline_up(services: dict[str, Any]) -> None:
     """With the settings that a bare `prefect server start` lacks: its pages would ask 0.0.0.0 for their data."""
     for service, module in [("mlflow", "pipeline.tracking.server"), ("prefect", "pipeline.flows.server")]:
         port = services[service]["ports"][0].rpartition(":")[2]
-        assert services[service]["command"].split()[:5] == ["python", "-m", module, "0.0.0.0", port]
+        command = ["python", "-m", module, "0.0.0.0", port, service]  # by its name the worker knows it
+        assert services[service]["command"].split()[:6] == command
     assert not services["prefect"]["environment"].keys() & (SETTINGS | LASTING_SETTINGS).keys()
     assert services["worker"]["hostname"]  # part of what `tracking/processes.py` knows a run's process by
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,14 +14,19 @@ import pytest
 
 from pipeline.errors import WorkspaceError
 from pipeline.stack import (
+    AUTH_FILE,
+    CLIENT_AUTH,
     LOCK,
+    SERVER_AUTH,
     SETTINGS_FILE,
     TOLD_VARIABLE,
     Stack,
     answers,
+    auth_string,
     data_directory,
     find_server,
     move_data,
+    prefect_credentials,
     prefect_home,
     read_stack,
     remove_stack,
@@ -34,7 +40,7 @@ NOBODY = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def unconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "DVC_ROOT"):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "DVC_ROOT", CLIENT_AUTH, SERVER_AUTH):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(TOLD_VARIABLE, "")  # what a test sets goes with it
 
@@ -166,6 +172,46 @@ def test_settings_that_were_cut_off_are_refused_in_words(tmp_path: Path, content
     (tmp_path / SETTINGS_FILE).write_text(content)
     with pytest.raises(WorkspaceError, match=r"settings\.json is damaged(?s:.)*pipeline up --data DIRECTORY"):
         locate(tmp_path)  # another store, an empty one, would be the wrong answer
+
+
+def test_the_password_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    file = tmp_path / AUTH_FILE
+    former = os.umask(0)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            made = set(pool.map(auth_string, [tmp_path] * 8))
+    finally:
+        os.umask(former)
+    assert len(made) == 1
+    user, _, password = made.pop().partition(":")
+    assert (user, len(password)) == ("pipeline", 43)
+    assert file.read_text() == f"{user}:{password}\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o644)
+    assert auth_string(tmp_path) == f"{user}:{password}"
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_text("")  # what a power cut may leave
+    assert len(auth_string(tmp_path)) > 43
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in file.parent.iterdir()) == ["locks", file.name]
+
+
+def test_the_password_is_for_the_server_of_this_repository_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = f"{NOBODY}/api"
+    assert prefect_credentials(tmp_path, ours) == {}
+    made = auth_string(tmp_path)
+    with serving(tmp_path, prefect=ours):
+        assert prefect_credentials(tmp_path, f"{ours}/") == {CLIENT_AUTH: made}
+        assert prefect_credentials(tmp_path, "http://127.0.0.1:4200/api") == {}
+        monkeypatch.setenv(SERVER_AUTH, "admin:what somebody chose")
+        assert prefect_credentials(tmp_path, ours) == {CLIENT_AUTH: "admin:what somebody chose"}
+        monkeypatch.setenv(CLIENT_AUTH, "admin:what somebody set")
+        assert prefect_credentials(tmp_path, ours) == {}
+        monkeypatch.delenv(CLIENT_AUTH)
+        write_stack(tmp_path, Stack(os.getpid() + 1, prefect=ours))  # of one that was killed
+        assert prefect_credentials(tmp_path, ours) == {}
 
 
 def test_asking_imports_no_tool() -> None:

@@ -1,0 +1,73 @@
+"""Which hosts and origins a server of ours answers: an ASGI middleware around Prefect's and MLflow's applications.
+
+A page of another site can send requests to this machine, and with DNS rebinding under its own name. Neither gets an
+answer, with or without credentials. Programs that are no browsers send no origin.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Application = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ANY_ADDRESS = ("0.0.0.0", "::")  # to listen on; no name of a machine
+ADDRESS = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/?#@\[\]]+)(:[0-9]+)?")
+SCHEME = re.compile(r"^https?://")
+REFUSAL = (
+    b"refused: unknown host or origin, or a closed path. Names of this machine: --allowed-hosts (docs/servers.md)\n"
+)
+
+
+def own_names(host: str, allowed: str) -> list[str]:
+    """Names of this machine as they stand in addresses.
+
+    Args:
+        host: the address that a server listens on.
+        allowed: more names, with commas between them.
+    """
+    return list(dict.fromkeys([*map(_as_host, [*LOOPBACK, *({host} - {*ANY_ADDRESS})]), *_split(allowed)]))
+
+
+def guard(application: Application, host: str, allowed: str = "", closed: str | None = None) -> Application:
+    """Refuse every request, also for a websocket, whose host or origin is foreign.
+
+    An origin is known if it is the request's own host, or an allowed name without a port (a proxy with TLS).
+
+    Args:
+        closed: the beginning of paths that nobody is to use.
+    """
+    hosts = set(own_names(host, allowed))
+    origins = set(_split(allowed))
+
+    def is_known(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        values = [(name.lower(), value.decode("latin-1").lower()) for name, value in headers]
+        asked = [value for name, value in values if name == b"host"]
+        if not asked or any((match := ADDRESS.fullmatch(value)) is None or match[1] not in hosts for value in asked):
+            return False
+        known = {*origins, asked[0]}
+        return all(SCHEME.sub("", value) in known for name, value in values if name == b"origin")
+
+    async def guarded(
+        scope: Scope, receive: Callable[..., Awaitable[Any]], send: Callable[..., Awaitable[Any]]
+    ) -> None:
+        is_request = scope["type"] in ("http", "websocket")
+        is_closed = is_request and closed is not None and scope["path"].startswith(closed)
+        if not is_request or (is_known(scope["headers"]) and not is_closed):
+            await application(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: the server answers 403
+        else:
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": REFUSAL})
+
+    return guarded
+
+
+def _split(names: str) -> list[str]:
+    return [_as_host(name.strip()) for name in names.split(",") if name.strip()]
+
+
+def _as_host(name: str) -> str:
+    return f"[{name}]" if ":" in name else name.lower()
