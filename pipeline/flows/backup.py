@@ -24,12 +24,12 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from pipeline.errors import WorkspaceError
+from pipeline.errors import WorkspaceError, without_password
 from pipeline.files import atomic_file, file_digest, read_json, write_json
 from pipeline.flows.alone import alone
 from pipeline.flows.prefect_database import find_file
 from pipeline.tracking.location import FOLDER
-from pipeline.tracking.store import RESTORING, locate_unserved, without_password
+from pipeline.tracking.store import RESTORING, locate_unserved
 from pipeline.workspace import STATE, lock, main_repository
 
 FORMAT = 1

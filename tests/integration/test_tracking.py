@@ -327,6 +327,22 @@ def test_a_new_store_is_made_once_by_processes_that_ask_together(workspace: Work
     assert [path.name for path in (workspace.root / ".pipeline").glob("mlflow*")] == []
 
 
+def test_a_configured_store_is_made_once_by_clones_that_ask_together(workspace: Workspace, tmp_path: Path) -> None:
+    clone, database = tmp_path / "clone", tmp_path / "for all" / "team.db"
+    clone.mkdir()
+    (clone / "dvc.yaml").touch()
+    environment = _environment() | {"MLFLOW_TRACKING_URI": f"sqlite:///{database}"}
+    command = [sys.executable, "-m", "pipeline.tracking.store"]
+    processes = [
+        subprocess.Popen(command, cwd=directory, env=environment, stderr=subprocess.PIPE, text=True)
+        for directory in (workspace.root, clone)
+    ]
+    assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0)] * 2
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+    assert not (clone / ".pipeline").exists()
+
+
 def test_mlflow_sends_no_telemetry(workspace: Workspace) -> None:
     workspace.train(b"a model")
     code = TRAINING.split("with")[0] + (
