@@ -217,11 +217,7 @@ class TemporaryServer:
             yield
             return
         self._wait()
-        own = {
-            "PREFECT_API_URL": self.url,
-            RETRIES: "1",  # it never returns once it has ended
-            "PREFECT_API_REQUEST_TIMEOUT": "25",  # on a busy machine it is slow, and a second request would be another
-        }
+        own = {"PREFECT_API_URL": self.url, RETRIES: "2"}  # it never returns once it has ended
         os.environ.update(own)
         refresh_global_settings_context()
         try:
