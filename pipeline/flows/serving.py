@@ -36,7 +36,7 @@ from prefect.runner import Runner
 from prefect.states import Cancelled, Crashed, State
 
 from pipeline.data.incoming import INCOMING
-from pipeline.errors import FlowError
+from pipeline.errors import FlowError, without_password
 from pipeline.flows.arrivals import arrived_batches
 from pipeline.flows.attendance import RUNNER_VARIABLE, end_processes, read_notes
 from pipeline.flows.deployments import FLOWS, RESOURCE, RETRAINING, SKIPPED, read_if_busy, retrain
@@ -309,4 +309,4 @@ def _innermost(error: BaseException) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(without_password(line), flush=True)

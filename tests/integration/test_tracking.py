@@ -358,6 +358,11 @@ def test_mlflow_sends_no_telemetry(workspace: Workspace) -> None:
     assert (result.returncode, result.stderr) == (0, "")  # nor does it print anything of its own
 
 
+def test_the_readme_switches_telemetry_off_before_it_names_mlflow() -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    assert text.index("\nexport MLFLOW_DISABLE_TELEMETRY=true ") < text.index("\nmlflow ui ")
+
+
 def test_a_server_that_does_not_answer_is_an_error_and_no_other_store_is_used(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
