@@ -21,6 +21,7 @@ from pipeline.cli import (  # noqa: F401
 from pipeline.cli.app import app
 from pipeline.console import SafeConsole
 from pipeline.errors import PipelineError
+from pipeline.exits import leave
 from pipeline.proxies import bypass_proxy
 
 PANELS = {  # of `pipeline --help`, each with its commands in the order in which one meets them
@@ -60,6 +61,7 @@ def main() -> None:
         sys.exit(told.exit_code)
     finally:
         gc.freeze()  # or the interpreter searches all of MLflow and Prefect for cycles at its end: half a second
+        leave()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from pipeline.errors import WorkspaceError
+from pipeline.errors import WorkspaceError, without_password
 from pipeline.files import (
     PRIVATE,
     atomic_file,
@@ -39,7 +39,7 @@ from pipeline.files import (
 from pipeline.flows.alone import alone
 from pipeline.flows.prefect_database import find_file
 from pipeline.tracking.location import FOLDER
-from pipeline.tracking.store import RESTORING, is_damage, locate_unserved, without_password
+from pipeline.tracking.store import RESTORING, is_damage, locate_unserved
 from pipeline.workspace import STATE, lock, main_repository, make_state
 
 FORMAT = 1

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pipeline.errors import FlowError, PipelineError, printable
+from pipeline.errors import FlowError, PipelineError, printable, without_password
 from pipeline.flows.summary import Summary
 from pipeline.reports.champion_rule import Outcome
 from pipeline.tracking.registry import Registration
-from pipeline.tracking.store import without_password
 
 Kind = Literal["promoted", "rejected", "failed", "quarantined", "drift"]
 

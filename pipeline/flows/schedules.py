@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
-from pipeline.errors import FlowError, ParamsError
+from pipeline.errors import FlowError, ParamsError, without_password
 from pipeline.flows.lasting import use_lasting_server
 from pipeline.flows.server import answering_server
-from pipeline.tracking.store import without_password
 from pipeline.workspace import main_repository
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ server: only Prefect knows all the places, and asking it in the flow's process f
 services. Neither lets anybody in without credentials, nor answers foreign hosts and origins.
 """
 
+import logging
 import os
 import secrets
 import shlex
@@ -25,12 +26,12 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
-from pipeline.errors import FlowError
+from pipeline.errors import FlowError, without_password
 from pipeline.files import PRIVATE, make_private
 from pipeline.hosts import guard
 from pipeline.proxies import bypass_proxy
 from pipeline.stack import CLIENT_AUTH, SERVER_AUTH, auth_string, find_server, prefect_credentials, prefect_home
-from pipeline.tracking.store import without_password
+from pipeline.tracking.store import hold_creation_lock
 from pipeline.workspace import STATE, main_repository, make_state
 
 START_SECONDS = 120
@@ -39,13 +40,19 @@ ANSWER_SECONDS = 5
 LOG_FILE = STATE / "prefect-server.log"
 ATTACHED = "pipeline.flows.attached"
 
+RETRIES = "PREFECT_CLIENT_MAX_RETRIES"
+
 # Read by Prefect when it is imported. What the user has set stays.
 SETTINGS = {
     "DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run prints its own lines; Prefect keeps them as logs
-    "PREFECT_CLIENT_MAX_RETRIES": "4",  # half a minute: `pipeline up` has the server back by then
+    # A server that went away is asked again for half a minute, in which `pipeline up` has it back; one that hangs, for
+    # a minute. Prefect's own 60 seconds a request are 5 minutes, and it makes several.
+    RETRIES: "4",
+    "PREFECT_API_REQUEST_TIMEOUT": "8",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # it prints every event that it could not send
     "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1.0",  # seconds until a line shows in Prefect's pages
 }
 LASTING_SETTINGS = {
@@ -138,6 +145,32 @@ def _unset_server() -> str:
     return "take it out of the file that `prefect config view` names (prefect.toml, pyproject.toml or .env)"
 
 
+def await_answer() -> None:
+    """Wait for half a minute if Prefect's server does not answer now. Prefect must be imported.
+
+    Prefect itself would wait at each of its next requests, and its engine makes several after one has failed. Once this
+    has failed, none of them is repeated.
+
+    Raises:
+        FlowError: it did not come back.
+    """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    current = get_current_settings()
+    url, start = str(current.api.url), time.monotonic()
+    waits = [2**retry for retry in range(1, current.client.max_retries + 1)]  # as those of Prefect's client
+    for place in range(len(waits) + 1):
+        try:
+            return require_answer(url)
+        except FlowError as error:
+            if place == len(waits):
+                os.environ[RETRIES] = "0"
+                refresh_global_settings_context()
+                raise _stopped_answering(error.found) from None
+            time.sleep(max(0.0, start + sum(waits[: place + 1]) - time.monotonic()))
+
+
 @contextmanager
 def answering_server() -> Iterator[None]:
     """Say in words that Prefect's server stopped answering, or does not let us in. Prefect must be imported.
@@ -148,17 +181,15 @@ def answering_server() -> Iterator[None]:
     from httpx import TransportError
     from prefect.exceptions import PrefectHTTPStatusError
 
+    retries, prints = os.environ.get(RETRIES), logging.raiseExceptions
+    logging.raiseExceptions = False  # Prefect's handler would print that it could not send a log, and the log
     try:
         yield
     except (TransportError, RuntimeError) as error:
         # Prefect's client raises a RuntimeError of its own where its first request finds nobody.
         if not isinstance(error, TransportError) and "Failed to reach API" not in str(error):
             raise
-        raise FlowError(
-            "Prefect's server stopped answering during the run",
-            found=str(error),
-            remedy="pipeline run: the stages that ended are kept",
-        ) from None
+        raise _stopped_answering(str(error) or type(error).__name__) from None
     except PrefectHTTPStatusError as error:
         if error.response.status_code != HTTPStatus.UNAUTHORIZED:
             raise
@@ -167,6 +198,20 @@ def answering_server() -> Iterator[None]:
             expected="in the environment: PREFECT_API_AUTH_STRING, as the server has it",
             remedy="set it, then run the same command again",
         ) from None
+    finally:
+        logging.raiseExceptions = prints
+        if retries is not None:
+            os.environ[RETRIES] = retries
+
+
+def _stopped_answering(found: str) -> FlowError:
+    return FlowError(
+        "Prefect's server stopped answering during the run",
+        expected="an answer within a minute",
+        found=found,
+        remedy="pipeline run: the stages that ended are kept",
+        temporary=True,
+    )
 
 
 class TemporaryServer:
@@ -207,11 +252,7 @@ class TemporaryServer:
             yield
             return
         self._wait()
-        own = {
-            "PREFECT_API_URL": self.url,
-            CLIENT_AUTH: self.auth,
-            "PREFECT_CLIENT_MAX_RETRIES": "1",  # five take minutes, and it never returns
-        }
+        own = {"PREFECT_API_URL": self.url, CLIENT_AUTH: self.auth, RETRIES: "2"}  # it never returns once it has ended
         with _environment(own):
             refresh_global_settings_context()
             # Nobody watches for heartbeats here, and their thread takes up to a second to end.
@@ -228,11 +269,13 @@ class TemporaryServer:
             except OSError:
                 time.sleep(0.05)
         last = self.log.read_text(errors="replace").strip().splitlines()[-3:]
+        is_file = _database_address().startswith("sqlite")
+        advice = "PREFECT_HOME=DIRECTORY pipeline run" if is_file else "PREFECT_SERVER_DATABASE_CONNECTION_URL"
         raise FlowError(
             "the temporary Prefect server did not start",
             expected=f"an answer within {START_SECONDS} s",
             found="\n            ".join(last) or f"exit code {self.process.poll()}",
-            remedy=f"read {self.log}; another database: PREFECT_HOME=DIRECTORY pipeline run",
+            remedy=f"read {self.log}; another database: {advice}",
         )
 
     def __enter__(self) -> Self:
@@ -249,6 +292,39 @@ class TemporaryServer:
             self.process.stdin.close()
 
 
+def make_tables() -> None:
+    """Let Prefect make or migrate its tables in PostgreSQL, one server at a time.
+
+    Its migrations take no lock: of two servers that find the database empty, one fails.
+    """
+    from prefect.server.database import provide_database_interface
+
+    address = _database_address()
+    if not address.startswith("postgresql"):
+        return
+    import asyncio
+
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    async def migrate() -> None:
+        engine = create_async_engine(address, isolation_level="AUTOCOMMIT")
+        try:
+            async with engine.connect() as connection:
+                await connection.run_sync(hold_creation_lock)
+                await provide_database_interface().run_migrations_upgrade()
+        finally:
+            await engine.dispose()  # and with the connection goes the lock
+
+    asyncio.run(migrate())
+
+
+def _database_address() -> str:
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().server.database.connection_url
+    return url.get_secret_value() if url else ""
+
+
 def serve_temporarily(descriptor: int) -> None:
     """Serve on an open, listening socket, unless Prefect's own settings name another server."""
     from prefect.settings import get_current_settings
@@ -256,6 +332,7 @@ def serve_temporarily(descriptor: int) -> None:
     if get_current_settings().api.url:
         return
     _make_private_home(get_current_settings().home)
+    make_tables()
     import uvicorn
     from prefect.server.api.server import create_app
 
@@ -279,6 +356,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
     from prefect.settings import get_current_settings
 
     _make_private_home(get_current_settings().home)
+    make_tables()
     app = guard(create_app(final=True), host, allowed_hosts)
     uvicorn.run(app, host=host, port=port, log_level="warning", lifespan="on")
 

@@ -41,7 +41,7 @@ from prefect.runner._starter_engine import EngineCommandStarter
 from prefect.states import Cancelled, Crashed, State
 
 from pipeline.data.incoming import INCOMING
-from pipeline.errors import FlowError
+from pipeline.errors import FlowError, without_password
 from pipeline.flows.arrivals import arrived_batches
 from pipeline.flows.attendance import RUNNER_VARIABLE, end_processes, read_notes
 from pipeline.flows.deployments import FLOWS, RESOURCE, RETRAINING, SKIPPED, read_if_busy, retrain
@@ -370,4 +370,4 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(without_password(line), flush=True)

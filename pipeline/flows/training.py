@@ -1,6 +1,5 @@
 """The training flow: one Prefect task for each stage of `dvc.yaml`."""
 
-import logging
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -9,15 +8,19 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run as prefect_run
 from prefect.states import Cancelled, Completed, Failed
 
 from pipeline.errors import FlowError, PipelineError
+from pipeline.exits import skip_exit_handlers
 from pipeline.flows.execution import Execution
+from pipeline.flows.server import await_answer
 from pipeline.flows.summary import EVALUATION_REPORT, Summary, key_figure
 from pipeline.tracking.flowrun import StageResult, flow_run
 from pipeline.tracking.records import PARENT_VARIABLE
 from pipeline.tracking.registry import Registration
+from pipeline.tracking.store import answers, locate
 from pipeline.tracking.sync import sync
 
 RETRY_SECONDS = [5.0, 20.0]  # before the first and the second retry of what a network or a server did not answer
@@ -41,7 +44,8 @@ def run_flow(execution: Execution, dataset: str, tell: Callable[[Summary], None]
     """
 
     def may_succeed_later(_task: object, run: Any, _state: object) -> bool:
-        return execution.results[run.name].may_succeed_later
+        # A stage has waited for its store already: nothing can come of another try while that does not answer.
+        return execution.results[run.name].may_succeed_later and answers(locate(execution.workspace))
 
     @task(
         cache_policy=NO_CACHE,  # DVC knows what is up to date: two caches disagree sooner or later
@@ -60,6 +64,7 @@ def run_flow(execution: Execution, dataset: str, tell: Callable[[Summary], None]
     def run_stages() -> None:
         states: dict[str, State[Any]] = {}
         for stage in execution.plan.stages:
+            await_answer()
             states[stage.name] = run_stage.with_options(name=stage.name, task_run_name=stage.name)(
                 stage.name, wait_for=[states[name] for name in stage.upstream], return_state=True
             )
@@ -79,6 +84,7 @@ def run_flow(execution: Execution, dataset: str, tell: Callable[[Summary], None]
                     tracked.log_stages(summary.stages)
                     tracked.finish(synced)
                 execution.terminal.summarise(summary)
+                await_answer()
                 publish(summary)
                 require_success(summary)
                 tell(summary)
@@ -149,8 +155,11 @@ def publish(summary: Summary) -> None:
 
 
 def send_records() -> None:
-    """Send the logs and events that Prefect holds back for its next batch, before a temporary server ends."""
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        for handler in logging.getLogger(name).handlers:
-            handler.flush()
-    EventsWorker.drain_all(timeout=SEND_SECONDS)
+    """Send the logs and events that Prefect holds back for its next batch, before a temporary server ends.
+
+    What a server does not take within some seconds is given up: Prefect would wait for it at the process's end.
+    """
+    for worker in (APILogWorker, EventsWorker):
+        sent = cast(Any, worker.drain_all(timeout=SEND_SECONDS))
+        if sent.not_done:
+            skip_exit_handlers()

@@ -28,7 +28,7 @@ from circus.exc import ConflictError
 from circus.watcher import Watcher
 from tornado.ioloop import IOLoop
 
-from pipeline.errors import FlowError, WorkspaceError
+from pipeline.errors import FlowError, WorkspaceError, without_password
 from pipeline.flows.server import ATTACHED
 from pipeline.stack import (
     AUTH_FILE,
@@ -333,6 +333,7 @@ class _Member:
         return len(recent) == MOST_STARTS and time.monotonic() < self.starts[-1] + PAUSE_SECONDS
 
     def _take(self, line: str) -> None:
+        line = without_password(line)  # a server's traceback may hold its database's address
         self.last_lines.append(line)
         self._show(self.part.name, line)
 

@@ -11,7 +11,6 @@ For a database without a server, `MLFLOW_DEFAULT_ARTIFACT_ROOT` says where the f
 
 import logging
 import os
-import re
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from pipeline.errors import PipelineError, TrackingError
+from pipeline.errors import PipelineError, TrackingError, without_password
 from pipeline.files import make_private
 from pipeline.proxies import bypass_proxy
 from pipeline.stack import data_directory, find_server
@@ -30,6 +29,7 @@ from pipeline.workspace import STATE, lock, main_repository
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from sqlalchemy import Connection
 
 RESTORING = STATE / "restoring.json"  # beside the database: what is to be renamed, while a restore does it
 LOCK_WAIT_SECONDS = 60  # creating the database takes about 2 s, 5 s on a busy machine
@@ -46,9 +46,14 @@ SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a server's client does so at every run's end
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; MLflow's own 120 s and 7 retries are 20 minutes of silence
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    # Together a minute for a server that hangs, and nearly half a minute for one that is being started again. MLflow's
+    # own 120 seconds and 7 retries are 20 minutes of silence.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "9",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "4",
 }
+# Once a server has not answered for that long, whoever closes the run is not to wait for as long again.
+AFTER_SILENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,6 @@ class Store:
 
     def __str__(self) -> str:
         return without_password(self.uri)
-
-
-def without_password(text: str) -> str:
-    """A text whose addresses may be shown."""
-    return re.sub(r"://([^\s:@/]*):[^\s@/]*@", r"://\1:***@", text)
 
 
 def locate(workspace: Path | None = None) -> Store:
@@ -169,8 +169,15 @@ def explained(store: Store) -> Iterator[None]:
     except Exception as error:
         if not is_of_store(error):
             raise
+        if store.is_server and _is_silence(str(error)):
+            os.environ |= AFTER_SILENCE
         told = _explain_s3(error) if type(error).__module__.startswith(FOREIGN[2:]) else _explain(store, str(error))
         raise told from error
+
+
+def _is_silence(message: str) -> bool:
+    """Whether MLflow's client says that its server did not answer, after all the tries that its settings allow."""
+    return "API request to http" in message
 
 
 def is_of_store(error: Exception) -> bool:
@@ -205,12 +212,20 @@ def _explain(store: Store, message: str) -> TrackingError:
             found=first,
             remedy="set them, then run the same command again",
         )
+    if store.is_server and _is_silence(message) and os.environ.get("MLFLOW_TRACKING_URI"):
+        return TrackingError(
+            f"the tracking server {store} stopped answering",
+            expected="an answer within a minute",
+            found=first,
+            remedy="see that it is up and well; then run the same command again",
+            temporary=True,
+        )
     if store.is_server and not os.environ.get("MLFLOW_TRACKING_URI"):
         return TrackingError(
             f"the server of `pipeline up` at {store} refused a request",
             found=first,
             remedy="run the same command again: if the server is gone, it goes on without it, on the same records",
-            temporary="Max retries exceeded" in message,
+            temporary=_is_silence(message),
         )
     if store.database and ("malformed" in message or "file is not a database" in message):
         return _damaged(store.database, first)
@@ -261,18 +276,15 @@ def prepare(store: Store) -> None:
             _make_tables(store)
     database = store.database
     if database is None:
+        if configured := _find_file(store.uri):
+            _create_if_absent(store, configured)
         return
     if (database.parent / RESTORING).exists():
         raise TrackingError(
             f"a restore of {database} was cut off, and is half done",
             remedy="run the same `pipeline restore` again, with --replace: it is completed first",
         )
-    if _is_absent(database):
-        remedy = "wait for it, or end that process"
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=database.parent):
-            if _is_absent(database):
-                _create(store, database)
+    _create_if_absent(store, database)
     make_private(*database.parent.glob(f"{database.name}*"))
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as connection:
@@ -291,6 +303,27 @@ def prepare(store: Store) -> None:
             remedy="see that this file and its folder can be read and written, and that the disk is not full",
         ) from None
     schema.require_tables(database)
+
+
+def _find_file(uri: str) -> Path | None:
+    """The file of an SQLite address that somebody configured."""
+    if not uri.startswith("sqlite"):
+        return None
+    from sqlalchemy.engine import make_url  # here, so that a stage without one does not pay for it
+
+    path = make_url(uri).database
+    return Path(path).absolute() if path and not path.startswith((":memory:", "file:")) else None
+
+
+def _create_if_absent(store: Store, database: Path) -> None:
+    """Make the database once, whoever opens it: the lock is beside the file, which other clones may open, too."""
+    if not _is_absent(database):
+        return
+    remedy = "wait for it, or end that process"
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=database.parent):
+        if _is_absent(database):
+            _create(store, database)
 
 
 def _follow(connection: sqlite3.Connection, database: Path) -> None:
@@ -312,7 +345,7 @@ def _create(store: Store, database: Path) -> None:
 
     Their thousand commits need not reach the disk one by one, then: once, at the end, is enough.
     """
-    partial = database.parent / STATE / "mlflow.db.partial"
+    partial = database.parent / STATE / f"{database.name}.partial"
     partial.unlink(missing_ok=True)
     with explained(store):
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -327,8 +360,9 @@ def _create(store: Store, database: Path) -> None:
             SqlAlchemyStore(f"sqlite:///{partial}", store.artifacts).engine.dispose()
         finally:
             event.remove(Engine, "connect", skip_the_disk)
-    with closing(sqlite3.connect(partial)) as connection, connection:
-        location.record_root(connection, database.parent)
+    if store.database:
+        with closing(sqlite3.connect(partial)) as connection, connection:
+            location.record_root(connection, database.parent)
     make_private(partial)
     with partial.open("rb+") as file:
         os.fsync(file)
@@ -340,20 +374,37 @@ def _make_tables(store: Store) -> None:
 
     MLflow makes them without a lock: of two processes that begin at once, one fails.
     """
-    from sqlalchemy import create_engine, inspect, text
+    from sqlalchemy import create_engine, inspect
 
     engine = create_engine(store.uri, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
             if inspect(connection).has_table("alembic_version"):
                 return
-            connection.execute(text("SELECT pg_advisory_lock(:number)"), {"number": CREATION_LOCK})
+            hold_creation_lock(connection)
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
             logging.getLogger("alembic").setLevel(logging.WARNING)
             SqlAlchemyStore(store.uri, store.artifacts).engine.dispose()
     finally:
         engine.dispose()  # and with the connection goes the lock
+
+
+def hold_creation_lock(connection: "Connection") -> None:
+    """Be the only one who makes tables in a PostgreSQL database, until the connection closes."""
+    from sqlalchemy import text
+
+    connection.execute(text("SELECT pg_advisory_lock(:number)"), {"number": CREATION_LOCK})
+
+
+def answers(store: Store) -> bool:
+    """Whether a store is a server that answers now, or none. MLflow must be imported."""
+    try:
+        if store.is_server:
+            _probe(store)
+    except TrackingError:
+        return False
+    return True
 
 
 def _probe(store: Store) -> None:
@@ -372,6 +423,7 @@ def _probe(store: Store) -> None:
             raise_on_status=False,
         )
     except MlflowException as error:
+        os.environ |= AFTER_SILENCE
         raise TrackingError(
             f"the tracking server {store} does not answer",
             expected=f"an answer within {PROBE_SECONDS} s",

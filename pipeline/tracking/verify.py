@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.errors import without_password
 from pipeline.files import file_digest, read_json
 from pipeline.tracking import cache
 from pipeline.tracking.logged_models import MODEL_FILE, MODEL_TAG
@@ -274,7 +275,7 @@ def _download_digest(uri: str) -> tuple[str, str]:
         except Exception as error:
             if not (is_of_store(error) or isinstance(error, OSError)):
                 raise
-            return "", f"it cannot be read: {str(error).strip().splitlines()[-1]}"
+            return "", f"it cannot be read: {without_password(str(error).strip().splitlines()[-1])}"
 
 
 def _names(aliases: dict[tuple[str, str], tuple[str, ...]], version: "ModelVersion") -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A server killed in the middle of a run, one started by hand and one of a deployment.
+"""A server killed or hanging in the middle of a run, one started by hand and one of a deployment.
 
 The runner's own end is the subject of `tests/integration/test_runner.py`.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import TEMPORARY_FAILURE
 from pipeline.flows.notices import URLS_VARIABLE
 from tests.e2e import light
 from tests.e2e.kills import lost_of, processes_of
@@ -20,6 +21,12 @@ from tests.webhook import Endpoint, webhook
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("server faults")]
 
 END_SECONDS = 300
+IMPATIENT = {  # what a user may set, too: a server that does not answer is given up sooner
+    "PREFECT_CLIENT_MAX_RETRIES": "1",
+    "PREFECT_API_REQUEST_TIMEOUT": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
+}
 # How a deployed run may end after that kill. Without Prefect's server the runner ends, and its flow runs with it.
 ENDS = {"prefect": ("Completed", "Failed", "Crashed", "Cancelled"), "mlflow": ("Completed",)}
 PIPELINE = ("python", "-m", "pipeline.cli")
@@ -121,11 +128,36 @@ def test_a_deployed_run_ends_in_a_state_and_the_next_one_is_right(
         assert f"training run: {stack.mlflow}/" in promoted["message"]
 
 
+def test_servers_that_hang_stop_a_run_in_words_and_the_next_one_is_right(stack: Running) -> None:
+    project = stack.project
+    project.set_params(**{"train.seed": 8})
+    servers = [stack.parts()[PARTS[part]] for part in ("mlflow", "prefect")]
+    hung = [process for server in servers for process in (server, *server.children(recursive=True))]
+    asked_for = {"MLFLOW_TRACKING_URI": stack.mlflow, "PREFECT_API_URL": stack.prefect}
+    try:
+        with light.held(project) as waits:
+            running = project.start(*PIPELINE, "run", **asked_for, **IMPATIENT)
+            wait_until(lambda: waits() or running.poll() is not None, stack.log)
+            for process in hung:
+                process.suspend()
+        output, _ = running.communicate(timeout=END_SECONDS)
+    finally:
+        for process in hung:
+            process.resume()
+    assert running.returncode == TEMPORARY_FAILURE, output
+    assert "Prefect's server stopped answering during the run" in output
+    assert f"the tracking server {stack.mlflow} " in output
+    assert not [word for word in ("Traceback", "Service", "Error logging") if word in output], output
+    wait_until(stack.is_well, stack.log)
+    project.run(*PIPELINE, "run")
+    assert lost_of(project, [8]) == []
+
+
 def test_servers_that_stay_away_stop_a_run_in_words_and_the_next_one_does_without(stack: Running) -> None:
     project = stack.project
     project.set_params(**{"train.seed": 7})
     with light.held(project) as waits:
-        running = project.start(*PIPELINE, "run", MLFLOW_TRACKING_URI=stack.mlflow)  # the user's: never done without
+        running = project.start(*PIPELINE, "run", MLFLOW_TRACKING_URI=stack.mlflow, **IMPATIENT)  # never done without
         wait_until(lambda: waits() or running.poll() is not None, stack.log)
         stack.process.kill()
         wait_until(lambda: not stack.is_well(), stack.log)

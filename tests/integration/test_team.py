@@ -2,18 +2,21 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.pool import NullPool
 
 from pipeline.data import tiny
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.tracking import history
-from pipeline.tracking.store import explained, locate, open_store
+from pipeline.tracking.store import explained, hold_creation_lock, locate, open_store
 from pipeline.tracking.verify import verify
 from tests.conftest import REPOSITORY, STAGES, Project
 from tests.integration.conftest import behave, started_stages
@@ -187,11 +190,22 @@ def test_no_secret_is_kept_anywhere(team: Team, make_database: Callable[..., str
 def test_prefect_keeps_its_runs_in_postgresql(
     stand_ins: Project, make_database: Callable[..., str], tmp_path: Path
 ) -> None:
+    """Its tables are made by one server at a time."""
     database = make_database(NOTHING).replace("psycopg2", "asyncpg").replace("@", f":{PASSWORD}@")
     environment = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
     behave(stand_ins)
     stand_ins.set_params(**{"train.seed": 5})
-    ran = stand_ins.run(sys.executable, "-m", "pipeline.cli", "run", **environment).stdout
+    another = create_engine(database.replace("asyncpg", "psycopg2"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with another.connect() as connection:
+        hold_creation_lock(connection)
+        running = stand_ins.start(sys.executable, "-m", "pipeline.cli", "run", **environment)
+        waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        while not connection.execute(waiting).scalar():
+            assert running.poll() is None, running.communicate()[0]
+            time.sleep(0.1)
+        assert not inspect(connection).get_table_names()
+    ran, _ = running.communicate()
+    assert running.returncode == 0, ran
     assert started_stages(stand_ins)
     assert PASSWORD not in ran
     query = ["psql", "--tuples-only", "--no-align", database.replace("+asyncpg", ""), "--command"]

@@ -6,8 +6,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from pipeline.tracking.flowrun import StageResult, flow_run
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.records import PARENT_VARIABLE, describe_data
 from pipeline.tracking.runs import log_evaluation, training_run
-from pipeline.tracking.store import locate, open_store, pages_command
+from pipeline.tracking.store import AFTER_SILENCE, explained, locate, open_store, pages_command
 from pipeline.tracking.sync import Synced
 from tests.conftest import REPOSITORY
 from tests.integration.recorded import Workspace, empty_store, making_workspace, workspace
@@ -327,6 +329,22 @@ def test_a_new_store_is_made_once_by_processes_that_ask_together(workspace: Work
     assert [path.name for path in (workspace.root / ".pipeline").glob("mlflow*")] == []
 
 
+def test_a_configured_store_is_made_once_by_clones_that_ask_together(workspace: Workspace, tmp_path: Path) -> None:
+    clone, database = tmp_path / "clone", tmp_path / "for all" / "team.db"
+    clone.mkdir()
+    (clone / "dvc.yaml").touch()
+    environment = _environment() | {"MLFLOW_TRACKING_URI": f"sqlite:///{database}"}
+    command = [sys.executable, "-m", "pipeline.tracking.store"]
+    processes = [
+        subprocess.Popen(command, cwd=directory, env=environment, stderr=subprocess.PIPE, text=True)
+        for directory in (workspace.root, clone)
+    ]
+    assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0)] * 2
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+    assert not (clone / ".pipeline").exists()
+
+
 def test_mlflow_sends_no_telemetry(workspace: Workspace) -> None:
     workspace.train(b"a model")
     code = TRAINING.split("with")[0] + (
@@ -360,6 +378,11 @@ def test_a_folder_with_any_letters_has_its_records_and_files(
     assert [path.name for path in tmp_path.iterdir()] == ["a folder, 100 %25 # 한글"]
 
 
+def test_the_readme_switches_telemetry_off_before_it_names_mlflow() -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    assert text.index("\nexport MLFLOW_DISABLE_TELEMETRY=true ") < text.index("\nmlflow ui ")
+
+
 def test_a_server_that_does_not_answer_is_an_error_and_no_other_store_is_used(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +399,48 @@ def test_a_server_that_does_not_answer_is_an_error_and_no_other_store_is_used(
     assert caught.value.exit_code == FAILURE
     assert not (workspace.root / "mlflow.db").exists()
     assert not (workspace.root / "mlruns").exists()
+
+
+def test_a_server_that_hangs_is_given_up_and_not_waited_for_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Hanging(BaseHTTPRequestHandler):
+        """Well to whoever asks, but it answers no other question."""
+
+        def do_GET(self) -> None:
+            if self.path == "/health":
+                self.send_response(200)
+                self.end_headers()
+            else:
+                asked.append(self.path)
+                released.wait()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    released = threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hanging)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setitem(AFTER_SILENCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    store = locate()
+    client = open_store(store)
+    try:
+        for tries in (3, 4):
+            with pytest.raises(TrackingError, match="stopped answering") as caught, explained(store):
+                client.get_experiment_by_name("tiny")
+            assert caught.value.exit_code == TEMPORARY_FAILURE
+            assert len(asked) == tries
+    finally:
+        released.set()
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_damaged_store_is_named_at_once(workspace: Workspace) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.store import locate, without_password
+from pipeline.tracking.store import locate
 
 
 @pytest.fixture(autouse=True)
@@ -38,16 +38,3 @@ def test_a_configured_database_keeps_files_in_the_project_or_as_told(
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", "s3://bucket/mlflow")
     store = locate(tmp_path)
     assert (store.artifacts, store.database) == ("s3://bucket/mlflow", None)
-
-
-@pytest.mark.parametrize(
-    ("address", "shown"),
-    [
-        ("postgresql://team:secret@host/db", "postgresql://team:***@host/db"),
-        ("cannot open https://a:b-c.d@host:5000/x now", "cannot open https://a:***@host:5000/x now"),
-        ("http://localhost:5000", "http://localhost:5000"),
-        ("sqlite:////a/mlflow.db", "sqlite:////a/mlflow.db"),
-    ],
-)
-def test_passwords_are_not_shown(address: str, shown: str) -> None:
-    assert without_password(address) == shown
