@@ -215,7 +215,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     Raises:
         ParamsError: naming every key at fault and what it should be.
     """
-    remedy = f"correct {path} (pipeline schema says what each key may be), or undo all edits: git checkout {path}"
+    remedy = f"correct {path}: `pipeline schema` lists what each key may be, `git diff {path}` what was edited"
     try:
         raw = parse_yaml(path.read_bytes())
     except FileNotFoundError:
