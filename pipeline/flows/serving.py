@@ -124,9 +124,9 @@ class _OwnStarter:
         assert flow_run.deployment_id
         deployment = await self._runner._client.read_deployment(flow_run.deployment_id)
         if deployment.entrypoint != self._entrypoint or deployment.pull_steps:
-            reason = f"refused: somebody changed what deployment {deployment.name} executes"
+            reason = "refused: somebody changed what the deployment executes. A start of the runner restores it"
             await _crash(self._runner._client, flow_run, reason, {deployment.id: deployment.name})
-            raise FlowError(reason, remedy="find out who; starting the runner again restores the deployment")
+            raise FlowError(reason)
         await self._starter.start(flow_run, task_status=task_status)
 
 

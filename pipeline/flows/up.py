@@ -30,6 +30,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.errors import FlowError, WorkspaceError, without_password
 from pipeline.flows.server import ATTACHED
+from pipeline.proxies import bypass_proxy
 from pipeline.stack import (
     AUTH_FILE,
     LOCK,
@@ -126,6 +127,7 @@ def serve(
         FlowError: a port is taken, a server listens to other machines without protection, or one does not start.
     """
     root = main_repository(workspace)
+    bypass_proxy(listening.host)
     parts = plan(listening, only)
     if not parts:
         raise FlowError(

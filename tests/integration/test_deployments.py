@@ -382,7 +382,8 @@ def test_a_deployment_that_somebody_changed_is_not_executed(
     run = asyncio.run(run_once(changed))
     state = prefect_http.get(f"{prefect_api}/flow_runs/{run}").json()["state"]
     assert not mark.exists()
-    assert (state["type"], state["message"]) == ("CRASHED", "refused: somebody changed what deployment train executes")
+    assert state["type"] == "CRASHED"
+    assert state["message"].startswith("refused: somebody changed what the deployment executes")
     assert told.told == [("failure", f"train failed: {state['message']}")]
     if how == "pull steps":  # the next start of the runner restores the deployment
         run = asyncio.run(run_once({}))
