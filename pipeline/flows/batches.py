@@ -71,14 +71,13 @@ def add_batch(
         digest = dvc_digest(target, hidden=False)
         features = _inspect(target, target, dataset, known, thresholds)
         with _undone_on_error(target, keep=True):
-            changed = _track(target)
-            _require_digest(target, digest)
-            return AddedBatch(target, _count(features, dataset), features, changed, find_hidden(target))
+            return AddedBatch(target, _count(features, dataset), features, _track(target, digest), find_hidden(target))
     with _copied(source, target) as copy:
+        digest = dvc_digest(copy)
         features = _inspect(copy, source, dataset, known, thresholds)  # the source may change meanwhile
         with _undone_on_error(target, keep=False):
             copy.rename(target)
-            return AddedBatch(target, _count(features, dataset), features, _track(target), find_hidden(source))
+            return AddedBatch(target, _count(features, dataset), features, _track(target, digest), find_hidden(source))
 
 
 def _file_name(source: Path, name: str) -> str:
@@ -115,8 +114,9 @@ def _inspect(path: Path, source: Path, dataset: Dataset, known: "Known | None", 
     """Check a batch, or the copy that was made of it. A refusal names its files below the batch."""
     from pipeline.data.inspection import inspect_batch, read_known
 
+    known = known or read_known(TABLES, dataset)
     try:
-        return inspect_batch(path, path.name, dataset, known or read_known(TABLES, dataset), thresholds)
+        return inspect_batch(path, path.name, dataset, known, thresholds)
     except DataError as error:
         problem, found = (text.replace(f"{path.parent}/", "") for text in (error.problem, error.found))
         remedy = error.remedy if path == source else f"mend {source}"
@@ -139,12 +139,14 @@ def _require_digest(path: Path, digest: str) -> None:
         )
 
 
-def _track(path: Path) -> tuple[Path, ...]:
+def _track(path: Path, digest: str) -> tuple[Path, ...]:
+    """Let DVC and git know a batch whose content has been checked, and name the files that git must have."""
     remedy = "mend that, and add it again"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", str(path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise FlowError(f"DVC cannot add {path}", found=(result.stderr or result.stdout).strip(), remedy=remedy)
+    _require_digest(path, digest)
     changed = (path.with_name(path.name + POINTER), path.parent / ".gitignore")
     try:
         git(Path(), "add", *map(str, changed))

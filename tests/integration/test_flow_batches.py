@@ -143,6 +143,7 @@ def test_what_is_added_is_what_was_checked(
     with pytest.raises(DataError, match=r"april\.npz changed while it was checked"):
         add(spoiled)
     assert incoming(stand_ins) == {*before, "april.npz"}
+    assert "april.npz.dvc" not in stand_ins.run("git", "status", "--porcelain").stdout
 
 
 def test_a_batch_that_was_edited_may_repeat_what_it_had(stand_ins: Project, batch: Path, add: Add) -> None:
