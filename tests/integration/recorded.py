@@ -231,7 +231,8 @@ def making_workspace(root: Path, store: Path) -> Iterator[Workspace]:
     """The same in another place, for the length of the block."""
     with pytest.MonkeyPatch.context() as environment:
         for name in (
-            "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", PARENT_VARIABLE, "DVC_ROOT", "DVC_EXP_NAME"
+            "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", PARENT_VARIABLE, "DVC_ROOT", "DVC_EXP_NAME",
+            "DVC_EXP_BASELINE_REV"
         ):  # fmt: skip
             environment.delenv(name, raising=False)
         made = lay_out(root)

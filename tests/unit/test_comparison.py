@@ -53,6 +53,12 @@ def test_the_mid_p_value_is_the_exact_one_less_the_probability_of_the_observed_s
     assert mcnemar_p_value(lost, gained) == mcnemar_p_value(gained, lost)
 
 
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (0, 7), (3, 9), (61, 58), (1000, 1)])
+def test_the_p_value_of_a_loss_is_the_exact_one_sided_one(gained: int, lost: int) -> None:
+    exact = stats.binomtest(lost, gained + lost, 0.5, alternative="greater").pvalue if gained + lost else 1.0
+    assert Pairs(100, 10, gained, lost).loss_p_value == pytest.approx(exact, abs=1e-12)
+
+
 @pytest.mark.parametrize("pairs", [0, 1, 50])
 def test_an_even_split_is_what_chance_does(pairs: int) -> None:
     assert mcnemar_p_value(pairs, pairs) == 1.0
