@@ -154,10 +154,10 @@ def await_answer() -> None:
     Raises:
         FlowError: it did not come back.
     """
-    from prefect.context import refresh_global_settings_context
-    from prefect.settings import get_current_settings
+    from prefect.context import SettingsContext, get_settings_context
 
-    current = get_current_settings()
+    context = get_settings_context()
+    current = context.settings
     url, start = str(current.api.url), time.monotonic()
     waits = [2**retry for retry in range(1, current.client.max_retries + 1)]  # as those of Prefect's client
     for place in range(len(waits) + 1):
@@ -165,8 +165,8 @@ def await_answer() -> None:
             return require_answer(url)
         except FlowError as error:
             if place == len(waits):
-                os.environ[RETRIES] = "0"
-                refresh_global_settings_context()
+                hurried = current.copy_with_update(updates={"client.max_retries": 0})
+                SettingsContext(profile=context.profile, settings=hurried).__enter__()  # until this run's end
                 raise _stopped_answering(error.found) from None
             time.sleep(max(0.0, start + sum(waits[: place + 1]) - time.monotonic()))
 
@@ -181,10 +181,10 @@ def answering_server() -> Iterator[None]:
     from httpx import TransportError
     from prefect.exceptions import PrefectHTTPStatusError
 
-    retries, prints = os.environ.get(RETRIES), logging.raiseExceptions
-    logging.raiseExceptions = False  # Prefect's handler would print that it could not send a log, and the log
+    prints, logging.raiseExceptions = logging.raiseExceptions, False  # by Prefect's handler, of each log it cannot send
     try:
         yield
+        logging.raiseExceptions = prints
     except (TransportError, RuntimeError) as error:
         # Prefect's client raises a RuntimeError of its own where its first request finds nobody.
         if not isinstance(error, TransportError) and "Failed to reach API" not in str(error):
@@ -198,10 +198,6 @@ def answering_server() -> Iterator[None]:
             expected="in the environment: PREFECT_API_AUTH_STRING, as the server has it",
             remedy="set it, then run the same command again",
         ) from None
-    finally:
-        logging.raiseExceptions = prints
-        if retries is not None:
-            os.environ[RETRIES] = retries
 
 
 def _stopped_answering(found: str) -> FlowError:
