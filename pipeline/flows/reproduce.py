@@ -3,6 +3,7 @@
 The stages run in a temporary checkout with an MLflow store of its own. Only the verdict is kept, on the version.
 """
 
+import json
 import re
 import shutil
 import tempfile
@@ -97,7 +98,7 @@ class _Rerun:
         """Run the stages from the sources, or else from recorded data."""
         if self._recorded:
             lock = {"schema": "2.0", "stages": self._recorded}
-            (self._directory / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+            (self._directory / "dvc.lock").write_text(json.dumps(lock))  # which is YAML, with its strings quoted
         with self._terminal.waiting("fetching batches and local files"):
             missing = self._fetch_sources()
         if not missing:
