@@ -96,7 +96,7 @@ class _Rerun:
         """Run the stages from the sources, or else from recorded data."""
         if self._recorded:
             lock = {"schema": "2.0", "stages": self._recorded}
-            (self._directory / "dvc.lock").write_text(json.dumps(lock), encoding="utf-8")  # JSON is YAML
+            (self._directory / "dvc.lock").write_text(json.dumps(lock))  # which is YAML, with its strings quoted
         with self._terminal.waiting("fetching batches and local files"):
             missing = self._fetch_sources()
         if not missing:

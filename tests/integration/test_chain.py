@@ -114,10 +114,16 @@ def test_versions_are_found_by_any_of_their_data(ingested: Workspace) -> None:
 
 
 def test_only_the_versions_of_a_commit_are_found_by_it(workspace: Workspace) -> None:
+    commits = []
     for model in (b"one", b"two"):
-        commit = commit_all(workspace, model.decode())
+        commits.append(commit_all(workspace, model.decode()))
+        if model == b"two":
+            (workspace.root / "params.yaml").write_text((workspace.root / "params.yaml").read_text() + "# edited\n")
         enter(workspace, model)
-    assert find_numbers(workspace, commit=commit[:10]) == ["2"]
+    found = [find_descendants(workspace.root, commit=commit)[0] for commit in (commits[0], commits[1][:10])]
+    assert [(one.version, one.by) for one in found] == [("1", ("commit",)), ("2", ("commit, with changes",))]
+    assert find_numbers(workspace, commit=commits[1]) == ["2"]
+    assert find_numbers(workspace, commit="0" * 40) == []
 
 
 def test_other_data_in_the_lock_is_not_taken_for_that_of_the_version(ingested: Workspace) -> None:
