@@ -359,7 +359,8 @@ def test_a_deployment_that_somebody_changed_is_not_executed(
     from pipeline.flows.serving import _Runner
 
     mark = stand_ins.path / "mark"
-    (stand_ins.path / "foreign.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\n")
+    foreign = f"from pathlib import Path\nfrom prefect import flow\nPath({str(mark)!r}).touch()\n"
+    (stand_ins.path / "foreign.py").write_text(f"{foreign}\n@flow\ndef train(until: str) -> None:\n    pass\n")
     shell = "prefect.deployments.steps.run_shell_script"
     changed = {
         "pull steps": {"pull_steps": [{shell: {"script": f"touch {mark}"}}]},
