@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.data import table
+from pipeline.data.pictures import measure_ground
 from pipeline.files import file_digest, write_json
 from pipeline.tracking import judgement, registry
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.registry import current_name
+from pipeline.tracking.served import fetch
 from tests.conftest import REPOSITORY
 from tests.integration.recorded import CLASSES, Workspace, empty_store, workspace
 
@@ -59,6 +62,15 @@ def test_a_version_holds_the_model_file_itself(workspace: Workspace, tmp_path: P
     source = workspace.versions("garments")[0].source
     found = download_artifacts(source, dst_path=str(tmp_path), tracking_uri=locate().uri)
     assert (Path(found) / "data/model.keras").read_bytes() == b"one"
+
+
+def test_a_version_knows_the_ground_of_its_training_images(workspace: Workspace) -> None:
+    workspace.enter(b"one")
+    images, _ = table.read_images(workspace.outputs.split("validation"))
+    for name in ("train", "validation"):
+        workspace.outputs.split(name).unlink()
+    with fetch(workspace.root, "garments/1") as served:
+        assert served.ground == measure_ground(images) > 0
 
 
 def test_the_same_model_is_found_and_not_judged_again(workspace: Workspace) -> None:
