@@ -12,7 +12,7 @@ from pipeline.files import file_digest, write_json
 from pipeline.tracking import judgement, registry
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
-from pipeline.tracking.registry import current_name
+from pipeline.tracking.registry import current_name, judged_versions
 from pipeline.tracking.served import fetch
 from tests.conftest import REPOSITORY
 from tests.integration.recorded import CLASSES, Workspace, empty_store, workspace
@@ -198,3 +198,11 @@ def test_the_current_name_is_known_without_a_registration(workspace: Workspace) 
     params["dataset"]["name"] = "garments"
     (workspace.root / "params.yaml").write_text(yaml.safe_dump(params))
     assert current_name(workspace.root) == "garments-is-bag-or-dress"
+
+
+def test_the_judged_versions_are_known_by_their_decision_and_not_by_their_time(workspace: Workspace) -> None:
+    assert judged_versions(workspace.root) == set()
+    workspace.enter(b"one")
+    cut_off = workspace.enter(b"two")
+    workspace.client.delete_model_version_tag("garments", str(cut_off.version), judgement.DECISION_TAG)
+    assert judged_versions(workspace.root) == {("garments", "1")}
