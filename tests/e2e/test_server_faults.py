@@ -133,10 +133,9 @@ def test_servers_that_hang_stop_a_run_in_words_and_the_next_one_is_right(stack: 
     project.set_params(**{"train.seed": 8})
     servers = [stack.parts()[PARTS[part]] for part in ("mlflow", "prefect")]
     hung = [process for server in servers for process in (server, *server.children(recursive=True))]
-    asked_for = {"MLFLOW_TRACKING_URI": stack.mlflow, "PREFECT_API_URL": stack.prefect}
     try:
         with light.held(project) as waits:
-            running = project.start(*PIPELINE, "run", **asked_for, **IMPATIENT)
+            running = project.start(*PIPELINE, "run", MLFLOW_TRACKING_URI=stack.mlflow, **IMPATIENT)
             wait_until(lambda: waits() or running.poll() is not None, stack.log)
             for process in hung:
                 process.suspend()
