@@ -18,6 +18,7 @@ from tests.integration.recorded import Workspace, empty_store, workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 __all__ = ["empty_store", "workspace"]  # fixtures
 
@@ -271,10 +272,10 @@ def test_a_move_is_awaited_while_its_process_lives(client: "MlflowClient", impat
 
 
 def test_a_slow_process_leaves_its_move_to_the_one_that_took_over(client: "MlflowClient") -> None:
-    number = _leave_pending(client, processes.this_process())
+    _leave_pending(client, processes.this_process())
     slow = history._load(client, NAME)
     assert slow.order is not None
-    client.log_param(slow.order.info.run_id, f"{number}.1", "1780000000000 elsewhere 77 1.00")
+    client.log_param(slow.order.info.run_id, "000002.1", "1780000000000 elsewhere 77 1.00")
     with pytest.raises(TrackingError, match="another process took over"):
         history._carry_out(slow, slow.order, slow.moves[-1])
     assert history.find_aliases(client, NAME) == {CHAMPION: "1"}
@@ -312,37 +313,13 @@ def test_a_history_of_an_earlier_release_is_listed_and_continued(client: "Mlflow
     experiment = client.create_experiment(f"{NAME} history")
     note = {"mlflow.note.content": "The moves' places in the history."}
     order = client.create_run(experiment, tags={"history.role": "order", "mlflow.user": "ann"} | note, run_name="order")
-    host = "host-2fc1pid-[4026531836]"
-
-    def write(place: str, status: str, kind: str, origin: str | None, target: str, **more: str) -> None:
-        tags = {
-            "history.role": "move",
-            "history.process": f"{host} 77 1109.98@c724d680-c28f-4b89-a36c-7a903372f2aa",
-            "kind": kind,
-            "who": "ann@host",
-            "alias": "champion",
-            "to": target,
-            "reason": f"why {target}",
-            "model": f"{int(target):064x}",
-            "aliases.before": json.dumps({"champion": origin} if origin else {}),
-            "aliases.after": json.dumps({"champion": target}),
-            "mlflow.user": "ann@host",
-            "mlflow.source.name": "pipeline",
-            "mlflow.note.content": f"**{kind}** of garments",
-        }
-        run = client.create_run(experiment, tags=tags | ({"from": origin} if origin else {}) | more)
-        if place:
-            client.log_param(order.info.run_id, place, run.info.run_id)
-        if status != "RUNNING":
-            client.set_terminated(run.info.run_id, status)
-
-    write("000001", "FINISHED", "registration", None, "1", **{"evidence.ground": "first model"})
-    write("000002", "FINISHED", "promotion", "1", "2", superseded="1")
-    client.log_param(order.info.run_id, "000002.1", f"1780000000000 {host} 78 1115.86@c724d680")
-    write("000003", "KILLED", "promotion", "2", "4", superseded="2", void="not carried out: champion pointed to 2")
-    write("", "RUNNING", "promotion", "2", "4", superseded="2")
-    write("000004", "RUNNING", "promotion", "2", "3", superseded="2")
-    client.log_param(order.info.run_id, "000004.1", f"1780000000000 {host} 79 1116.28")
+    _write_move(client, order, "000001", None, "1", "FINISHED", None, **{"evidence.ground": "first model"})
+    _write_move(client, order, "000002", "1", "2", "FINISHED", superseded="1")
+    client.log_param(order.info.run_id, "000002.1", "1780000000000 host 78 1115.86@c724d680")
+    _write_move(client, order, "000003", "2", "4", "KILLED", superseded="2", void="not carried out: champion at 2")
+    _write_move(client, order, "", "2", "4", superseded="2")
+    _write_move(client, order, "000004", "2", "3", superseded="2")
+    client.log_param(order.info.run_id, "000004.1", "1780000000000 host 79 1116.28")
     client.set_registered_model_alias(NAME, CHAMPION, "2")
 
     moves = assert_unbroken(client)
@@ -433,23 +410,44 @@ def test_ten_registrations_at_once_all_come_in(uri: str) -> None:
     assert sorted(int(str(move.target)) for move in moves) == list(range(1, 11))
 
 
-def _leave_pending(client: "MlflowClient", process: str, seconds_ago: float = 1) -> str:
+def _leave_pending(client: "MlflowClient", process: str, seconds_ago: float = 1) -> None:
     """Promote version 1, and claim the promotion of version 2 for a process that has not carried it out yet."""
     promote(client, NAME, "1", reason="the first")
     order = recover(client, NAME).order
     assert order is not None
+    started = int((time.time() - seconds_ago) * 1000)
+    _write_move(client, order, "000002", "1", "2", started=started, **{"history.process": process})
+
+
+def _write_move(
+    client: "MlflowClient",
+    order: "Run",
+    number: str,
+    origin: str | None,
+    target: str,
+    status: str = "RUNNING",
+    started: int | None = None,
+    **more: str,
+) -> None:
+    """Write the run of a move of the champion. All names are literals: stores hold them."""
     tags = {
-        history.ROLE_TAG: history.MOVE,
-        history.PROCESS_TAG: process,
+        "history.role": "move",
+        "history.process": "host 77 1109.98@c724d680-c28f-4b89-a36c-7a903372f2aa",
         "kind": "promotion",
-        "who": "somebody",
-        "alias": CHAMPION,
-        "from": "1",
-        "to": "2",
-        "reason": "better",
-        "aliases.before": json.dumps({CHAMPION: "1"}),
-        "aliases.after": json.dumps({CHAMPION: "2"}),
+        "who": "ann@host",
+        "alias": "champion",
+        "to": target,
+        "reason": f"why {target}",
+        "model": f"{int(target):064x}",
+        "aliases.before": json.dumps({"champion": origin} if origin else {}),
+        "aliases.after": json.dumps({"champion": target}),
+        "mlflow.user": "ann@host",
+        "mlflow.source.name": "pipeline",
+        "mlflow.note.content": "**promotion** of garments",
     }
-    run = client.create_run(order.info.experiment_id, int((time.time() - seconds_ago) * 1000), tags=tags)
-    client.log_param(order.info.run_id, "000002", run.info.run_id)
-    return "000002"
+    tags |= {"from": origin} if origin else {}
+    run = client.create_run(order.info.experiment_id, started, tags=tags | more)
+    if number:
+        client.log_param(order.info.run_id, number, run.info.run_id)
+    if status != "RUNNING":
+        client.set_terminated(run.info.run_id, status)
