@@ -41,10 +41,10 @@ def versions(
         pipeline versions --model fashion-mnist --json
     """
     with _registry(model) as (client, name):
-        from pipeline.tracking.history import stand
+        from pipeline.tracking.history import recover
         from pipeline.tracking.versions import list_versions
 
-        found = list_versions(client, name, stand(client, name))
+        found = list_versions(client, name, recover(client, name).aliases)
     if as_json:
         print_json({"name": name, "versions": [asdict(version) for version in found]})
         return

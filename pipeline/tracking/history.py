@@ -1,19 +1,20 @@
-"""Every move of an alias, in order, kept in MLflow itself: who moved what, when, from where to where, and why.
+"""Aliases of registered models: promotion, rollback, and the history of all moves, kept in MLflow.
 
-MLflow overwrites an alias and keeps nothing of it, and it has no compare-and-set. What it does guarantee, on every
-backend, is that a param of a run never changes: of many that write one, the first wins. So the experiment
-`NAME history` holds a run per move, with its facts as tags, and one run called `order`, whose params are the places in
-the history: `000012` holds the id of the twelfth move's run. A move takes four steps:
+MLflow overwrites an alias, keeps no history of it, and has no compare-and-set. It does guarantee that a param of a run
+is written once: if several processes write the same param, the first one wins. The experiment `NAME history` holds one
+run per move, with the facts as tags, and one run `order` with a param per move: `000012` is the run id of move 12.
 
-1. intend: make its run, RUNNING, with all that is to be known of it;
-2. claim: write the next number. Who is second there has lost, and looks again at what stands;
-3. move the alias;
-4. settle: the run is FINISHED.
+A move has four steps:
 
-A process may die after any of them. Whoever comes next finds the last number unsettled, takes it over by a claim of its
-own (`000012.1`) and carries the move out; an intent without a number never happened. The next number is claimed only
-when the last is settled, so that at any time one process at most moves aliases. What it finds moved by others, in
-MLflow's pages say, it records as `external`.
+1. Create the run of the move, with everything that is needed to carry it out.
+2. Claim the next number, by writing the param. A process that loses the claim deletes its run and starts again.
+3. Move the alias.
+4. End the run: FINISHED, or KILLED if the alias could not be moved. The move is then void.
+
+A number is claimed only after the move before it has ended, so only one process moves aliases at a time. If a process
+dies after step 2, the next command does steps 3 and 4. It first claims this as well (param `000012.1`), because other
+commands may try the same. A run without a number is a move that never happened. If an alias is not where the last move
+left it, somebody moved it without the pipeline, for example in MLflow's pages. A move of kind `external` records this.
 """
 
 import json
@@ -21,14 +22,14 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import TrackingError
-from pipeline.tracking import lineage, processes
+from pipeline.tracking import lineage
 from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.processes import is_running, this_process
 from pipeline.tracking.records import PARENT_VARIABLE, milliseconds
 
 if TYPE_CHECKING:
@@ -36,57 +37,54 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-Alias = Literal["champion", "challenger"]
 Kind = Literal["registration", "promotion", "rollback", "external"]
 State = Literal["done", "void", "pending"]
+Versions = Mapping[str, str]  # by alias
 
-CHAMPION: Alias = "champion"  # serves
-CHALLENGER: Alias = "challenger"  # waits
-ANY_VERSION = "any"  # for `expected`: wherever the alias points to
-DECISION_TAG = "decision"  # of a version, set last: one without it was not judged to the end
-REASON_TAG = "decision.reason"  # of a version, in words
-ACCURACY_TAG = "test.accuracy"  # of a version, when it was registered; `.low` and `.high` end its 95 % interval
-ROLE_TAG = "history.role"
+CHAMPION: Literal["champion"] = "champion"
+CHALLENGER: Literal["challenger"] = "challenger"
+ANY_VERSION = "any"  # a value of `expected`
+DECISION_TAG = "decision"  # of a version, set last: without it, the version was not judged to the end
+REASON_TAG = "decision.reason"  # of a version
+ACCURACY_TAG = "test.accuracy"  # of a version, at registration; `.low` and `.high` are the ends of its 95 % interval
+ROLE_TAG = "history.role"  # of a run of the history
 ORDER, MOVE = "order", "move"  # its values
-MOVER_TAG = "history.process"  # not the tag by which other runs of dead processes are ended
-EVIDENCE = "evidence."
-STATES: dict[str, State] = {"RUNNING": "pending", "FINISHED": "done", "KILLED": "void"}  # by a run's status
-
-WAIT_SECONDS = 30  # for a move that another process is making
+PROCESS_TAG = "history.process"  # not `processes.PROCESS_TAG`: a move of a dead process is completed, not killed
+EVIDENCE = "evidence."  # prefix of the tags with a move's evidence
+STATES: dict[str, State] = {"RUNNING": "pending", "FINISHED": "done", "KILLED": "void"}  # by the status of the run
+WAIT_SECONDS = 30  # for another process to end its move
 POLL_SECONDS = 0.2
-# A process of another machine cannot be asked whether it lives: it has this long to carry out what it claimed, and does
-# not touch the alias any more when half of it is over.
-LEASE_SECONDS = 300
+MAX_RUNS = 50_000  # the most that MLflow returns at once
 
 
 class AnotherCameFirst(TrackingError):
-    """An alias does not point any more to where it pointed when its move was decided on."""
+    """The alias was moved after the caller decided where to move it."""
 
 
 @dataclass(frozen=True)
 class Move:
     """One move of an alias."""
 
-    number: int  # its place in the history, from 1
-    state: State  # void: it was claimed, but somebody else had moved the alias, so it was not carried out
-    when: int  # milliseconds since 1970, by the mover's clock
-    who: str  # `user@machine` or `flow run ID`; of an external move nobody knows
+    number: int  # from 1, without gaps
+    state: State  # void: claimed but not carried out, because the alias or the version had changed
+    when: int  # milliseconds since 1970, by the clock of the process that moved it
+    who: str  # `user@machine` or `flow run ID`; `unknown` for an external move
     kind: Kind
     alias: str
-    origin: str | None  # the version it pointed to; None: there was no such alias
-    target: str | None  # the version it points to; None: the alias was removed
+    origin: str | None  # version before the move; None: the alias did not exist
+    target: str | None  # version after the move; None: the alias was removed
     reason: str
     evidence: Mapping[str, str]
-    superseded: int | None  # the number of the move that it took the place of
-    model: str | None  # SHA-256 of the target's model file: numbers are given anew when a registered model is deleted
-    before: Mapping[str, str]  # all aliases
-    after: Mapping[str, str]
+    superseded: int | None  # number of the alias's previous move
+    model: str | None  # SHA-256 of the target's model file: MLflow reuses version numbers after a deletion
+    before: Versions
+    after: Versions
     process: str
     run: str
 
     @property
-    def outcome(self) -> Mapping[str, str]:
-        """All aliases as they stood when it was settled."""
+    def outcome(self) -> Versions:
+        """All aliases after the move has ended."""
         return self.before if self.state == "void" else self.after
 
     def __str__(self) -> str:
@@ -94,41 +92,53 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How the aliases stand, and where the history is, with nothing pending and nothing unrecorded."""
+class History:
+    """The aliases of a registered model, and their moves."""
 
-    aliases: Mapping[str, str]
-    last: int  # the number of the last move; 0: there was none
-    order: "Run | None"  # None: the history has not begun
+    client: "MlflowClient"
+    name: str
+    aliases: Versions
+    order: "Run | None" = None  # None: there is no history yet
+    moves: Sequence[Move] = ()  # in order, without those whose run was deleted for good
+    last: int = 0  # the highest claimed number
+    unclaimed: Sequence[str] = ()  # ids of runs without a number
 
 
-def stand(client: "MlflowClient", name: str) -> Standing:
-    """How a registered model's aliases stand, after completing what dead processes left and recording what others did.
-
-    Writes nothing where nothing is to be mended.
+def recover(client: "MlflowClient", name: str) -> History:
+    """Load the history. If needed, first complete an unfinished move and record external moves.
 
     Raises:
-        TrackingError: another process is making a move, and does not come to an end.
+        TrackingError: another process has begun a move and does not end it.
     """
-    deadline = time.monotonic() + WAIT_SECONDS
     while True:
-        order = _find_order(client, name)
-        last = _last_move(client, order) if order else None
-        if order and last and last.state == "pending":
-            claimed = time.monotonic()
-            if _take_over(client, order, last):
-                _carry_out(client, name, last, claimed)
-            elif time.monotonic() < deadline:
-                time.sleep(POLL_SECONDS)
-            else:
-                raise _busy(name, last)
+        history = _load(client, name)
+        last = history.moves[-1] if history.moves else None
+        if history.order and last and last.state == "pending":
+            _complete(history, history.order, last)
             continue
-        number = _last_number(order) if order else 0
-        standing = Standing(find_aliases(client, name), number, order)
-        strangers = _unrecorded(last.outcome if last else {}, standing.aliases)
-        if not strangers:
-            return standing
-        _record_external(client, name, standing, last.outcome if last else {}, strangers[0])
+        recorded = last.outcome if last else {}
+        changed = _differences(recorded, history.aliases)
+        if not changed:
+            return history
+        after = {alias: to for alias, to in {**recorded, changed[0]: history.aliases.get(changed[0])}.items() if to}
+        reason = "moved without the pipeline; noticed at this time"
+        _record(replace(history, aliases=recorded), "external", changed[0], after, reason, {})
+
+
+def read_history(client: "MlflowClient", name: str) -> list[Move]:
+    """Read all moves of a registered model's aliases, in order. See `recover`."""
+    return list(recover(client, name).moves)
+
+
+def find_aliases(client: "MlflowClient", name: str) -> dict[str, str]:
+    """Map each alias to its version. Returns an empty dict if the registered model does not exist."""
+    model = _or_none(client.get_registered_model, name)
+    return {alias: str(version) for alias, version in model.aliases.items()} if model else {}
+
+
+def champion_moves(moves: Sequence[Move]) -> list[Move]:
+    """Select the moves that changed the champion."""
+    return [move for move in moves if move.alias == CHAMPION and move.state == "done"]
 
 
 def move_alias(
@@ -141,473 +151,280 @@ def move_alias(
     evidence: Mapping[str, str],
     expected: str | None = ANY_VERSION,
 ) -> None:
-    """Let an alias point to a version, and record it, unless it points there already: what `register` decides.
+    """Move an alias to a new version, as `register` decided. Does nothing if it is there already.
 
     Args:
-        reason: in words, for the reader of the history.
-        evidence: what the decision rests on: figures, digests, ids.
-        expected: the version that the alias pointed to when the move was decided on; None: there was no such alias.
+        evidence: what the decision is based on: figures, digests, ids.
+        expected: the version of the alias when this was decided; None: the alias did not exist.
 
     Raises:
-        AnotherCameFirst: the alias does not point to what was expected.
-        TrackingError: the version is not there, or the store failed.
+        AnotherCameFirst: the alias is not at the expected version.
     """
-    if stand(client, name).aliases.get(alias) != str(version):
-        _move(
-            client, name, alias, str(version), kind="registration", reason=reason, evidence=evidence, expected=expected
-        )
-
-
-def _move(
-    client: "MlflowClient",
-    name: str,
-    alias: str,
-    version: str,
-    *,
-    kind: Kind,
-    reason: str,
-    evidence: Mapping[str, str],
-    expected: str | None,
-) -> Move:
-    """Move an alias. A version that becomes champion waits no longer: where it was the challenger, that alias goes."""
-    model = _get_version(client, name, version).tags.get(MODEL_TAG)
-    while True:
-        standing = stand(client, name)
-        started = time.monotonic()
-        origin = standing.aliases.get(alias)
-        if expected not in (ANY_VERSION, origin):
-            raise _too_late(name, alias, expected, origin, version)
-        after = dict(standing.aliases) | {alias: version}
-        if alias == CHAMPION and after.get(CHALLENGER) == version:
-            del after[CHALLENGER]
-        move = _intend(
-            client, name, standing, alias, kind=kind, reason=reason, evidence=evidence, after=after, model=model
-        )
-        if not move:  # somebody else was faster: look again at what stands
-            continue
-        settled = _carry_out(client, name, move, started)
-        if settled.state == "void":
-            raise _too_late(name, alias, origin, find_aliases(client, name).get(alias), version)
-        return settled
+    history = recover(client, name)
+    if history.aliases.get(alias) != version:
+        _move(history, "registration", alias, version, reason, evidence, expected)
 
 
 def promote(client: "MlflowClient", name: str, version: str, *, reason: str) -> Move:
-    """Make a version the champion, because somebody says so.
+    """Make a version the champion, as a person decided.
 
     Raises:
-        TrackingError: the version is not there, was rejected or never judged, or is the champion already; or another
-            move of the champion came first.
+        TrackingError: the version does not exist, was rejected or not judged, or is the champion already.
+        AnotherCameFirst: another process moved the champion at the same time.
     """
-    candidate = _get_version(client, name, version)
-    decision = candidate.tags.get(DECISION_TAG)
-    standing = stand(client, name)
-    champion = standing.aliases.get(CHAMPION)
-    if champion == version:
-        raise TrackingError(f"{name} version {version} is the champion already", remedy="pipeline history")
-    if decision is None:
+    history = recover(client, name)
+    tags = _require_version(history, version, not_champion=True).tags
+    if DECISION_TAG not in tags:
         raise TrackingError(
-            f"{name} version {version} cannot be promoted: it was not judged to the end",
-            expected=f"a version with the tag `{DECISION_TAG}`",
-            found="none; its registration was cut off, or it was not registered by the pipeline",
+            f"cannot promote {name} version {version}: it was not judged to the end",
+            found=f"no tag `{DECISION_TAG}`: its registration was interrupted, or the pipeline did not register it",
             remedy="pipeline sync, in the checkout that holds its model",
         )
-    if decision == "rejected" or candidate.tags.get("gate") == "rejected":
+    if "rejected" in (tags[DECISION_TAG], tags.get("gate")):
         raise TrackingError(
-            f"{name} version {version} cannot be promoted: it was rejected",
-            found=candidate.tags.get(REASON_TAG, "it did not pass the absolute gate"),
-            remedy="promote another one (pipeline versions), or train a better one (pipeline run)",
+            f"cannot promote {name} version {version}: it was rejected",
+            found=tags.get(REASON_TAG, "it did not pass the absolute gate"),
+            remedy="promote another version (pipeline versions), or train a better one (pipeline run)",
         )
-    evidence = {"decision": decision} | {
-        key: candidate.tags[key] for key in (REASON_TAG, ACCURACY_TAG) if key in candidate.tags
-    }
-    return _move(client, name, CHAMPION, version, kind="promotion", reason=reason, evidence=evidence, expected=champion)
+    evidence = {key: tags[key] for key in (DECISION_TAG, REASON_TAG, ACCURACY_TAG) if key in tags}
+    return _move(history, "promotion", CHAMPION, version, reason, evidence, expected=history.aliases.get(CHAMPION))
 
 
 def rollback(client: "MlflowClient", name: str, *, reason: str, to: str | None = None) -> Move:
-    """Bring a former champion back.
+    """Make a former champion the champion again.
 
     Args:
-        to: which one; None: the one before the present, leaving out those that were themselves rolled back from and
-            those that were deleted.
+        to: its version; None: the last champion before this one that was neither rolled back from nor deleted.
 
     Raises:
-        TrackingError: there is none, or `to` never was the champion or is it now; or another move of the champion came
-            first.
+        TrackingError: there is no former champion, or `to` was never the champion, or is the champion now.
+        AnotherCameFirst: another process moved the champion at the same time.
     """
-    standing = stand(client, name)
-    moves = read_moves(client, standing.order)
-    champion = standing.aliases.get(CHAMPION)
-    if to is None:
-        to = _former_champion(client, name, moves, champion)
-    elif to == champion:
-        raise TrackingError(f"{name} version {to} is the champion already", remedy="pipeline history")
-    else:
-        _get_version(client, name, to)
-        reigns = [move for move in champion_moves(moves) if move.target == to]
-        if not reigns:
-            raise TrackingError(
-                f"{name} version {to} never was the champion",
-                expected=f"one of: {', '.join(_reigned(moves, champion)) or 'none so far'}",
-                remedy=f"pipeline promote {to} --model {name} --reason TEXT",
-            )
-        if not _is_same(client, name, reigns[-1]):
-            raise TrackingError(
-                f"{name} version {to} is not the model that was the champion",
-                expected=f"a model file with the SHA-256 {reigns[-1].model}",
-                found="a version registered later, under a number that was given again",
-                remedy=f"pipeline promote {to} --model {name} --reason TEXT",
-            )
-    former = next(move for move in reversed(champion_moves(moves)) if move.target == to)
+    history = recover(client, name)
+    former = _find_former_champion(history) if to is None else _find_last_reign(history, to)
     evidence = {"restores": f"move {former.number}"}
-    return _move(client, name, CHAMPION, to, kind="rollback", reason=reason, evidence=evidence, expected=champion)
+    champion = history.aliases.get(CHAMPION)
+    return _move(history, "rollback", CHAMPION, str(former.target), reason, evidence, expected=champion)
 
 
-def read_history(client: "MlflowClient", name: str) -> list[Move]:
-    """All moves of a registered model's aliases, in order, after mending the history's end (see `stand`)."""
-    return read_moves(client, stand(client, name).order)
-
-
-def read_moves(client: "MlflowClient", order: "Run | None") -> list[Move]:
-    """All moves that have a number, in order. Runs that somebody deleted for good are left out."""
-    if order is None:
-        return []
-    from mlflow.entities import ViewType
-
-    runs: dict[str, Run] = {}
-    token = None
-    while True:
-        query = f"tags.`{ROLE_TAG}` = '{MOVE}'"
-        page = client.search_runs([order.info.experiment_id], query, ViewType.ALL, max_results=1000, page_token=token)
-        runs |= {run.info.run_id: run for run in page}
-        token = page.token
-        if not token:
-            break
-    return [_as_move(number, runs[run]) for number, run in _places(order) if run in runs]
-
-
-def champion_moves(moves: Sequence[Move]) -> list[Move]:
-    """Those that took place and changed which version serves."""
-    return [move for move in moves if move.alias == CHAMPION and move.state == "done"]
-
-
-def former_champions(moves: Sequence[Move]) -> list[Move]:
-    """The moves to which one can go back, the latest last: a rollback takes away what came after its target."""
-    line: list[Move] = []
-    for move in champion_moves(moves):
+def _find_former_champion(history: History) -> Move:
+    line: list[Move] = []  # of champions; a rollback removes its target and all after it, and adds the target again
+    for move in champion_moves(history.moves):
         if move.kind == "rollback":
-            kept = max((place for place, earlier in enumerate(line) if earlier.target == move.target), default=None)
-            line = line[:kept] if kept is not None else line[:-1]
-        if move.target is not None:
+            places = [place for place, earlier in enumerate(line) if earlier.target == move.target]
+            line = line[: places[-1] if places else -1]
+        if move.target:
             line.append(move)
-    return line
-
-
-def find_aliases(client: "MlflowClient", name: str) -> dict[str, str]:
-    """Version by alias; empty for a registered model that is not there."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return {}
-
-
-def _former_champion(client: "MlflowClient", name: str, moves: Sequence[Move], champion: str | None) -> str:
-    line = former_champions(moves)
-    while line and line[-1].target == champion:
-        line.pop()
-    for move in reversed(line):
-        if move.target and move.target != champion and _is_same(client, name, move):
-            return move.target
-    never = f"{name} has no former champion to go back to"
-    deleted = ", ".join(sorted({move.target for move in line if move.target}, key=int))
+    champion = history.aliases.get(CHAMPION)
+    former = [move for move in line if move.target != champion]
+    for move in reversed(former):
+        if _holds_same_model(history, move):
+            return move
+    deleted = ", ".join(sorted({str(move.target) for move in former}, key=int))
     raise TrackingError(
-        never,
-        expected="a version that was the champion before, and was not itself rolled back from",
+        f"{history.name} has no former champion to go back to",
+        expected="a version that was the champion before, and was not rolled back from",
         found=f"deleted: {deleted}" if deleted else f"only {_word(champion)} in its history",
         remedy="pipeline versions, then pipeline promote VERSION --reason TEXT",
     )
 
 
-def _reigned(moves: Sequence[Move], champion: str | None) -> list[str]:
-    return sorted({move.target for move in champion_moves(moves) if move.target and move.target != champion}, key=int)
-
-
-def _is_same(client: "MlflowClient", name: str, move: Move) -> bool:
-    """Whether the version that a move led to is still there, and holds the model it held."""
-    try:
-        version = _get_version(client, name, str(move.target))
-    except TrackingError:
-        return False
-    return version.tags.get(MODEL_TAG) == move.model
-
-
-def _get_version(client: "MlflowClient", name: str, version: str) -> "ModelVersion":
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version(name, version)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
+def _find_last_reign(history: History, version: str) -> Move:
+    _require_version(history, version, not_champion=True)
+    reigns = {move.target: move for move in champion_moves(history.moves) if move.target}
+    remedy = f"pipeline promote {version} --model {history.name} --reason TEXT"
+    if version not in reigns:
+        others = ", ".join(sorted(reigns.keys() - {history.aliases.get(CHAMPION)}, key=int))
+        problem = f"{history.name} version {version} never was the champion"
+        raise TrackingError(problem, expected=f"one of: {others or 'none so far'}", remedy=remedy)
+    if not _holds_same_model(history, reigns[version]):
         raise TrackingError(
-            f"{name} has no version {version}",
-            expected="the number of a version that is there",
-            found=str(version),
-            remedy="pipeline versions",
-        ) from None
+            f"{history.name} version {version} is not the model that was the champion",
+            expected=f"a model file with the SHA-256 {reigns[version].model}",
+            found="a version registered later, to which MLflow gave the same number",
+            remedy=remedy,
+        )
+    return reigns[version]
 
 
-def _intend(
-    client: "MlflowClient",
-    name: str,
-    standing: Standing,
-    alias: str,
-    *,
-    kind: Kind,
-    reason: str,
-    evidence: Mapping[str, str],
-    after: Mapping[str, str],
-    model: str | None,
+def _move(
+    history: History, kind: Kind, alias: str, version: str, reason: str, evidence: Versions, expected: str | None
+) -> Move:
+    """Move an alias to a version. A new champion loses the alias `challenger`."""
+    while True:
+        _require_version(history, version)
+        origin = history.aliases.get(alias)
+        if expected not in (ANY_VERSION, origin):
+            raise AnotherCameFirst(
+                f"cannot move {alias} of {history.name} to version {version}: another move came first",
+                expected=f"{alias} at {_word(expected)}",
+                found=f"{alias} at {_word(origin)}",
+                remedy=f"pipeline history; if version {version} is still the better one, run the command again",
+            )
+        after = {**history.aliases, alias: version}
+        if alias == CHAMPION and after.get(CHALLENGER) == version:
+            del after[CHALLENGER]
+        move = _record(history, kind, alias, after, reason, evidence)
+        if move and move.state == "done":
+            return move
+        history = recover(history.client, history.name)
+
+
+def _record(
+    history: History, kind: Kind, alias: str, after: Versions, reason: str, evidence: Mapping[str, str]
 ) -> Move | None:
-    """Make the run of a move and claim the next number for it; None when another process got that number."""
-    order = standing.order or _begin(client, name)
-    origin, target, number = standing.aliases.get(alias), after.get(alias), standing.last + 1
+    """Take the four steps of a move. Returns None if another process claimed the number first."""
+    client, number = history.client, history.last + 1
+    order = history.order or _create_order(client, history.name)
+    target = _find_version(history, after.get(alias))
+    earlier = [move.number for move in history.moves if move.alias == alias and move.state == "done"]
     who = "unknown" if kind == "external" else _who()
     facts = {
         ROLE_TAG: MOVE,
-        MOVER_TAG: processes.this_process(),
+        PROCESS_TAG: this_process(),
         "kind": kind,
         "who": who,
         "alias": alias,
-        "from": origin,
-        "to": target,
+        "from": history.aliases.get(alias),
+        "to": after.get(alias),
         "reason": reason,
-        "model": model,
-        "superseded": _latest(client, order, alias),
-        "aliases.before": json.dumps(standing.aliases, sort_keys=True),
+        "model": target.tags.get(MODEL_TAG) if target else None,
+        "superseded": str(earlier[-1]) if earlier else None,
+        "aliases.before": json.dumps(history.aliases, sort_keys=True),
         "aliases.after": json.dumps(after, sort_keys=True),
-        **{f"{EVIDENCE}{key}": value for key, value in evidence.items()},
+        **{EVIDENCE + key: value for key, value in evidence.items()},
         "mlflow.user": who,
-        "mlflow.source.name": "pipeline",
-        "mlflow.note.content": _describe(name, alias, origin, target, kind, reason),
     }
-    title = f"{number} {alias}: {_word(origin)} to {_word(target)}"
+    title = f"{number} {alias}: {_word(facts['from'])} to {_word(facts['to'])}"
     tags = {key: value for key, value in facts.items() if value}
     run = client.create_run(order.info.experiment_id, tags=tags, run_name=title)
-    if _claim(client, order, _place(number), run.info.run_id):
-        _end_dead_intents(client, order, run)
-        return _as_move(number, run)
-    client.delete_run(run.info.run_id)
-    return None
+    if not _write_once(client, order, f"{number:06d}", run.info.run_id):
+        client.delete_run(run.info.run_id)
+        return None
+    for other in history.unclaimed:  # of dead processes, or of living ones, which will not get this number any more
+        client.delete_run(other)
+    return _carry_out(history, order, _as_move(number, run))
 
 
-def _claim(client: "MlflowClient", order: "Run", place: str, value: str) -> bool:
-    """Write a place of the history, which only one can. Asking again, where an answer was lost, gives the same one."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.log_param(order.info.run_id, place, value)
-    except MlflowException as error:
-        if error.error_code != "INVALID_PARAMETER_VALUE":
-            raise
-        return False
-    return True
-
-
-def _latest(client: "MlflowClient", order: "Run", alias: str) -> str | None:
-    """The number of the last move of an alias."""
-    query = f"tags.`{ROLE_TAG}` = '{MOVE}' and tags.alias = '{alias}' and attributes.status = 'FINISHED'"
-    newest = ["attributes.start_time DESC"]
-    found = client.search_runs([order.info.experiment_id], query, max_results=1, order_by=newest)
-    numbers = {run: number for number, run in _places(order)}
-    return str(numbers[found[0].info.run_id]) if found and found[0].info.run_id in numbers else None
-
-
-def _end_dead_intents(client: "MlflowClient", order: "Run", claimed: "Run") -> None:
-    """Take away the runs of processes that died before they had a number. Should one wake up, its run is void.
-
-    Done by the one who has just claimed the next number, because nobody else can then be given one.
-    """
-    query = f"tags.`{ROLE_TAG}` = '{MOVE}' and attributes.status = 'RUNNING'"
-    numbered = {claimed.info.run_id} | {run for _, run in _places(order)}
-    for run in client.search_runs([order.info.experiment_id], query):
-        gone = not _may_act(run.data.tags[MOVER_TAG], run.info.start_time)
-        if gone and run.info.run_id not in numbered:
-            client.set_terminated(run.info.run_id, "KILLED")
-            client.delete_run(run.info.run_id)
+def _carry_out(history: History, order: "Run", move: Move) -> Move:
+    """Move the aliases of a claimed move and end its run. Repeating it after a crash has the same result."""
+    client, name, obstacle = history.client, history.name, ""
+    changed = [] if move.kind == "external" else _differences(move.before, move.after)
+    aliases = find_aliases(client, name)
+    for alias in changed:
+        if aliases.get(alias) not in (move.before.get(alias), move.after.get(alias)):
+            obstacle = f"{alias} was at {_word(aliases.get(alias))} by then"
+        elif alias in move.after and not _find_version(history, move.after[alias]):
+            obstacle = f"{_word(move.after[alias])} was deleted"
+    if _find_owner(client, order, move)[0] != this_process():
+        problem = f"cannot move {move.alias} of {name}: MLflow answered too slowly, and another process took over"
+        raise TrackingError(problem, remedy="pipeline history", temporary=True)
+    for alias in [] if obstacle else changed:
+        if alias in move.after:
+            client.set_registered_model_alias(name, alias, move.after[alias])
+        else:
+            client.delete_registered_model_alias(name, alias)
+    if obstacle:
+        client.set_tag(move.run, "void", f"not carried out: {obstacle}")
+    client.set_terminated(move.run, "KILLED" if obstacle else "FINISHED")
+    return replace(move, state="void" if obstacle else "done")
 
 
-def _carry_out(client: "MlflowClient", name: str, move: Move, claimed: float) -> Move:
-    """Move the aliases of a claimed move and settle it. Whoever does it again, after a crash, comes to the same.
-
-    Args:
-        claimed: `time.monotonic()` before this process claimed the move.
-    """
-    from mlflow.exceptions import MlflowException
-
-    changed = _unrecorded(move.before, move.after)
-    standing = find_aliases(client, name)
-    hindrance = ""
-    if move.kind == "external":
-        changed = []  # it has happened
-    elif elsewhere := [a for a in changed if standing.get(a) not in (move.before.get(a), move.after.get(a))]:
-        hindrance = f"{elsewhere[0]} pointed to {_word(standing.get(elsewhere[0]))} by then"
-    for alias in () if hindrance else changed:
-        target = move.after.get(alias)
-        if standing.get(alias) == target:
-            continue
-        if time.monotonic() - claimed > LEASE_SECONDS / 2:
+def _complete(history: History, order: "Run", move: Move) -> None:
+    """Wait for the end of a move. Complete it if its process is dead, or is on another machine and takes too long."""
+    owner, claims = _find_owner(history.client, order, move)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        is_alive = owner != this_process() and is_running(owner)  # None: on another machine
+        is_late = time.monotonic() > deadline
+        if history.client.get_run(move.run).info.status != "RUNNING":  # read after its process was found dead
+            return
+        if is_alive and is_late:
             raise TrackingError(
-                f"{alias} of {name} was not moved in time: the store took {time.monotonic() - claimed:.0f} s to answer",
-                remedy="pipeline history, which completes the move",
+                f"another process is moving an alias of {history.name}",
+                expected=f"the end of the move within {WAIT_SECONDS} s",
+                found=f"move {move.number} ({move}), by {move.who}, process {owner}",
+                remedy="end that process, then run the command again",
                 temporary=True,
             )
-        if target is None:
-            client.delete_registered_model_alias(name, alias)
-            continue
-        try:
-            client.set_registered_model_alias(name, alias, target)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            hindrance = f"version {target} was deleted"
+        if is_alive is False or is_late:
             break
-    if hindrance:
-        client.set_tag(move.run, "void", f"not carried out: {hindrance}")
-    client.set_terminated(move.run, "KILLED" if hindrance else "FINISHED")
-    return replace(move, state="void" if hindrance else "done")
+        time.sleep(POLL_SECONDS)
+    claim = f"{milliseconds()} {this_process()}"
+    if _write_once(history.client, order, f"{move.number:06d}.{claims + 1}", claim):
+        _carry_out(history, order, move)
 
 
-def _take_over(client: "MlflowClient", order: "Run", move: Move) -> bool:
-    """Whether a move that is not settled is now this process's to settle."""
-    place = _place(move.number)
-    later = sorted(key for key in order.data.params if key.startswith(f"{place}."))
-    since, holder = move.when, move.process
-    if later:
-        told, _, holder = order.data.params[later[-1]].partition(" ")
-        since = int(told)
-    if holder == processes.this_process():  # which was interrupted in the middle, and went on
-        return True
-    if _may_act(holder, since):
-        return False
-    return _claim(client, order, f"{place}.{len(later) + 1}", f"{milliseconds()} {processes.this_process()}")
+def _find_owner(client: "MlflowClient", order: "Run", move: Move) -> tuple[str, int]:
+    """Find the process that may carry out a move, and the number of claims to complete it."""
+    params = client.get_run(order.info.run_id).data.params
+    claims = sum(key.startswith(f"{move.number:06d}.") for key in params)
+    return params[f"{move.number:06d}.{claims}"].partition(" ")[2] if claims else move.process, claims
 
 
-def _may_act(holder: str, since: int) -> bool:
-    """Whether a process may still be at what it began then. A time far ahead is of a clock that was set back since."""
-    alive = processes.is_running(holder)
-    return alive if alive is not None else abs(milliseconds() - since) < LEASE_SECONDS * 1000
+def _write_once(client: "MlflowClient", order: "Run", key: str, value: str) -> bool:
+    """Write a param of the run `order`. Returns False if it has another value already."""
+    return _or_none(client.log_param, order.info.run_id, key, value) is not None
 
 
-def _record_external(
-    client: "MlflowClient", name: str, standing: Standing, before: Mapping[str, str], alias: str
-) -> None:
-    after = dict(before)
-    after.pop(alias, None)
-    if alias in standing.aliases:
-        after[alias] = standing.aliases[alias]
-    model = None
-    with suppress(TrackingError):  # the version may be gone again
-        if alias in after:
-            model = _get_version(client, name, after[alias]).tags.get(MODEL_TAG)
-    started = time.monotonic()
-    move = _intend(
-        client,
-        name,
-        replace(standing, aliases=before),
-        alias,
-        kind="external",
-        reason="moved outside of the pipeline; noticed at this time",
-        evidence={},
-        after=after,
-        model=model,
-    )
-    if move:
-        _carry_out(client, name, move, started)
+def _load(client: "MlflowClient", name: str) -> History:
+    from mlflow.entities import ViewType
+
+    order = _find_order(client, name)
+    if order is None:
+        return History(client, name, find_aliases(client, name))
+    numbers = {run: int(number) for number, run in order.data.params.items() if "." not in number}
+    query = f"tags.`{ROLE_TAG}` = '{MOVE}'"
+    runs = client.search_runs([order.info.experiment_id], query, ViewType.ALL, MAX_RUNS)
+    moves = [_as_move(numbers[run.info.run_id], run) for run in runs if run.info.run_id in numbers]
+    moves.sort(key=lambda move: move.number)
+    unclaimed = [run.info.run_id for run in runs if run.info.run_id not in numbers and _is_active(run)]
+    return History(client, name, find_aliases(client, name), order, moves, max(numbers.values(), default=0), unclaimed)
 
 
 def _find_order(client: "MlflowClient", name: str) -> "Run | None":
-    """The run whose params are the places of the history; None before it begins. What somebody deleted comes back."""
+    """Find the run `order`, and restore it if somebody deleted it. Returns None if there is no history yet."""
     from mlflow.entities import ViewType
 
-    experiment = client.get_experiment_by_name(_experiment(name))
+    experiment = client.get_experiment_by_name(f"{name} history")
     if experiment is None:
         return None
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
-    query = f"tags.`{ROLE_TAG}` = '{ORDER}'"
-    found = client.search_runs([experiment.experiment_id], query, ViewType.ALL, max_results=1)
+    found = client.search_runs([experiment.experiment_id], f"tags.`{ROLE_TAG}` = '{ORDER}'", ViewType.ALL, 1)
     if not found:
         raise TrackingError(
-            f"the experiment `{_experiment(name)}` is not the history of {name}'s aliases",
-            expected=f"a run with the tag {ROLE_TAG}: {ORDER}, made with the experiment",
-            remedy="rename that experiment in MLflow's pages, then run the same command again",
+            f"the experiment `{experiment.name}` is not the history of {name}'s aliases",
+            expected=f"a run with the tag {ROLE_TAG}: {ORDER}",
+            remedy="rename that experiment in MLflow's pages, then run the command again",
         )
-    order = found[0]
-    if order.info.lifecycle_stage == "deleted":
-        client.restore_run(order.info.run_id)
-    return order
+    if not _is_active(found[0]):
+        client.restore_run(found[0].info.run_id)
+    return found[0]
 
 
-def _begin(client: "MlflowClient", name: str) -> "Run":
-    """Start a history, whole or not at all: made aside, and then given its name, which is unique."""
+def _create_order(client: "MlflowClient", name: str) -> "Run":
+    """Create the experiment with the run `order`. It gets its name last, so that no other process finds it empty."""
     from mlflow.exceptions import MlflowException
 
-    aside = client.create_experiment(f"{_experiment(name)} {uuid.uuid4().hex[:8]}")
-    explanation = "The moves' places in the history. Each param is written once, by the move that comes next."
-    tags = {ROLE_TAG: ORDER, "mlflow.user": _who(), "mlflow.note.content": explanation}
-    order = client.create_run(aside, tags=tags, run_name=ORDER)
+    experiment = client.create_experiment(f"{name} history {uuid.uuid4().hex[:8]}")
+    order = client.create_run(experiment, tags={ROLE_TAG: ORDER, "mlflow.user": _who()}, run_name=ORDER)
     try:
-        client.rename_experiment(aside, _experiment(name))
-    except MlflowException:  # a backend's own word for a name that is taken
-        client.delete_experiment(aside)
-        found = _find_order(client, name)
-        if found is None:
+        client.rename_experiment(experiment, f"{name} history")
+    except MlflowException:  # another process was faster; the error code depends on the database
+        client.delete_experiment(experiment)
+        if not (other := _find_order(client, name)):
             raise
-        return found
+        return other
     return order
-
-
-def _last_move(client: "MlflowClient", order: "Run") -> Move | None:
-    return next(_backwards(client, order), None)
-
-
-def _backwards(client: "MlflowClient", order: "Run") -> Iterator[Move]:
-    """The moves, the last first, each read when it is asked for."""
-    from mlflow.exceptions import MlflowException
-
-    for number, run in reversed(_places(order)):
-        try:
-            yield _as_move(number, client.get_run(run))
-        except MlflowException as error:  # deleted for good
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-
-
-def _places(order: "Run") -> list[tuple[int, str]]:
-    """(number, run id) of every claimed place, in order."""
-    return sorted((int(place), run) for place, run in order.data.params.items() if "." not in place)
-
-
-def _last_number(order: "Run") -> int:
-    return max((number for number, _ in _places(order)), default=0)
-
-
-def _place(number: int) -> str:
-    return f"{number:06d}"
 
 
 def _as_move(number: int, run: "Run") -> Move:
     tags = run.data.tags
     state = STATES[run.info.status]
-    if state == "pending" and run.info.lifecycle_stage == "deleted":  # by somebody, in MLflow's pages
-        state = "void"
     return Move(
         number=number,
-        state=state,
+        state="void" if state == "pending" and not _is_active(run) else state,  # deleted in MLflow's pages
         when=run.info.start_time,
         who=tags["who"],
         kind=tags["kind"],
@@ -620,13 +437,49 @@ def _as_move(number: int, run: "Run") -> Move:
         model=tags.get("model"),
         before=json.loads(tags["aliases.before"]),
         after=json.loads(tags["aliases.after"]),
-        process=tags[MOVER_TAG],
+        process=tags[PROCESS_TAG],
         run=run.info.run_id,
     )
 
 
-def _unrecorded(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """The aliases that do not point to the same."""
+def _is_active(run: "Run") -> bool:
+    return bool(run.info.lifecycle_stage == "active")
+
+
+def _find_version(history: History, version: str | None) -> "ModelVersion | None":
+    return _or_none(history.client.get_model_version, history.name, version) if version else None
+
+
+def _holds_same_model(history: History, move: Move) -> bool:
+    """Check that the move's target still exists and holds the same model as then."""
+    version = _find_version(history, move.target)
+    return version is not None and version.tags.get(MODEL_TAG) == move.model
+
+
+def _require_version(history: History, version: str, *, not_champion: bool = False) -> "ModelVersion":
+    found = _find_version(history, version)
+    if found is None:
+        problem = f"{history.name} has no version {version}"
+        raise TrackingError(problem, expected="the number of an existing version", remedy="pipeline versions")
+    if not_champion and version == history.aliases.get(CHAMPION):
+        raise TrackingError(f"{history.name} version {version} is the champion already", remedy="pipeline history")
+    return found
+
+
+def _or_none(request: Callable[..., Any], *arguments: str) -> Any:
+    """Make a request to MLflow. Returns None if what it names does not exist, or if MLflow refuses a value."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return request(*arguments)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+
+
+def _differences(before: Versions, after: Versions) -> list[str]:
+    """List the aliases that two states of a registered model do not share."""
     return sorted(alias for alias in before.keys() | after.keys() if before.get(alias) != after.get(alias))
 
 
@@ -635,32 +488,5 @@ def _who() -> str:
     return f"flow run {flow}" if flow else f"{lineage.user()}@{platform.node()}"
 
 
-def _experiment(name: str) -> str:
-    return f"{name} history"
-
-
 def _word(version: str | None) -> str:
     return f"version {version}" if version else "none"
-
-
-def _describe(name: str, alias: str, origin: str | None, target: str | None, kind: str, reason: str) -> str:
-    return f"**{kind}** of {name}: `{alias}` moves from {_word(origin)} to {_word(target)}.\n\n{reason}"
-
-
-def _too_late(name: str, alias: str, expected: str | None, found: str | None, wanted: str) -> AnotherCameFirst:
-    return AnotherCameFirst(
-        f"{alias} of {name} was not moved to version {wanted}: another move came first",
-        expected=f"{alias} at {_word(expected)}",
-        found=f"{alias} at {_word(found)}",
-        remedy=f"pipeline history says who and why; if version {wanted} is still the better one, run the command again",
-    )
-
-
-def _busy(name: str, move: Move) -> TrackingError:
-    return TrackingError(
-        f"another process is moving an alias of {name}",
-        expected=f"its end within {WAIT_SECONDS} s",
-        found=f"move {move.number} ({move}), by {move.who}, process {move.process}",
-        remedy=f"end that process, or wait: on another machine it has {LEASE_SECONDS} s; then run again",
-        temporary=True,
-    )

@@ -1,9 +1,10 @@
 """What there is in the registry: the versions of a registered model, read in one request."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.tracking.history import ACCURACY_TAG, DECISION_TAG, REASON_TAG, Standing
+from pipeline.tracking.history import ACCURACY_TAG, DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.queries import pages
 
@@ -47,10 +48,10 @@ def find_deleted_run(client: "MlflowClient", name: str, number: str) -> str | No
     return run if deleted else None
 
 
-def list_versions(client: "MlflowClient", name: str, standing: Standing) -> list[Version]:
-    """Every version of a registered model, the newest first; a search for versions does not fill in their aliases."""
+def list_versions(client: "MlflowClient", name: str, by_alias: Mapping[str, str]) -> list[Version]:
+    """List the versions of a registered model, the newest first. MLflow's search does not return their aliases."""
     aliases: dict[str, list[str]] = {}
-    for alias, number in sorted(standing.aliases.items()):
+    for alias, number in sorted(by_alias.items()):
         aliases.setdefault(number, []).append(alias)
     versions = []
     for version in pages(client.search_model_versions, f"name = '{name}'", size=LARGEST_PAGE):

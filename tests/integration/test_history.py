@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import TrackingError
 from pipeline.tracking import history, processes
-from pipeline.tracking.history import CHALLENGER, CHAMPION, Move, promote, read_history, rollback, stand
+from pipeline.tracking.history import CHALLENGER, CHAMPION, Move, promote, read_history, recover, rollback
 from pipeline.tracking.records import PARENT_VARIABLE
 from pipeline.tracking.store import Store, open_store
 from tests.integration.movers import NAME, Job, Outcome, make_versions, run_at_once
@@ -18,10 +18,12 @@ from tests.integration.recorded import Workspace, empty_store, workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 __all__ = ["empty_store", "workspace"]  # fixtures
 
 BOTH = pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+DEAD = processes.this_process().rsplit(" ", 1)[0] + " 1.00"  # its number was given to another process since
 WRITES_OF_A_ROLLBACK = 4  # intend, claim, move, settle
 WRITES_OF_A_FIRST_MOVE = 7  # and before them: experiment, run `order`, the experiment's name
 
@@ -31,6 +33,12 @@ def client(workspace: Workspace) -> "MlflowClient":
     """Of a store with four judged versions and no alias."""
     make_versions(workspace.client, 4)
     return workspace.client
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes get no time to end their moves."""
+    monkeypatch.setattr(history, "WAIT_SECONDS", 0)
 
 
 @pytest.fixture
@@ -140,7 +148,7 @@ def test_looking_at_what_is_in_order_writes_nothing(client: "MlflowClient") -> N
     promote(client, NAME, "1", reason="the first")
     experiment = client.get_experiment_by_name(f"{NAME} history")
     before = [run.to_dictionary() for run in client.search_runs([experiment.experiment_id])]
-    stand(client, NAME)
+    recover(client, NAME)
     read_history(client, NAME)
     assert [run.to_dictionary() for run in client.search_runs([experiment.experiment_id])] == before
 
@@ -230,7 +238,7 @@ def test_a_version_that_was_not_judged_is_not_promoted(client: "MlflowClient") -
 def test_a_history_deleted_in_mlflow_comes_back(client: "MlflowClient") -> None:
     promote(client, NAME, "1", reason="the first")
     experiment = client.get_experiment_by_name(f"{NAME} history")
-    client.delete_run(stand(client, NAME).order.info.run_id)  # type: ignore[union-attr]
+    client.delete_run(recover(client, NAME).order.info.run_id)  # type: ignore[union-attr]
     client.delete_experiment(experiment.experiment_id)
     promote(client, NAME, "2", reason="better")
     assert champions(assert_unbroken(client)) == ["1", "2"]
@@ -243,40 +251,50 @@ def test_an_experiment_of_that_name_that_is_none_of_ours_is_left_alone(client: "
     assert history.find_aliases(client, NAME) == {}
 
 
-def test_a_move_of_a_process_of_another_machine_has_its_time(
-    client: "MlflowClient", monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("seconds_ago", [1, 86_400, -86_400])
+def test_a_move_of_another_machine_is_completed_if_it_does_not_end(
+    client: "MlflowClient", impatient: None, seconds_ago: int
 ) -> None:
-    _leave_pending(client, "elsewhere 77 1.00", seconds_ago=history.LEASE_SECONDS - 60)
-    monkeypatch.setattr(history, "WAIT_SECONDS", 0.1)
+    """Clocks are not compared: the start of the move may be a day ahead."""
+    _leave_pending(client, "elsewhere 77 1.00", seconds_ago)
+    assert champions(assert_unbroken(client)) == ["1", "2"]
+
+
+def test_a_move_is_awaited_while_its_process_lives(client: "MlflowClient", impatient: None) -> None:
+    parent = processes.psutil.Process().parent()
+    assert parent is not None
+    machine = processes.this_process().rsplit(" ", 2)[0]
+    _leave_pending(client, f"{machine} {parent.pid} {processes.start_of(parent)}", seconds_ago=86_400)
     with pytest.raises(TrackingError, match="another process is moving an alias") as busy:
         promote(client, NAME, "3", reason="impatient")
     assert busy.value.exit_code == 75
     assert history.find_aliases(client, NAME) == {CHAMPION: "1"}
 
 
-@pytest.mark.parametrize("seconds_ago", [history.LEASE_SECONDS + 1, -86_400])
-def test_a_move_of_another_machine_is_completed_when_its_time_is_over(client: "MlflowClient", seconds_ago: int) -> None:
-    """The clock may have been set back since: what is a day ahead is over as well."""
-    _leave_pending(client, "elsewhere 77 1.00", seconds_ago=seconds_ago)
-    assert champions(assert_unbroken(client)) == ["1", "2"]
+def test_a_slow_process_leaves_its_move_to_the_one_that_took_over(client: "MlflowClient") -> None:
+    _leave_pending(client, processes.this_process())
+    slow = history._load(client, NAME)
+    assert slow.order is not None
+    client.log_param(slow.order.info.run_id, "000002.1", "1780000000000 elsewhere 77 1.00")
+    with pytest.raises(TrackingError, match="another process took over"):
+        history._carry_out(slow, slow.order, slow.moves[-1])
+    assert history.find_aliases(client, NAME) == {CHAMPION: "1"}
 
 
-def test_a_move_is_awaited_while_its_process_lives(client: "MlflowClient", monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = processes.psutil.Process().parent()
-    machine = processes.this_process().rsplit(" ", 2)[0]
-    _leave_pending(
-        client, f"{machine} {parent.pid} {processes.start_of(parent)}", seconds_ago=10 * history.LEASE_SECONDS
-    )
-    monkeypatch.setattr(history, "WAIT_SECONDS", 0.1)
-    with pytest.raises(TrackingError, match="another process is moving an alias"):
-        stand(client, NAME)
+def test_a_move_that_ended_while_it_was_looked_at_is_not_done_again(client: "MlflowClient") -> None:
+    """Its process ends after the last step, and the next one has moved the alias by then."""
+    _leave_pending(client, DEAD)
+    seen = history._load(client, NAME)
+    assert seen.order is not None
+    promote(client, NAME, "3", reason="the next")
+    history._complete(seen, seen.order, seen.moves[-1])
+    assert champions(assert_unbroken(client)) == ["1", "2", "3"]
 
 
 def test_a_dead_move_that_somebody_overtook_is_void(client: "MlflowClient") -> None:
-    _leave_pending(client, "elsewhere 77 1.00", seconds_ago=history.LEASE_SECONDS + 1)
+    _leave_pending(client, DEAD)
     client.set_registered_model_alias(NAME, CHAMPION, "4")
-    moves = assert_unbroken(client)
-    assert [(move.kind, move.target, move.state) for move in moves] == [
+    assert [(move.kind, move.target, move.state) for move in assert_unbroken(client)] == [
         ("promotion", "1", "done"),
         ("promotion", "2", "void"),
         ("external", "4", "done"),
@@ -284,10 +302,37 @@ def test_a_dead_move_that_somebody_overtook_is_void(client: "MlflowClient") -> N
 
 
 def test_a_dead_move_to_a_version_deleted_since_is_void(client: "MlflowClient") -> None:
-    _leave_pending(client, "elsewhere 77 1.00", seconds_ago=history.LEASE_SECONDS + 1)
+    _leave_pending(client, DEAD)
     client.delete_model_version(NAME, "2")
     assert [move.state for move in assert_unbroken(client)] == ["done", "void"]
     assert history.find_aliases(client, NAME) == {CHAMPION: "1"}
+
+
+def test_a_history_of_an_earlier_release_is_listed_and_continued(client: "MlflowClient", impatient: None) -> None:
+    """As it was written: a move, one completed by another process, a void one, one without a number, one unfinished."""
+    experiment = client.create_experiment(f"{NAME} history")
+    note = {"mlflow.note.content": "The moves' places in the history."}
+    order = client.create_run(experiment, tags={"history.role": "order", "mlflow.user": "ann"} | note, run_name="order")
+    _write_move(client, order, "000001", None, "1", "FINISHED", None, **{"evidence.ground": "first model"})
+    _write_move(client, order, "000002", "1", "2", "FINISHED", superseded="1")
+    client.log_param(order.info.run_id, "000002.1", "1780000000000 host 78 1115.86@c724d680")
+    _write_move(client, order, "000003", "2", "4", "KILLED", superseded="2", void="not carried out: champion at 2")
+    _write_move(client, order, "", "2", "4", superseded="2")
+    _write_move(client, order, "000004", "2", "3", superseded="2")
+    client.log_param(order.info.run_id, "000004.1", "1780000000000 host 79 1116.28")
+    client.set_registered_model_alias(NAME, CHAMPION, "2")
+
+    moves = assert_unbroken(client)
+    assert [(move.target, move.state, move.superseded) for move in moves] == [
+        ("1", "done", None),
+        ("2", "done", 1),
+        ("4", "void", 2),
+        ("3", "done", 2),
+    ]
+    assert (moves[0].who, moves[0].reason, moves[0].evidence) == ("ann@host", "why 1", {"ground": "first model"})
+    move = rollback(client, NAME, reason="worse")
+    assert (move.number, move.target, move.superseded) == (5, "2", 4)
+    assert_nothing_unfinished(client)
 
 
 @pytest.mark.faults
@@ -304,7 +349,7 @@ def test_a_rollback_killed_between_its_steps_happened_or_did_not(uri: str, kill_
     assert champions(assert_unbroken(client)) == ["1", "2", "3", *(["2"] if claimed else [])]
 
     (again,) = run_at_once(uri, [Job("rollback")])
-    assert again == Outcome("1" if claimed else "2", "", WRITES_OF_A_ROLLBACK + (kill_before == 2), False)
+    assert again == Outcome("1" if claimed else "2", "", WRITES_OF_A_ROLLBACK, False)
     assert_unbroken(client)
     assert_nothing_unfinished(client)
 
@@ -365,23 +410,44 @@ def test_ten_registrations_at_once_all_come_in(uri: str) -> None:
     assert sorted(int(str(move.target)) for move in moves) == list(range(1, 11))
 
 
-def _leave_pending(client: "MlflowClient", process: str, seconds_ago: float) -> None:
-    """A history in which a process has claimed the promotion of version 2, and not yet carried it out."""
+def _leave_pending(client: "MlflowClient", process: str, seconds_ago: float = 1) -> None:
+    """Promote version 1, and claim the promotion of version 2 for a process that has not carried it out yet."""
     promote(client, NAME, "1", reason="the first")
-    standing = stand(client, NAME)
-    assert standing.order is not None
-    tags = {
-        history.ROLE_TAG: history.MOVE,
-        history.MOVER_TAG: process,
-        "kind": "promotion",
-        "who": "somebody",
-        "alias": CHAMPION,
-        "from": "1",
-        "to": "2",
-        "reason": "better",
-        "aliases.before": json.dumps({CHAMPION: "1"}),
-        "aliases.after": json.dumps({CHAMPION: "2"}),
-    }
+    order = recover(client, NAME).order
+    assert order is not None
     started = int((time.time() - seconds_ago) * 1000)
-    run = client.create_run(standing.order.info.experiment_id, started, tags=tags)
-    client.log_param(standing.order.info.run_id, "000002", run.info.run_id)
+    _write_move(client, order, "000002", "1", "2", started=started, **{"history.process": process})
+
+
+def _write_move(
+    client: "MlflowClient",
+    order: "Run",
+    number: str,
+    origin: str | None,
+    target: str,
+    status: str = "RUNNING",
+    started: int | None = None,
+    **more: str,
+) -> None:
+    """Write the run of a move of the champion. All names are literals: stores hold them."""
+    tags = {
+        "history.role": "move",
+        "history.process": "host 77 1109.98@c724d680-c28f-4b89-a36c-7a903372f2aa",
+        "kind": "promotion",
+        "who": "ann@host",
+        "alias": "champion",
+        "to": target,
+        "reason": f"why {target}",
+        "model": f"{int(target):064x}",
+        "aliases.before": json.dumps({"champion": origin} if origin else {}),
+        "aliases.after": json.dumps({"champion": target}),
+        "mlflow.user": "ann@host",
+        "mlflow.source.name": "pipeline",
+        "mlflow.note.content": "**promotion** of garments",
+    }
+    tags |= {"from": origin} if origin else {}
+    run = client.create_run(order.info.experiment_id, started, tags=tags | more)
+    if number:
+        client.log_param(order.info.run_id, number, run.info.run_id)
+    if status != "RUNNING":
+        client.set_terminated(run.info.run_id, status)
