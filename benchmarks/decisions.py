@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.evaluation import markdown
+from pipeline.evaluation.champion_rule import VETO_LEVEL, Case, decide, falling_classes, significance_level
+from pipeline.evaluation.comparison import Comparison, Pairs
 from pipeline.params import RegisterParams, load_params
-from pipeline.reports import markdown
-from pipeline.reports.champion_rule import VETO_LEVEL, Case, decide, falling_classes, significance_level
-from pipeline.reports.comparison import Comparison, Pairs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "benchmarks" / "decisions.md"

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from pipeline.errors import printable
+from pipeline.redaction import printable
 
 PLAIN_WIDTH = 110  # columns in a file or a pipe, unless COLUMNS says otherwise
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.tracking import location
+from pipeline.tracking import relocation
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # The variables of an HTTP proxy that nobody reaches: requests to this machine are not to use it.
@@ -102,7 +102,7 @@ class Project:
 def settle_store(copy: Path, origin: Path) -> None:
     """Do for a database that was copied from a folder what opening it does, which says so in the command's output."""
     with closing(sqlite3.connect(copy)) as connection:
-        location.rewrite(connection, origin, copy.parent)
+        relocation.rewrite(connection, origin, copy.parent)
 
 
 def stages_that_ran(output: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""The `pipeline` command: a thin layer over the flows, the data and the tracking."""
+"""The `pipeline` command."""

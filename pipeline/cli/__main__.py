@@ -21,7 +21,7 @@ from pipeline.cli import (  # noqa: F401
 from pipeline.cli.app import app
 from pipeline.console import SafeConsole
 from pipeline.errors import PipelineError
-from pipeline.exits import leave
+from pipeline.process import exit_now
 from pipeline.proxies import bypass_proxy
 
 PANELS = {  # of `pipeline --help`, each with its commands in the order in which one meets them
@@ -54,14 +54,14 @@ def main() -> None:
     try:
         app()
     except (PipelineError, OSError) as error:
-        from pipeline.stages.process import explain
+        from pipeline.stages.entrypoint import explain
 
         told = explain(error) if isinstance(error, OSError) else error
         SafeConsole(stderr=True).print(str(told), style="red", soft_wrap=True)
         sys.exit(told.exit_code)
     finally:
         gc.freeze()  # or the interpreter searches all of MLflow and Prefect for cycles at its end: half a second
-        leave()
+        exit_now()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from pipeline.console import SafeConsole
-from pipeline.errors import CONTROL
+from pipeline.redaction import CONTROL
 from pipeline.workspace import find_workspace
 
 app = typer.Typer(

@@ -12,7 +12,7 @@ from rich.text import Text
 from pipeline.cli.app import app, console, enter_workspace
 
 if TYPE_CHECKING:
-    from pipeline.flows.garbage import Garbage
+    from pipeline.care.gc import Garbage
 
 SHOWN = 20  # runs and models by name
 
@@ -41,7 +41,7 @@ def gc(
         pipeline gc --yes
     """
     workspace = enter_workspace()
-    from pipeline.flows.garbage import delete_all, review_all
+    from pipeline.care.gc import delete_all, review_all
 
     with console.status("looking at what is needed"), review_all(workspace, keep_runs=keep_runs, days=days) as garbage:
         pass
@@ -78,7 +78,7 @@ def backup(
     """
     target = target.resolve()
     workspace = enter_workspace()
-    from pipeline.flows.backup import back_up
+    from pipeline.care.backup import back_up
 
     with console.status("copying"):
         made = back_up(workspace, target)
@@ -107,7 +107,7 @@ def restore(
     """
     source = source.resolve()
     workspace = enter_workspace()
-    from pipeline.flows.backup import restore as put_back
+    from pipeline.care.backup import restore as put_back
 
     with console.status("comparing digests"):
         restored = put_back(workspace, source, replace=replace, with_prefect=prefect)
@@ -130,7 +130,7 @@ def upgrade() -> None:
         pipeline upgrade
     """
     workspace = enter_workspace()
-    from pipeline.flows.upgrade import upgrade as bring_up
+    from pipeline.care.upgrade import upgrade as bring_up
 
     with console.status("comparing schemas"):
         done = bring_up(workspace)
@@ -148,7 +148,7 @@ def upgrade() -> None:
 
 
 def _show(garbage: "Garbage") -> None:
-    from pipeline.flows.garbage import total
+    from pipeline.care.gc import total
 
     retention, prefect = garbage.retention, garbage.prefect
     table = Table("what", Column("number", justify="right"), Column("size", justify="right"), box=SIMPLE_HEAD)

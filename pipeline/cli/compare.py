@@ -14,7 +14,7 @@ from pipeline.cli.app import app, console, enter_workspace, print_json
 from pipeline.cli.registry import MODEL_OPTION
 
 if TYPE_CHECKING:
-    from pipeline.reports.predictions import Predictions
+    from pipeline.evaluation.predictions import Predictions
 
 SHOWN_IMAGES = 24
 
@@ -40,10 +40,10 @@ def compare(
     """
     figure = figure.resolve() if figure else None
     workspace = enter_workspace()
-    from pipeline.reports import comparison
-    from pipeline.tracking.contenders import measure_latencies, predictions_of_both
+    from pipeline.evaluation import comparison
+    from pipeline.registry.model_files import measure_latencies, predictions_of_both
+    from pipeline.registry.registration import current_name, find_version, open_registry
     from pipeline.tracking.outputs import Outputs
-    from pipeline.tracking.registry import current_name, find_version, open_registry
     from pipeline.tracking.store import explained
 
     outputs = Outputs(workspace)
@@ -71,7 +71,7 @@ def compare(
 
 def show(name: str, numbers: Sequence[str], found: dict[str, Any]) -> None:
     """Print a comparison: what both got right, what either did, and the classes."""
-    from pipeline.reports.champion_rule import in_points
+    from pipeline.evaluation.champion_rule import in_points
 
     first, second = (f"version {number}" for number in numbers)
     console.print(f"{name} on the same {found['images']:,} test images")
@@ -103,8 +103,8 @@ def draw_differences(
 
     from pipeline.data import table
     from pipeline.errors import DataError
+    from pipeline.evaluation.figures import draw_images
     from pipeline.files import atomic_file, file_digest
-    from pipeline.reports.figures import draw_images
 
     if file_digest(split, "md5") != test:
         raise DataError(

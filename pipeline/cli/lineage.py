@@ -16,8 +16,8 @@ from pipeline.cli.work import INTERRUPTED
 from pipeline.errors import FAILURE
 
 if TYPE_CHECKING:
-    from pipeline.reports.reproduction import Verdict
-    from pipeline.tracking.chain import Descendant
+    from pipeline.audit.lineage import Descendant
+    from pipeline.audit.verdict import Verdict
 
 EXIT_CODES = {"identical": 0, "equivalent": 3, "not reproduced": 4}
 STYLES = {"identical": "green", "equivalent": "yellow", "not reproduced": "bold red"}
@@ -53,7 +53,7 @@ def lineage(
     if sum(given is not None for given in (version, data, commit)) != 1:
         raise typer.BadParameter("give one of: a version, --data, --commit")
     workspace = enter_workspace()
-    from pipeline.tracking.chain import describe_lineage, find_descendants, find_lineage
+    from pipeline.audit.lineage import describe_lineage, find_descendants, find_lineage
 
     with console.status("reading from MLflow"):
         if version is not None:
@@ -87,7 +87,7 @@ def reproduce(
         pipeline reproduce champion --json
     """
     workspace = enter_workspace()
-    from pipeline.flows.reproduce import reproduce as run_again
+    from pipeline.audit.reproduction import reproduce as run_again
 
     try:
         lineage, verdict = run_again(workspace, version, model, quiet=as_json)
@@ -119,7 +119,7 @@ def verify(
     workspace = enter_workspace()
     from rich.progress import track
 
-    from pipeline.tracking.verify import verify as compare
+    from pipeline.audit.verification import verify as compare
 
     def show(objects: Sequence[Path]) -> Iterable[Path]:
         status.stop()

@@ -10,7 +10,7 @@ from rich.text import Text
 from pipeline.cli.app import app, console, enter_workspace, print_json
 
 if TYPE_CHECKING:
-    from pipeline.flows.monitoring import Monitoring
+    from pipeline.monitoring.run import Monitoring
 
 
 @app.command()
@@ -25,10 +25,10 @@ def monitor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
         pipeline monitor --json
     """
     workspace = enter_workspace()
-    from pipeline.flows import monitoring
+    from pipeline.monitoring import run
 
     with console.status("comparing the batches with the training data"):
-        found = monitoring.monitor(workspace)
+        found = run.monitor(workspace)
     report = found.report.relative_to(workspace)
     if as_json:
         print_json(_describe(found) | {"report": str(report)})
@@ -44,7 +44,7 @@ def monitor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def _tabulate(found: "Monitoring") -> Table:
     """The effect sizes; a star marks what drifted."""
-    from pipeline.reports.drift_report import list_quantities
+    from pipeline.monitoring.report import list_quantities
 
     quantities = list_quantities(found.batches)
     numbers = (Column(title, justify="right", no_wrap=True) for title in ("images", *quantities))

@@ -14,7 +14,7 @@ def notify() -> None:
         PIPELINE_NOTIFY_URLS='mailto://USER:PASSWORD@example.com' pipeline notify
     """
     from pipeline.errors import FAILURE
-    from pipeline.flows.notices import send_test
+    from pipeline.notices.send import send_test
 
     with console.status("sending"):
         deliveries = send_test()

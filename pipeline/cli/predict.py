@@ -40,15 +40,15 @@ def predict(
     """
     paths = [(path, path.resolve()) for path in images]
     workspace = enter_workspace()
-    from pipeline.tracking.served import fetch
+    from pipeline.registry.registered_model import fetch
 
     with console.status("asking the model"), fetch(workspace, model) as served:
         import numpy as np
 
         from pipeline.data.pictures import read_pictures
+        from pipeline.evaluation.metrics import class_probabilities
         from pipeline.models import archive
         from pipeline.models.inference import predict as ask
-        from pipeline.reports.metrics import class_probabilities
 
         network = archive.load(served.file)
         pictures = [

@@ -15,8 +15,8 @@ from pipeline.cli.app import app, console, enter_workspace, print_json
 from pipeline.errors import TrackingError
 
 if TYPE_CHECKING:
-    from pipeline.tracking.history import Move
-    from pipeline.tracking.versions import Version
+    from pipeline.registry.aliases import Move
+    from pipeline.registry.versions import Version
 
 MODEL_OPTION = typer.Option("--model", metavar="NAME", help="The registered model; by default the present dataset's.")
 REASON_OPTION = typer.Option("--reason", metavar="TEXT", help="Why, for whoever reads the history.")
@@ -41,8 +41,8 @@ def versions(
         pipeline versions --model fashion-mnist --json
     """
     with _registry(model) as (client, name):
-        from pipeline.tracking.history import recover
-        from pipeline.tracking.versions import list_versions
+        from pipeline.registry.aliases import recover
+        from pipeline.registry.versions import list_versions
 
         found = list_versions(client, name, recover(client, name).aliases)
     if as_json:
@@ -69,7 +69,7 @@ def history(
         pipeline history --json
     """
     with _registry(model) as (client, name):
-        from pipeline.tracking.history import read_history
+        from pipeline.registry.aliases import read_history
 
         moves = read_history(client, name)
     if as_json:
@@ -107,7 +107,7 @@ def promote(
         pipeline promote 4 --reason "..." --model fashion-mnist
     """
     with _registry(model) as (client, name):
-        from pipeline.tracking import history as aliases
+        from pipeline.registry import aliases as aliases
 
         move = aliases.promote(client, name, version, reason=_require(reason))
     _tell(name, move, as_json)
@@ -130,7 +130,7 @@ def rollback(
         pipeline rollback --to 2 --reason "the last that knew sandals"
     """
     with _registry(model) as (client, name):
-        from pipeline.tracking import history as aliases
+        from pipeline.registry import aliases as aliases
 
         move = aliases.rollback(client, name, to=to, reason=_require(reason))
     _tell(name, move, as_json)
@@ -171,7 +171,7 @@ def _cells(version: "Version") -> tuple[str, Text, str, str, str, str, str]:
 def _registry(model: str | None) -> Iterator[tuple[Any, str]]:
     """MLflow's client for this checkout's registry, and the name of the registered model that is meant."""
     workspace = enter_workspace()
-    from pipeline.tracking.registry import current_name, open_registry
+    from pipeline.registry.registration import current_name, open_registry
     from pipeline.tracking.store import explained
 
     name = model or current_name(workspace)

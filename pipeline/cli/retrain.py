@@ -53,8 +53,8 @@ def retrain(
     """
     changes = dict(map(_parse_change, set_ or []))
     workspace = enter_workspace()
-    from pipeline.flows.retraining import retrain as retrain_now
     from pipeline.flows.terminal import as_grid
+    from pipeline.retraining.run import retrain as retrain_now
 
     result = retrain_now(workspace, ref=ref, changes=changes, force=force, if_busy=if_busy, push=push, quiet=json)
     if json:

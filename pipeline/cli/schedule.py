@@ -10,7 +10,7 @@ from rich.table import Table
 from pipeline.cli.app import app, console, enter_workspace, print_json
 
 if TYPE_CHECKING:
-    from pipeline.flows.schedules import Schedule
+    from pipeline.servers.schedules import Schedule
 
 Flow = Annotated[Literal["retrain", "train", "monitor-data"], typer.Option("--flow", help="The flow that is started.")]
 
@@ -46,7 +46,7 @@ def set_schedule(
     if not cron:
         raise typer.BadParameter("""say when: pipeline schedule --cron "0 3 * * *"; or list, pause, resume, remove""")
     workspace = enter_workspace()
-    from pipeline.flows import schedules
+    from pipeline.servers import schedules
 
     _show([schedules.set_schedule(workspace, flow, cron, timezone)])
 
@@ -61,7 +61,7 @@ def list_schedules(as_json: Annotated[bool, typer.Option("--json", help="Print J
         pipeline schedule list --json
     """
     workspace = enter_workspace()
-    from pipeline.flows import schedules
+    from pipeline.servers import schedules
 
     found = schedules.list_schedules(workspace)
     if as_json:
@@ -106,7 +106,7 @@ def remove(flow: Flow = "retrain") -> None:
         pipeline schedule remove --flow monitor-data
     """
     workspace = enter_workspace()
-    from pipeline.flows import schedules
+    from pipeline.servers import schedules
 
     schedules.remove(workspace, flow)
     console.print(f"{flow} is no longer started by a schedule")
@@ -114,7 +114,7 @@ def remove(flow: Flow = "retrain") -> None:
 
 def _activate(flow: Literal["retrain", "train", "monitor-data"], active: bool) -> None:
     workspace = enter_workspace()
-    from pipeline.flows import schedules
+    from pipeline.servers import schedules
 
     _show(schedules.activate(workspace, flow, active))
 

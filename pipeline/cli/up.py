@@ -46,7 +46,7 @@ def up(
     """
     data = data.resolve() if data else None
     workspace = enter_workspace()
-    from pipeline.flows.up import Listening, serve
+    from pipeline.servers.up import Listening, serve
 
     def show(part: str, line: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -73,12 +73,12 @@ def status() -> None:
         pipeline status
     """
     workspace = enter_workspace()
-    from pipeline.data.incoming import INCOMING
-    from pipeline.flows.intake import find_quarantined, read_digests
+    from pipeline.batches.quarantine import find_quarantined, read_digests
+    from pipeline.data.batches import INCOMING
     from pipeline.flows.plan import read_plan
     from pipeline.flows.summary import describe_refused_batches, describe_standing
     from pipeline.flows.terminal import as_grid
-    from pipeline.stages.process import read_params
+    from pipeline.stages.entrypoint import read_params
 
     read_params()
     with console.status("asking DVC and MLflow"):
@@ -120,7 +120,7 @@ def params() -> None:
         pipeline params
     """
     enter_workspace()
-    from pipeline.stages.process import read_params
+    from pipeline.stages.entrypoint import read_params
 
     resolved: Any = read_params()
     print_json(dataclasses.asdict(resolved))
@@ -143,9 +143,9 @@ def add_data(
     """
     path = path.resolve()
     enter_workspace()
+    from pipeline.batches.add import add_batch
     from pipeline.data.catalog import load_entry
-    from pipeline.flows.batches import add_batch
-    from pipeline.flows.git import SET_AUTHOR, lacks_author
+    from pipeline.git import SET_AUTHOR, lacks_author
     from pipeline.params import load_params
 
     params = load_params()
@@ -178,8 +178,8 @@ def sync() -> None:
     """
     workspace = enter_workspace()
     from pipeline.flows.summary import describe_version
+    from pipeline.registry.sync import sync as sync_store
     from pipeline.tracking.store import locate
-    from pipeline.tracking.sync import sync as sync_store
 
     with console.status("comparing the workspace with MLflow"):
         synced = sync_store(workspace)
@@ -209,4 +209,4 @@ def ui(port: Annotated[int, typer.Option(help="Port of this machine.")] = 5000) 
         console.print(f"MLflow is at {store}")
         return
     console.print(f"MLflow's pages: http://127.0.0.1:{port} (in some seconds; Ctrl-C ends them)")
-    os.execv(sys.executable, [sys.executable, "-m", "pipeline.tracking.server", "127.0.0.1", str(port)])
+    os.execv(sys.executable, [sys.executable, "-m", "pipeline.servers.mlflow_server", "127.0.0.1", str(port)])

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from pipeline.classes import find_repeated
+from pipeline.class_names import find_repeated
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError, ParamsError, mend_committed
 from pipeline.files import parse_yaml

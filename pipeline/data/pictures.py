@@ -1,6 +1,6 @@
 """Images from anywhere, made fit for a model: what it takes is grey, of one size, on the ground of its training images.
 
-Nothing here is for training, which never resizes (`pipeline.data.incoming`).
+Nothing here is for training, which never resizes (`pipeline.data.batches`).
 """
 
 import math
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import idx
+from pipeline.data.batches import IMAGES
 from pipeline.data.decoders import IMAGE_SUFFIXES, open_npz, read_grey
-from pipeline.data.incoming import IMAGES
 from pipeline.errors import DataError
 
 BLACK = 0

@@ -1,1 +1,1 @@
-"""The Prefect flow and what it drives. The only place that imports Prefect or runs DVC."""
+"""The Prefect flow that runs the stages of dvc.yaml, and what it drives."""

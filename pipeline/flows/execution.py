@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+from pipeline.dvc import Outcome, StageProcess, forget_dead_holders, start_dvc
 from pipeline.errors import FlowError, WorkspaceError
-from pipeline.flows.dvc import Outcome, StageProcess, forget_dead_holders, start_dvc
 from pipeline.flows.plan import Plan, Stage, read_plan
 from pipeline.flows.terminal import Terminal
-from pipeline.tracking.cache import require_sound_outputs
+from pipeline.tracking.dvc_cache import require_sound_outputs
 from pipeline.tracking.outputs import Outputs
 
 ALL_STAGES = "all"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FlowError, mend_committed
-from pipeline.flows.git import require_repository
+from pipeline.git import require_repository
 from pipeline.params import PARAMS_FILE
 
 SHOWN = 4  # files or params named in a reason; more are counted

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import WorkspaceError
 from pipeline.flows.execution import Execution
-from pipeline.flows.git import require_repository
-from pipeline.flows.server import answering_server, open_server
-from pipeline.flows.signals import signals_as_exceptions
+from pipeline.flows.prefect_server import answering_server, open_server
 from pipeline.flows.terminal import Terminal
-from pipeline.stages.process import read_params
+from pipeline.git import require_repository
+from pipeline.process import signals_as_exceptions
+from pipeline.stages.entrypoint import read_params
 from pipeline.tracking.store import locate, open_store
 from pipeline.workspace import lock
 
@@ -65,7 +65,7 @@ def run_training(
             open_store(locate(workspace))
             preparation.result()
             # Imported only now, while its server takes longest; never beside MLflow's import, in another thread.
-            from pipeline.flows.training import run_flow
+            from pipeline.flows.prefect_flow import run_flow
 
             stack.enter_context(connect())
         with answering_server():

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DataError
 from pipeline.files import read_json
-from pipeline.flows.git import SET_AUTHOR, lacks_author
+from pipeline.git import SET_AUTHOR, lacks_author
 
 if TYPE_CHECKING:
-    from pipeline.tracking.flowrun import StageResult
-    from pipeline.tracking.registry import Registration
-    from pipeline.tracking.sync import Synced
+    from pipeline.registry.registration import Registration
+    from pipeline.registry.sync import Synced
+    from pipeline.tracking.flow_runs import StageResult
 
 LOCK_FILE = Path("dvc.lock")
 METRICS = Path("reports/evaluation/metrics.json")
@@ -108,17 +108,18 @@ def describe_standing(workspace: Path) -> Iterator[tuple[str, str]]:
 
 def _describe_aliases(workspace: Path) -> Iterator[tuple[str, str]]:
     """The aliases of the current dataset's model, without creating a store that is not there."""
-    from pipeline.tracking import history, registry
+    from pipeline.registry.aliases import find_aliases
+    from pipeline.registry.registration import current_name
+    from pipeline.registry.versions import find_deleted_run
     from pipeline.tracking.store import explained, locate, open_store
-    from pipeline.tracking.versions import find_deleted_run
 
     store = locate(workspace)
     aliases: dict[str, str] = {}
     deleted: dict[str, str] = {}
     if not store.database or store.database.exists():
-        client, name = open_store(store), registry.current_name(workspace)
+        client, name = open_store(store), current_name(workspace)
         with explained(store):
-            aliases = history.find_aliases(client, name)
+            aliases = find_aliases(client, name)
             deleted = {
                 alias: run for alias, number in aliases.items() if (run := find_deleted_run(client, name, number))
             }
@@ -132,7 +133,7 @@ def _describe_aliases(workspace: Path) -> Iterator[tuple[str, str]]:
 
 def describe_refused_batches() -> Iterator[tuple[str, str]]:
     """Batches in `data/incoming/` with which a run would stop: pairs of a name and a sentence."""
-    from pipeline.data.incoming import INCOMING, find_batches
+    from pipeline.data.batches import INCOMING, find_batches
 
     try:
         find_batches(INCOMING)

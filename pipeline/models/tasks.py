@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.classes import find_class
+from pipeline.class_names import find_class
 from pipeline.errors import ModelError
 from pipeline.params import Loss
 
@@ -104,7 +104,7 @@ def create_task(loss: Loss, classes: Sequence[str], positive_classes: Sequence[s
 
 
 def find_labels(named: Sequence[str | int], classes: Sequence[str]) -> tuple[int, ...]:
-    """The labels of classes given by English name (as `pipeline.classes` finds it) or by number, sorted, each once.
+    """The labels of classes given by English name (as `pipeline.class_names` finds it) or by number, sorted, each once.
 
     Raises:
         ModelError: naming those that the dataset does not have, or a name that may mean several.

@@ -6,7 +6,7 @@ from pipeline.data import table
 from pipeline.errors import DataError, ModelError
 from pipeline.models.tasks import Task, create_task
 from pipeline.params import Params
-from pipeline.stages.process import execute
+from pipeline.stages.entrypoint import execute
 
 MODEL = Path("models/model.keras")
 TEST_SPLIT = Path("data/splits/test.parquet")
@@ -21,12 +21,12 @@ def run(params: Params) -> None:
         DataError: the test split is missing, damaged or empty.
     """
     # Imported here, so that `execute` watches over the process during the seconds that this takes.
+    from pipeline.evaluation.gate import judge
+    from pipeline.evaluation.metrics import class_probabilities
+    from pipeline.evaluation.report import Answers, measure, write_evaluation
     from pipeline.models import archive
     from pipeline.models.inference import predict
     from pipeline.models.losses import require_fit
-    from pipeline.reports.evaluation import Answers, measure, write_evaluation
-    from pipeline.reports.gate import judge
-    from pipeline.reports.metrics import class_probabilities
     from pipeline.tracking.runs import log_evaluation
 
     dataset = table.read_dataset(TEST_SPLIT)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import idx, table, window
+from pipeline.data.batches import INCOMING, Pair, find_batches, read_batch, read_state, require_unchanged
 from pipeline.data.catalog import CATALOG_FILE, Entry, load_catalog, load_entry
-from pipeline.data.incoming import INCOMING, Pair, find_batches, read_batch, read_state, require_unchanged
 from pipeline.data.sources import Fetched, fetch
-from pipeline.errors import printable
 from pipeline.files import atomic_directory, file_digest
 from pipeline.params import Params
-from pipeline.stages.process import execute
+from pipeline.redaction import printable
+from pipeline.stages.entrypoint import execute
 
 RAW = Path("data/raw")
 DATASET = Path("data/dataset")

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.params import Params
-from pipeline.stages.process import execute
+from pipeline.stages.entrypoint import execute
 from pipeline.workspace import current_experiment
 
 # Run by a process of its own: wait until DVC has ended, then delete the file.
@@ -32,9 +32,9 @@ def run(params: Params) -> None:
     Raises:
         TrackingError: the tracking store cannot be used.
     """
+    from pipeline.registry.registration import register, write_registration
     from pipeline.tracking.outputs import Outputs
     from pipeline.tracking.records import find_or_rebuild
-    from pipeline.tracking.registry import register, write_registration
 
     outputs = Outputs()
     record = find_or_rebuild(outputs)

@@ -9,7 +9,7 @@ from pipeline.data import split, table
 from pipeline.errors import DataError, ValidationFailed
 from pipeline.files import atomic_file, read_json, write_json
 from pipeline.params import Params, SplitParams
-from pipeline.stages.process import execute
+from pipeline.stages.entrypoint import execute
 
 TRAIN, TEST = Path("data/dataset/train.parquet"), Path("data/dataset/test.parquet")
 VALIDATION_REPORT = Path("reports/validation.json")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data import table
 from pipeline.models.cluster import this_worker
 from pipeline.params import Params, TrainSettings
-from pipeline.stages.process import execute
+from pipeline.stages.entrypoint import execute
 from pipeline.workspace import STATE, lock, main_repository
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def run(params: Params) -> None:
     Of several workers only the chief writes and records; the others compute their shares of its batches.
     """
     # Imported here, so that `execute` watches over the process during the seconds that this takes.
+    from pipeline.evaluation.training_report import write_training
     from pipeline.models import archive, training
-    from pipeline.reports.training import write_training
     from pipeline.tracking.runs import TrainingFacts, training_run
 
     worker = this_worker()

@@ -10,7 +10,7 @@ from pipeline.data import table
 from pipeline.data.catalog import load_catalog
 from pipeline.files import atomic_directory, write_json
 from pipeline.params import Params
-from pipeline.stages.process import execute
+from pipeline.stages.entrypoint import execute
 
 FILES = {"train": Path("data/dataset/train.parquet"), "test": Path("data/dataset/test.parquet")}
 REPORT = Path("reports/validation.json")

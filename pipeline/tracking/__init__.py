@@ -1,1 +1,1 @@
-"""Runs, registry and lineage. The only place that imports MLflow."""
+"""MLflow's store, runs and provenance."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.data import table
 from pipeline.files import file_digest, read_json
-from pipeline.tracking import lineage, logged_models, processes
+from pipeline.tracking import logged_models, processes, provenance
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import MODEL, Outputs, dvc_digest, flatten
 from pipeline.tracking.queries import all_experiments, search_runs
@@ -150,12 +150,12 @@ def _best(outputs: Outputs) -> dict[str, float]:
 def open_record(facts: TrainingFacts) -> Record:
     """A new run for a training that starts now: its code, environment, machine, data and params."""
     workspace = Path()
-    tree = lineage.read_tree(workspace)  # before all else: somebody may go on editing
-    tags = lineage.tree_tags(tree) | lineage.environment_tags(workspace) | lineage.host_tags()
+    tree = provenance.read_tree(workspace)  # before all else: somebody may go on editing
+    tags = provenance.tree_tags(tree) | provenance.environment_tags(workspace) | provenance.host_tags()
     if experiment := current_experiment():
         tags[EXPERIMENT_TAG] = experiment
     digests = {name: file_digest(path, "md5") for name, path in facts.inputs.items()}
-    tags |= lineage.data_tags(Outputs(workspace), digests)
+    tags |= provenance.data_tags(Outputs(workspace), digests)
     record = _create(workspace, facts, digests, tags | {processes.PROCESS_TAG: processes.this_process()})
     with explained(record.store):
         if tree and tree.diff:
@@ -202,7 +202,7 @@ def _rebuild(outputs: Outputs) -> Record:
     }
     params = {name: value for name, value in flatten(outputs.settings()).items() if name != "best_epoch"}
     facts = TrainingFacts(table.read_dataset(inputs["train"]).name, params, inputs)
-    origin = lineage.data_tags(outputs, digests)
+    origin = provenance.data_tags(outputs, digests)
     record = _create(outputs.root, facts, digests, {"restored": "true", **origin})
     if origin:
         with explained(record.store):

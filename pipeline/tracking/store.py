@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from pipeline.errors import PipelineError, TrackingError, without_password
+from pipeline.errors import PipelineError, TrackingError
 from pipeline.files import make_private
 from pipeline.proxies import bypass_proxy
+from pipeline.redaction import without_password
 from pipeline.stack import data_directory, find_server
-from pipeline.tracking import location, schema
+from pipeline.tracking import migrations, relocation
 from pipeline.workspace import STATE, lock, main_repository
 
 if TYPE_CHECKING:
@@ -289,7 +290,7 @@ def prepare(store: Store) -> None:
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if location.find_former_root(connection, database.parent):
+            if relocation.find_former_root(connection, database.parent):
                 _follow(connection, database)
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
@@ -302,7 +303,7 @@ def prepare(store: Store) -> None:
             found=str(error),
             remedy="see that this file and its folder can be read and written, and that the disk is not full",
         ) from None
-    schema.require_tables(database)
+    migrations.require_tables(database)
 
 
 def _find_file(uri: str) -> Path | None:
@@ -330,9 +331,9 @@ def _follow(connection: sqlite3.Connection, database: Path) -> None:
     """Let the addresses in a database be those of the folder it is in now."""
     root = database.parent
     with lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process", root=root):
-        former = location.find_former_root(connection, root)
+        former = relocation.find_former_root(connection, root)
         if former:
-            count = location.rewrite(connection, former, root)
+            count = relocation.rewrite(connection, former, root)
             print(f"{database} comes from {former}: {count} addresses in it now lead to {root}", file=sys.stderr)
 
 
@@ -362,7 +363,7 @@ def _create(store: Store, database: Path) -> None:
             event.remove(Engine, "connect", skip_the_disk)
     if store.database:
         with closing(sqlite3.connect(partial)) as connection, connection:
-            location.record_root(connection, database.parent)
+            relocation.record_root(connection, database.parent)
     make_private(partial)
     with partial.open("rb+") as file:
         os.fsync(file)

@@ -16,7 +16,7 @@ import yaml
 
 from pipeline.params import Params
 from pipeline.stages import register
-from pipeline.stages.process import execute
+from pipeline.stages.entrypoint import execute
 from pipeline.tracking.records import TrainingFacts
 from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.workspace import STATE, main_repository

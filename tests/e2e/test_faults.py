@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.checkout import RETRAININGS
 from pipeline.files import write_json
-from pipeline.flows.checkout import RETRAININGS
 from pipeline.stack import STACK_FILE
 from tests.conftest import Project
 from tests.e2e import light

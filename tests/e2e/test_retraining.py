@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import tiny
-from pipeline.flows.branches import VERSION
+from pipeline.retraining.branches import VERSION
 from tests.conftest import Project
 from tests.e2e.test_repro import aliases_of, runs_of
 

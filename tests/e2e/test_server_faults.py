@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import TEMPORARY_FAILURE
-from pipeline.flows.notices import URLS_VARIABLE
+from pipeline.notices.send import URLS_VARIABLE
 from tests.e2e import light
 from tests.e2e.kills import lost_of, processes_of
 from tests.e2e.test_up import Running, running_stack, wait_until
@@ -30,7 +30,11 @@ IMPATIENT = {  # what a user may set, too: a server that does not answer is give
 # How a deployed run may end after that kill. Without Prefect's server the runner ends, and its flow runs with it.
 ENDS = {"prefect": ("Completed", "Failed", "Crashed", "Cancelled"), "mlflow": ("Completed",)}
 PIPELINE = ("python", "-m", "pipeline.cli")
-PARTS = {"mlflow": "pipeline.tracking.server", "prefect": "pipeline.flows.server", "runner": "pipeline.flows.runner"}
+PARTS = {
+    "mlflow": "pipeline.servers.mlflow_server",
+    "prefect": "pipeline.flows.prefect_server",
+    "runner": "pipeline.servers.runner",
+}
 
 
 @pytest.fixture(scope="module")

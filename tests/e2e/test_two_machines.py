@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipeline.flows.attendance import NOTES
-from pipeline.flows.server import LASTING_SETTINGS
+from pipeline.flows.prefect_server import LASTING_SETTINGS
+from pipeline.servers.flow_run_processes import NOTES
 from tests import prefect_http
 from tests.conftest import Project
 from tests.e2e import light
@@ -58,11 +58,11 @@ def test_retrainings_of_two_machines_take_turns_and_lose_nothing(tmp_path: Path)
             "PREFECT_API_URL": api,
             "PREFECT_API_AUTH_STRING": AUTH,
         }
-        server = one.start("python", "-m", "pipeline.flows.server", "127.0.0.1", str(port), **own)
+        server = one.start("python", "-m", "pipeline.flows.prefect_server", "127.0.0.1", str(port), **own)
         machines = []
         try:
             wait_until(lambda: answers(f"{api}/health"))
-            machines = [machine.start("python", "-m", "pipeline.flows.runner", **stores) for machine in (one, two)]
+            machines = [machine.start("python", "-m", "pipeline.servers.runner", **stores) for machine in (one, two)]
             for machine in machines:  # each serves when it says so
                 assert machine.stdout
                 assert any(line.startswith("serving train, retrain") for line in machine.stdout)

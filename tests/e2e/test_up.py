@@ -67,7 +67,7 @@ class Running:
         found = {}
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.NoSuchProcess):
-                _, is_part, arguments = " ".join(child.cmdline()).partition("pipeline.flows.attached ")
+                _, is_part, arguments = " ".join(child.cmdline()).partition("pipeline.process ")
                 if is_part:  # which a process between its start and its program is not yet
                     found[arguments.split()[0]] = child
         return found
@@ -196,7 +196,7 @@ async (api, steps) => {
   });
   try {
     const [, flow] = await post("/flows/", {name: "train"});
-    const entrypoint = "pipeline.flows.deployments.train";
+    const entrypoint = "pipeline.servers.deployments.train";
     const changed = {name: "train", flow_id: flow.id, entrypoint, pull_steps: steps};
     const [, deployment] = await post("/deployments/", changed);
     const [status] = await post(`/deployments/${deployment.id}/create_flow_run`, {});
@@ -275,7 +275,11 @@ def test_a_stranger_and_a_foreign_host_or_origin_are_refused_by_both_servers(sta
 
 def test_killed_servers_come_back_where_they_were_and_nothing_is_lost(stack: Running) -> None:
     project, before = stack.project, stack.parts()
-    assert before.keys() == {"pipeline.tracking.server", "pipeline.flows.server", "pipeline.flows.runner"}
+    assert before.keys() == {
+        "pipeline.servers.mlflow_server",
+        "pipeline.flows.prefect_server",
+        "pipeline.servers.runner",
+    }
     running = project.start("python", "-m", "pipeline.cli", "run", "--force", "train")
     stage_process(project, running, "train")
     for part in before.values():
@@ -309,7 +313,7 @@ def test_its_port_is_refused_to_another_project_with_its_owner(stack: Running, p
     result = project.run("python", "-m", "pipeline.cli", "up", "--mlflow-port", port, check=False)
     assert result.returncode == 1
     assert f"port {port} is in use" in result.stdout
-    assert "pipeline.flows.attached" in result.stdout or "uvicorn" in result.stdout
+    assert "pipeline.process" in result.stdout or "uvicorn" in result.stdout
     result = project.run("python", "-m", "pipeline.cli", "up", "--host", "0.0.0.0", check=False)
     assert result.returncode == 1
     assert "MLFLOW_AUTH_ADMIN_PASSWORD" in result.stdout

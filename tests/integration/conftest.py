@@ -12,7 +12,7 @@ import yaml
 
 from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
-from pipeline.flows.server import SETTINGS, TEMPORARY_SETTINGS
+from pipeline.flows.prefect_server import SETTINGS, TEMPORARY_SETTINGS
 from tests.conftest import REPOSITORY, Project
 from tests.integration.postgresql import running_postgresql
 

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
-from pipeline.tracking import history
+from pipeline.registry import aliases
 from pipeline.tracking.store import Store, explained, open_store
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def make_versions(client: "MlflowClient", count: int, **tags: str) -> None:
     """A registered model with versions that were judged, and no alias."""
     client.create_registered_model(NAME)
     for number in range(1, count + 1):
-        of_this = {"decision": "challenger", "gate": "passed", history.MODEL_TAG: f"{number:064x}"}
+        of_this = {"decision": "challenger", "gate": "passed", aliases.MODEL_TAG: f"{number:064x}"}
         client.create_model_version(NAME, f"models/{number}", tags=of_this | tags)
 
 
@@ -103,12 +103,12 @@ def _work(uri: str, job: Job, barrier: Any, sender: Connection) -> None:
 def _act(client: "MlflowClient", job: Job) -> str | None:
     reason = f"{job.action} {job.version or ''}".strip()
     if job.action == "promote":
-        return history.promote(client, NAME, str(job.version), reason=reason).target
+        return aliases.promote(client, NAME, str(job.version), reason=reason).target
     if job.action == "rollback":
-        return history.rollback(client, NAME, reason=reason, to=job.version).target
+        return aliases.rollback(client, NAME, reason=reason, to=job.version).target
     if job.action == "register":
-        history.move_alias(client, NAME, history.CHALLENGER, str(job.version), reason=reason, evidence={})
-    return history.find_aliases(client, NAME).get(history.CHAMPION) if history.read_history(client, NAME) else None
+        aliases.move_alias(client, NAME, aliases.CHALLENGER, str(job.version), reason=reason, evidence={})
+    return aliases.find_aliases(client, NAME).get(aliases.CHAMPION) if aliases.read_history(client, NAME) else None
 
 
 def _watch(client: "MlflowClient", kill_before: int | None) -> list[str]:

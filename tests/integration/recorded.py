@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from pipeline.data import table
+from pipeline.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
 from pipeline.files import write_json
 from pipeline.params import load_params
-from pipeline.reports.predictions import PREDICTIONS, Predictions, write_predictions
+from pipeline.registry.registration import Registration, register
 from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest, flatten
 from pipeline.tracking.records import PARENT_VARIABLE, TrainingFacts, find_or_rebuild
-from pipeline.tracking.registry import Registration, register
 from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.tracking.store import locate, open_store
 from tests.conftest import REPOSITORY, settle_store

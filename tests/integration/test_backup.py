@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.audit.verification import verify
+from pipeline.care.backup import back_up, copy_database, find_damage, restore
 from pipeline.errors import TrackingError, WorkspaceError
 from pipeline.files import file_digest, read_json, write_json
-from pipeline.flows.backup import back_up, copy_database, find_damage, restore
+from pipeline.registry import aliases
 from pipeline.stack import move_data
-from pipeline.tracking import history
 from pipeline.tracking.store import RESTORING, locate, open_store
-from pipeline.tracking.verify import verify
 from pipeline.workspace import lock
 from tests.integration.recorded import Workspace, empty_store, fill, making_workspace, prefect_database, workspace
 
@@ -74,7 +74,7 @@ def alter(archive: Path, change: Callable[[Path], None], to: Path) -> Path:
 def test_what_was_backed_up_works_in_another_folder(
     recorded: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moves = history.read_history(recorded.client, "garments")
+    moves = aliases.read_history(recorded.client, "garments")
     made = back_up(recorded.root, tmp_path)
     assert made.path.parent == tmp_path
     assert made.bytes == made.path.stat().st_size
@@ -86,7 +86,7 @@ def test_what_was_backed_up_works_in_another_folder(
     restored = restore(other, made.path, replace=False, with_prefect=False)
     assert (restored.files, restored.aside) == (made.files - 1, ())  # Prefect's database stays where it is
     assert verify(other).findings == ()
-    assert history.read_history(open_store(locate(other)), "garments") == moves
+    assert aliases.read_history(open_store(locate(other)), "garments") == moves
     assert json.loads((other / ".pipeline/quarantine/0123.json").read_text()) == {"reason": "blank images"}
     assert not (other / ".pipeline/restore.partial").exists()
 
@@ -219,7 +219,7 @@ def refuse(workspace: Workspace, archive: Path) -> None:
 def test_what_a_killed_backup_left_is_removed_by_the_next(recorded: Workspace, tmp_path: Path) -> None:
     def be_killed() -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pipeline.flows.backup._Writer.add_manifest", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            patch.setattr("pipeline.care.backup._Writer.add_manifest", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
             back_up(recorded.root, tmp_path / "kept")
 
     killed = multiprocessing.get_context("fork").Process(target=be_killed)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import read_json
-from pipeline.flows import branches
-from pipeline.flows.git import commit, git
+from pipeline.git import commit, git
+from pipeline.retraining import branches
 
 FIRST, SECOND = "retrain/20260101T000000Z", "retrain/20260102T000000Z"
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.audit.verification import verify
 from pipeline.errors import WorkspaceError
 from pipeline.flows.execution import Execution
 from pipeline.flows.terminal import Terminal
-from pipeline.tracking.cache import require_sound_batches
-from pipeline.tracking.verify import verify
+from pipeline.tracking.dvc_cache import require_sound_batches
 from tests.conftest import Project
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.tracking import cards
+from pipeline.registry import card_upload
+from pipeline.registry.registration import Decision, Registration
 from pipeline.tracking.records import find_or_rebuild
-from pipeline.tracking.registry import Decision, Registration
 from tests.integration.recorded import Workspace, empty_store, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures
@@ -14,7 +14,7 @@ def test_a_judged_model_has_a_card_and_a_summary(workspace: Workspace) -> None:
     registration = workspace.enter(b"one")
     (run,) = workspace.runs()
     assert {"card/card.md", "card/card.html"} <= workspace.artifacts(run)
-    card, page = (workspace.download(run, path).decode() for path in (cards.CARD, cards.PAGE))
+    card, page = (workspace.download(run, path).decode() for path in (card_upload.CARD, card_upload.PAGE))
     for text in (card, page):
         assert "Model card: garments version 1" in text
         assert registration.decision.reason in text
@@ -40,7 +40,7 @@ def test_registering_again_writes_nothing(workspace: Workspace, monkeypatch: pyt
 
 def test_a_card_that_was_cut_off_is_completed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(cards, "render_html", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(card_upload, "render_html", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         workspace.enter(b"one")
     assert not workspace.versions("garments")[0].description
     workspace.register()
@@ -60,13 +60,13 @@ def test_another_evaluation_makes_another_card(workspace: Workspace) -> None:
     workspace.enter(b"one")
     workspace.enter(b"one", accuracy=0.8)
     (run,) = workspace.runs()
-    assert "**80.00%** test accuracy" in workspace.download(run, cards.CARD).decode()
+    assert "**80.00%** test accuracy" in workspace.download(run, card_upload.CARD).decode()
 
 
 def test_a_rejected_model_has_a_card_that_says_so(workspace: Workspace) -> None:
     workspace.enter(b"one", passed=False)
     (run,) = workspace.runs()
-    card = workspace.download(run, cards.CARD).decode()
+    card = workspace.download(run, card_upload.CARD).decode()
     assert "Model card: garments, not registered" in card
     assert "**rejected**: The model did not pass the absolute gate." in card
     assert f"models:/{run.outputs.model_outputs[0].model_id}" in card
@@ -77,7 +77,7 @@ def test_a_long_reason_leaves_room_for_the_figures(workspace: Workspace) -> None
     workspace.client.update_model_version("garments", "1", "")
     decision = Decision("challenger", "because " * 1_000)
     registration = Registration("garments", "1", (), decision, is_new=False)
-    cards.publish(find_or_rebuild(workspace.outputs), workspace.outputs, registration)
+    card_upload.publish(find_or_rebuild(workspace.outputs), workspace.outputs, registration)
     (version,) = workspace.versions("garments")
     assert len(version.description) == 5_000
     assert "**75.00%** of 6 test images right" in version.description

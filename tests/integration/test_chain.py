@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.audit.lineage import describe_lineage, find_descendants, find_lineage
+from pipeline.audit.reproduction_runs import read_recorded_run, record_verdict
+from pipeline.audit.verdict import Verdict
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest, write_json
-from pipeline.reports.reproduction import Verdict
-from pipeline.tracking.chain import describe_lineage, find_descendants, find_lineage
+from pipeline.registry.sync import sync
 from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, dvc_digest
-from pipeline.tracking.reproductions import read_recorded_run, record_verdict
-from pipeline.tracking.sync import sync
 from tests.integration.recorded import Workspace, empty_store, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from pipeline.cli.__main__ import app
 from pipeline.files import file_digest, write_json
 from pipeline.params import load_params
-from pipeline.tracking import contenders, history, judgement, ledger, registry
-from pipeline.tracking.judgement import DECISION_JSON, DECISION_PAGE, DECISION_TAG, REASON_TAG
-from pipeline.tracking.registry import Registration
+from pipeline.registry import aliases, decision, ledger, model_files, registration
+from pipeline.registry.decision import DECISION_JSON, DECISION_PAGE, DECISION_TAG, REASON_TAG
+from pipeline.registry.registration import Registration
 from tests.integration.recorded import CLASSES, Workspace, answer, empty_store, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures
@@ -28,12 +28,12 @@ LEVEL = 0.05 / 2  # of the first challenger
 
 
 STEPS: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {  # what is called, and whether with these arguments
-    "judge": (registry, "judge", lambda _: True),
+    "judge": (registration, "judge", lambda _: True),
     "ledger": (ledger, "enter", lambda _: True),
     "decision.json": (MlflowClient, "log_text", lambda given: given[3] == DECISION_JSON),
     "decision.md": (MlflowClient, "log_text", lambda given: given[3] == DECISION_PAGE),
     "reason": (MlflowClient, "set_model_version_tag", lambda given: given[3] == REASON_TAG),
-    "alias": (judgement, "move_alias", lambda _: True),
+    "alias": (decision, "move_alias", lambda _: True),
     "decision": (MlflowClient, "set_model_version_tag", lambda given: given[3] == DECISION_TAG),
 }
 
@@ -202,7 +202,7 @@ def test_other_test_images_start_a_new_count(judged: Workspace, monkeypatch: pyt
     judged.split(IMAGES + 3)
     # The champion's file is no model, so what it would answer is put in its place.
     monkeypatch.setattr(
-        contenders, "_ask_again", lambda *_: answer(judged.outputs.split("test"), CLASSES, wrong=range(60))
+        model_files, "_ask_again", lambda *_: answer(judged.outputs.split("test"), CLASSES, wrong=range(60))
     )
     judged.enter(b"b", wrong=range(58))
     assert decision_of(judged)["place"] == 1
@@ -377,7 +377,7 @@ def test_a_store_that_fails_promotes_nobody(judged: Workspace, monkeypatch: pyte
 
 
 def test_the_registration_file_says_nothing_of_the_decision(judged: Workspace) -> None:
-    from pipeline.tracking.registry import write_registration
+    from pipeline.registry.registration import write_registration
 
     def registered() -> bytes:
         write_registration(judged.outputs)
@@ -409,20 +409,20 @@ def test_a_champion_that_changes_while_a_model_is_judged_is_the_one_to_meet(
     judged: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged.enter(b"tie", wrong=range(60))
-    move_alias = judgement.move_alias
+    move_alias = decision.move_alias
 
     def promote_another_first(*given: Any, **named: Any) -> None:
-        monkeypatch.setattr(judgement, "move_alias", move_alias)
-        history.promote(judged.client, "garments", "2", reason="by a colleague on another machine")
+        monkeypatch.setattr(decision, "move_alias", move_alias)
+        aliases.promote(judged.client, "garments", "2", reason="by a colleague on another machine")
         move_alias(*given, **named)
 
-    monkeypatch.setattr(judgement, "move_alias", promote_another_first)
+    monkeypatch.setattr(decision, "move_alias", promote_another_first)
     registration = judged.enter(b"better", wrong=range(20))
     assert registration.decision.reason.startswith("Version 3 takes the place of version 2")
     assert judged.aliases("garments") == {"champion": "3"}
     assert decision_of(judged)["champion"] == "2"
-    moves = history.read_history(judged.client, "garments")
-    assert [(move.origin, move.target) for move in history.champion_moves(moves)] == [
+    moves = aliases.read_history(judged.client, "garments")
+    assert [(move.origin, move.target) for move in aliases.champion_moves(moves)] == [
         (None, "1"),
         ("1", "2"),
         ("2", "3"),

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from dvc.config import Config
 
+from pipeline.checkout import PLACE, checkout
 from pipeline.errors import FlowError, WorkspaceError
-from pipeline.flows.checkout import PLACE, checkout
-from pipeline.tracking.lineage import read_tree
+from pipeline.tracking.provenance import read_tree
 from pipeline.workspace import main_repository
 
 

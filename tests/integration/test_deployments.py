@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from pipeline.cli.__main__ import app
 from pipeline.errors import FlowError, ParamsError
-from pipeline.flows import schedules
-from pipeline.flows.attendance import NOTES
-from pipeline.flows.notices import URLS_VARIABLE
+from pipeline.notices.send import URLS_VARIABLE
+from pipeline.servers import schedules
+from pipeline.servers.flow_run_processes import NOTES
 from tests import prefect_http
 from tests.conftest import STAGES, Project
 from tests.integration.conftest import behave, started_stages
@@ -53,7 +53,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 
 def register() -> dict[UUID, str]:
-    from pipeline.flows.serving import deployments
+    from pipeline.servers.runner_loop import deployments
 
     return {deployment.apply(): deployment.name for deployment in deployments("leave")}
 
@@ -126,7 +126,7 @@ def test_prefects_pages_describe_the_parameters_and_refuse_wrong_ones(
 def test_of_the_missed_runs_one_is_made_up_for(served: dict[UUID, str], stand_ins: Project, prefect_api: str) -> None:
     from prefect.client.orchestration import get_client
 
-    from pipeline.flows.serving import skip_missed
+    from pipeline.servers.runner_loop import skip_missed
 
     now = datetime.now(UTC)
     hourly = f"{(now - timedelta(minutes=30)).minute} * * * *"
@@ -161,7 +161,7 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_told_of_and_its_sl
 ) -> None:
     from prefect.client.orchestration import get_client
 
-    from pipeline.flows import serving
+    from pipeline.servers import runner_loop
 
     retrain = next(key for key, name in served.items() if name == "retrain")
 
@@ -175,7 +175,7 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_told_of_and_its_sl
     def tend() -> None:
         async def once() -> None:
             async with get_client() as client:
-                await serving.tend(client, stand_ins.path, served)
+                await runner_loop.tend(client, stand_ins.path, served)
 
         asyncio.run(once())
 
@@ -202,7 +202,7 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_told_of_and_its_sl
     assert propose("PENDING", pending) == "PENDING"  # the slot is free again
     tend()
     assert runs_of(prefect_api, retrain)[pending]["state_name"] == "Pending"  # its process may be about to begin
-    monkeypatch.setattr(serving, "PENDING", timedelta(0))
+    monkeypatch.setattr(runner_loop, "PENDING", timedelta(0))
     tend()
     assert runs_of(prefect_api, retrain)[pending]["state_name"] == "Crashed"
     assert [title for _, title in told.told[2:]] == ["retrain failed: it was handed to a process that never began"]
@@ -217,12 +217,12 @@ def test_a_batchs_retraining_is_asked_for_until_this_clone_had_it(
 ) -> None:
     from prefect.client.orchestration import get_client
 
-    from pipeline.flows import serving
-    from pipeline.flows.retraining import Outcome, Retraining, _log
+    from pipeline.retraining.run import Outcome, Retraining, _log
+    from pipeline.servers import runner_loop
 
     deployment = next(key for key, name in served.items() if name == "retrain")
     for name in ("AGAIN_SECONDS", "BUSY_SECONDS"):
-        monkeypatch.setattr(serving, name, 0.1)
+        monkeypatch.setattr(runner_loop, name, 0.1)
     asked = 0
 
     async def end_next(kind: str, name: str, message: str = "", logged: Outcome | None = None) -> None:
@@ -240,27 +240,27 @@ def test_a_batchs_retraining_is_asked_for_until_this_clone_had_it(
 
     async def retrain(*ends: dict[str, Any]) -> None:
         async with get_client() as client:
-            retraining = asyncio.create_task(serving._retrain(client, stand_ins.path, "batches: march"))
+            retraining = asyncio.create_task(runner_loop._retrain(client, stand_ins.path, "batches: march"))
             for end in ends:
                 await end_next(**end)
             await asyncio.wait_for(retraining, 30)
 
     elsewhere, crashed = {"kind": "COMPLETED", "name": "NothingNew"}, {"kind": "CRASHED", "name": "Crashed"}
     skipped = {"kind": "COMPLETED", "name": "Skipped", "logged": "skipped"}
-    no_slot = {"kind": "CANCELLED", "name": "Cancelled", "message": serving.NO_SLOT}
+    no_slot = {"kind": "CANCELLED", "name": "Cancelled", "message": runner_loop.NO_SLOT}
     here = {"kind": "FAILED", "name": "Failed", "logged": "failed"}  # the next retraining's turn
     asyncio.run(retrain(elsewhere, crashed, skipped, no_slot, here))
-    asyncio.run(retrain(*[crashed] * serving.MOST_LOST))
+    asyncio.run(retrain(*[crashed] * runner_loop.MOST_LOST))
     asyncio.run(retrain({"kind": "CANCELLED", "name": "Cancelled"}))  # by somebody
-    assert len(runs_of(prefect_api, deployment)) == asked == 5 + serving.MOST_LOST + 1
+    assert len(runs_of(prefect_api, deployment)) == asked == 5 + runner_loop.MOST_LOST + 1
 
 
 def test_a_deployed_training_has_the_stages_as_its_tasks_and_ends_in_words(
     served: dict[UUID, str], stand_ins: Project, told: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.flows import deployments
-    from pipeline.flows.deployments import train
     from pipeline.flows.summary import Summary
+    from pipeline.servers import deployments
+    from pipeline.servers.deployments import train
     from tests.integration.test_flow import states
 
     ended: list[Summary] = []
@@ -288,7 +288,7 @@ def test_a_deployed_training_has_the_stages_as_its_tasks_and_ends_in_words(
 def test_a_deployed_retraining_tells_of_the_batch_it_leaves_out_and_of_its_failure(
     served: dict[UUID, str], stand_ins: Project, told: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.flows.deployments import retrain
+    from pipeline.servers.deployments import retrain
 
     monkeypatch.setenv("STAND_INS", str(stand_ins.path))
     spoil(add_batch(stand_ins, "spoilt.npz", 1))
@@ -306,7 +306,7 @@ def test_a_deployed_retraining_tells_of_the_batch_it_leaves_out_and_of_its_failu
 def test_what_is_done_while_another_retrains_is_read_from_the_commit(
     stand_ins: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.flows.deployments import read_if_busy
+    from pipeline.servers.deployments import read_if_busy
 
     stand_ins.set_params(**{"retrain.if_busy": "wait"})
     stand_ins.commit()
@@ -324,15 +324,15 @@ def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
 ) -> None:
     from prefect.events.worker import EventsWorker
 
-    from pipeline.flows import monitoring
-    from pipeline.flows.deployments import DRIFT_FOUND, monitor_data
+    from pipeline.monitoring import run
+    from pipeline.servers.deployments import DRIFT_FOUND, monitor_data
 
     retrain = next(key for key, name in served.items() if name == "retrain")
     looks = [("all is well", False, False), ("one drifted", True, False), ("two of three drifted", True, True)]
     for sentence, drifted, asks in looks:
         evidence = {"latest": sentence}
-        found = monitoring.Monitoring(drifted, asks, evidence, sentence, Path("report.md"), (), {}, "nobody")
-        monkeypatch.setattr(monitoring, "monitor", lambda _, found=found: found)
+        found = run.Monitoring(drifted, asks, evidence, sentence, Path("report.md"), (), {}, "nobody")
+        monkeypatch.setattr(run, "monitor", lambda _, found=found: found)
         state = monitor_data(return_state=True)
         assert (state.name, state.message) == ("Drift" if drifted else "NoDrift", sentence)
     assert [run["parameters"] for run in runs_of(prefect_api, retrain).values()] == [{"reason": "two of three drifted"}]
@@ -356,7 +356,7 @@ def runs_of(prefect_api: str, deployment: UUID) -> dict[str, dict[str, Any]]:
 def test_a_deployment_that_somebody_changed_is_not_executed(
     served: dict[UUID, str], stand_ins: Project, prefect_api: str, told: Endpoint, how: str
 ) -> None:
-    from pipeline.flows.serving import _Runner
+    from pipeline.servers.runner_loop import _Runner
 
     mark = stand_ins.path / "mark"
     foreign = f"from pathlib import Path\nfrom prefect import flow\nPath({str(mark)!r}).touch()\n"

@@ -12,11 +12,11 @@ import pytest
 
 from pipeline.data import table
 from pipeline.errors import DataError, ModelError
+from pipeline.evaluation.gate import Gate, judge
+from pipeline.evaluation.metrics import class_probabilities
+from pipeline.evaluation.report import Answers, measure, write_evaluation
 from pipeline.files import file_digest
 from pipeline.params import EvaluateParams, load_params
-from pipeline.reports.evaluation import Answers, measure, write_evaluation
-from pipeline.reports.gate import Gate, judge
-from pipeline.reports.metrics import class_probabilities
 from pipeline.stages import evaluate
 from tests.conftest import REPOSITORY
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.reports import figures
-from pipeline.reports.calibration import Bin
+from pipeline.evaluation import figures
+from pipeline.evaluation.calibration import Bin
 
 CONFUSION = np.array([[90, 10, 0], [5, 95, 0], [0, 40, 60]])
 CLASSES = ("T-shirt/top", "Trouser", "Ankle boot")

@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from pipeline.errors import FlowError, WorkspaceError
+from pipeline.flows.prefect_server import TemporaryServer
 from pipeline.flows.run import IfBusy, run_training
-from pipeline.flows.server import TemporaryServer
 from pipeline.workspace import lock
 from tests.conftest import CLOSED_PROXY, STAGES, Project
 from tests.integration.conftest import behave, started_stages
@@ -143,9 +143,9 @@ def test_a_failed_stage_stops_what_is_behind_it(run: Run, stand_ins: Project) ->
 
 
 def test_what_did_not_answer_is_tried_again(run: Run, stand_ins: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pipeline.flows.training
+    import pipeline.flows.prefect_flow
 
-    monkeypatch.setattr(pipeline.flows.training, "RETRY_SECONDS", [0.1, 0.1])
+    monkeypatch.setattr(pipeline.flows.prefect_flow, "RETRY_SECONDS", [0.1, 0.1])
     behave(stand_ins, ingest={"exit": [75]})
     run(force="ingest", until="ingest")
     assert started_stages(stand_ins) == ["ingest", "ingest"]

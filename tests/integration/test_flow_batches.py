@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import inspection, table, tiny
+from pipeline.batches import inspection
+from pipeline.batches.add import AddedBatch, add_batch
+from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.errors import DataError, FlowError
-from pipeline.flows.batches import AddedBatch, add_batch
 from pipeline.params import load_params
 from tests.conftest import REPOSITORY, STAGES, Project
 from tests.integration.conftest import TABLES

@@ -15,8 +15,8 @@ import yaml
 from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.errors import DataError
-from pipeline.flows.monitoring import Monitoring, monitor
-from pipeline.flows.notices import URLS_VARIABLE
+from pipeline.monitoring.run import Monitoring, monitor
+from pipeline.notices.send import URLS_VARIABLE
 from tests.conftest import REPOSITORY, Project
 from tests.integration.test_notices import Endpoint, endpoint
 
@@ -175,7 +175,7 @@ def test_without_training_data_the_error_says_what_to_run(workspace: Path) -> No
 def test_a_second_look_reads_no_image(workspace: Path) -> None:
     """Seen by what the process imports: SciPy compares, and nothing else needs it."""
     program = (
-        "import sys; from pathlib import Path; from pipeline.flows.monitoring import monitor; "
+        "import sys; from pathlib import Path; from pipeline.monitoring.run import monitor; "
         "found = monitor(Path(sys.argv[1])); "
         "print(found.drifted, *({'scipy.stats', 'tensorflow', 'mlflow', 'prefect'} & set(sys.modules)))"
     )

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from pipeline.cli.__main__ import app
 from pipeline.errors import DataError, FlowError
-from pipeline.flows import notices
-from pipeline.flows.notices import URLS_VARIABLE, notify, notify_of_failure, notify_of_run
+from pipeline.evaluation.champion_rule import Decision, Outcome
 from pipeline.flows.summary import Summary
-from pipeline.reports.champion_rule import Decision, Outcome
-from pipeline.tracking.flowrun import StageResult
-from pipeline.tracking.registry import Registration
-from pipeline.tracking.sync import Synced
+from pipeline.notices import send
+from pipeline.notices.send import URLS_VARIABLE, notify, notify_of_failure, notify_of_run
+from pipeline.registry.registration import Registration
+from pipeline.registry.sync import Synced
+from pipeline.tracking.flow_runs import StageResult
 from tests.conftest import REPOSITORY
 from tests.webhook import PASSWORD, TOKEN, USER, Endpoint, webhook
 
@@ -70,7 +70,7 @@ def test_bad_channels_cost_a_line_each_and_no_secret_is_in_any_log(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(notices, "TIME_LIMIT_SECONDS", 2)
+    monkeypatch.setattr(send, "TIME_LIMIT_SECONDS", 2)
     channels = [
         f"json://{endpoint.address}/hang",
         f"json://{endpoint.address}/deny",
@@ -97,10 +97,10 @@ def test_bad_channels_cost_a_line_each_and_no_secret_is_in_any_log(
 def test_a_flows_process_says_which_channel_it_could_not_reach(closed_port: int) -> None:
     program = """
 import os
-from pipeline.flows.server import SETTINGS
+from pipeline.flows.prefect_server import SETTINGS
 os.environ.update(SETTINGS)
-import pipeline.flows.deployments
-from pipeline.flows.notices import notify
+import pipeline.servers.deployments
+from pipeline.notices.send import notify
 notify("failed", "train failed", "It did.")
 """
     command, channel = [sys.executable, "-c", program], {URLS_VARIABLE: f"json://127.0.0.1:{closed_port}"}
@@ -125,7 +125,7 @@ def test_an_address_is_called_by_what_is_no_secret_in_it(address: str, shown: st
 
     channel = apprise.Apprise.instantiate(address)
     assert channel is not None
-    assert notices._describe(address, channel) == shown
+    assert send._describe(address, channel) == shown
 
 
 def test_passwords_in_text_and_links_are_not_sent(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_without_channels_nothing_is_sent_nor_imported() -> None:
     program = f"""
 import os, sys
 os.environ.pop("{URLS_VARIABLE}", None)
-from pipeline.flows.notices import notify
+from pipeline.notices.send import notify
 notify("failed", "a", "b")
 print("apprise" in sys.modules)
 """
@@ -203,4 +203,4 @@ def test_the_command_says_for_each_channel_whether_the_test_went(
     assert [message["title"] for message in endpoint.taken] == ["a test of the pipeline's notices"] * 2
     monkeypatch.delenv(URLS_VARIABLE, raising=False)
     with pytest.raises(FlowError, match=URLS_VARIABLE):
-        notices.send_test()
+        send.send_test()

@@ -11,11 +11,11 @@ from PIL import Image
 
 from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
+from pipeline.evaluation.predictions import PREDICTIONS, read_predictions
 from pipeline.files import file_digest
-from pipeline.reports.predictions import PREDICTIONS, read_predictions
+from pipeline.registry.registered_model import find_ground
 from pipeline.tracking.logged_models import GROUND_TAG
 from pipeline.tracking.outputs import Outputs
-from pipeline.tracking.served import find_ground
 from tests.conftest import REPOSITORY, Project
 
 

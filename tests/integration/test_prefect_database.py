@@ -12,9 +12,9 @@ from uuid import UUID
 
 import pytest
 
+from pipeline.care.prefect_database import Unwanted, count_old, delete_old
+from pipeline.care.upgrade import upgrade
 from pipeline.errors import WorkspaceError
-from pipeline.flows.prefect_database import Unwanted, count_old, delete_old
-from pipeline.flows.upgrade import upgrade
 from tests.integration.recorded import Workspace, empty_store, prefect_database, workspace
 
 __all__ = ["empty_store", "prefect_database", "workspace"]  # fixtures

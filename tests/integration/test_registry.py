@@ -9,11 +9,11 @@ import yaml
 from pipeline.data import table
 from pipeline.data.pictures import measure_ground
 from pipeline.files import file_digest, write_json
-from pipeline.tracking import judgement, registry
+from pipeline.registry import decision, registration
+from pipeline.registry.registered_model import fetch
+from pipeline.registry.registration import current_name, judged_versions
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
-from pipeline.tracking.registry import current_name, judged_versions
-from pipeline.tracking.served import fetch
 from tests.conftest import REPOSITORY
 from tests.integration.recorded import CLASSES, Workspace, empty_store, workspace
 
@@ -117,7 +117,7 @@ def test_a_version_stays_when_thresholds_rise_above_it(workspace: Workspace) -> 
 
 def test_a_registration_that_was_cut_off_is_completed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(judgement, "move_alias", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(decision, "move_alias", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         workspace.enter(b"one")
     assert workspace.aliases("garments") == {}
     registration = workspace.register()
@@ -143,16 +143,16 @@ def test_a_question_of_yes_or_no_has_a_name_of_its_own(workspace: Workspace) -> 
 def test_a_task_over_all_classes_keeps_the_name_of_the_dataset(workspace: Workspace) -> None:
     workspace.train(b"one")
     workspace.evaluate(classes=CLASSES)
-    assert registry.registered_name(workspace.outputs) == "garments"
+    assert registration.registered_name(workspace.outputs) == "garments"
 
 
 def test_the_workspace_keeps_nothing_that_a_registry_assigns(workspace: Workspace) -> None:
     workspace.enter(b"one")
-    registry.write_registration(workspace.outputs)
+    registration.write_registration(workspace.outputs)
     first = workspace.outputs.registration.read_bytes()
     workspace.enter(b"two")
     workspace.enter(b"one")
-    registry.write_registration(workspace.outputs)
+    registration.write_registration(workspace.outputs)
     assert workspace.outputs.registration.read_bytes() == first
     assert json.loads(first) == {
         "model": file_digest(workspace.outputs.model),
@@ -204,5 +204,5 @@ def test_the_judged_versions_are_known_by_their_decision_and_not_by_their_time(w
     assert judged_versions(workspace.root) == set()
     workspace.enter(b"one")
     cut_off = workspace.enter(b"two")
-    workspace.client.delete_model_version_tag("garments", str(cut_off.version), judgement.DECISION_TAG)
+    workspace.client.delete_model_version_tag("garments", str(cut_off.version), decision.DECISION_TAG)
     assert judged_versions(workspace.root) == {("garments", "1")}

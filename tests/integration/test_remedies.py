@@ -13,12 +13,12 @@ import pytest
 
 from pipeline.cli.__main__ import PANELS
 from pipeline.errors import DataError, FlowError, ParamsError
-from pipeline.flows.git import git
 from pipeline.flows.plan import read_plan
 from pipeline.flows.run import run_training
 from pipeline.flows.summary import Summary
+from pipeline.git import git
 from pipeline.params import load_params
-from pipeline.tracking.sync import Synced
+from pipeline.registry.sync import Synced
 from tests.conftest import REPOSITORY
 
 COMMANDS = {name for names in PANELS.values() for name in names}
@@ -138,7 +138,7 @@ def test_a_server_that_is_down_is_removed_where_it_was_configured(alone: Path, p
     else:
         (alone / "prefect.toml").write_text(f'[api]\nurl = "{address}"\n')
         remedy = "or take it out of the file that `prefect config view` names"
-    program = f"from pipeline.flows.server import require_answer; require_answer('{address}')"
+    program = f"from pipeline.flows.prefect_server import require_answer; require_answer('{address}')"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"PREFECT_HOME": str(alone), "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", program]

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.audit.verification import verify
+from pipeline.care.retention import Retention, delete, review
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
-from pipeline.tracking import history, ledger
+from pipeline.registry import aliases, ledger
 from pipeline.tracking.records import find_or_rebuild
-from pipeline.tracking.retention import Retention, delete, review
 from pipeline.tracking.store import Store, locate_unserved
-from pipeline.tracking.verify import verify
 from tests.integration.recorded import Workspace, empty_store, fill, making_workspace, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures
@@ -30,7 +30,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Pat
             made.train(model)
             made.record_training()
             made.enter(model)
-        history.promote(made.client, NAME, "2", reason="better")
+        aliases.promote(made.client, NAME, "2", reason="better")
         made.train(b"three")
         made.record_training()
         made.enter(b"three", passed=False)
@@ -72,7 +72,7 @@ def test_versions_history_and_what_stands_here_stay(months: Workspace) -> None:
 
 
 def test_after_the_deletion_everything_still_works(months: Workspace) -> None:
-    client, moves = months.client, history.read_history(months.client, NAME)
+    client, moves = months.client, aliases.read_history(months.client, NAME)
     retention = look(months)
     delete(retention)
 
@@ -84,8 +84,8 @@ def test_after_the_deletion_everything_still_works(months: Workspace) -> None:
     assert not look(months).runs
     assert not look(months).models
     assert verify(months.root).findings == ()
-    assert history.read_history(client, NAME) == moves
-    assert history.rollback(client, NAME, reason="worse on bags").target == "1"
+    assert aliases.read_history(client, NAME) == moves
+    assert aliases.rollback(client, NAME, reason="worse on bags").target == "1"
     source = Path(client.get_model_version_download_uri(NAME, "1").removeprefix("file://"))
     assert file_digest(source / "data/model.keras") == digest(b"one")
 
@@ -139,11 +139,11 @@ def test_a_deletion_that_was_cut_off_is_completed(months: Workspace) -> None:
 
 def test_the_history_survives_in_mlflows_bin(months: Workspace) -> None:
     """Somebody put the history's experiment into the bin, which `mlflow gc` would empty."""
-    moves = history.read_history(months.client, NAME)
+    moves = aliases.read_history(months.client, NAME)
     experiment = months.client.get_experiment_by_name(f"{NAME} history")
     months.client.delete_experiment(experiment.experiment_id)
     delete(look(months))
-    assert history.read_history(months.client, NAME) == moves
+    assert aliases.read_history(months.client, NAME) == moves
 
 
 def test_a_server_is_refused(months: Workspace) -> None:

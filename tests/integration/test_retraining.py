@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.batches import quarantine
+from pipeline.checkout import RETRAININGS
 from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.errors import FlowError, ParamsError
-from pipeline.flows import intake
-from pipeline.flows.checkout import RETRAININGS
-from pipeline.flows.notices import URLS_VARIABLE
-from pipeline.flows.retraining import Retraining, retrain
+from pipeline.notices.send import URLS_VARIABLE
+from pipeline.retraining.run import Retraining, retrain
 from pipeline.workspace import lock
 from tests.conftest import STAGES, Project
 from tests.integration.conftest import behave, started_stages
@@ -127,7 +127,7 @@ def test_a_new_batch_is_taken_in_and_the_desk_is_left_alone(
 def test_nothing_new_makes_no_checkout_and_imports_no_tool(again: Retrain, stand_ins: Project) -> None:
     again()
     command = (
-        "import sys; from pathlib import Path; from pipeline.flows.retraining import retrain; "
+        "import sys; from pathlib import Path; from pipeline.retraining.run import retrain; "
         "print(retrain(Path.cwd()).outcome, *{'mlflow', 'prefect', 'tensorflow', 'dvc'} & set(sys.modules))"
     )
     (stand_ins.path / "started.txt").unlink(missing_ok=True)
@@ -323,7 +323,7 @@ def test_a_batch_that_is_changing_is_left_for_the_next_one(
     again: Retrain, stand_ins: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again()
-    monkeypatch.setattr(intake, "QUIET_SECONDS", 0.3)
+    monkeypatch.setattr(quarantine, "QUIET_SECONDS", 0.3)
     growing = stand_ins.path / "data/incoming/growing"
     (growing / "Bag").mkdir(parents=True)
     ended = threading.Event()

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.flows.attendance import NOTES
+from pipeline.servers.flow_run_processes import NOTES
 from tests import prefect_http
 from tests.conftest import Project
 from tests.e2e.servers import find_free_port
@@ -34,7 +34,7 @@ def start(stand_ins: Project, prefect_api: str) -> Iterator[Start]:
         with log.open("w") as lines:
             running.append(
                 subprocess.Popen(
-                    ["python", "-m", "pipeline.flows.attached", "pipeline.flows.runner"],
+                    ["python", "-m", "pipeline.process", "pipeline.servers.runner"],
                     cwd=stand_ins.path,
                     env=stand_ins.environment
                     | {"PREFECT_API_URL": prefect_api, "STAND_INS": str(stand_ins.path)}

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.errors import WorkspaceError
 from pipeline.files import file_digest
+from pipeline.registry.sync import Synced, sync
 from pipeline.tracking import logged_models
 from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs
-from pipeline.tracking.sync import Synced, sync
 from tests.conftest import Project
 from tests.integration.recorded import Workspace, empty_store, workspace
 

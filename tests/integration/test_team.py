@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.pool import NullPool
 
+from pipeline.audit.verification import verify
 from pipeline.data import tiny
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
-from pipeline.tracking import history
+from pipeline.registry import aliases
 from pipeline.tracking.store import explained, hold_creation_lock, locate, open_store
-from pipeline.tracking.verify import verify
 from tests.conftest import REPOSITORY, STAGES, Project
 from tests.integration.conftest import behave, started_stages
 from tests.integration.postgresql import NOTHING, running_postgresql
@@ -108,7 +108,7 @@ def test_two_who_train_at_once_lose_nothing(of_the_team: Team) -> None:
         experiment = client.get_experiment_by_name("garments")
         runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
         versions = client.search_model_versions("name = 'garments'")
-        moves = history.read_history(client, "garments")
+        moves = aliases.read_history(client, "garments")
     digests = {file_digest(member.path / "models/model.keras") for member in of_the_team.members}
     assert len(digests) == 2
     assert {run.data.tags["model.sha256"] for run in runs} == digests
@@ -120,7 +120,7 @@ def test_two_who_train_at_once_lose_nothing(of_the_team: Team) -> None:
     assert [move.number for move in moves] == list(range(1, len(moves) + 1))
     assert all(move.state in ("done", "void") for move in moves)
     (champion,) = [version for version in versions if version.tags["decision"] == "champion"]
-    assert history.find_aliases(client, "garments")["champion"] == str(champion.version)
+    assert aliases.find_aliases(client, "garments")["champion"] == str(champion.version)
 
 
 def test_the_champions_model_file_comes_back_from_the_team_store(of_the_team: Team, tmp_path: Path) -> None:

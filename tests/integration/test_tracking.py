@@ -16,13 +16,13 @@ import pytest
 
 from pipeline.errors import FAILURE, TEMPORARY_FAILURE, TrackingError
 from pipeline.files import file_digest
-from pipeline.tracking import lineage
-from pipeline.tracking.flowrun import StageResult, flow_run
+from pipeline.registry.sync import Synced
+from pipeline.tracking import provenance
+from pipeline.tracking.flow_runs import StageResult, flow_run
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.records import PARENT_VARIABLE, describe_data
 from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.tracking.store import AFTER_SILENCE, explained, locate, open_store, pages_command
-from pipeline.tracking.sync import Synced
 from tests.conftest import REPOSITORY
 from tests.integration.recorded import Workspace, empty_store, making_workspace, workspace
 
@@ -246,9 +246,9 @@ def test_files_too_large_for_the_diff_are_named(workspace: Workspace) -> None:
     workspace.git("init", "--quiet")
     workspace.git("add", "--all")
     workspace.git("commit", "--quiet", "--message", "start")
-    (workspace.root / "forgotten.npz").write_bytes(bytes(lineage.LARGEST_UNTRACKED_FILE + 1))
+    (workspace.root / "forgotten.npz").write_bytes(bytes(provenance.LARGEST_UNTRACKED_FILE + 1))
     (workspace.root / "code.py").write_text("a = 1\n")
-    tree = lineage.read_tree(workspace.root)
+    tree = provenance.read_tree(workspace.root)
     assert tree is not None
     assert tree.left_out == ("forgotten.npz",)
     assert b"code.py" in tree.diff
@@ -256,12 +256,12 @@ def test_files_too_large_for_the_diff_are_named(workspace: Workspace) -> None:
 
 
 def test_a_project_that_git_does_not_know_has_no_commit(workspace: Workspace, tmp_path: Path) -> None:
-    assert lineage.read_tree(workspace.root) is None
+    assert provenance.read_tree(workspace.root) is None
     workspace.git("init", "--quiet")
-    assert lineage.read_tree(workspace.root) is None  # no commit yet
+    assert provenance.read_tree(workspace.root) is None  # no commit yet
     workspace.git("add", "requirements.lock")
     workspace.git("commit", "--quiet", "--message", "somebody else's repository")
-    assert lineage.read_tree(workspace.root) is None  # this project is not in it
+    assert provenance.read_tree(workspace.root) is None  # this project is not in it
     workspace.train(b"a model")
     workspace.record_training()
     assert "mlflow.source.git.commit" not in workspace.runs()[0].data.tags
@@ -291,7 +291,7 @@ def test_a_flow_lists_its_stages_above_its_training(workspace: Workspace, monkey
         monkeypatch.setenv(PARENT_VARIABLE, tracked.id)
         workspace.record_training()
         tracked.log_stages(results)
-        tracked.finish(Synced("0123", "4567"))
+        tracked.finish(Synced("0123", "4567").tags())
     training, flow = workspace.runs()
     assert training.data.tags["mlflow.parentRunId"] == flow.info.run_id
     assert training.info.experiment_id == flow.info.experiment_id

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.care.upgrade import upgrade
 from pipeline.errors import TrackingError, WorkspaceError
-from pipeline.flows.upgrade import upgrade
 from pipeline.tracking.store import locate, open_store
 from tests.integration.recorded import Workspace, empty_store, prefect_database, workspace
 

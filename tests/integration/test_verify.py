@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.audit.verification import verify
 from pipeline.files import file_digest
-from pipeline.tracking.registry import write_registration
+from pipeline.registry.registration import write_registration
 from pipeline.tracking.store import locate
-from pipeline.tracking.verify import verify
 from tests.integration.recorded import Workspace, empty_store, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures

@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.care.exclusive_access import alone
 from pipeline.errors import WorkspaceError
-from pipeline.flows.alone import alone
 from pipeline.workspace import lock
 
 SPARE = 40  # files that may be open besides: the fixed locks are fifteen

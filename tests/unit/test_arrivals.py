@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.flows import arrivals
-from pipeline.flows.arrivals import arrived_batches
+from pipeline.batches import watcher
+from pipeline.batches.watcher import arrived_batches
 
 
 class Watching:
@@ -29,15 +29,15 @@ class Watching:
             if len(self.told) >= len(expected):
                 break
             await asyncio.sleep(0.05)
-        await asyncio.sleep(4 * arrivals.QUIET_SECONDS)
+        await asyncio.sleep(4 * watcher.QUIET_SECONDS)
         assert self.told == expected
 
 
 @pytest.fixture
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """Runs `scenario(watching)` beside a watcher of the directory `incoming`, whose patience is short."""
-    monkeypatch.setattr(arrivals, "QUIET_SECONDS", 0.3)
-    monkeypatch.setattr(arrivals, "LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(watcher, "QUIET_SECONDS", 0.3)
+    monkeypatch.setattr(watcher, "LOOK_SECONDS", 0.3)
 
     def run(scenario: Callable[[Watching], Coroutine[Any, Any, None]]) -> None:
         async def beside() -> None:
@@ -100,7 +100,7 @@ def test_one_that_cannot_be_looked_at_is_left_out_until_it_can(
         await watching.tells([("good.npz",), ("odd",)])
 
     watched(scenario)
-    (message,) = [record.getMessage() for record in caplog.records if record.name == arrivals.__name__]
+    (message,) = [record.getMessage() for record in caplog.records if record.name == watcher.__name__]
     assert message.startswith("batch odd is left out: odd/loop is a link")
 
 
@@ -125,7 +125,7 @@ def test_a_disk_that_sends_no_news_is_looked_at(
     sizes = iter([{}, {"batch": 1}, {"batch": 2}, {"batch": 3}])
     last = {"batch": 3}
     monkeypatch.setattr(
-        arrivals, "read_batches", lambda _: ({name: {"f": (n, 0)} for name, n in next(sizes, last).items()}, {})
+        watcher, "read_batches", lambda _: ({name: {"f": (n, 0)} for name, n in next(sizes, last).items()}, {})
     )
     looked_at: list[Any] = []
 

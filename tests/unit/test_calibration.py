@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.reports.calibration import BINS, Bin, expected_calibration_error, reliability
+from pipeline.evaluation.calibration import BINS, Bin, expected_calibration_error, reliability
 
 
 def test_a_bin_holds_its_upper_edge() -> None:

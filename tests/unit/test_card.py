@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.data.catalog import load_catalog
 from pipeline.data.table import Dataset
-from pipeline.reports.card import FIGURES, LONGEST_SUMMARY, Facts, render_html, summarise, write_markdown
-from pipeline.reports.markdown import escape, table
+from pipeline.evaluation.markdown import escape, table
+from pipeline.registry.model_card import FIGURES, LONGEST_SUMMARY, Facts, render_html, summarise, write_markdown
 from tests.conftest import REPOSITORY
 
 CLASSES, KOREAN = ("Bag", "T-shirt/top", "Dress"), ("가방", "티셔츠/탑", "드레스")

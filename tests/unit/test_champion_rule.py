@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.params import RegisterParams, load_params
-from pipeline.reports.champion_rule import (
+from pipeline.evaluation.champion_rule import (
     Case,
     Decision,
     decide,
@@ -16,7 +15,8 @@ from pipeline.reports.champion_rule import (
     render_page,
     significance_level,
 )
-from pipeline.reports.comparison import Comparison, Pairs
+from pipeline.evaluation.comparison import Comparison, Pairs
+from pipeline.params import RegisterParams, load_params
 from tests.conftest import REPOSITORY
 
 IMAGES = 10_000

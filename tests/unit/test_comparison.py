@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from pipeline.errors import DataError
-from pipeline.reports.calibration import expected_calibration_error, reliability
-from pipeline.reports.comparison import (
+from pipeline.evaluation.calibration import expected_calibration_error, reliability
+from pipeline.evaluation.comparison import (
     Pairs,
     bootstrap_interval,
     compare,
@@ -18,7 +18,7 @@ from pipeline.reports.comparison import (
     detectable_gain,
     mcnemar_p_value,
 )
-from pipeline.reports.predictions import Predictions, read_predictions, write_predictions
+from pipeline.evaluation.predictions import Predictions, read_predictions, write_predictions
 
 CLASSES = ("Bag", "Dress", "Coat")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.flows.server import LASTING_SETTINGS, SETTINGS
+from pipeline.flows.prefect_server import LASTING_SETTINGS, SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "compose.yaml"
@@ -70,7 +70,7 @@ def test_the_image_has_the_tools_of_the_makefile(services: dict[str, Any]) -> No
 
 def test_the_servers_are_those_of_pipeline_up(services: dict[str, Any]) -> None:
     """With the settings that a bare `prefect server start` lacks: its pages would ask 0.0.0.0 for their data."""
-    for service, module in [("mlflow", "pipeline.tracking.server"), ("prefect", "pipeline.flows.server")]:
+    for service, module in [("mlflow", "pipeline.servers.mlflow_server"), ("prefect", "pipeline.flows.prefect_server")]:
         port = services[service]["ports"][0].rpartition(":")[2]
         command = ["python", "-m", module, "0.0.0.0", port, service]  # by its name the worker knows it
         assert services[service]["command"].split()[:6] == command

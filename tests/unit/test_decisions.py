@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.decisions import simulate, simulate_vetoes
+from pipeline.evaluation.champion_rule import VETO_LEVEL
 from pipeline.params import load_params
-from pipeline.reports.champion_rule import VETO_LEVEL
 from tests.conftest import REPOSITORY
 
 PARAMS = load_params(REPOSITORY / "params.yaml").register

@@ -16,8 +16,10 @@ from tests.conftest import REPOSITORY, STAGES, create_project
 NOT_DECLARED = {
     "pipeline.errors",
     "pipeline.params",
+    "pipeline.redaction",
+    "pipeline.registry",
     "pipeline.workspace",
-    "pipeline.stages.process",
+    "pipeline.stages.entrypoint",
     "pipeline.tracking",
 }
 DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())

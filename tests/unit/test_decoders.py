@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from pipeline.data import idx
+from pipeline.data.batches import read_batch
 from pipeline.data.decoders import MOST_FILE_BYTES, MOST_PIXELS, decoding, open_npz, read_grey
-from pipeline.data.incoming import read_batch
 from pipeline.data.pictures import MOST_BYTES, read_pictures
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError

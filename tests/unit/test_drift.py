@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline.data import features, table, tiny
+from pipeline.monitoring import drift
+from pipeline.monitoring.drift import CONFIDENCE, BatchDrift, Comparison, Sample
+from pipeline.monitoring.report import Findings, write_report
 from pipeline.params import MonitorParams, load_params
-from pipeline.reports import drift
-from pipeline.reports.drift import CONFIDENCE, BatchDrift, Comparison, Sample
-from pipeline.reports.drift_report import Findings, write_report
 from tests.conftest import REPOSITORY
 
 PARAMS = load_params(REPOSITORY / "params.yaml").monitor

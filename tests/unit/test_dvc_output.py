@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.dvc import announced_outcome, failed_exit_code, forget_dead_holders, is_advice
 from pipeline.errors import FlowError
-from pipeline.flows.dvc import announced_outcome, failed_exit_code, forget_dead_holders, is_advice
 from pipeline.flows.plan import Plan, parse_plan
 
 STAGES = ["ingest", "validate", "split", "train"]

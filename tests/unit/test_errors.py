@@ -5,7 +5,8 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from pipeline.errors import PipelineError, without_password
+from pipeline.errors import PipelineError
+from pipeline.redaction import without_password
 
 SEED = 11
 CASES = 300

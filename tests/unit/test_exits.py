@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import atexit, sys
-from pipeline.exits import leave, skip_exit_handlers
+from pipeline.process import exit_now, skip_exit_handlers
 
 atexit.register(print, "waited")
 {request}
@@ -15,7 +15,7 @@ try:
     print("done")
     {ending}
 finally:
-    leave()
+    exit_now()
 """
 
 

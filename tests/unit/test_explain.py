@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.stages.process import explain
+from pipeline.stages.entrypoint import explain
 
 
 def test_a_full_disk_is_named_with_both_files_and_the_space_on_the_disk_of_the_second(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from pipeline.evaluation.gate import Gate, judge
 from pipeline.params import EvaluateParams
-from pipeline.reports.gate import Gate, judge
 
 THRESHOLDS = EvaluateParams(min_accuracy=0.85, min_class_recall=0.5, max_loss=1.0, max_model_bytes=1000)
 AT_EVERY_EDGE = {"accuracy": 0.85, "min_class_recall": 0.5, "loss": 1.0}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.hosts import guard, own_names
+from pipeline.allowed_hosts import guard, own_names
 
 OWN = "127.0.0.1:4200"
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data import idx
-from pipeline.data.incoming import find_batches, read_batch, require_same_batches
+from pipeline.data.batches import find_batches, read_batch, require_same_batches
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.incoming import copy_batch, read_files
+from pipeline.batches import quarantine as quarantine_module
+from pipeline.batches.quarantine import copy_files, copy_whole, quarantine, read_digest, read_digests, read_quarantine
+from pipeline.data.batches import copy_batch, read_files
 from pipeline.errors import DataError
-from pipeline.flows import intake
-from pipeline.flows.intake import copy_files, copy_whole, quarantine, read_digest, read_digests, read_quarantine
 from pipeline.tracking.outputs import dvc_digest
 
 
@@ -29,7 +29,7 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, **_: bool) -> str:
         raise AssertionError(f"{path} is read")
 
-    monkeypatch.setattr(intake, "dvc_digest", refuse)
+    monkeypatch.setattr(quarantine_module, "dvc_digest", refuse)
 
 
 def test_unchanged_files_are_read_once(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,8 +56,8 @@ def test_notes_that_a_power_cut_tore_are_made_anew(incoming: Path, tmp_path: Pat
     before = read_digests(tmp_path, incoming)
     record = quarantine(tmp_path, "march", before[0]["march"], "it is bad")
     quarantine(tmp_path, "other", "0", "it is bad")
-    (tmp_path / intake.DIGESTS).write_text(left)
-    (tmp_path / intake.QUARANTINE / "0.json").write_text(left)
+    (tmp_path / quarantine_module.DIGESTS).write_text(left)
+    (tmp_path / quarantine_module.QUARANTINE / "0.json").write_text(left)
     assert read_digests(tmp_path, incoming) == before
     assert read_quarantine(tmp_path) == {record.digest: record}
 
@@ -102,7 +102,7 @@ def test_a_link_that_takes_the_place_of_a_file_is_not_followed(
 ) -> None:
     """Between the look at the files and their copy."""
     listed = read_files(incoming / "march")
-    monkeypatch.setattr("pipeline.data.incoming.read_files", lambda path: listed)
+    monkeypatch.setattr("pipeline.data.batches.read_files", lambda path: listed)
     (incoming / "march/Bag/b.png").unlink()
     (incoming / "march/Bag/b.png").symlink_to("/etc/hostname")
     with pytest.raises(DataError, match=r"march/Bag/b\.png is a link"):

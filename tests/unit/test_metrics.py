@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, roc_auc_score
 
-from pipeline.reports import metrics
+from pipeline.evaluation import metrics
 
 CLASSES = 10
 RANDOM = np.random.default_rng(3)

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.reports.predictions import Predictions, write_predictions
-from pipeline.reports.reproduction import (
+from pipeline.audit.verdict import (
     MODEL,
     Agreement,
     Difference,
@@ -16,6 +15,7 @@ from pipeline.reports.reproduction import (
     describe_difference,
     find_causes,
 )
+from pipeline.evaluation.predictions import Predictions, write_predictions
 
 CLOSE = Agreement(images=500, same_predictions=0.99, mean_distance=0.01)
 FAR = Agreement(images=500, same_predictions=0.95, mean_distance=0.05)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.flows.retraining import read_decision
-from pipeline.reports.champion_rule import Decision, Outcome
-from pipeline.tracking.registry import Registration
+from pipeline.evaluation.champion_rule import Decision, Outcome
+from pipeline.registry.registration import Registration
+from pipeline.retraining.run import read_decision
 
 
 def registered(outcome: Outcome, *aliases: str) -> Registration:

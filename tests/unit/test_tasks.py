@@ -6,7 +6,7 @@ import pytest
 from pipeline.data.table import Dataset
 from pipeline.errors import ModelError
 from pipeline.models.tasks import create_task, find_labels
-from pipeline.tracking.registry import name_model
+from pipeline.registry.registration import name_model
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Sandal")
 LABELS = np.array([3, 0, 1, 3], np.uint8)

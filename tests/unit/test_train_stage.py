@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.data import table, tiny
+from pipeline.evaluation.training_report import write_training
 from pipeline.files import read_json
 from pipeline.models.inputs import Examples, Stream
 from pipeline.models.training import Progress
 from pipeline.params import load_params
-from pipeline.reports.training import write_training
 from pipeline.stages import train as stage
 from tests.conftest import REPOSITORY
 

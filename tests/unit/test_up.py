@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.errors import FlowError
-from pipeline.flows.up import Listening, find_owner, plan, require_free_port, require_protection
+from pipeline.servers.up import Listening, find_owner, plan, require_free_port, require_protection
 
 SECRETS = {
     "MLFLOW_FLASK_SERVER_SECRET_KEY": "first-secret",

@@ -1,0 +1,1 @@
+"""Lineage of registered versions, their reproduction, and the verification of all records."""

@@ -1,0 +1,1 @@
+"""Labelled batches in `data/incoming/`: added, watched, checked, quarantined."""

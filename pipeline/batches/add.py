@@ -1,0 +1,174 @@
+"""Adding a batch of labelled images to `data/incoming/`: copied, checked, and known to DVC and git."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.batches.quarantine import remove
+from pipeline.data.batches import FORMATS, INCOMING, POINTER, copy_batch, find_hidden, refuse_links, refused
+from pipeline.data.features import Features
+from pipeline.data.table import OFFICIAL, Dataset
+from pipeline.errors import DataError, FlowError
+from pipeline.files import parse_yaml
+from pipeline.git import git, require_repository
+from pipeline.params import ValidateParams
+from pipeline.tracking.outputs import dvc_digest
+
+if TYPE_CHECKING:
+    from pipeline.batches.inspection import Known
+
+TABLES = Path("data/dataset")  # what the last `ingest` wrote
+
+
+@dataclass(frozen=True)
+class AddedBatch:
+    """A batch that is in place, to be committed."""
+
+    path: Path
+    counts: dict[str, int]  # images by class name
+    features: Features  # of its images
+    changed: tuple[Path, ...]  # the files that git must have
+    left_out: tuple[str, ...]  # hidden files and folders, which are no part of it
+
+
+def add_batch(
+    source: Path, name: str | None, dataset: Dataset, thresholds: ValidateParams, known: "Known | None" = None
+) -> AddedBatch:
+    """Make the images at `source` a batch of the current workspace.
+
+    Args:
+        source: anything that `pipeline.data.batches` reads, also something already in `data/incoming/`.
+        name: of the batch; None takes the source's.
+        dataset: what the images must fit.
+        thresholds: what `validate` will hold them against.
+        known: the images that they must not repeat; None takes those of the last `ingest`.
+
+    Raises:
+        DataError: the batch is malformed, its images are blank, repeated or the like, or its name is taken or no name
+            for one. Nothing is left behind.
+        FlowError: DVC or git refused. Nothing is left behind.
+    """
+    require_repository(Path())
+    target = INCOMING / _file_name(source, name or source.name)
+    in_place = target.exists() and target.resolve() == source.resolve()
+    if target.exists() and not in_place:
+        raise DataError(
+            f"there is a batch {target.name} already",
+            expected="a name of its own",
+            found=str(target),
+            remedy=f"pipeline add-data {shlex.quote(str(source))} --name ANOTHER",
+        )
+    if in_place:
+        refuse_links(target)
+        digest = dvc_digest(target, hidden=False)
+        features = _inspect(target, target, dataset, known, thresholds)
+        with _undone_on_error(target, keep=True):
+            return AddedBatch(target, _count(features, dataset), features, _track(target, digest), find_hidden(target))
+    with _copied(source, target) as copy:
+        digest = dvc_digest(copy)
+        features = _inspect(copy, source, dataset, known, thresholds)  # the source may change meanwhile
+        with _undone_on_error(target, keep=False):
+            copy.rename(target)
+            return AddedBatch(target, _count(features, dataset), features, _track(target, digest), find_hidden(source))
+
+
+def _file_name(source: Path, name: str) -> str:
+    name = name if source.is_dir() or name.endswith(source.suffix) else name + source.suffix
+    if Path(name).name != name or name.startswith(".") or name.endswith(POINTER) or name == OFFICIAL:
+        raise DataError(
+            f"{name!r} cannot be the name of a batch",
+            expected=f"a plain file name: not hidden, no folders, not ending in {POINTER}, not {OFFICIAL!r}",
+            remedy="choose one with --name",
+        )
+    return name
+
+
+@contextmanager
+def _copied(source: Path, target: Path) -> Iterator[Path]:
+    """A copy of a batch beside its place, with its name; removed afterwards, unless it was moved there."""
+    scratch, is_first = target.with_name(f".{target.name}.partial"), not target.parent.exists()
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        if not source.exists():
+            raise refused(source, DataError(f"{source} does not exist", expected=FORMATS))
+        refuse_links(source)
+        copy_batch(source, scratch / target.name)
+        yield scratch / target.name
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if is_first:
+            with suppress(OSError):  # it is not empty: the batch is there
+                target.parent.rmdir()
+
+
+def _inspect(path: Path, source: Path, dataset: Dataset, known: "Known | None", thresholds: ValidateParams) -> Features:
+    """Check a batch, or the copy that was made of it. A refusal names its files below the batch."""
+    from pipeline.batches.inspection import inspect_batch, read_known
+
+    known = known or read_known(TABLES, dataset)
+    try:
+        return inspect_batch(path, path.name, dataset, known, thresholds)
+    except DataError as error:
+        problem, found = (text.replace(f"{path.parent}/", "") for text in (error.problem, error.found))
+        remedy = error.remedy if path == source else f"mend {source}"
+        raise DataError(problem, expected=error.expected, found=found, remedy=remedy) from None
+
+
+def _count(features: Features, dataset: Dataset) -> dict[str, int]:
+    images = np.bincount(features.label, minlength=len(dataset.classes)).tolist()
+    return dict(zip(dataset.classes, images, strict=True))
+
+
+def _require_digest(path: Path, digest: str) -> None:
+    """Refuse a batch that DVC has taken with other content than was checked."""
+    pointer = parse_yaml(path.with_name(path.name + POINTER).read_bytes())
+    if pointer["outs"][0]["md5"] != digest:
+        raise DataError(
+            f"batch {path.name} changed while it was checked",
+            expected="a batch that stays as it is",
+            remedy="the same command again, once nothing writes to it",
+        )
+
+
+def _track(path: Path, digest: str) -> tuple[Path, ...]:
+    """Let DVC and git know a batch whose content has been checked, and name the files that git must have."""
+    remedy = "mend that, and add it again"
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise FlowError(f"DVC cannot add {path}", found=(result.stderr or result.stdout).strip(), remedy=remedy)
+    _require_digest(path, digest)
+    changed = (path.with_name(path.name + POINTER), path.parent / ".gitignore")
+    try:
+        git(Path(), "add", *map(str, changed))
+    except FlowError as error:
+        raise FlowError(f"git cannot add {changed[0]}", found=error.found, remedy=remedy) from None
+    return changed
+
+
+@contextmanager
+def _undone_on_error(path: Path, *, keep: bool) -> Iterator[None]:
+    """Remove a copied batch that could not be added: `ingest` refuses to work beside one without a pointer.
+
+    Args:
+        keep: the batch was there before, and only its pointer is undone.
+    """
+    noted = [path.with_name(path.name + POINTER), path.with_name(".gitignore")]  # DVC adds the batch's name to both
+    before = {file: file.read_bytes() if file.exists() else None for file in noted}
+    try:
+        yield
+    except BaseException:
+        if not keep:
+            remove(path)
+        for file, content in before.items():
+            file.unlink(missing_ok=True) if content is None else file.write_bytes(content)
+        raise

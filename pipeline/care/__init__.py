@@ -1,0 +1,1 @@
+"""Keeping the project for years: garbage collection, backup, upgrade."""

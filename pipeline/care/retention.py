@@ -1,0 +1,254 @@
+"""Which runs and models the record still needs, and the deletion for good of those that it does not.
+
+Needed are: the runs of registered versions, whatever was decided about them; the runs that the history of aliases and
+its evidence lead to, and the history itself; every challenger in the ledger of judgements; what is going on; the run
+of the model that stands in the workspace; the newest runs of each kind; and the parents of all these. Runs that the
+pipeline did not make are nobody's to delete but their makers'.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import TrackingError
+from pipeline.files import file_digest, parse_yaml
+from pipeline.registry.aliases import EVIDENCE, ROLE_TAG
+from pipeline.registry.ledger import LEDGER_TAG
+from pipeline.registry.model_files import SCHEME
+from pipeline.tracking import logged_models
+from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.provenance import BATCH_TAG, COMMIT_TAG
+from pipeline.tracking.queries import all_experiments, all_versions, pages
+from pipeline.tracking.records import EVALUATION_TAG, LOCK_ARTIFACT
+from pipeline.tracking.store import Store, explained
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+
+SOURCE_TAG, PARENT_TAG = "mlflow.source.name", "mlflow.parentRunId"
+TRAINING = "pipeline.stages.train"
+KINDS = (TRAINING, "pipeline run")  # what made a run: only these are ever deleted
+ENDED = ("FINISHED", "FAILED", "KILLED")
+MODELS_PAGE = 100
+RUNS_AT_ONCE = 50  # after which the store has really lost them, should the process be killed
+
+
+@dataclass(frozen=True)
+class Unneeded:
+    """A run or a logged model that nothing needs any more."""
+
+    id: str
+    name: str
+    place: str  # URI of its artifacts
+    bytes: int  # that they take
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What is to go of a store, and what stays."""
+
+    store: Store
+    runs: tuple[Unneeded, ...]
+    models: tuple[Unneeded, ...]
+    commits: frozenset[str]  # of the pipeline's runs that stay
+    data: frozenset[str]  # DVC's digests of what these runs read and wrote, as far as the record tells
+
+
+def review(store: Store, client: "MlflowClient", workspace: Path, keep_runs: int) -> Retention:
+    """Find out what a store needs. Deletes nothing.
+
+    Args:
+        keep_runs: how many of the newest trainings stay, and of the newest runs of the flow.
+
+    Raises:
+        TrackingError: the store is a server's, which deletes nothing for good, or cannot be used.
+    """
+    require_direct(store)
+    with explained(store):
+        runs = {run.info.run_id: run for run in _all_runs(client)}
+        versions = all_versions(client)
+        needed = set(_find_needed(runs.values(), workspace, keep_runs)) | {version.run_id for version in versions}
+        while parents := {_parent(runs[run]) for run in needed & runs.keys()} - needed:
+            needed |= parents
+        active = set(all_experiments(client))
+        unneeded = {
+            number: run
+            for number, run in runs.items()
+            if number not in needed and run.data.tags.get(SOURCE_TAG) in KINDS and run.info.experiment_id in active
+        }
+        registered = {str(version.source).removeprefix(SCHEME) for version in versions}
+        registered |= {version.model_id for version in versions if version.model_id}
+        models = [
+            model
+            for model in _all_models(store, client)
+            if MODEL_TAG in model.tags
+            and model.model_id not in registered
+            and (model.source_run_id in unneeded or model.source_run_id not in runs)
+        ]
+        kept = [run for number, run in runs.items() if number not in unneeded]
+        return Retention(
+            store,
+            tuple(
+                _unneeded(number, run.info.run_name or "", run.info.artifact_uri) for number, run in unneeded.items()
+            ),
+            tuple(_unneeded(model.model_id, model.name or "", model.artifact_location) for model in models),
+            frozenset(run.data.tags[COMMIT_TAG] for run in kept if COMMIT_TAG in run.data.tags),
+            frozenset(digest for run in kept for digest in _find_data(run)),
+        )
+
+
+def delete(retention: Retention) -> None:
+    """Delete what a review found, with its artifacts, for good: what `mlflow gc` does.
+
+    A run is marked as deleted first, as in MLflow's pages, then its files go, and its record last: killed in the middle
+    of it, the next one finds it again.
+
+    Raises:
+        TrackingError: the store cannot be used.
+    """
+    with explained(retention.store):
+        from mlflow import MlflowClient
+        from mlflow.cli import _gc_tracking_resources
+
+        client, direct = MlflowClient(retention.store.uri), _open_directly(retention.store)
+        for first in range(0, max(len(retention.runs), len(retention.models)), RUNS_AT_ONCE):
+            runs = [run.id for run in retention.runs[first : first + RUNS_AT_ONCE]]
+            models = [model.id for model in retention.models[first : first + RUNS_AT_ONCE]]
+            for run in runs:
+                client.delete_run(run)
+            for model in models:
+                if logged_models.get(client, model):
+                    client.delete_logged_model(model)
+            # The command itself would also delete every experiment that somebody put into MLflow's bin.
+            with contextlib.redirect_stdout(io.StringIO()):
+                _gc_tracking_resources(
+                    direct,
+                    run_ids=runs,
+                    experiment_ids=None,
+                    logged_model_ids=models,
+                    older_than=None,
+                    time_delta=0,
+                    skip_experiments=True,
+                    skip_logged_models=False,
+                    ignore_not_found=True,
+                )
+        for gone in retention.runs + retention.models:
+            _tidy(gone.place)
+
+
+def require_direct(store: Store) -> None:
+    """Refuse a server: its clients can put runs into a bin, and not empty it.
+
+    Raises:
+        TrackingError: naming it.
+    """
+    if store.uri.startswith(("http://", "https://")):
+        raise TrackingError(
+            f"runs are deleted for good in a database, not through the server {store}",
+            expected="MLFLOW_TRACKING_URI with the address of the server's database",
+            found=str(store),
+            remedy="MLFLOW_TRACKING_URI=postgresql://... pipeline gc, on a machine that reaches its artifacts too",
+        )
+
+
+def _find_needed(runs: "Iterable[Run]", workspace: Path, keep_runs: int) -> Iterator[str]:
+    model = Outputs(workspace).model
+    standing = file_digest(model) if model.is_file() else None
+    newest: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for run in sorted(runs, key=lambda run: -run.info.start_time):
+        tags, number = run.data.tags, run.info.run_id
+        if ROLE_TAG in tags:
+            yield from (value for name, value in tags.items() if name == f"{EVIDENCE}run")
+            yield number
+        if run.info.status not in ENDED or tags.get(MODEL_TAG, "") == standing:
+            yield number
+        if any(name.startswith(f"{LEDGER_TAG}.") for name in tags):
+            yield number
+        kind = newest.get(tags.get(SOURCE_TAG, ""))
+        if kind is not None and len(kind) < keep_runs and run.info.lifecycle_stage == "active":
+            kind.append(number)
+            yield number
+
+
+def _parent(run: "Run") -> str:
+    return str(run.data.tags.get(PARENT_TAG, run.info.run_id))
+
+
+def _all_runs(client: "MlflowClient") -> "Iterator[Run]":
+    """Every run of every experiment, those in MLflow's bin too."""
+    from mlflow.entities import ViewType
+
+    experiments = client.search_experiments(ViewType.ALL)
+    return pages(client.search_runs, [found.experiment_id for found in experiments], "", ViewType.ALL)
+
+
+def _all_models(store: Store, client: "MlflowClient") -> "Iterator[LoggedModel]":
+    """Every logged model, those too that were marked as deleted: MLflow's search leaves them out."""
+    yield from pages(client.search_logged_models, all_experiments(client), size=MODELS_PAGE)
+    direct = _open_directly(store)
+    for model in direct._get_deleted_logged_models():
+        yield direct.get_logged_model(model, allow_deleted=True)
+
+
+def _open_directly(store: Store) -> Any:
+    """MLflow's own access to a database, which can do more than its clients."""
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    return _get_store(store.uri, store.artifacts)
+
+
+def _find_data(run: "Run") -> Iterator[str]:
+    """DVC's digests in the tags of a run and in the `dvc.lock` that it keeps: batches, outputs, evaluation."""
+    for name, value in run.data.tags.items():
+        if name.startswith(BATCH_TAG):
+            yield name.removeprefix(BATCH_TAG)
+        elif name.startswith("data.") or name == EVALUATION_TAG:
+            yield value
+    for stage in _read_lock(run).get("stages", {}).values():
+        yield from (entry["md5"] for kind in ("deps", "outs") for entry in stage.get(kind, []) if "md5" in entry)
+
+
+def _read_lock(run: "Run") -> Mapping[str, Any]:
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    if run.data.tags.get(SOURCE_TAG) != TRAINING:
+        return {}
+    try:
+        file = Path(get_artifact_repository(run.info.artifact_uri).download_artifacts(LOCK_ARTIFACT))
+    except (MlflowException, OSError):  # a rebuilt run has none
+        return {}
+    return parse_yaml(file.read_bytes()) or {}
+
+
+def _unneeded(number: str, name: str, place: str) -> Unneeded:
+    return Unneeded(number, name, place, _measure(place))
+
+
+def _tidy(uri: str) -> None:
+    """Remove the folder that the artifacts of a run or model were in, where it is one of this machine and empty."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    if is_local_uri(uri):
+        with contextlib.suppress(OSError):
+            Path(local_file_uri_to_path(uri)).parent.rmdir()
+
+
+def _measure(uri: str) -> int:
+    """Bytes of the files at an address."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    repository = get_artifact_repository(uri)
+
+    def below(path: str | None) -> int:
+        return sum(
+            below(entry.path) if entry.is_dir else entry.file_size or 0 for entry in repository.list_artifacts(path)
+        )
+
+    return below(None)

@@ -1,0 +1,135 @@
+"""The embedded databases brought to the schemas of the installed MLflow and Prefect.
+
+Neither tool's migrations are all or nothing on SQLite. So they run on a copy, which is compared with the original and
+then takes its place by one rename; the original is kept. A process killed before that rename has changed nothing.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from pipeline.care import prefect_database
+from pipeline.care.backup import copy_database, require_embedded, sidecars, state_beside
+from pipeline.care.exclusive_access import alone
+from pipeline.errors import WorkspaceError
+from pipeline.tracking import migrations
+from pipeline.workspace import main_repository
+
+# Rows of these must all be there afterwards.
+MLFLOW_RECORD = ("experiments", "runs", "params", "metrics", "tags", "model_versions", "registered_model_aliases")
+PREFECT_RECORD = ("flow", "flow_run", "task_run", "log", "artifact", "deployment")
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """What became of one database."""
+
+    tool: str  # with its version: `MLflow 3.17.2`
+    database: Path
+    former: str  # revision of the schema
+    now: str  # the same, where there was nothing to do
+    kept: Path | None  # the database as it was; None: it was not touched
+
+
+def upgrade(workspace: Path) -> list[Upgraded]:
+    """Upgrade those databases of a workspace's main repository that an older MLflow or Prefect made.
+
+    Raises:
+        WorkspaceError: a newer version made one, something is running, or the store is a team's.
+        TrackingError, FlowError: a migration failed. The database is as it was.
+    """
+    root = main_repository(workspace)
+    tools = [
+        _Tool("mlflow", "MLflow", require_embedded(workspace), MLFLOW_RECORD, migrations.find_age, migrations.migrate),
+        _Tool(
+            "prefect",
+            "Prefect",
+            prefect_database.find_file(root),
+            PREFECT_RECORD,
+            prefect_database.find_age,
+            prefect_database.migrate,
+        ),
+    ]
+    with alone(workspace, beside_servers=False):
+        found = [
+            (tool, tool.database, _read_revision(tool.database))
+            for tool in tools
+            if tool.database and tool.database.exists()
+        ]
+        for tool, database, revision in found:
+            if tool.find_age(revision) == "newer":
+                raise WorkspaceError(
+                    f"{database} was made by a newer {tool.name} than the installed {version(tool.package)}",
+                    expected=f"a schema that {tool.name} {version(tool.package)} knows",
+                    found=revision or "none",
+                    remedy=f"install that {tool.name} (requirements.lock has it where the database comes from): "
+                    "schemas are not taken back",
+                )
+        return [_upgrade(tool, database, revision) for tool, database, revision in found]
+
+
+@dataclass(frozen=True)
+class _Tool:
+    package: str
+    name: str
+    database: Path | None
+    record: tuple[str, ...]
+    find_age: Callable[[str], migrations.Age]
+    migrate: Callable[[Path], None]
+
+
+def _upgrade(tool: _Tool, database: Path, revision: str) -> Upgraded:
+    label = f"{tool.name} {version(tool.package)}"
+    if tool.find_age(revision) == "current":
+        return Upgraded(label, database, revision, revision, None)
+    place = state_beside(database)
+    place.mkdir(mode=0o700, exist_ok=True)
+    copy = place / f"{database.name}.partial"
+    copy.unlink(missing_ok=True)
+    try:
+        copy_database(database, copy)
+        tool.migrate(copy)
+        before, after = _count(database, tool.record), _count(copy, tool.record)
+        if before != after:
+            raise WorkspaceError(
+                f"the upgrade of {database} would lose something, and was not made",
+                expected=str(before),
+                found=str(after),
+            )
+        with closing(sqlite3.connect(copy)) as connection:  # which brings what stands beside the file into it
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with copy.open("rb+") as file:
+            os.fsync(file)
+        kept = place / f"{database.stem}-{revision}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
+        copy_database(database, kept)
+        os.replace(copy, database)
+        for sidecar in sidecars(database):  # of the former: empty, now that nobody had it open
+            sidecar.unlink(missing_ok=True)
+    finally:
+        copy.unlink(missing_ok=True)
+    return Upgraded(label, database, revision, _read_revision(database), kept)
+
+
+def _read_revision(database: Path) -> str:
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:  # no such table
+            return ""
+    return str(found[0]) if found else ""
+
+
+def _count(database: Path, tables: tuple[str, ...]) -> dict[str, int]:
+    """Rows of the tables that are there."""
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return {
+            table: int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+            for table in tables
+            if table in there
+        }

@@ -1,0 +1,407 @@
+"""`data/incoming/`: labelled batches that a team adds to the training images over time.
+
+A batch is a directory of idx pairs, a directory with one folder of PNG or JPEG files per class, or an `.npz` file with
+`images` and `labels`. It consists of regular files: links are refused, and hidden files are no part of it. Its content
+is DVC's: the pointer `NAME.dvc` beside it is what git holds.
+"""
+
+import errno
+import filecmp
+import os
+import shlex
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.class_names import find_class, simplify
+from pipeline.data import idx
+from pipeline.data.decoders import StoredArray, open_npz, read_grey
+from pipeline.data.table import OFFICIAL, Dataset
+from pipeline.errors import DataError
+
+INCOMING = Path("data/incoming")
+POINTER = ".dvc"
+IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"  # what names in an idx pair end in
+FORMATS = (
+    "pairs of *images-idx3-ubyte[.gz] and *labels-idx1-ubyte[.gz], or one folder of PNG or JPEG files per class, "
+    "or an .npz file with images and labels"
+)
+
+REGULAR = "regular files only; links are not followed (DVC makes them if its cache.type is symlink)"
+
+Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width], labels uint8 [n]
+
+
+def find_batches(directory: Path) -> list[Path]:
+    """The batches of a directory, in the order of their names, in which they are appended to the training images.
+
+    Raises:
+        DataError: a batch has no pointer, so a clone would miss it, or a pointer has no content.
+    """
+    batches, pointers = _names(directory)
+    for name in sorted(batches - pointers):
+        raise DataError(
+            f"batch {name} has no pointer: other checkouts would not have it",
+            expected=str(directory / f"{name}{POINTER}"),
+            remedy=f"pipeline add-data {shlex.quote(str(directory / name))}",
+        )
+    for name in sorted(pointers - batches):
+        raise DataError(
+            f"batch {name} is not here: only its pointer is",
+            expected=str(directory / name),
+            remedy=f"dvc checkout {shlex.quote(str(directory / name))}{POINTER}, or dvc pull if another machine has it",
+        )
+    return [directory / name for name in sorted(batches)]
+
+
+def read_files(path: Path) -> dict[str, tuple[int, int]]:
+    """The files of a batch, by path: bytes, and time of the last change in ns. Hidden ones are no part of it.
+
+    No link is followed.
+
+    Raises:
+        DataError: the batch holds, hidden or not, something that is neither a file nor a folder, such as a link.
+        OSError: something there cannot be looked at, such as another's folder.
+    """
+    files = {}
+    for file, status in _walk(path):
+        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
+            kind = "a link" if stat.S_ISLNK(status.st_mode) else "a device, a pipe or a socket"
+            raise DataError(f"{file} is {kind}", expected=REGULAR)
+        if stat.S_ISREG(status.st_mode) and not _is_hidden(file.relative_to(path)):
+            files[str(file)] = (status.st_size, status.st_mtime_ns)
+    return files
+
+
+def refuse_links(path: Path) -> None:
+    """Refuse a batch by name unless it consists of regular files.
+
+    Raises:
+        DataError: naming the link, pipe or device.
+        OSError: something there cannot be looked at.
+    """
+    try:
+        read_files(path)
+    except DataError as error:
+        raise refused(path, error) from None
+
+
+def read_linked_files(path: Path) -> dict[str, tuple[int, int]]:
+    """Like `read_files`, for a path that is no batch: also hidden files, and files that links lead to.
+
+    Raises:
+        OSError: something there cannot be looked at, such as a link that leads nowhere.
+    """
+    statuses = {str(file): file.stat() for file, _ in _walk(path)}
+    return {
+        file: (status.st_size, status.st_mtime_ns) for file, status in statuses.items() if stat.S_ISREG(status.st_mode)
+    }
+
+
+def find_hidden(path: Path) -> tuple[str, ...]:
+    """The hidden files and folders of a batch, which are no part of it, relative to it."""
+    below = (file.relative_to(path) for file, _ in _walk(path))
+    return tuple(sorted(str(file) for file in below if _is_hidden(file) and not _is_hidden(file.parent)))
+
+
+def copy_batch(source: Path, target: Path) -> None:
+    """Copy the files of a batch, and nothing that came in their place since they were listed but is no file.
+
+    Raises:
+        DataError: the batch does not consist of regular files.
+        OSError: a file cannot be read or written.
+    """
+    if stat.S_ISDIR(source.lstat().st_mode):
+        target.mkdir(parents=True)
+    for name in read_files(source):
+        copy = target / Path(name).relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with open(name, "rb", opener=_open_regular) as content, copy.open("wb") as out:
+            shutil.copyfileobj(content, out)
+
+
+def _open_regular(name: str, flags: int) -> int:
+    try:
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DataError(f"{name} is a link", expected=REGULAR) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError(f"{name} is no file", expected=REGULAR)
+    return descriptor
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """A path and all that is below it. Links are not followed, and what has just been taken away is left out."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    with suppress(FileNotFoundError):
+        yield path, path.lstat()
+    for directory, folders, names in os.walk(path, onerror=refuse):
+        for name in (*folders, *names):
+            with suppress(FileNotFoundError):
+                file = Path(directory, name)
+                status = file.lstat()
+                yield file, status
+
+
+def _is_hidden(relative: Path) -> bool:
+    return any(part.startswith(".") for part in relative.parts)
+
+
+def read_state(directory: Path) -> dict[str, tuple[int, int]]:
+    """The files of all batches and pointers. Those of a batch that holds a link are left out: reading it refuses it."""
+    files: dict[str, tuple[int, int]] = {}
+    for path in directory.glob("*"):
+        if not path.name.startswith("."):
+            with suppress(DataError):
+                files |= read_files(path)
+    return files
+
+
+def require_unchanged(directory: Path, before: dict[str, tuple[int, int]]) -> None:
+    """Refuse what was read of batches that changed meanwhile.
+
+    Args:
+        before: what `read_state` found when the reading began.
+
+    Raises:
+        DataError: a file has come, gone or changed since.
+    """
+    now = read_state(directory)
+    if changed := sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path)):
+        raise DataError(
+            f"{directory} changed while it was read",
+            expected="batches that stay as they are until the stage has ended",
+            found=f"{changed[0]} has come, gone or changed{f', and {len(changed) - 1} more' if changed[1:] else ''}",
+            remedy="run the same command again: it reads them all",
+        )
+
+
+def require_same_batches(here: Path, main: Path) -> None:
+    """Refuse to work in a temporary copy or a worktree that lacks a batch, or an edit of one, of the main repository.
+
+    Such a copy holds what git has, and what DVC has for it: a batch that was never added is left out without a word.
+
+    Args:
+        here: `data/incoming` of the workspace.
+        main: that of the repository it belongs to.
+
+    Raises:
+        DataError: naming the batch that differs and how to bring it along.
+    """
+    if here.resolve() == main.resolve():
+        return
+    batches, pointers = _names(main)
+    for name in sorted(batches | pointers):
+        pointer = main / f"{name}{POINTER}"
+        batch_word, pointer_word = shlex.quote(str(main / name)), shlex.quote(str(pointer))  # for a shell
+        same_pointer = _same_content(here / pointer.name, pointer)
+        if (here / name).exists() and (main / name).exists():
+            if _same_content(here / name, main / name):
+                continue
+            found = f"{main / name} differs from {here / name}"
+            remedy = f"dvc add {batch_word}, and commit {pointer_word}" if same_pointer else f"commit {pointer_word}"
+        elif same_pointer:
+            continue
+        elif pointer.exists():
+            found, remedy = f"{pointer} is not the one in {here}, or not there", f"git add {pointer_word}, and commit"
+        else:
+            found, remedy = f"there is no {pointer}", f"pipeline add-data {batch_word}, and commit {pointer_word}"
+        raise DataError(
+            f"this workspace does not have batch {name} as the main repository has it",
+            expected=f"the same in {here} and {main}",
+            found=found,
+            remedy=remedy,
+        )
+
+
+def require_same_local_data(here: Path, main: Path) -> None:
+    """Refuse to work in a temporary copy or a worktree that lacks the files of `dataset.path`: git does not hold them.
+
+    Without them, `ingest` would take the catalogue's dataset for the reader's own.
+
+    Raises:
+        DataError: the main repository has other files there.
+    """
+    if here.resolve() != main.resolve() and main.is_dir() and not _same_content(here, main):
+        raise DataError(
+            f"this workspace does not have the files of dataset.path as {main} has them",
+            expected="the same files in both: a temporary workspace takes what git holds",
+            found=f"others, or none, in {here}",
+            remedy=f"set dataset.path to {main.resolve()} while you experiment",
+        )
+
+
+def read_batch(path: Path, dataset: Dataset) -> Iterator[Pair]:
+    """The images and labels of a batch, a chunk in memory at a time.
+
+    Yields:
+        images uint8 [n, height, width] and labels uint8 [n], in the same order every time.
+
+    Raises:
+        DataError: it is malformed, is empty, or does not fit the dataset's shape and classes.
+    """
+    try:
+        if path.name == OFFICIAL:
+            raise DataError(f"{OFFICIAL} marks the dataset's own images", expected="another name")
+        read_files(path)  # refuses links
+        images_read = 0
+        for images, labels in _reader(path, dataset):
+            images_read += len(images)
+            yield images, labels
+        if not images_read:
+            raise DataError(f"{path} holds no images", expected=FORMATS)
+    except DataError as error:
+        raise refused(path, error) from error
+
+
+def refused(path: Path, error: DataError) -> DataError:
+    """The error that names the batch, for one that says what is wrong with it."""
+    in_place = path.parent.resolve() == INCOMING.resolve()
+    word = shlex.quote(str(path))
+    take_out = f", or take it out: dvc remove {word}{POINTER}; rm -r {word}" if in_place else ""
+    return DataError(
+        f"batch {path.name} is refused: {error.problem}",
+        expected=error.expected,
+        found=error.found,
+        remedy=f"mend {path}{take_out}",
+    )
+
+
+def _reader(path: Path, dataset: Dataset) -> Iterator[Pair]:
+    if path.is_file():
+        if path.suffix != ".npz":
+            raise DataError(f"{path} is in no known format", expected=FORMATS)
+        return _read_npz(path, dataset)
+    if not path.is_dir():
+        raise DataError(f"{path} does not exist", expected=FORMATS)
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    folders = [entry for entry in entries if entry.is_dir()]
+    if folders and len(folders) < len(entries):
+        raise DataError(f"{path} holds both files and folders", expected=FORMATS)
+    return _read_folders(folders, dataset) if folders else _read_idx_pairs(entries, dataset)
+
+
+def _read_idx_pairs(files: list[Path], dataset: Dataset) -> Iterator[Pair]:
+    by_name = {file.name.removesuffix(".gz"): file for file in files}
+    for file in files:
+        name = file.name.removesuffix(".gz")
+        if by_name[name] != file:
+            raise DataError(f"{file.with_name(name)} is there twice", expected="either as it is or with .gz")
+        if _partner(name) not in by_name:
+            raise DataError(f"{file} belongs to no pair of images and labels", expected=FORMATS)
+    for name, file in by_name.items():
+        if name.endswith(IMAGES):
+            yield from idx.stream_pair(file, by_name[_partner(name)], dataset)
+
+
+def _partner(name: str) -> str:
+    """The name of the labels file that belongs to an images file, or the other way round."""
+    for ending, other in ((IMAGES, LABELS), (LABELS, IMAGES)):
+        if name.endswith(ending):
+            return name.removesuffix(ending) + other
+    return ""
+
+
+def _read_npz(path: Path, dataset: Dataset) -> Iterator[Pair]:
+    with open_npz(path, "images", "labels") as (images, labels):
+        if images.dtype != np.uint8 or len(images.shape) != 3 or images.fortran:
+            raise _not_a_pair(path, images, labels)
+        if labels.dtype.kind not in "iu" or len(labels.shape) != 1:
+            raise _not_a_pair(path, images, labels)
+        count, *shape = images.shape
+        if labels.shape != (count,):
+            raise DataError(
+                f"the images and labels of {path} do not belong together",
+                expected="as many labels as images",
+                found=f"{count} images, {labels.shape[0]} labels",
+            )
+        dataset.require_shape(tuple(shape), path)
+        for start in range(0, count, idx.CHUNK_ROWS):
+            rows = min(idx.CHUNK_ROWS, count - start)
+            numbers = labels.read(rows)
+            dataset.require_labels(numbers, path, start)
+            yield images.read(rows), numbers.astype(np.uint8)
+
+
+def _not_a_pair(path: Path, images: StoredArray, labels: StoredArray) -> DataError:
+    return DataError(
+        f"{path} does not hold images and labels",
+        expected="images uint8 [n, height, width] in C order, labels of an integer type [n]",
+        found=f"images {images}, labels {labels}",
+    )
+
+
+def _read_folders(folders: list[Path], dataset: Dataset) -> Iterator[Pair]:
+    """One folder of pictures for each class."""
+    labelled = [
+        (file, label)
+        for folder, label in zip(folders, _labels_of(folders, dataset), strict=True)
+        for file in sorted(folder.iterdir())
+        if not file.name.startswith(".")
+    ]
+    for start in range(0, len(labelled), idx.CHUNK_ROWS):
+        part = labelled[start : start + idx.CHUNK_ROWS]
+        images = np.stack([read_grey(file, dataset) for file, _ in part])
+        yield images, np.array([label for _, label in part], np.uint8)
+
+
+def _labels_of(folders: list[Path], dataset: Dataset) -> list[int]:
+    """The class that each folder is named after.
+
+    Raises:
+        DataError: a name is that of no class or of several, or two names differ in case and separators only.
+    """
+    found: dict[tuple[int, str], Path] = {}
+    for folder in folders:
+        labels = find_class(folder.name, dataset.classes, dataset.classes_ko)
+        if not labels:
+            raise DataError(
+                f"{folder} is named after no class",
+                expected=f"the English or Korean name, or the number, of one of {', '.join(dataset.classes)}",
+            )
+        if len(labels) > 1:
+            raise DataError(
+                f"{folder} may mean more than one class",
+                expected="the exact name of one class",
+                found=" or ".join(f"{label} {dataset.classes[label]}" for label in sorted(labels)),
+            )
+        key = (labels.pop(), simplify(folder.name))
+        if key in found:
+            raise DataError(
+                f"{found[key]} and {folder} are taken for the same class, {dataset.classes[key[0]]}",
+                expected="one folder, or names that tell them apart",
+            )
+        found[key] = folder
+    return [label for label, _ in found]
+
+
+def _names(directory: Path) -> tuple[set[str], set[str]]:
+    """Names of the batches in a directory, and names that its pointers speak of."""
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    visible = {name for name in names if not name.startswith(".")}
+    pointers = {name for name in visible if name.endswith(POINTER)}
+    return visible - pointers, {name.removesuffix(POINTER) for name in pointers}
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    if not one.is_dir() or not other.is_dir():
+        return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+    files = _files(one)
+    return files == _files(other) and all(filecmp.cmp(one / name, other / name, shallow=False) for name in files)
+
+
+def _files(directory: Path) -> list[Path]:
+    """Files below a directory, relative to it, in a fixed order; dot-files left out."""
+    found = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+    return sorted(path for path in found if not _is_hidden(path))

@@ -1,0 +1,291 @@
+"""One stage through DVC: a process group of its own, whose output is read as it comes, which never outlives the run.
+
+More than half of what a `dvc repro` of one stage takes is the import of DVC, so the next DVC is started and imports
+itself while a stage runs: `python -m pipeline.dvc` waits for its arguments on standard input, and is then nothing
+but `dvc` with these arguments.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from pipeline.errors import TEMPORARY_FAILURE
+
+Outcome = Literal["ran", "restored", "unchanged", "failed"]
+
+TRANSFER_SECONDS = 600  # to push to a remote or pull from it: what arrived stays, and the next time goes on
+STOP_SECONDS = 10  # for a training that is told to stop to close its MLflow run
+
+MESSAGES: tuple[tuple[re.Pattern[str], Outcome], ...] = (
+    (re.compile(r"Stage '[^']+' didn't change, skipping$"), "unchanged"),
+    (re.compile(r"Stage '[^']+' is cached - skipping run, checking out outputs$"), "restored"),
+    (re.compile(r"Running stage '[^']+':$"), "ran"),
+)
+EXIT_CODE = re.compile(r"ERROR: failed to reproduce .*exited with (-?\d+)$")
+ADVICE = re.compile(
+    r"(Updating|Generating) lock file '|To track the changes with git, run:$|\tgit add |To enable auto staging, run:$|"
+    r"\tdvc config core.autostage true$|Use `dvc push` to send your updates|Data and pipelines are up to date.$|$"
+)
+
+
+def announced_outcome(line: str) -> Outcome | None:
+    """What DVC announces to do with a stage, if the line is such a message. It is the first thing that DVC prints."""
+    return next((outcome for pattern, outcome in MESSAGES if pattern.match(line)), None)
+
+
+def failed_exit_code(line: str) -> int | None:
+    """The exit code of a stage's command, if the line is DVC's message that it failed."""
+    found = EXIT_CODE.match(line)
+    return int(found[1]) if found else None
+
+
+def is_advice(line: str) -> bool:
+    """Whether the line is one of those that DVC repeats after every stage; the run says what is worth knowing once."""
+    return bool(ADVICE.match(line))
+
+
+def start_dvc(workspace: Path) -> subprocess.Popen[str]:
+    """A DVC that waits for its arguments; it ends when its standard input closes without any."""
+    return _start("pipeline.dvc", workspace=workspace)
+
+
+def _start(
+    *module: str, workspace: Path | None = None, without: tuple[str, ...] = (), **environment: str
+) -> subprocess.Popen[str]:
+    """`python -m MODULE ARGUMENTS` in a process group of its own, with pipes to its input and from its output."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(without)}
+    return subprocess.Popen(
+        [sys.executable, "-m", *module],
+        cwd=workspace,
+        env=inherited | launch_environment() | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def forget_dead_holders(workspace: Path) -> None:
+    """Take out of DVC's list of files in use what is held in the name of a process that is no DVC.
+
+    A DVC that is killed leaves its entries behind. The next one takes them out, unless there is a process of the same
+    number: after a restart of the machine there often is another one, and DVC would refuse to work beside it.
+    """
+    path = workspace / ".dvc/tmp/rwlock"
+    try:
+        used = json.loads(path.read_text(encoding="utf-8"))
+        if used == _without_dead_holders(used):
+            return
+        from dvc.lock import make_lock
+
+        with make_lock(f"{path}.lock", tmp_dir=str(path.parent)):  # as DVC does for every change
+            used = json.loads(path.read_text(encoding="utf-8"))
+            path.write_text(json.dumps(_without_dead_holders(used)), encoding="utf-8")
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return  # there is no such list, or DVC will say what is wrong with it
+
+
+def _without_dead_holders(used: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of `{"write": {PATH: HOLDER}, "read": {PATH: [HOLDER, …]}}`, what processes of DVC hold."""
+    write = {path: holder for path, holder in used.get("write", {}).items() if _is_dvc(holder["pid"])}
+    read = {path: [one for one in holders if _is_dvc(one["pid"])] for path, holders in used.get("read", {}).items()}
+    return {"write": write, "read": {path: holders for path, holders in read.items() if holders}}
+
+
+def _is_dvc(pid: int) -> bool:
+    try:
+        return "dvc" in " ".join(psutil.Process(pid).cmdline())
+    except psutil.AccessDenied:
+        return True
+    except psutil.NoSuchProcess:
+        return False
+
+
+def launch_environment() -> dict[str, str]:
+    """What every DVC that this project starts has in its environment.
+
+    `cmd: python -m …` must find this interpreter, also where no environment is active, and a stage's lines must come
+    as they are printed.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {"PATH": path, "PYTHONUNBUFFERED": "1", "PIPELINE_FLOW_PID": str(os.getpid())}
+
+
+def run_in_checkout(
+    directory: Path,
+    *arguments: str,
+    seconds: float | None = None,
+    without: tuple[str, ...] = (),
+    on_line: Callable[[str], None] = lambda line: None,
+) -> tuple[int, list[str]]:
+    """Run a command of DVC in a directory that will be thrown away. It ends with this process, however that ends.
+
+    Args:
+        seconds: after which it is ended, and has failed; None waits for ever.
+        without: prefixes of environment variables that it does not inherit.
+        on_line: called with each line as soon as it is printed.
+
+    Returns:
+        its exit code, and the lines that it printed.
+    """
+    # The module is found from here: the commit that is checked out need not have it.
+    attached_dvc = ("pipeline.process", "dvc", "--cd", str(directory), "--wait-for-lock")
+    process = _start(*attached_dvc, *arguments, without=without, DVC_SITE_CACHE_DIR=str(site_cache(directory)))
+
+    def end() -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS answers so for a group of zombies
+            os.killpg(process.pid, signal.SIGKILL)
+
+    assert process.stdin
+    assert process.stdout
+    limit = threading.Timer(seconds or 0, end)
+    if seconds is not None:
+        limit.start()
+    lines = []
+    with process.stdin, process.stdout as output:
+        try:
+            for text in output:
+                if not is_advice(line := text.rstrip()):
+                    lines.append(line)
+                    on_line(line)
+        finally:
+            limit.cancel()
+            end()
+            process.wait()
+    return process.returncode, lines
+
+
+def site_cache(directory: Path) -> Path:
+    """Where DVC is to keep what it otherwise leaves for ever in `/var/tmp/dvc` of a directory that will be gone."""
+    return directory / ".dvc/tmp/site"
+
+
+class StageProcess:
+    """`dvc --wait-for-lock repro --single-item STAGE`, from its start."""
+
+    def __init__(
+        self,
+        stage: str,
+        dvc: subprocess.Popen[str],
+        *,
+        forced: bool,
+        environment: Mapping[str, str],
+        show: Callable[[str], None],
+    ) -> None:
+        """Start it.
+
+        Args:
+            dvc: one that waits.
+            environment: of the stage, besides that of DVC.
+            show: called with each line of output, in another thread.
+        """
+        self.stage = stage
+        self.outcome: Outcome | None = None  # None until DVC has said what it does
+        self.exit_code: int | None = None  # of the stage's own command, if that is what failed
+        self.seconds = 0.0
+        self._closed = False  # nobody holds the other end of its output any more
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._show = show
+        self._started = time.monotonic()
+        self._process = dvc
+        arguments = ["--wait-for-lock", "repro", "--single-item", *(["--force"] if forced else []), stage]
+        assert dvc.stdin
+        order = json.dumps({"arguments": arguments, "environment": dict(environment)})
+        with contextlib.suppress(BrokenPipeError), dvc.stdin as stdin:  # one that has died says why in its output
+            stdin.write(order)
+        executor = ThreadPoolExecutor(1, thread_name_prefix=f"output-of-{stage}")
+        self._reading = executor.submit(self._read)
+        executor.shutdown(wait=False)
+
+    def lines(self) -> Iterator[str]:
+        """What it prints, as it comes, until it ends. `outcome` and `seconds` are final afterwards."""
+        while (line := self._lines.get()) is not None:
+            yield line
+        self._reading.result()
+
+    @property
+    def may_succeed_later(self) -> bool:
+        """It failed because a server or a network did not answer, and said so by its exit code."""
+        return self.outcome == "failed" and self.exit_code == TEMPORARY_FAILURE
+
+    def end(self) -> None:
+        """End every process of the group: politely, then not. Does nothing when all have ended.
+
+        The stage's own command is told first: DVC then sees it fail, frees its locks and ends by itself, whereas a
+        stage that loses its DVC ends at once and closes nothing.
+        """
+        if self._closed:
+            return
+        try:
+            for tell in (self._terminate_innermost, lambda: self._signal(signal.SIGTERM)):
+                tell()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(STOP_SECONDS / 2)
+                    break
+        finally:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        try:
+            for text in self._process.stdout:
+                line = text.rstrip()
+                self.outcome = self.outcome or announced_outcome(line)
+                self.exit_code = self.exit_code or failed_exit_code(line)
+                if not is_advice(line):
+                    self._show(line)
+                    self._lines.put(line)
+            self._closed = True
+            self.outcome = "failed" if self._process.wait() else self.outcome or "unchanged"
+            self.seconds = time.monotonic() - self._started
+        finally:
+            self._lines.put(None)
+
+    def _terminate_innermost(self) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            leader = psutil.Process(self._process.pid)
+            for process in [leader, *leader.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if not process.children():
+                        process.terminate()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS answers so for a group of zombies
+            os.killpg(self._process.pid, number)
+
+
+def main() -> int:
+    """Import what DVC needs to reproduce a stage, wait for arguments, and be DVC."""
+    import dvc.cachemgr
+    import dvc.cli.parser
+    import dvc.data_cloud
+    import dvc.lock
+    import dvc.repo.reproduce
+    import dvc.scm
+
+    if not (text := sys.stdin.read()):
+        return 0
+    order = json.loads(text)
+    os.environ.update(order["environment"])
+    sys.argv = ["dvc", *order["arguments"]]
+    return int(dvc.cli.main(order["arguments"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""The champion rule: whether a challenger takes the champion's place, by both models' answers to the same images.
+
+A challenger is promoted if it convinces under `register.rule` and nothing vetoes it. One that does not convince waits,
+unless it is worse beyond chance. Whatever prevents a comparison promotes nobody.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pipeline.evaluation import markdown
+from pipeline.evaluation.comparison import CONFIDENCE, Comparison, Pairs, describe_comparison, detectable_gain
+from pipeline.params import RegisterParams
+
+VETO_LEVEL = 0.05  # chance that an equally good model is vetoed by any of its classes
+Outcome = Literal["champion", "challenger", "not promoted", "rejected"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a model, and why."""
+
+    outcome: Outcome  # the alias that the model gets; `not promoted`: a version without one; `rejected`: no version
+    reason: str  # a paragraph
+    ground: str = "judged before"  # the reason in two or three words
+    evidence: dict[str, Any] = field(default_factory=dict)  # what the reason rests on, as JSON
+
+
+@dataclass(frozen=True)
+class Case:
+    """A challenger before its judge."""
+
+    challenger: str  # its version
+    champion: str
+    comparison: Comparison
+    place: int  # among all challengers ever judged on these test images, from 1
+    multiply_adds: int  # of the challenger's network, for one view of one image
+
+
+def significance_level(alpha: float, place: int) -> float:
+    """The level that a challenger is held to: alpha / (k (k + 1)) for the k-th on the same test images.
+
+    Each challenger spends a part of alpha. All parts together never exceed it, because the series sums to one however
+    many challengers come, so alpha bounds the chance that any of them is wrongly found better (Bonferroni with unequal
+    shares, also known as alpha-spending: D. P. Foster and R. A. Stine, "Alpha-investing", J. R. Stat. Soc. B 70, 2008,
+    section 2). That test images wear out when decisions are fed back is the subject of A. Blum and M. Hardt, "The
+    Ladder: A reliable leaderboard for machine learning competitions", ICML 2015.
+    """
+    return alpha / (place * (place + 1))
+
+
+def decide(case: Case, params: RegisterParams) -> Decision:
+    """Hold a challenger against the champion."""
+    pairs, level = case.comparison.overall, significance_level(params.alpha, case.place)
+    vetoes = tuple(_vetoes(case, params))
+    if params.rule == "better":
+        convinces = pairs.p_value <= level and pairs.difference >= max(params.min_gain, 1 / pairs.images)
+    else:
+        convinces = pairs.interval(1 - level)[0] > -params.margin and pairs.difference >= 0
+    is_worse = pairs.difference < 0 and pairs.p_value <= level
+    outcome: Outcome = "challenger"
+    if convinces and not vetoes:
+        outcome, ground = "champion", "better" if params.rule == "better" else "not worse"
+    elif is_worse:
+        outcome, ground = "not promoted", "worse"
+    elif vetoes:
+        outcome, ground = "not promoted", "vetoed"
+    elif not pairs.difference:
+        ground = "tie"
+    else:
+        ground = "not shown to be better" if params.rule == "better" else "may be worse"
+    evidence = {
+        "champion": case.champion,
+        "place": case.place,
+        "level": level,
+        "detectable_gain": detectable_gain(pairs.images, pairs.disagreement, level) or None,  # None: identical answers
+        "multiply_adds": case.multiply_adds,
+        "vetoes": vetoes,
+        "comparison": describe_comparison(case.comparison),
+    }
+    return Decision(outcome, " ".join(_tell(case, params, outcome, vetoes)), ground, evidence)
+
+
+def falling_classes(by_class: Mapping[str, Pairs], max_drop: float) -> dict[str, float]:
+    """The classes whose recall falls by more than `max_drop` beyond chance, with their corrected p-values.
+
+    Each class is tested by McNemar's exact test, one-sided, and Holm's procedure corrects for the number of classes:
+    if no class is worse, the chance that any is named is at most `VETO_LEVEL` (S. Holm, "A simple sequentially
+    rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979). Classes with too little
+    disagreement for such a fall are not tested. This keeps the level, because the test is conditional on the
+    disagreement (R. E. Tarone, "A modified Bonferroni method for discrete data", Biometrics 46, 1990).
+    """
+    tested = {name: pairs for name, pairs in by_class.items() if pairs.disagreement > max_drop}
+    p_values = sorted((pairs.loss_p_value, name) for name, pairs in tested.items())
+    found, corrected = {}, 0.0
+    for rank, (p_value, name) in enumerate(p_values):
+        corrected = max(corrected, min(1.0, p_value * (len(p_values) - rank)))
+        if corrected <= VETO_LEVEL and -tested[name].difference > max_drop:
+            found[name] = corrected
+    return {name: found[name] for name in by_class if name in found}
+
+
+def render_json(decision: Decision, about: dict[str, Any], params: RegisterParams) -> dict[str, Any]:
+    """A decision as `decision.json`. `about`: which model, run and test images it was made of."""
+    told = {"outcome": decision.outcome, "ground": decision.ground, "reason": decision.reason}
+    return told | about | {"params": asdict(params)} | decision.evidence
+
+
+def render_page(decision: Decision, title: str) -> str:
+    """A decision as `decision.md`."""
+    sections = [f"# {title}", f"**{decision.outcome}** ({decision.ground})", decision.reason]
+    if comparison := decision.evidence.get("comparison"):
+        counts = [
+            ("champion right", f"{comparison['both_right']:,}", f"{comparison['lost']:,}"),
+            ("champion wrong", f"{comparison['gained']:,}", f"{comparison['both_wrong']:,}"),
+        ]
+        classes = [
+            (
+                markdown.escape(name),
+                f"{pairs['images']:,}",
+                f"{pairs['champion_right']:.2%}",
+                f"{pairs['challenger_right']:.2%}",
+                in_points(pairs["difference"]),
+                f"{in_points(pairs['difference_low'])} to {in_points(pairs['difference_high'])}",
+            )
+            for name, pairs in comparison["by_class"].items()
+        ]
+        columns = ("class", "images", "champion's recall", "challenger's", "difference", "95% interval")
+        sections += [
+            f"## The same {comparison['images']:,} test images",
+            markdown.table(("", "challenger right", "challenger wrong"), counts, numbers=2),
+            "## Recall by class, in points",
+            markdown.table(columns, classes, numbers=5),
+            f"Expected calibration error {comparison['champion_ece']:.4f}, then {comparison['challenger_ece']:.4f}.",
+        ]
+    return "\n\n".join(sections) + "\n"
+
+
+def in_points(share: float) -> str:
+    """A difference of shares in percentage points: `+0.30`."""
+    return f"{100 * share:+.2f}"
+
+
+def _vetoes(case: Case, params: RegisterParams) -> Iterator[str]:
+    by_class = case.comparison.by_class
+    for name, p_value in falling_classes(by_class, params.max_class_drop).items():
+        low, high = by_class[name].interval()
+        yield (
+            f"recall of {name} falls by {-100 * by_class[name].difference:.2f} points (95% interval {in_points(low)} "
+            f"to {in_points(high)}; p = {p_value:.2g}, corrected for all classes), at most "
+            f"{100 * params.max_class_drop:.2f} are allowed"
+        )
+    if not case.comparison.challenger_ece <= params.max_ece:
+        yield f"its calibration error is {case.comparison.challenger_ece:.4f}, at most {params.max_ece} is allowed"
+    if case.multiply_adds > params.max_multiply_adds:
+        yield (
+            f"it takes {case.multiply_adds:,} multiply-adds an image, at most {params.max_multiply_adds:,} are allowed"
+        )
+
+
+def _tell(case: Case, params: RegisterParams, outcome: Outcome, vetoes: tuple[str, ...]) -> Iterator[str]:
+    """The paragraph, sentence by sentence."""
+    pairs = case.comparison.overall
+    level = significance_level(params.alpha, case.place)
+    low, high = pairs.interval()
+    verdict = {
+        "champion": f"takes the place of version {case.champion}",
+        "challenger": "is not promoted and waits as challenger",
+    }
+    yield (
+        f"Version {case.challenger} {verdict.get(outcome, 'is not promoted')}: it is right on {pairs.gained:,} images "
+        f"that version {case.champion} gets wrong, wrong on {pairs.lost:,} that version {case.champion} gets right; "
+        f"difference {in_points(pairs.difference)} points, {CONFIDENCE:.0%} interval {in_points(low)} to "
+        f"{in_points(high)}."
+    )
+    asked = f"{params.alpha} / ({case.place} x {case.place + 1}) = {level:.2g}"
+    whom = f"challenger {case.place} on these {pairs.images:,} test images"
+    if params.rule == "better":
+        yield (
+            f"McNemar's exact test (mid-p) gives p = {pairs.p_value:.2g}; of {whom} the rule `better` asks for p at "
+            f"most {asked}, and a gain of {100 * params.min_gain:.2f} points or more."
+        )
+    else:
+        low, high = pairs.interval(1 - level)
+        yield (
+            f"At the level {asked} of {whom} the interval is {in_points(low)} to {in_points(high)}; the rule "
+            f"`not_worse` asks that it lies above -{100 * params.margin:.2f}, and for no loss."
+        )
+    if vetoes:
+        yield f"Vetoed: {'; '.join(vetoes)}."
+    if outcome == "challenger" and pairs.disagreement:
+        gain = detectable_gain(pairs.images, pairs.disagreement, level)
+        yield f"A true gain of {100 * gain:.2f} points would be found in four of five cases."
+    if case.place > params.worn_out_after:
+        yield (
+            f"These test images are worn out: {case.place} challengers were judged on them, which is more than "
+            f"{params.worn_out_after}, and each makes the next decision less certain. Test images that no model was "
+            f"judged on yet start a new count."
+        )

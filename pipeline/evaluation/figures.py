@@ -1,0 +1,147 @@
+"""Figures as PNG files: the same bytes for the same data, whatever the reader's matplotlib settings."""
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from pipeline.evaluation.calibration import Bin, expected_calibration_error
+
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "font.size": 9,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "0.4",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": "0.2",
+    "ytick.color": "0.2",
+    "text.parse_math": False,  # a class may have a dollar sign in its name
+}
+BLUE, RED = "#5b94c6", "#c8364a"
+MOST_ANNOTATED_CLASSES = 30  # beyond this the numbers in a confusion matrix are too small to read
+GALLERY_COLUMNS = 6
+FEWEST_IMAGES = 10  # in a bin of the reliability diagram: the accuracy of fewer says nothing
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that the model got wrong."""
+
+    image: np.ndarray  # uint8 [height, width]
+    actual: str
+    predicted: str
+    confidence: float  # probability given to the predicted class
+
+
+@contextmanager
+def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield a figure of this size in inches; it is saved to `path` when the block ends."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        canvas = Figure(figsize=(width, height))
+        yield canvas
+        canvas.savefig(path, format="png", metadata={"Software": None})
+
+
+def draw_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
+    """The share of each true class (row) that was predicted as each class (column), with the number of images.
+
+    Args:
+        confusion: int [classes, classes], images by true and predicted class.
+    """
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = max(3.6, 0.6 * len(classes))
+    left, below, above, right = 1.75, 1.25, 0.45, 0.15
+    width, height = left + side + right, below + side + above
+    with figure(path, width, height) as canvas:
+        axes = canvas.add_axes((left / width, below / height, side / width, side / height))
+        title = "Confusion: share of the actual class, number of images"
+        canvas.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
+        # The square root makes a confusion of a few per cent visible beside a diagonal near one.
+        axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+        names = [textwrap.fill(name, 18) for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(np.arange(1, len(names)) - 0.5, minor=True)
+        axes.set_yticks(np.arange(1, len(names)) - 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=1.5)
+        axes.tick_params(which="both", length=0)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel="predicted", ylabel="actual")
+        if len(classes) > MOST_ANNOTATED_CLASSES:
+            return
+        for row, column in np.argwhere(confusion):
+            colour = "white" if share[row, column] > 0.35 else "0.15"
+            percent, images = f"{share[row, column]:.1%}", f"{confusion[row, column]:,}"
+            axes.text(column, row + 0.06, percent, ha="center", va="bottom", color=colour, fontsize=8)
+            axes.text(column, row + 0.12, images, ha="center", va="top", color=colour, fontsize=6.5)
+
+
+def draw_reliability(path: Path, table: Sequence[Bin]) -> None:
+    """Accuracy against confidence, bin by bin, and how many images there are at each confidence."""
+    telling = [row for row in table if row.images >= FEWEST_IMAGES] or table
+    accuracy, confidence = [row.accuracy for row in telling], [row.confidence for row in telling]
+    images = np.array([row.images for row in table])
+
+    def place(rows: Sequence[Bin]) -> dict[str, Any]:
+        return {"x": [row.low for row in rows], "width": [row.high - row.low for row in rows], "align": "edge"}
+
+    with figure(path, 5.2, 5.6) as canvas:
+        upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        canvas.subplots_adjust(left=0.12, right=0.97, top=0.94, bottom=0.09, hspace=0.1)
+        upper.bar(height=accuracy, label="accuracy", color=BLUE, edgecolor="white", **place(telling))
+        gap: dict[str, Any] = {"height": np.subtract(confidence, accuracy), "bottom": accuracy}
+        upper.bar(**gap, label="to mean confidence", color="none", edgecolor=RED, hatch="////", **place(telling))
+        upper.plot([0, 1], [0, 1], "--", color="0.45", linewidth=1, label="perfect calibration")
+        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title="Reliability: are 80% right of those 80% sure?")
+        error = f"expected calibration error {expected_calibration_error(table):.3f}"
+        upper.legend(loc="upper left", title=error, alignment="left", edgecolor="none")
+        lower.bar(height=images / images.sum(), color="0.55", edgecolor="white", **place(table))
+        lower.set(xlabel="confidence", ylabel="share of images")
+
+
+def draw_gallery(path: Path, mistakes: Sequence[Mistake]) -> None:
+    """The given mistakes, in their order: what each is, what it was taken for, and with what probability."""
+    captions = [
+        f"{_short(mistake.actual)}\n→ {_short(mistake.predicted)}\n{mistake.confidence:.3f}" for mistake in mistakes
+    ]
+    title = "Most confident mistakes: actual → predicted, probability" if mistakes else "No mistakes"
+    draw_images(path, title, [mistake.image for mistake in mistakes], captions)
+
+
+def draw_images(path: Path, title: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
+    """Images uint8 [height, width] in rows, each below a caption of up to three lines."""
+    side, gap, caption, heading = 1.15, 0.15, 0.55, 0.4  # inches, as are the coordinates below
+    rows = max(1, math.ceil(len(images) / GALLERY_COLUMNS))
+    width, height = GALLERY_COLUMNS * (side + gap), rows * (side + caption) + gap
+    with figure(path, width, height + heading) as canvas:
+        canvas.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
+        # One pair of axes for all images: a pair for each would take five times as long to draw.
+        axes = canvas.add_axes((0, 0, 1, height / (height + heading)))
+        for place, (image, text) in enumerate(zip(images, captions, strict=True)):
+            row, column = divmod(place, GALLERY_COLUMNS)
+            centre, top = (column + 0.5) * (side + gap), row * (side + caption) + caption
+            half_width = side / 2 * min(1, image.shape[1] / image.shape[0])
+            bottom = top + side * min(1, image.shape[0] / image.shape[1])
+            extent = (centre - half_width, centre + half_width, bottom, top)
+            axes.imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest", extent=extent)
+            axes.text(centre, top - 0.03, text, ha="center", va="bottom", fontsize=7.5)
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.axis("off")
+
+
+def _short(name: str) -> str:
+    return textwrap.shorten(name, 20, placeholder="…")

@@ -1,0 +1,195 @@
+"""What an evaluation leaves in `reports/evaluation/`: numbers, tables, figures, a page. No time or path in any."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.evaluation import figures, markdown
+from pipeline.evaluation.calibration import Bin, expected_calibration_error, reliability
+from pipeline.evaluation.gate import Gate
+from pipeline.evaluation.metrics import (
+    ClassScore,
+    class_scores,
+    confusion_matrix,
+    cross_entropy,
+    roc_auc,
+    wilson_interval,
+)
+from pipeline.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
+from pipeline.files import atomic_directory, write_json
+
+DIGITS = 6  # of every number in the files
+SHOWN_MISTAKES = 24
+SHOWN_CONFUSIONS = 6
+
+Metrics = dict[str, float | int | None]  # None: not a number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers(Predictions):
+    """A model's predictions with the images, for tables and figures."""
+
+    dataset: str
+    classes_ko: tuple[str, ...]
+    images: np.ndarray  # uint8 [n, height, width]
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """int [classes, classes]: images by true class (row) and predicted class (column)."""
+        return confusion_matrix(self.labels, self.predicted, len(self.classes))
+
+    @cached_property
+    def class_scores(self) -> list[ClassScore]:
+        """Precision, recall, F1 and support of each class."""
+        return class_scores(self.confusion)
+
+    @cached_property
+    def reliability(self) -> list[Bin]:
+        """Accuracy by confidence."""
+        return reliability(self.confidences, self.correct)
+
+    def find_mistakes(self, count: int) -> np.ndarray:
+        """Rows of the most confident wrong answers, most confident first, in test order where equal."""
+        wrong = np.flatnonzero(~self.correct)
+        return wrong[np.argsort(-self.confidences[wrong], kind="stable")][:count]
+
+    def find_confusions(self, count: int) -> list[tuple[int, int]]:
+        """The most frequent pairs of a true class and a wrong prediction."""
+        wrong = self.confusion * (1 - np.eye(len(self.classes), dtype=int))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+        pairs = [divmod(int(cell), len(self.classes)) for cell in order]
+        return [(actual, predicted) for actual, predicted in pairs if wrong[actual, predicted]]
+
+
+def measure(answers: Answers) -> Metrics:
+    """The figures of `metrics.json`, rounded. A question of yes or no also has the area under its ROC curve."""
+    images, correct = len(answers.labels), int(answers.correct.sum())
+    low, high = wilson_interval(correct, images)
+    metrics = {
+        "accuracy": correct / images,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "loss": cross_entropy(answers.labels, answers.probabilities),
+        "ece": expected_calibration_error(answers.reliability),
+        "macro_f1": float(np.mean([score.f1 for score in answers.class_scores])),
+        "min_class_recall": min(score.recall for score in answers.class_scores),
+    }
+    if len(answers.classes) == 2:
+        metrics["roc_auc"] = roc_auc(answers.labels, answers.probabilities[:, 1])
+    return {"images": images} | {name: _rounded(value) for name, value in metrics.items()}
+
+
+def write_evaluation(directory: Path, answers: Answers, metrics: Metrics, gate: Gate) -> None:
+    """Replace `directory` by the report of an evaluation."""
+    with atomic_directory(directory) as partial:
+        write_json(partial / "metrics.json", metrics)
+        write_json(partial / "gate.json", {"passed": gate.passed, "checks": [asdict(check) for check in gate.checks]})
+        write_predictions(partial / PREDICTIONS, answers)
+        _write_tables(partial, answers)
+        (partial / "report.md").write_text(_page(answers, metrics, gate), encoding="utf-8")
+        (partial / "figures").mkdir()
+        figures.draw_confusion(partial / "figures" / "confusion.png", answers.confusion, answers.classes)
+        figures.draw_reliability(partial / "figures" / "reliability.png", answers.reliability)
+        figures.draw_gallery(partial / "figures" / "gallery.png", _gallery(answers))
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, DIGITS) if np.isfinite(value) else None
+
+
+def _write_tables(directory: Path, answers: Answers) -> None:
+    names = np.array(answers.classes)
+    pairs = zip(names[answers.labels], names[answers.predicted], strict=True)
+    _write_csv(directory / "confusion.csv", ("actual", "predicted"), pairs)
+    scores = [
+        (name, name_ko, *(round(ratio, DIGITS) for ratio in (score.precision, score.recall, score.f1)), score.support)
+        for name, name_ko, score in zip(answers.classes, answers.classes_ko, answers.class_scores, strict=True)
+    ]
+    _write_csv(directory / "per_class.csv", ("class", "class_ko", "precision", "recall", "f1", "support"), scores)
+    bins = [
+        (*(round(value, DIGITS) for value in (row.low, row.high, row.confidence, row.accuracy)), row.images)
+        for row in answers.reliability
+    ]
+    _write_csv(directory / "reliability.csv", ("low", "high", "confidence", "accuracy", "images"), bins)
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _gallery(answers: Answers) -> list[figures.Mistake]:
+    return [
+        figures.Mistake(
+            image=answers.images[row],
+            actual=answers.classes[answers.labels[row]],
+            predicted=answers.classes[answers.predicted[row]],
+            confidence=float(answers.confidences[row]),
+        )
+        for row in answers.find_mistakes(SHOWN_MISTAKES)
+    ]
+
+
+def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
+    low, high = metrics["accuracy_low"], metrics["accuracy_high"]
+    loss = "not a number" if metrics["loss"] is None else f"{metrics['loss']:.4f} nats"
+    figures_of_merit = [
+        ("Accuracy", f"{metrics['accuracy']:.2%}, 95% interval {low:.2%} to {high:.2%} (Wilson)"),
+        ("Loss, mean cross-entropy", loss),
+        ("Expected calibration error", f"{metrics['ece']:.4f}"),
+        ("Macro F1", f"{metrics['macro_f1']:.4f}"),
+    ]
+    if metrics.get("roc_auc") is not None:
+        figures_of_merit.append(("Area under the ROC curve", f"{metrics['roc_auc']:.4f}"))
+    verdict = "passed, the model may be registered" if gate.passed else "REJECTED, the model will not be registered"
+    checks = [
+        (
+            f"`evaluate.{check.name}`",
+            check.described_value,
+            check.described_threshold,
+            "passed" if check.passed else "**failed**",
+        )
+        for check in gate.checks
+    ]
+    classes = [
+        (
+            markdown.escape(name),
+            markdown.escape(name_ko),
+            f"{score.precision:.3f}",
+            f"{score.recall:.3f}",
+            f"{score.f1:.3f}",
+            f"{score.support:,}",
+        )
+        for name, name_ko, score in zip(answers.classes, answers.classes_ko, answers.class_scores, strict=True)
+    ]
+    confusions = [
+        (
+            markdown.escape(answers.classes[actual]),
+            markdown.escape(answers.classes[predicted]),
+            f"{answers.confusion[actual, predicted]:,}",
+            f"{answers.confusion[actual, predicted] / answers.confusion[actual].sum():.1%}",
+        )
+        for actual, predicted in answers.find_confusions(SHOWN_CONFUSIONS)
+    ]
+    sections = [
+        f"# Evaluation on {metrics['images']:,} test images of {answers.dataset}",
+        markdown.table(("figure", "value"), figures_of_merit),
+        f"## Gate: {verdict}",
+        markdown.table(("check", "value", "threshold", "result"), checks),
+        "## Classes",
+        markdown.table(("class", "클래스", "precision", "recall", "F1", "images"), classes),
+        "## Most frequent confusions",
+        markdown.table(("actual", "predicted", "images", "of the actual class"), confusions) if confusions else "None.",
+        "![Confusion matrix](figures/confusion.png)",
+        "## Calibration",
+        "![Reliability diagram](figures/reliability.png)",
+        "## Most confident mistakes",
+        "![Gallery of mistakes](figures/gallery.png)",
+    ]
+    return "\n\n".join(sections) + "\n"

@@ -1,0 +1,1 @@
+"""Drift of batches from the training data."""

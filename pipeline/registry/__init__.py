@@ -1,0 +1,1 @@
+"""Registered versions: registration, decision, aliases, model card, loading."""

@@ -1,0 +1,97 @@
+"""The model card of a run: its facts gathered from the stage outputs and the record, and what is made of them kept."""
+
+import csv
+import hashlib
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.data import table
+from pipeline.data.catalog import CATALOG_FILE, load_catalog
+from pipeline.files import read_json
+from pipeline.registry.model_card import FIGURES, Facts, render_html, summarise, write_markdown
+from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.records import Record
+from pipeline.tracking.store import explained
+
+if TYPE_CHECKING:
+    from pipeline.registry.registration import Registration
+
+CARD, PAGE = "card/card.md", "card/card.html"  # artifacts of the run
+CARD_TAG = "card.sha256"  # of a run: digest of both, set last
+
+
+def publish(record: Record, outputs: Outputs, registration: "Registration") -> None:
+    """Keep the card of a model among its run's artifacts, and its summary as the version's description.
+
+    A card that is there with the same content is left alone, and so is a description: somebody may have edited it.
+
+    Raises:
+        TrackingError: the store cannot be used.
+    """
+    facts = gather(record, outputs, registration)
+    card, page = write_markdown(facts), render_html(facts)
+    digest = hashlib.sha256((card + page).encode()).hexdigest()
+    if record.tags.get(CARD_TAG) != digest:
+        with explained(record.store):
+            record.client.log_text(record.id, card, CARD)
+            record.client.log_text(record.id, page, PAGE)
+        record.set_tags({CARD_TAG: digest})
+    if registration.version:
+        _describe(record, facts, registration)
+
+
+def gather(record: Record, outputs: Outputs, registration: "Registration") -> Facts:
+    """What a card tells about the workspace's model, whose run and evaluation are complete."""
+    dataset = table.read_dataset(outputs.split("test"))
+    reports = outputs.root / "reports"
+    name, version = registration.name, registration.version
+    return Facts(
+        name=name,
+        version=version,
+        model_uri=f"models:/{name}/{version}" if version else str(record.logged_model(outputs).model_uri),
+        outcome=registration.decision.outcome,
+        reason=registration.decision.reason,
+        dataset=dataset,
+        entry=load_catalog(outputs.root / CATALOG_FILE).get(dataset.name),
+        sources=_count_sources(outputs),
+        validation=read_json(reports / "validation.json"),
+        split=read_json(reports / "split.json"),
+        settings=outputs.settings(),
+        history=outputs.history(),
+        metrics=read_json(outputs.evaluation / "metrics.json"),
+        gate=read_json(outputs.evaluation / "gate.json"),
+        classes=_read_csv(outputs.evaluation / "per_class.csv"),
+        confusions=Counter(
+            (row["actual"], row["predicted"]) for row in _read_csv(outputs.evaluation / "confusion.csv")
+        ),
+        reliability=_read_csv(outputs.evaluation / "reliability.csv"),
+        model_bytes=outputs.model.stat().st_size,
+        run_id=record.id,
+        recorded=f"{datetime.fromtimestamp(record.run.info.start_time / 1000, UTC):%Y-%m-%d %H:%M} UTC",
+        tags=record.tags,
+        figures={path: (reports / path).read_bytes() for path in FIGURES},
+    )
+
+
+def _describe(record: Record, facts: Facts, registration: "Registration") -> None:
+    with explained(record.store):
+        version = record.client.get_model_version(registration.name, registration.version)
+        if not version.description:
+            summary = summarise(facts, registration.decision.reason)
+            record.client.update_model_version(registration.name, registration.version, summary)
+
+
+def _count_sources(outputs: Outputs) -> Counter[str]:
+    """Images to train and validate on, by what brought them."""
+    counts: Counter[str] = Counter()
+    for split in ("train", "validation"):
+        for rows in table.stream_columns(outputs.split(split), ["source"]):
+            counts.update(rows.column("source").to_pylist())
+    return counts
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

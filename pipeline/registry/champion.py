@@ -1,0 +1,76 @@
+"""The champion of a workspace's dataset: the model that serves, found without loading it."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import ModelError
+from pipeline.registry.aliases import CHAMPION, find_aliases
+from pipeline.registry.model_files import CannotBeJudged, download_model, find_model
+from pipeline.registry.registration import current_name
+from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.store import Store, explained, locate, open_store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A registered version that holds the alias `champion`."""
+
+    store: Store
+    client: "MlflowClient"
+    version: "ModelVersion"
+
+    def __str__(self) -> str:
+        return f"{self.version.name} version {self.version.version}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its model file; empty if this pipeline did not register it."""
+        return str(self.version.tags.get(MODEL_TAG, ""))
+
+    def create_predictor(self, shape: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
+        """Load the model. TensorFlow is imported here, and takes its seconds only when it must.
+
+        Returns:
+            the function from images uint8 [n, height, width] to what the model answers, float32 [n, outputs].
+
+        Raises:
+            CannotBeJudged: its file is gone, altered or damaged, or it takes images of another shape.
+        """
+        with tempfile.TemporaryDirectory() as scratch, explained(self.store):
+            file = download_model(self.store, find_model(self.client, self.version), self.version, Path(scratch))
+            from pipeline.models import archive
+            from pipeline.models.inference import create_predictor
+
+            try:
+                network = archive.load(file)
+            except ModelError as error:
+                raise CannotBeJudged(f"its model file cannot be loaded ({error.problem})") from None
+        if network.input_shape[1:] != shape:
+            shapes = [" x ".join(map(str, sides)) for sides in (network.input_shape[1:], shape)]
+            raise CannotBeJudged(f"it takes images of {shapes[0]} pixels, and these have {shapes[1]}")
+        return create_predictor(network)
+
+
+def find_champion(workspace: Path) -> Champion | None:
+    """The champion of the workspace's dataset; None when there is none yet. A store that is not there is not made.
+
+    Raises:
+        TrackingError: the store cannot be used.
+    """
+    store = locate(workspace)
+    if store.database and not store.database.exists():
+        return None
+    name = current_name(workspace)
+    client = open_store(store)
+    with explained(store):
+        number = find_aliases(client, name).get(CHAMPION)
+        return Champion(store, client, client.get_model_version(name, number)) if number else None

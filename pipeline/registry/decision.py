@@ -1,0 +1,162 @@
+"""A registered model before the champion rule: the evidence gathered, the decision kept, the alias moved.
+
+Everything may be killed at any moment and done again. The place in the ledger is taken before the first look, the
+decision is written down before the alias moves, and the tag `decision` comes last.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.evaluation.champion_rule import Case, Decision, decide, render_json, render_page
+from pipeline.evaluation.comparison import compare
+from pipeline.evaluation.predictions import PREDICTIONS, read_predictions
+from pipeline.files import file_digest, read_json
+from pipeline.params import RegisterParams
+from pipeline.registry import ledger
+from pipeline.registry.aliases import (
+    CHALLENGER,
+    CHAMPION,
+    DECISION_TAG,
+    REASON_TAG,
+    AnotherCameFirst,
+    find_aliases,
+    move_alias,
+)
+from pipeline.registry.model_files import CannotBeJudged, predictions_of
+from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.records import Record
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+DECISION_JSON, DECISION_PAGE = "decision/decision.json", "decision/decision.md"  # artifacts of the model's run
+
+
+def judge(record: Record, outputs: Outputs, version: "ModelVersion", params: RegisterParams) -> Decision:
+    """Decide what becomes of a version that was not judged to the end, and let the registry say so.
+
+    Args:
+        record: the complete run that made the workspace's model, with its evaluation.
+        version: the one that holds this model.
+    """
+    while True:
+        try:
+            decision = _judge(record, outputs, version, params)
+        except AnotherCameFirst:  # on another machine: whoever is champion now is the one to meet
+            continue
+        record.client.set_model_version_tag(version.name, str(version.version), DECISION_TAG, decision.outcome)
+        return decision
+
+
+def _judge(record: Record, outputs: Outputs, version: "ModelVersion", params: RegisterParams) -> Decision:
+    name, number, client = version.name, str(version.version), record.client
+    aliases = find_aliases(client, name)
+    decision = _promoted_before(record, version) if aliases.get(CHAMPION) == number else None
+    if decision is None:
+        decision = _decide(record, outputs, version, aliases.get(CHAMPION), params)
+        _keep(record, outputs, version, decision, params)
+        if decision.outcome in (CHAMPION, CHALLENGER) and aliases.get(decision.outcome) != number:
+            move_alias(
+                client,
+                name,
+                decision.outcome,
+                number,
+                reason=decision.reason,
+                evidence=_cite(record, decision),
+                expected=aliases.get(decision.outcome),  # the champion it met is still the one
+            )
+    return decision
+
+
+def _promoted_before(record: Record, version: "ModelVersion") -> Decision | None:
+    """The decision that made a version the champion, if whoever took it was killed at once; None: it was a person's."""
+    if REASON_TAG not in version.tags:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        kept = read_json(Path(record.client.download_artifacts(record.id, DECISION_JSON, scratch)))
+    if kept["outcome"] != CHAMPION:
+        return None
+    return Decision(CHAMPION, kept["reason"], kept["ground"])
+
+
+def _decide(
+    record: Record, outputs: Outputs, version: "ModelVersion", champion_number: str | None, params: RegisterParams
+) -> Decision:
+    name, number, client = version.name, str(version.version), record.client
+    if champion_number == number:
+        reason = f"Version {number} is the champion: somebody gave it the alias before it was judged."
+        return Decision("champion", reason, "already champion")
+    if champion_number is None:
+        judged = [other for other in client.search_model_versions(f"name = '{name}'") if DECISION_TAG in other.tags]
+        return _without_champion(number, is_first=not judged, params=params)
+    champion = client.get_model_version(name, champion_number)
+    if champion.tags.get(MODEL_TAG) == version.tags[MODEL_TAG]:
+        reason = f"Version {number} is not promoted: it is the champion's very model file (version {champion_number})."
+        return Decision("not promoted", reason, "same model")
+    ours = read_predictions(outputs.evaluation / PREDICTIONS)
+    try:
+        theirs = predictions_of(record.store, client, champion, outputs, ours)
+    except CannotBeJudged as error:
+        reason = (
+            f"Version {number} is not promoted and waits as challenger: the champion, version {champion_number}, "
+            f"cannot be judged on the present test images, because {error.problem}. {_ask_somebody(number)}"
+        )
+        return Decision("challenger", reason, "champion cannot be judged")
+    case = Case(
+        challenger=number,
+        champion=champion_number,
+        comparison=compare(theirs, ours),
+        place=ledger.enter(record, file_digest(outputs.split("test"), "md5")),
+        multiply_adds=outputs.settings()["multiply_adds"],
+    )
+    return decide(case, params)
+
+
+def _without_champion(number: str, *, is_first: bool, params: RegisterParams) -> Decision:
+    if is_first and params.first_model == CHAMPION:
+        reason = f"Version {number} becomes the champion: it is the first of its name to pass the absolute gate."
+        return Decision("champion", reason, "first model")
+    if is_first:
+        reason = "it is the first of its name, and `register.first_model` leaves the choice to a person."
+        ground = "first model"
+    else:
+        reason = "there is no champion to compare it with; it was deleted, or never chosen."
+        ground = "no champion"
+    return Decision("challenger", f"Version {number} waits as challenger: {reason} {_ask_somebody(number)}", ground)
+
+
+def _ask_somebody(number: str) -> str:
+    return f"A person can make it the champion: `pipeline promote {number} --reason TEXT`."
+
+
+def _keep(
+    record: Record,
+    outputs: Outputs,
+    version: "ModelVersion",
+    decision: Decision,
+    params: RegisterParams,
+) -> None:
+    """Write a decision into the model's run and its version, before anything is done about it."""
+    name, number = version.name, str(version.version)
+    about = {
+        "name": name,
+        "version": number,
+        "model": version.tags[MODEL_TAG],
+        "run": record.id,
+        "test": file_digest(outputs.split("test"), "md5"),
+    }
+    content = json.dumps(render_json(decision, about, params), indent=2, sort_keys=True, ensure_ascii=False)
+    record.client.log_text(record.id, content + "\n", DECISION_JSON)
+    record.client.log_text(record.id, render_page(decision, f"Decision on {name} version {number}"), DECISION_PAGE)
+    record.client.set_model_version_tag(name, number, REASON_TAG, decision.reason)
+
+
+def _cite(record: Record, decision: Decision) -> dict[str, str]:
+    """What a move of an alias rests on, for the history of moves."""
+    cited = {"run": record.id, "artifact": DECISION_JSON, "ground": decision.ground}
+    if comparison := decision.evidence.get("comparison"):
+        cited |= {name: str(comparison[name]) for name in ("images", "gained", "lost", "p_value")}
+    return cited

@@ -1,0 +1,389 @@
+"""The model card: what a model is for, what it was made from, how good it is, and where not to trust it.
+
+M. Mitchell et al., "Model cards for model reporting", FAT* 2019. Facts in, text out: equal facts make equal bytes.
+"""
+
+import base64
+import html
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from markdown_it import MarkdownIt
+
+from pipeline.data.catalog import Entry
+from pipeline.data.table import OFFICIAL, Dataset
+from pipeline.evaluation.markdown import escape, table
+from pipeline.evaluation.metrics import wilson_interval
+
+LONGEST_SUMMARY = 5_000  # characters that a registry keeps of a version's description
+SHOWN_CONFUSIONS = 6
+WEAKEST_CLASSES = 3
+
+CURVES = "training/curves.png"  # figures, by their path among the run's artifacts
+CONFUSION = "evaluation/figures/confusion.png"
+RELIABILITY = "evaluation/figures/reliability.png"
+GALLERY = "evaluation/figures/gallery.png"
+FIGURES = (CURVES, CONFUSION, RELIABILITY, GALLERY)
+
+COUNTED = ("parameters", "multiply_adds")  # what `train` found out, beside the settings that it was given
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card tells. The mappings hold what the stages wrote, under the keys that they wrote."""
+
+    name: str  # of the registered model
+    version: str | None  # None: it has none
+    model_uri: str  # by which MLflow loads it
+    outcome: str  # of the decision
+    reason: str
+    dataset: Dataset
+    entry: Entry | None  # the catalogue's; None: data of one's own
+    sources: Mapping[str, int]  # images to train and validate on, by `official` or the batch that brought them
+    validation: Mapping[str, Any]  # validation.json
+    split: Mapping[str, Any]  # split.json
+    settings: Mapping[str, Any]  # settings.json
+    history: Sequence[Mapping[str, float]]  # history.csv
+    metrics: Mapping[str, Any]  # metrics.json
+    gate: Mapping[str, Any]  # gate.json
+    classes: Sequence[Mapping[str, str]]  # per_class.csv
+    confusions: Mapping[tuple[str, str], int]  # images by actual and predicted class, from confusion.csv
+    reliability: Sequence[Mapping[str, str]]  # reliability.csv
+    model_bytes: int
+    run_id: str
+    recorded: str  # when the run began
+    tags: Mapping[str, str]  # of the run
+    figures: Mapping[str, bytes]  # PNG files, by `FIGURES`
+
+    @property
+    def title(self) -> str:
+        """`fashion-mnist version 3`."""
+        return f"{self.name} version {self.version}" if self.version else f"{self.name}, not registered"
+
+    @property
+    def dataset_title(self) -> str:
+        """The catalogue's title of the data, or their name."""
+        return self.entry.title if self.entry else self.dataset.name
+
+    @property
+    def binary(self) -> bool:
+        """Whether the model answers yes or no."""
+        return bool(self.settings["loss"] == "binary_crossentropy")
+
+    @property
+    def best_epoch(self) -> Mapping[str, float]:
+        """The epoch whose weights were kept."""
+        return next(epoch for epoch in self.history if epoch["epoch"] == self.settings["best_epoch"])
+
+    @property
+    def weakest(self) -> list[Mapping[str, str]]:
+        """Rows of `classes`, by recall."""
+        return sorted(self.classes, key=lambda row: float(row["recall"]))[:WEAKEST_CLASSES]
+
+
+def describe_task(dataset: Dataset, answers: Sequence[str]) -> str:
+    """What a model is for, in a sentence of Markdown.
+
+    Args:
+        answers: the classes it was judged on: the dataset's, or for a question of yes or no `other` and the yes.
+    """
+    if tuple(answers) == dataset.classes:
+        return f"Tells the {len(answers)} classes of {dataset.name} apart: {', '.join(map(escape, answers))}."
+    return f"Says how probable it is that an image of {dataset.name} shows {escape(answers[1])}."
+
+
+def summarise(facts: Facts, decision: str) -> str:
+    """A version's description, in Markdown: the decision, how good it is, what it was trained with, what made it.
+
+    Args:
+        decision: a paragraph of Markdown about what became of the model and why. What does not fit is cut off.
+    """
+    metrics, weakest, tags = facts.metrics, facts.weakest[0], facts.tags
+    lines = [
+        f"**{metrics['accuracy']:.2%}** of {metrics['images']:,} test images right (95% interval "
+        f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}); calibration error {metrics['ece']:.4f}; "
+        f"weakest class {escape(weakest['class'])}, recall {float(weakest['recall']):.2%}.",
+        f"Preset {facts.settings['preset']}, seed {facts.settings['seed']}, best epoch {facts.settings['best_epoch']}.",
+    ]
+    if commit := tags.get("mlflow.source.git.commit"):
+        changed = ", with the changes in `source/changes.diff`" if tags.get("git.dirty") == "true" else ""
+        lines.append(f"Commit {commit[:10]}{changed}.")
+    if "restored" in tags:
+        lines.append("Its training was recorded elsewhere; this record was rebuilt from its outputs.")
+    lines.append("The whole card: `card/card.html` among the artifacts of its run.")
+    rest = "\n\n".join(lines)
+    room = LONGEST_SUMMARY - len(rest) - 2
+    return f"{decision if len(decision) <= room else decision[: room - 1] + '…'}\n\n{rest}"
+
+
+def write_markdown(facts: Facts) -> str:
+    """The card in Markdown. Its figures are linked to where they lie among the run's artifacts, beside `card/`."""
+    sections = [
+        [f"# Model card: {escape(facts.title)}", _introduce(facts), _glance(facts)],
+        ["## Decision", *_tell_decision(facts)],
+        ["## Limits", *_tell_limits(facts)],
+        ["## Classes", *_tell_classes(facts)],
+        ["## Calibration", *_tell_calibration(facts)],
+        ["## Most confident mistakes", _image("Gallery of mistakes", GALLERY)],
+        ["## Data", *_tell_data(facts)],
+        ["## Training", *_tell_training(facts)],
+        ["## Lineage", *_tell_lineage(facts)],
+        ["## How to use it", *_tell_use(facts)],
+    ]
+    return "\n\n".join(paragraph for section in sections for paragraph in section) + "\n"
+
+
+def render_html(facts: Facts) -> str:
+    """The card as one HTML page that needs no other file: no script, style, font or image from elsewhere."""
+    renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
+    renderer.add_render_rule("image", _embed)
+    renderer.add_render_rule("table_open", lambda *_: '<div class="wide"><table>')
+    renderer.add_render_rule("table_close", lambda *_: "</table></div>")
+    page = Template(files("pipeline.registry").joinpath("card.html").read_text(encoding="utf-8"))
+    return page.substitute(
+        title=html.escape(facts.title),
+        outcome=html.escape(facts.outcome),
+        body=renderer.render(write_markdown(facts), dict(facts.figures)),
+    )
+
+
+def _embed(_renderer: object, tokens: Sequence[Any], place: int, _options: object, figures: Mapping[str, bytes]) -> str:
+    """An image of the Markdown with its bytes in the page. The last argument is what `render` was given."""
+    token = tokens[place]
+    data = base64.b64encode(figures[token.attrs["src"].removeprefix("../")]).decode()
+    return f'<img alt="{html.escape(token.content)}" src="data:image/png;base64,{data}">'
+
+
+def _introduce(facts: Facts) -> str:
+    answers = [row["class"] for row in facts.classes]
+    return f"{describe_task(facts.dataset, answers)} Trained and tested on {escape(facts.dataset_title)}."
+
+
+def _glance(facts: Facts) -> str:
+    """The figures that one asks for first; the page shows this list as tiles."""
+    metrics, weakest = facts.metrics, facts.weakest[0]
+    tiles = (
+        f"**{metrics['accuracy']:.2%}** test accuracy, 95% interval "
+        f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}",
+        f"**{float(weakest['recall']):.1%}** recall of the weakest class, {escape(weakest['class'])}",
+        f"**{metrics['ece']:.4f}** expected calibration error",
+        f"**{facts.settings['parameters']:,}** parameters, {facts.settings['multiply_adds']:,} multiply-adds an image",
+        f"**{facts.model_bytes / 1000:,.0f} kB** model file",
+    )
+    return "\n".join(f"- {tile}" for tile in tiles)
+
+
+def _tell_decision(facts: Facts) -> Iterator[str]:
+    yield f"> **{escape(facts.outcome)}**: {escape(facts.reason)}"
+    if facts.version:
+        yield "So it was decided at registration. Aliases move later: the registry says which version serves today."
+    yield "The absolute gate, which a model must pass to be registered at all:"
+    rows = [
+        (
+            f"`evaluate.{check['name']}`",
+            "passed" if check["passed"] else "**failed**",
+            _number(check["value"]),
+            f"{'at least' if check['name'].startswith('min_') else 'at most'} {_number(check['threshold'])}",
+        )
+        for check in facts.gate["checks"]
+    ]
+    yield table(("check", "result", "value", "threshold"), rows, numbers=2)
+
+
+def _tell_limits(facts: Facts) -> Iterator[str]:
+    metrics, dataset = facts.metrics, facts.dataset
+    limits = [
+        f"**Tested on one thing.** {metrics['images']:,} test images of {escape(facts.dataset_title)}, "
+        f"{dataset.height} x {dataset.width} grey pixels. Not tested: photographs, other sizes or sources, images "
+        "that are shifted, turned, dimmed, noisy or cut off.",
+        *(f"**Weak class: {escape(row['class'])}.** {_weakness(facts, row)}" for row in facts.weakest),
+        _sure_and_wrong(facts),
+        *(f"**Known of the data.** {escape(limit)}" for limit in (facts.entry.limits if facts.entry else ())),
+        f"**One training.** Seed {facts.settings['seed']}; the intervals tell how far the test images may mislead, "
+        "not how far another seed would land.",
+    ]
+    if not facts.binary:
+        limits.append(
+            "**No way to say none.** An image of anything else gets one of the "
+            f"{len(facts.classes)} classes all the same."
+        )
+    limits += [
+        f"**Data warning.** {escape(found['meaning'])}: {found['count']:,} images ({escape(found['name'])})."
+        for found in facts.validation["expectations"]
+        if not found["passed"]
+    ]
+    yield "\n".join(f"- {limit}" for limit in limits)
+
+
+def _weakness(facts: Facts, row: Mapping[str, str]) -> str:
+    taken_for = [(count, called) for (actual, called), count in facts.confusions.items() if actual == row["class"]]
+    mistakes = sorted((pair for pair in taken_for if pair[1] != row["class"]), key=lambda pair: (-pair[0], pair[1]))
+    sentence = f"{float(row['recall']):.1%} of them are recognised"
+    if not mistakes:
+        return f"{sentence}."
+    count, called = mistakes[0]
+    return f"{sentence}; {count:,} of {int(row['support']):,} are taken for {escape(called)}."
+
+
+def _sure_and_wrong(facts: Facts) -> str:
+    surest = facts.reliability[-1]
+    images = int(surest["images"])
+    wrong = round(images * (1 - float(surest["accuracy"])))
+    return (
+        f"**Sure and wrong.** Of the {images:,} images that it is more than {float(surest['low']):.0%} sure of, "
+        f"{wrong:,} are wrong."
+    )
+
+
+def _tell_classes(facts: Facts) -> Iterator[str]:
+    rows = []
+    for label, row in enumerate(facts.classes):
+        images = int(row["support"])
+        right = facts.confusions.get((row["class"], row["class"]), 0)
+        interval = "{:.1%} to {:.1%}".format(*wilson_interval(right, images)) if images else "no images"
+        scores = (f"{float(row['precision']):.1%}", f"{float(row['recall']):.1%}", interval, f"{float(row['f1']):.3f}")
+        rows.append((str(label), escape(row["class"]), escape(row["class_ko"]), *scores, f"{images:,}"))
+    columns = ("label", "class", "클래스", "precision", "recall", "95% interval", "F1", "images")
+    yield table(columns, rows, numbers=5)
+    metrics = facts.metrics
+    loss = "not a number" if metrics["loss"] is None else f"{metrics['loss']:.4f} nats"
+    auc = f"; area under the ROC curve {metrics['roc_auc']:.4f}" if metrics.get("roc_auc") is not None else ""
+    yield f"Macro F1 {metrics['macro_f1']:.4f}; mean cross-entropy {loss}{auc}. Intervals are Wilson's."
+    mistakes = [(pair, count) for pair, count in facts.confusions.items() if pair[0] != pair[1]]
+    support = {row["class"]: int(row["support"]) for row in facts.classes}
+    frequent = [
+        (escape(actual), escape(called), f"{count:,}", f"{count / support[actual]:.1%}")
+        for (actual, called), count in sorted(mistakes, key=lambda found: (-found[1], found[0]))[:SHOWN_CONFUSIONS]
+    ]
+    if frequent:
+        yield "The most frequent confusions:"
+        yield table(("actual", "predicted", "images", "of the actual class"), frequent, numbers=2)
+    yield _image("Confusion matrix", CONFUSION)
+
+
+def _tell_calibration(facts: Facts) -> Iterator[str]:
+    images = sum(int(row["images"]) for row in facts.reliability)
+    confidence = sum(int(row["images"]) * float(row["confidence"]) for row in facts.reliability) / images
+    gap = confidence - facts.metrics["accuracy"]
+    side = "more" if gap > 0 else "less"
+    yield (
+        f"On average it is {confidence:.1%} sure and right on {facts.metrics['accuracy']:.1%}: "
+        f"{side} sure than right by {100 * abs(gap):.1f} points. Expected calibration error {facts.metrics['ece']:.4f}."
+    )
+    yield _image("Reliability diagram", RELIABILITY)
+
+
+def _tell_data(facts: Facts) -> Iterator[str]:
+    dataset, entry = facts.dataset, facts.entry
+    shape = f"{dataset.height} x {dataset.width}, grey, 8 bits"
+    rows = [("dataset", escape(facts.dataset_title)), ("name here", f"`{dataset.name}`"), ("images", shape)]
+    if entry:
+        page = f"[{escape(entry.page)}]({entry.page})" if entry.page.startswith("http") else f"`{entry.page}`"
+        rows += [("licence", escape(entry.licence)), ("source", page)]
+    else:
+        rows += [("licence", "not recorded"), ("source", "files of your own, in `data/local/`")]
+    batches = [f"{escape(source)} ({count:,})" for source, count in facts.sources.items() if source != OFFICIAL]
+    rows.append(("added batches", ", ".join(batches) or "none"))
+    passed = sum(found["passed"] for found in facts.validation["expectations"])
+    rows.append(("validation", f"{passed} of {len(facts.validation['expectations'])} expectations hold"))
+    yield table(("", ""), rows)
+    splits = facts.split["splits"]
+    columns = ("split", "what for", "MD5 in `dvc.lock`", "images", "of each class")
+    uses = {"train": "to learn from", "validation": "to choose the epoch", "test": "to judge, once"}
+    yield table(
+        columns,
+        [
+            (name, uses[name], f"`{facts.tags[f'data.{name}']}`", f"{splits[name]['images']:,}", _span(splits[name]))
+            for name in uses
+        ],
+        numbers=2,
+    )
+    fraction, seed = facts.split["validation_fraction"], facts.split["seed"]
+    yield (
+        f"{fraction:.1%} of the training images are set aside by a hash of their pixels and seed {seed}, so that "
+        "duplicates share a split. The test images are the dataset's own."
+    )
+
+
+def _span(split: Mapping[str, Any]) -> str:
+    smallest, largest = min(split["classes"].values()), max(split["classes"].values())
+    return f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}"
+
+
+def _tell_training(facts: Facts) -> Iterator[str]:
+    settings, best = facts.settings, facts.best_epoch
+    yield (
+        f"Preset `{settings['preset']}`, a network of {settings['parameters']:,} parameters. Of "
+        f"{len(facts.history)} epochs, epoch {settings['best_epoch']} was kept, the best on the validation split: "
+        f"accuracy {best['validation_accuracy']:.2%}, loss {best['validation_loss']:.4f}, against "
+        f"{best['accuracy']:.2%} and {best['loss']:.4f} on the training split."
+    )
+    yield _image("Learning curves", CURVES)
+    given = {key: value for key, value in settings.items() if key not in (*COUNTED, "classes", "best_epoch")}
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in sorted(given.items())]
+    yield "\n".join(["Settings, resolved:", "", "```yaml", *lines, "```"])
+
+
+def _tell_lineage(facts: Facts) -> Iterator[str]:
+    tags = facts.tags
+    rows = [("model file, SHA-256", f"`{tags['model.sha256']}`"), ("MLflow run", f"`{facts.run_id}`")]
+    if "restored" in tags:
+        rows.append(("recorded", "rebuilt from the stages' outputs: what trained it is not known here"))
+    else:
+        rows.append(("recorded", facts.recorded))
+        rows.append(("git commit", _commit(tags)))
+        if lock := tags.get("environment.lock"):
+            rows.append(("environment, SHA-256 of `requirements.lock`", f"`{lock}`"))
+        names = ("python", "tensorflow", "keras", "numpy", "mlflow", "dvc")
+        versions = [f"{name} {tags[f'version.{name}']}" for name in names if f"version.{name}" in tags]
+        rows.append(("versions", escape(", ".join(versions))))
+        rows.append(("processor", escape(_processor(tags))))
+    yield table(("", ""), rows)
+
+
+def _commit(tags: Mapping[str, str]) -> str:
+    commit = tags.get("mlflow.source.git.commit")
+    if commit is None:
+        return "none: git did not know the project"
+    if tags.get("git.dirty") != "true":
+        return f"`{commit}`, clean"
+    left_out = f"; left out: {escape(tags['git.left_out'])}" if "git.left_out" in tags else ""
+    return f"`{commit}`, **dirty**: with the changes in `source/changes.diff` of the run{left_out}"
+
+
+def _processor(tags: Mapping[str, str]) -> str:
+    """Without the machine's name: it is nobody's business and changes no bit."""
+    parts = [tags.get("host.cpu", ""), tags.get("host.cpu_features", "")]
+    if "host.threads" in tags:
+        parts.append(f"{tags['host.threads']} threads")
+    if "host.computed_in" in tags:
+        parts.append(f"computed in {tags['host.computed_in']}")
+    return "; ".join(filter(None, parts)) or "not recorded"
+
+
+def _tell_use(facts: Facts) -> Iterator[str]:
+    dataset = facts.dataset
+    shape = f"[n, {dataset.height}, {dataset.width}]"
+    answers = f"[n, {1 if facts.binary else len(facts.classes)}]"
+    meaning = (
+        f"the probability of {escape(facts.classes[1]['class'])}" if facts.binary else "one probability for each label"
+    )
+    yield (
+        f"It takes grey values as they are, `uint8 {shape}`: scaling is part of the model. It answers "
+        f"`float32 {answers}`, {meaning}. Stock layers only: it loads where none of this project's code is."
+    )
+    lines = ["import mlflow", f'model = mlflow.keras.load_model("{facts.model_uri}")', "model.predict(images)"]
+    yield "\n".join(["```python", *lines, "```"])
+    yield "\n".join(["```sh", f"mlflow models serve -m {facts.model_uri} --env-manager local --port 5001", "```"])
+
+
+def _image(description: str, path: str) -> str:
+    return f"![{description}](../{path})"
+
+
+def _number(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:,}"

@@ -1,0 +1,195 @@
+"""What a version of a registered model answers to the test images that stand in the workspace.
+
+Its run holds the answers if it was evaluated on the very same split. Otherwise its model is loaded and asked again:
+answers to other images say nothing about these.
+"""
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.data import table
+from pipeline.errors import DataError, ModelError, PipelineError, TrackingError
+from pipeline.evaluation.metrics import class_probabilities
+from pipeline.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
+from pipeline.files import file_digest
+from pipeline.tracking import logged_models
+from pipeline.tracking.logged_models import MODEL_FILE, MODEL_TAG
+from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+    from pipeline.models.latency import Latency
+
+SCHEME = "models:/"  # of a version's source, before the id of its logged model
+EVALUATED_TAG = "data.test"  # of a run: MD5 of the split that its evaluation is of
+
+
+class CannotBeJudged(PipelineError):
+    """Nobody can know what a version answers to these images. The problem says why, as half a sentence."""
+
+
+def predictions_of(
+    store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, question: Predictions
+) -> Predictions:
+    """The answers of a version to the workspace's test images.
+
+    Args:
+        question: another model's answers to them, for what is asked: ids, labels, classes.
+
+    Raises:
+        CannotBeJudged: it was made for other classes or images, or neither its answers nor its model are kept.
+    """
+    test, kept = kept_predictions(client, version)
+    if kept and test == file_digest(outputs.split("test"), "md5"):
+        _require_classes(kept.classes, question.classes)
+        if sorted(zip(kept.ids, kept.labels.tolist(), strict=True)) == sorted(
+            zip(question.ids, question.labels.tolist(), strict=True)
+        ):
+            return kept.in_order_of(question.ids)
+    return _ask_again(store, client, version, outputs, question)
+
+
+def predictions_of_both(
+    store: Store, client: "MlflowClient", versions: "tuple[ModelVersion, ModelVersion]", outputs: Outputs
+) -> tuple[str, Predictions, Predictions]:
+    """The answers of two versions to the same test images, and the MD5 of the split: the one that both were evaluated
+    on, or else the workspace's.
+
+    Raises:
+        TrackingError: one of them cannot be judged on these images.
+    """
+    (test, first), (other, second) = (kept_predictions(client, version) for version in versions)
+    if first and second and test == other:
+        return test, first, second
+    question = read_predictions(outputs.evaluation / PREDICTIONS)
+    answers = []
+    for version in versions:
+        try:
+            answers.append(predictions_of(store, client, version, outputs, question))
+        except CannotBeJudged as error:
+            raise TrackingError(
+                f"version {version.version} of {version.name} has no answers to the present test images",
+                expected="a model that can be asked",
+                found=error.problem,
+                remedy="pipeline versions, then: pipeline compare champion ANOTHER",
+            ) from None
+    return file_digest(outputs.split("test"), "md5"), answers[0], answers[1]
+
+
+def measure_latencies(
+    store: Store, client: "MlflowClient", versions: "tuple[ModelVersion, ModelVersion]", outputs: Outputs
+) -> "list[Latency]":
+    """How long the models of two versions take here and now.
+
+    Raises:
+        TrackingError: a model file cannot be loaded.
+    """
+    from pipeline.models import archive
+    from pipeline.models.latency import measure
+
+    images, _ = table.read_images(outputs.split("test"))
+    networks = []
+    for version in versions:
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                networks.append(
+                    archive.load(download_model(store, find_model(client, version), version, Path(scratch)))
+                )
+            except (CannotBeJudged, ModelError) as error:
+                raise TrackingError(
+                    f"version {version.version} of {version.name} cannot be timed", found=error.problem
+                ) from None
+    return measure(networks, images)
+
+
+def kept_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[str, Predictions | None]:
+    """The answers that a version's run holds, and the MD5 of the test split they are of; none if they are gone."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(version.run_id) if version.run_id else None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        run = None
+    path = f"evaluation/{PREDICTIONS}"
+    if run is None or path not in [entry.path for entry in client.list_artifacts(run.info.run_id, "evaluation")]:
+        return "", None
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(client.download_artifacts(run.info.run_id, path, scratch))
+        try:
+            return run.data.tags.get(EVALUATED_TAG, ""), read_predictions(file)
+        except DataError:
+            return "", None
+
+
+def _ask_again(
+    store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, question: Predictions
+) -> Predictions:
+    """Load a version's model and ask it. TensorFlow is imported here, and takes its seconds only when it must."""
+    model = find_model(client, version)
+    _require_classes(tuple(json.loads(model.params.get("classes", "[]"))), question.classes)
+    images, _ = table.read_images(outputs.split("test"))
+    print(f"version {version.version} was evaluated on other test images: asking it again", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = download_model(store, model, version, Path(scratch))
+        from pipeline.models import archive
+        from pipeline.models.inference import predict
+
+        try:
+            network = archive.load(file)
+        except ModelError as error:
+            raise CannotBeJudged(f"its model file cannot be loaded ({error.problem})") from None
+        if network.input_shape[1:] != images.shape[1:]:
+            shapes = [" x ".join(map(str, shape)) for shape in (network.input_shape[1:], images.shape[1:])]
+            raise CannotBeJudged(f"it takes images of {shapes[0]} pixels, and these have {shapes[1]}")
+        probabilities = class_probabilities(predict(network, images))
+    answers = replace(
+        question, ids=table.read_ids(outputs.split("test")), probabilities=probabilities.astype(np.float32)
+    )
+    return answers.in_order_of(question.ids)
+
+
+def find_model(client: "MlflowClient", version: "ModelVersion") -> "LoggedModel":
+    """The logged model of a version, whose file is there.
+
+    Raises:
+        CannotBeJudged: it is gone, or was not registered by this pipeline.
+    """
+    source = str(version.source)
+    model = logged_models.get(client, source.removeprefix(SCHEME)) if source.startswith(SCHEME) else None
+    if model is None or MODEL_TAG not in version.tags:
+        raise CannotBeJudged("its model is gone, or was not registered by this pipeline")
+    folder = str(Path(MODEL_FILE).parent)
+    if MODEL_FILE not in [entry.path for entry in client.list_logged_model_artifacts(model.model_id, folder)]:
+        raise CannotBeJudged("its model file is gone from the artifact store")
+    return model
+
+
+def download_model(store: Store, model: "LoggedModel", version: "ModelVersion", directory: Path) -> Path:
+    """Fetch a model file, and see that it is the one that was registered.
+
+    Raises:
+        CannotBeJudged: somebody altered it.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    address = f"{model.artifact_location}/{MODEL_FILE}"
+    file = Path(download_artifacts(artifact_uri=address, dst_path=str(directory), tracking_uri=store.uri))
+    if file_digest(file) != version.tags[MODEL_TAG]:
+        raise CannotBeJudged("its model file was altered in the artifact store")
+    return file
+
+
+def _require_classes(theirs: tuple[str, ...], asked: tuple[str, ...]) -> None:
+    if theirs != asked:
+        raise CannotBeJudged(f"it was made for other classes ({', '.join(theirs) or 'unknown'})")

@@ -1,0 +1,96 @@
+"""A registered version to be asked: its model file, seen to be the one that was registered, and its classes' names."""
+
+import csv
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.data import table
+from pipeline.data.pictures import measure_ground
+from pipeline.errors import TrackingError
+from pipeline.files import file_digest
+from pipeline.registry.aliases import find_aliases
+from pipeline.registry.model_files import CannotBeJudged, download_model, find_model
+from pipeline.registry.registration import current_name, find_version, open_registry
+from pipeline.tracking.logged_models import GROUND_TAG
+from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.records import EVALUATION_ARTIFACT
+from pipeline.tracking.store import explained
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version whose model file lies here for as long as the block takes."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    file: Path
+    classes: tuple[str, ...]  # the answers that it chooses among; `other` first for a question of yes or no
+    classes_ko: tuple[str, ...]  # in Korean; empty where the record does not have them
+    ground: int | None  # grey value of the ground of its training images; None where it is not known
+
+
+@contextmanager
+def fetch(workspace: Path, which: str) -> Iterator[Served]:
+    """Have the model file of a version.
+
+    Args:
+        which: a version's number or an alias, of the model that the workspace's dataset has; or `NAME/VERSION`.
+
+    Raises:
+        TrackingError: there is no such version, or its model file is gone or was altered.
+    """
+    name, _, number = which.rpartition("/")
+    name = name or current_name(workspace)
+    store, client = open_registry(workspace)
+    with explained(store), tempfile.TemporaryDirectory() as scratch:
+        version = find_version(client, name, number)
+        number = str(version.version)
+        try:
+            model = find_model(client, version)
+            file = download_model(store, model, version, Path(scratch))
+        except CannotBeJudged as error:
+            raise TrackingError(
+                f"{name} version {number} cannot be asked: {error.problem}", remedy="pipeline verify"
+            ) from None
+        classes = tuple(json.loads(model.params["classes"]))
+        aliases = tuple(sorted(alias for alias, at in find_aliases(client, name).items() if at == number))
+        names = _korean_names(client, version, classes)
+        yield Served(name, number, aliases, file, classes, names, find_ground(workspace, version, model))
+
+
+def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") -> int | None:
+    """The grey value of the ground of a version's training images, as recorded with its model.
+
+    For a version without the record it is measured, if the workspace has the images that the version was trained on.
+    """
+    if GROUND_TAG in model.tags:
+        return int(model.tags[GROUND_TAG])
+    split = Outputs(workspace).split("train")
+    if not split.is_file() or file_digest(split, "md5") != version.tags.get("data.train"):
+        return None
+    return measure_ground(next(table.stream(split)).images)
+
+
+def _korean_names(client: "MlflowClient", version: "ModelVersion", classes: tuple[str, ...]) -> tuple[str, ...]:
+    """As the evaluation of the version calls its classes."""
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            place = client.download_artifacts(version.run_id, f"{EVALUATION_ARTIFACT}/per_class.csv", scratch)
+        except (MlflowException, OSError):  # the run or the file is gone: the English names will do
+            return ()
+        with Path(place).open(newline="", encoding="utf-8") as file:
+            names = {row["class"]: row["class_ko"] for row in csv.DictReader(file)}
+    return tuple(names[name] for name in classes) if names.keys() >= set(classes) else ()

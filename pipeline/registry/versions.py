@@ -1,0 +1,79 @@
+"""What there is in the registry: the versions of a registered model, read in one request."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.registry.aliases import ACCURACY_TAG, DECISION_TAG, REASON_TAG
+from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.queries import pages
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LARGEST_PAGE = 10_000
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version. What was never recorded of it is None."""
+
+    number: int
+    aliases: tuple[str, ...]
+    created: int  # milliseconds since 1970
+    accuracy: float | None  # on the test images, when it was registered
+    accuracy_low: float | None  # ends of its 95 % interval
+    accuracy_high: float | None
+    data: str | None  # MD5 of the train split
+    commit: str | None
+    dirty: bool  # the tree differed from the commit
+    decision: str | None
+    reason: str | None  # of the decision
+    model: str | None  # SHA-256 of the model file
+    run: str | None  # id of the run that made it
+
+
+def find_deleted_run(client: "MlflowClient", name: str, number: str) -> str | None:
+    """The id of the run that made a version, if that run was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    run = None
+    try:
+        run = client.get_model_version(name, number).run_id
+        deleted = bool(run) and client.get_run(run).info.lifecycle_stage == "deleted"
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        deleted = True
+    return run if deleted else None
+
+
+def list_versions(client: "MlflowClient", name: str, by_alias: Mapping[str, str]) -> list[Version]:
+    """List the versions of a registered model, the newest first. MLflow's search does not return their aliases."""
+    aliases: dict[str, list[str]] = {}
+    for alias, number in sorted(by_alias.items()):
+        aliases.setdefault(number, []).append(alias)
+    versions = []
+    for version in pages(client.search_model_versions, f"name = '{name}'", size=LARGEST_PAGE):
+        tags = version.tags
+        accuracy, low, high = (
+            float(tags[key]) if (key := f"{ACCURACY_TAG}{end}") in tags else None for end in ("", ".low", ".high")
+        )
+        versions.append(
+            Version(
+                number=int(version.version),
+                aliases=tuple(aliases.get(str(version.version), ())),
+                created=version.creation_timestamp,
+                accuracy=accuracy,
+                accuracy_low=low,
+                accuracy_high=high,
+                data=tags.get("data.train"),
+                commit=tags.get("mlflow.source.git.commit"),
+                dirty=tags.get("git.dirty") == "true",
+                decision=tags.get(DECISION_TAG),
+                reason=tags.get(REASON_TAG),
+                model=tags.get(MODEL_TAG),
+                run=version.run_id,
+            )
+        )
+    return sorted(versions, key=lambda version: -version.number)

@@ -1,1 +1,0 @@
-"""Figures, tables and the evaluation's arithmetic: plain data in, files out."""

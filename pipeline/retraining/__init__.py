@@ -1,0 +1,1 @@
+"""Retraining in a checkout of its own."""

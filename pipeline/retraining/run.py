@@ -1,0 +1,589 @@
+"""Retraining that runs unattended: new batches and commits in, a judged model and a branch out, the desk untouched.
+
+Everything happens in a checkout of its own (`pipeline.checkout`) and is safe against a kill at any moment: the
+commit that the runs will name is in the reader's repository before they start, stages that ended are in DVC's cache,
+and a training that did not goes on from its checkpoint.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, chdir, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.batches.quarantine import (
+    Quarantined,
+    copy_files,
+    copy_whole,
+    find_quarantined,
+    quarantine,
+    read_digest,
+    read_digests,
+    read_pointers,
+    read_quarantine,
+    release,
+    remove,
+)
+from pipeline.checkout import RETRAININGS, checkout, remove_left_behind
+from pipeline.data.batches import INCOMING, POINTER
+from pipeline.dvc import TRANSFER_SECONDS, run_in_checkout, site_cache
+from pipeline.errors import DataError, FlowError, ParamsError, PipelineError, WorkspaceError
+from pipeline.files import atomic_file, parse_yaml
+from pipeline.flows.run import IfBusy
+from pipeline.git import (
+    AUTHOR,
+    OF_ANOTHER_COMMAND,
+    SET_AUTHOR,
+    commit,
+    git,
+    lacks_author,
+    require_repository,
+    telling_line,
+)
+from pipeline.params import PARAMS_FILE, Params, load_params, parse_params
+from pipeline.process import signals_as_exceptions
+from pipeline.retraining import branches
+from pipeline.retraining.branches import Branch
+from pipeline.tracking.outputs import dvc_digest
+from pipeline.workspace import STATE, lock, main_repository
+
+if TYPE_CHECKING:
+    from pipeline.batches.inspection import Known
+    from pipeline.data.table import Dataset
+    from pipeline.registry.registration import Registration
+
+Push = Literal["auto", "never"]
+Outcome = Literal["nothing new", "champion", "challenger", "not promoted", "rejected", "failed", "skipped"]
+
+HISTORY = STATE / "retraining"  # in the main repository: a directory for each that trained, and the list of all
+LOG = HISTORY / "log.jsonl"
+REPORT = "report.md"
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """What came of a retraining."""
+
+    outcome: Outcome  # of one that trained: the champion rule's
+    reason: str  # the decision's paragraph, or why nothing was decided
+    branch: str | None = None
+    version: str | None = None  # of the model, in the registry
+    taken: tuple[str, ...] = ()  # the batches that its commit does not have, and this took in
+    quarantined: tuple[Quarantined, ...] = ()  # those that lie there and are not taken in
+    arriving: tuple[str, ...] = ()  # those that changed while they were copied
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # why others cannot be read, by name
+    warnings: tuple[str, ...] = ()  # what could not be pushed
+    report: Path | None = None
+
+    def describe(self) -> Iterator[tuple[str, str]]:
+        """Pairs of a name and a sentence."""
+        yield "outcome", self.outcome
+        yield "reason", self.reason
+        if self.taken:
+            yield "taken in", ", ".join(self.taken)
+        for batch in self.quarantined:
+            yield "quarantined", f"{batch.name}: {batch.reason}"
+        for name, problem in sorted(self.unreadable.items()):
+            yield "unreadable", f"{name}: {problem}"
+        for name in self.arriving:
+            yield "not yet", f"{name} was still arriving or changing: the next retraining takes it in"
+        for warning in self.warnings:
+            yield "warning", f"{warning}; the next retraining tries again, or: pipeline retrain"
+        if self.branch:
+            yield "branch", f"{self.branch}: to keep it, git merge {self.branch}"
+
+
+@dataclass(frozen=True)
+class _Input:
+    """All that decides whether there is something new."""
+
+    commit: str
+    tree: str  # of the project in this commit: a merge of a retraining has the same
+    changes: Mapping[str, Any]  # params by dotted key, where they differ from the commit's
+    local: str  # digest of the files of `dataset.path`; empty for none
+    own: Mapping[str, str]  # digests, by name, of the batches that the reader's commit does not have as they are
+
+    @property
+    def digest(self) -> str:
+        content = [self.tree, self.changes, self.local, self.own]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def once_merged(self, tree: str) -> str:
+        """The digest that this will have when its result, a tree, is the commit to retrain."""
+        return replace(self, tree=tree, changes={}, own={}).digest
+
+
+def retrain(
+    workspace: Path,
+    *,
+    ref: str | None = None,
+    changes: Mapping[str, Any] = {},
+    reason: str = "by hand",
+    force: bool = False,
+    if_busy: IfBusy = "leave",
+    push: Push | None = None,
+    quiet: bool = False,
+) -> Retraining:
+    """Take in what is new, run the training flow in a checkout, and let the champion rule decide.
+
+    Within a Prefect flow run the stages are its tasks. The reader's tree is only read.
+
+    Args:
+        ref: the branch, tag or commit; None takes `retrain.ref`, and the current branch where that is empty.
+        changes: params by dotted key, for this retraining only.
+        reason: why it was started, for the report.
+        force: go through the stages although nothing is new, and look at quarantined batches again.
+        if_busy: what to do while another retraining is going on.
+        push: whether to push the branch and its data to remotes; None takes `retrain.push`.
+        quiet: show the progress on standard error, so that standard output is the caller's.
+
+    Raises:
+        ParamsError: the changes, or the params of the ref, cannot be used.
+        FlowError: there is no such ref, or git cannot be used.
+        OSError: the files of `dataset.path` cannot be read, or the disk takes no report.
+            Each is in the log. What fails once the input is known is an outcome, with a report and a notice.
+        KeyboardInterrupt: by Ctrl-C; everything that was started has ended.
+    """
+    require_repository(workspace)
+    root = main_repository(workspace)
+    with ExitStack() as stack:
+        try:
+            remedy = "wait for it (pipeline retrain --if-busy wait), or end that process"
+            wait = -1 if if_busy == "wait" else 0
+            stack.enter_context(lock("retraining", wait=wait, remedy=remedy, root=root))
+        except WorkspaceError as busy:
+            skipped = Retraining("skipped", f"another retraining is going on: {busy.found}")
+            return _log(root, skipped, reason)
+        stack.enter_context(signals_as_exceptions())
+        stack.enter_context(_environment(dict.fromkeys(OF_ANOTHER_COMMAND)))
+        try:
+            remove_left_behind(root, RETRAININGS)
+            result = _Work(workspace, root, reason, force, quiet, push).do(ref, changes)
+        except (PipelineError, OSError) as error:
+            _log(root, Retraining("failed", str(error)), reason)
+            raise
+        return _log(root, result, reason)
+
+
+@dataclass
+class _Work:
+    """A retraining that is alone in its repository."""
+
+    workspace: Path
+    root: Path
+    why: str
+    force: bool
+    quiet: bool
+    push: Push | None
+    known: list[Branch] = field(default_factory=list)
+    fresh: list[Quarantined] = field(default_factory=list)  # quarantined just now
+    arriving: list[str] = field(default_factory=list)
+    taken: tuple[str, ...] = ()
+
+    def do(self, ref: str | None, changes: Mapping[str, Any]) -> Retraining:
+        self.push = self.push or self._read_push()
+        given = self._read_input(ref, changes)
+        try:
+            result = self._retrain(given)
+        except (PipelineError, OSError) as error:
+            result = self._give_up(error, given)
+        return self._push(result)
+
+    def _retrain(self, given: _Input) -> Retraining:
+        branches.require_room(self.workspace)
+        self.known = branches.read_branches(self.workspace)
+        if self._is_done(given):
+            return self._nothing_new()
+        unfinished = self._find_unfinished(given)
+        start = unfinished.commit if unfinished else given.commit
+        with checkout(self.workspace, start, place=RETRAININGS) as directory, _entered(directory):
+            self._bring_local_files(directory, given)
+            self._bring_contents(directory, {} if unfinished else given.own)
+            own = given.own if unfinished else self._take_in(directory, given.own)
+            self.taken, given = tuple(own), replace(given, own=own)
+            if self._is_done(given):
+                return self._nothing_new()
+            name = self._commit_input(directory, given, unfinished)
+            self._announce(name)
+            return self._train(directory, given, name)
+
+    def _read_push(self) -> Push:
+        """`retrain.push` of the current branch, which is the reader's choice whatever commit is retrained."""
+        try:
+            return self._params_of("HEAD", "HEAD")[1].retrain.push
+        except (FlowError, ParamsError) as error:
+            self._say(f"nothing will be pushed, because retrain.push cannot be read: {error.problem}")
+            return "never"
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr if self.quiet else sys.stdout, flush=True)
+
+    def _read_input(self, ref: str | None, changes: Mapping[str, Any]) -> _Input:
+        ref = ref or self._params_of("HEAD", "HEAD")[1].retrain.ref or "HEAD"
+        try:
+            sha = git(self.workspace, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+        except FlowError:
+            raise FlowError(
+                f"there is no commit {ref!r} in this repository",
+                expected="a branch, a tag or a commit, by retrain.ref or --ref",
+                remedy="git fetch, or commit first; git branch --all shows what there is",
+            ) from None
+        content, _ = self._params_of(sha, ref)
+        differing = {key: value for key, value in changes.items() if _change(content, key, value)}
+        dataset = parse_params(content, f"{PARAMS_FILE} of {ref}").dataset
+        place = self.workspace / dataset.path
+        holds_files = place.is_dir() and any(not path.name.startswith(".") for path in place.iterdir())
+        local = read_digest(self.root, place) if holds_files else ""
+        return _Input(sha, git(self.workspace, "rev-parse", f"{sha}:./"), differing, local, self._find_own(sha))
+
+    def _params_of(self, sha: str, ref: str) -> tuple[Any, Params]:
+        """A commit's params, as they stand and as they are meant. The reader's file may be in the middle of an edit."""
+        try:
+            content = parse_yaml(git(self.workspace, "show", f"{sha}:./{PARAMS_FILE}"))
+        except ValueError as error:
+            remedy = f"correct {PARAMS_FILE} and commit it, or name another commit: pipeline retrain --ref"
+            raise ParamsError(f"{PARAMS_FILE} of {ref} is not YAML", found=str(error), remedy=remedy) from None
+        return content, parse_params(content, f"{PARAMS_FILE} of {ref}")
+
+    def _find_own(self, sha: str) -> dict[str, str]:
+        """The batches of the reader's folder that are not as the commit they work on has them: those count as new."""
+        present, _ = read_digests(self.root, self.workspace / INCOMING)
+        if not present:
+            return {}
+        pointers = read_pointers(self.workspace, "HEAD")
+        of_ref = read_pointers(self.workspace, sha)
+        bad = {} if self.force else read_quarantine(self.root)
+        return {
+            name: digest
+            for name, digest in present.items()
+            if digest not in (pointers.get(name), of_ref.get(name)) and digest not in bad
+        }
+
+    def _is_done(self, given: _Input) -> bool:
+        done = {branch.trailers.get(key) for branch in self.known for key in (branches.INPUT, branches.RESULT)}
+        return given.digest in done and not self.force
+
+    def _nothing_new(self) -> Retraining:
+        result = Retraining("nothing new", "No commit, batch or parameter is new since a retraining that ended.")
+        return self._with_batches(result)
+
+    def _find_unfinished(self, given: _Input) -> Branch | None:
+        """A retraining of the same that did not end: its commit is the one that its runs name, and is used again."""
+        ends = [branch for branch in self.known if branch.trailers.get(branches.TAKES) == given.digest]
+        return next((branch for branch in ends if branches.OUTCOME not in branch.trailers), None)
+
+    def _bring_local_files(self, directory: Path, given: _Input) -> None:
+        """Copy the files of `dataset.path`, which git does not hold."""
+        place = load_params(directory / PARAMS_FILE).dataset.path
+        if not given.local or Path(place).is_absolute():
+            return
+        copy_files(self.workspace / place, directory / place)
+        if dvc_digest(directory / place) != given.local:
+            raise FlowError(f"the files in {place} changed while they were copied", remedy="pipeline retrain, later")
+
+    def _bring_contents(self, directory: Path, own: Mapping[str, str]) -> None:
+        """Put in place what the commit points to: from DVC's cache; batches also from the reader's tree or a remote."""
+        if not run_in_checkout(directory, "checkout")[0]:  # with the stages' outputs, as far as the cache has them
+            return
+        wanted = {name: digest for name, digest in read_pointers(directory, "HEAD").items() if name not in own}
+        here, _ = read_digests(self.root, self.workspace / INCOMING)
+        for name, digest in wanted.items():
+            source, target = self.workspace / INCOMING / name, directory / INCOMING / name
+            if not target.exists() and here.get(name) == digest and copy_whole(source, target, digest):
+                run_in_checkout(directory, "commit", "--force", f"{target}{POINTER}")
+        missing = [f"{INCOMING / name}{POINTER}" for name in wanted if not (directory / INCOMING / name).exists()]
+        ended, lines = run_in_checkout(directory, "pull", *missing, seconds=TRANSFER_SECONDS) if missing else (0, [])
+        if ended:
+            taken = shlex.join(missing)
+            raise FlowError(
+                f"the content of {', '.join(missing)} is not to be had",
+                expected="it in DVC's cache, in a remote, or in data/incoming/",
+                found=telling_line("\n".join(lines)),
+                remedy=f"dvc push where the batch was added; or take it out: dvc remove {taken} && git commit --all",
+            )
+
+    def _take_in(self, directory: Path, own: Mapping[str, str]) -> dict[str, str]:
+        """Add the reader's batches to the checkout as `pipeline add-data` would; those that are fit."""
+        if not own:
+            return {}
+        from pipeline.batches.add import add_batch
+        from pipeline.data.catalog import load_entry
+
+        params = load_params()
+        dataset, taken = load_entry(params.dataset.name).dataset, {}
+        known = _read_known(directory, dataset)
+        for name, digest in sorted(own.items()):
+            target = INCOMING / name
+            remove(target)  # the commit's version of it
+            if not copy_whole(self.workspace / INCOMING / name, target, digest):
+                self.arriving.append(name)
+            else:
+                try:
+                    added = add_batch(target.resolve(), name, dataset, params.validate, known)
+                    known = known.with_batch(name, added.features)  # the next one must not repeat this one
+                    taken[name] = digest
+                    release(self.root, digest)
+                    continue
+                except DataError as error:
+                    remove(target)
+                    told = f"{error.problem}{': ' if error.found else ''}{' '.join(error.found.split())}"
+                    self.fresh.append(quarantine(self.root, name, digest, told))
+            pointer = Path(f"{target}{POINTER}")
+            if pointer.exists() and run_in_checkout(directory, "checkout", str(pointer))[0]:
+                run_in_checkout(directory, "pull", str(pointer), seconds=TRANSFER_SECONDS)
+        self._tell_of_quarantined()
+        return taken
+
+    def _tell_of_quarantined(self) -> None:
+        from pipeline.notices.send import notify
+
+        for batch in self.fresh:
+            notify("quarantined", f"batch {batch.name} is quarantined", batch.reason)
+
+    def _commit_input(self, directory: Path, given: _Input, unfinished: Branch | None) -> str:
+        """Have the commit that the runs will name in the reader's repository, and return the name of its branch."""
+        if unfinished:
+            return unfinished.name
+        name = branches.new_name(self.workspace)
+        if given.changes:
+            from dvc.utils.serialize import modify_yaml
+
+            with modify_yaml(str(directory / PARAMS_FILE)) as content:  # comments stay
+                for key, value in given.changes.items():
+                    _change(content, key, value)
+            git(directory, "add", str(PARAMS_FILE))
+        if given.own:
+            git(directory, "add", str(INCOMING))
+        if git(directory, "diff", "--cached", "--name-only"):
+            what = [
+                *(f"batch {batch}" for batch in given.own),
+                *(f"{key}: {value}" for key, value in given.changes.items()),
+            ]
+            message = f"Retrain with {', '.join(what)}\n\n{branches.TAKES}: {given.digest}\n"
+            commit(directory, message, author_of=self.workspace)
+            branches.bring(self.workspace, directory, name)
+        return name
+
+    def _announce(self, name: str) -> None:
+        """Say before anything runs who will be the author of the commits, and where they will be pushed to."""
+        if lacks_author(self.workspace):
+            self._say(f"git has no author configured: {AUTHOR['user.name']} will be the commits' ({SET_AUTHOR})")
+        if self.push != "never" and (where := branches.describe_push(self.workspace)):
+            self._say(f"{name} will be pushed at the end: {where}; to keep it here: pipeline retrain --push never")
+
+    def _train(self, directory: Path, given: _Input, name: str) -> Retraining:
+        from pipeline.flows.run import run_training
+        from pipeline.flows.summary import Summary
+        from pipeline.registry.registration import judged_versions
+        from pipeline.registry.sync import sync
+
+        head, before = git(directory, "rev-parse", "HEAD"), judged_versions(directory)
+        run_training(directory, until=None, force=None, if_busy="wait", quiet=self.quiet)
+        synced = sync(directory)
+        summary, registration = Summary((), synced, True), synced.registration
+        if registration:
+            # A commit of this retraining, perhaps of its first start, which was cut off, has no models of others.
+            is_own = head != given.commit and registration.commit == head
+            is_new = is_own or (registration.name, registration.version) not in before
+            outcome, reason = read_decision(registration, is_new=is_new)
+            result = Retraining(outcome, reason, name, registration.version)
+        else:
+            result = Retraining("not promoted", "The stages ended without a model that can be registered.", name)
+        result = self._with_batches(replace(result, taken=tuple(given.own)))
+        facts, links = dict(summary.describe()), summary.links()
+        result = self._report(result, given, facts, links)
+        if registration:
+            self._tell_of_decision(registration, result, links)  # before the end is noted: rather twice than never
+        self._commit_result(directory, given, result, registration)
+        return result
+
+    def _commit_result(
+        self, directory: Path, given: _Input, result: Retraining, registration: "Registration | None"
+    ) -> None:
+        assert result.branch
+        branches.mark_unpushed(self.workspace, self.root, result.branch, wanted=self.push != "never")
+        if (directory / "dvc.lock").exists():
+            git(directory, "add", "dvc.lock")
+        prefix = git(directory, "rev-parse", "--show-prefix")
+        index = git(directory, "write-tree")
+        tree = git(directory, "rev-parse", f"{index}:{prefix}")
+        trailers = {
+            branches.INPUT: given.digest,
+            branches.RESULT: given.once_merged(tree),
+            branches.OUTCOME: result.outcome,
+        }
+        if registration and registration.version:
+            trailers[branches.VERSION] = _full_name(registration)
+        lines = "\n".join(f"{key}: {value}" for key, value in trailers.items())
+        message = f"Lock what the retraining made: {result.outcome}\n\n{result.reason}\n\n{lines}\n"
+        commit(directory, message, author_of=self.workspace)
+        branches.bring(self.workspace, directory, result.branch)
+
+    def _tell_of_decision(self, registration: "Registration", result: Retraining, links: Mapping[str, str]) -> None:
+        """Of a model that was there before nothing is new; one that an earlier retraining made was told of then."""
+        from pipeline.notices.send import notify_of_decision
+
+        told = {branch.trailers.get(branches.VERSION) for branch in self.known if branches.OUTCOME in branch.trailers}
+        if result.reason == registration.decision.reason and _full_name(registration) not in told:
+            notify_of_decision(registration, links)
+
+    def _give_up(self, error: PipelineError | OSError, given: _Input) -> Retraining:
+        from pipeline.notices.send import notify_of_failure
+        from pipeline.stages.entrypoint import explain
+
+        told = explain(error) if isinstance(error, OSError) else error
+        notify_of_failure("retrain", told)
+        return self._report(self._with_batches(Retraining("failed", str(told), taken=self.taken)), given, {}, {})
+
+    def _with_batches(self, result: Retraining) -> Retraining:
+        digests, unreadable = read_digests(self.root, self.workspace / INCOMING)
+        quarantined = tuple(find_quarantined(self.root, digests))
+        return replace(result, quarantined=quarantined, arriving=tuple(self.arriving), unreadable=unreadable)
+
+    def _report(
+        self, result: Retraining, given: _Input, facts: Mapping[str, str], links: Mapping[str, str]
+    ) -> Retraining:
+        stamp = result.branch or branches.new_name(self.workspace)
+        page = self.root / HISTORY / stamp.removeprefix(branches.PREFIX) / REPORT
+        about = {"started": self.why, "commit": given.commit}
+        about |= {f"param {key}": str(value) for key, value in given.changes.items()}
+        lines = [f"- **{name}**: {text}" for name, text in (*about.items(), *result.describe(), *facts.items())]
+        lines += [f"- [{name}]({address})" for name, address in links.items()]
+        with atomic_file(page) as partial:
+            partial.write_text(
+                "\n".join([f"# Retraining {page.parent.name}: {result.outcome}", "", *lines, ""]), "utf-8"
+            )
+        _publish(page)
+        return replace(result, report=page)
+
+    def _push(self, result: Retraining) -> Retraining:
+        """Not within a checkout: pushing data takes one of its own."""
+        if self.push == "never":
+            return result
+        return replace(result, warnings=branches.push_missing(self.workspace, self.root, self._say))
+
+
+def read_decision(registration: "Registration", *, is_new: bool) -> tuple[Outcome, str]:
+    """The outcome and the reason of a retraining by what the registry says of its model.
+
+    A decision is kept with its model: a commit that changes no stage leads to one that was judged, and perhaps promoted
+    and rolled back, long before.
+
+    Args:
+        is_new: whether it was judged in this retraining. Clocks do not tell: the store's may be another machine's.
+    """
+    from pipeline.flows.summary import describe_version
+
+    decision = registration.decision
+    stands = decision.outcome != "champion" or decision.outcome in registration.aliases
+    if decision.outcome == "rejected" or (is_new and stands):
+        return decision.outcome, decision.reason
+    there = "is no longer the champion" if is_new else "was there before this retraining"
+    return (
+        "not promoted",
+        f"The model is {describe_version(registration)}, which {there}. Decided then: {decision.reason}",
+    )
+
+
+def _full_name(registration: "Registration") -> str:
+    """A version as no other dataset's is called."""
+    return f"{registration.name}/{registration.version}"
+
+
+def _read_known(directory: Path, dataset: "Dataset") -> "Known":
+    """The images that a batch must not repeat: of the commit that is checked out.
+
+    Raises:
+        FlowError: they are nowhere, and cannot be made.
+    """
+    from pipeline.batches.add import TABLES
+    from pipeline.batches.inspection import read_known
+
+    if (known := read_known(TABLES, dataset)).test:
+        return known
+    run_in_checkout(directory, "pull", "ingest", seconds=TRANSFER_SECONDS)
+    if (known := read_known(TABLES, dataset)).test:
+        return known
+    ended, lines = run_in_checkout(directory, "repro", "--single-item", "ingest")
+    if ended:
+        raise FlowError(
+            "the images that a new batch must not repeat are not to be had",
+            expected=f"{TABLES} of this commit in DVC's cache or in a remote, or that ingest can make it",
+            found="\n".join(lines),
+            remedy="pipeline run, or dvc pull; then pipeline retrain",
+        )
+    return read_known(TABLES, dataset)
+
+
+def _publish(page: Path) -> None:
+    """Show a report beside the Prefect flow run that this is part of, if it is."""
+    if "prefect.context" in sys.modules:
+        from prefect.artifacts import create_markdown_artifact
+        from prefect.context import FlowRunContext
+
+        if FlowRunContext.get():
+            create_markdown_artifact(page.read_text("utf-8"), key="retraining")
+
+
+@contextmanager
+def _entered(directory: Path) -> Iterator[None]:
+    """Work in a directory that will be thrown away: DVC leaves nothing of it elsewhere."""
+    with _environment({"DVC_SITE_CACHE_DIR": str(site_cache(directory))}), chdir(directory):
+        yield
+
+
+@contextmanager
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Have variables set in a block, or unset where the value is None."""
+    former = {name: os.environ.get(name) for name in values}
+    _set_environment(values)
+    try:
+        yield
+    finally:
+        _set_environment(former)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _change(params: Any, key: str, value: Any) -> bool:
+    """Set a parameter by its dotted key. Whether that made a difference.
+
+    Raises:
+        ParamsError: there is no such key.
+    """
+    *sections, last = key.split(".")
+    for section in sections:
+        params = params.get(section) if isinstance(params, Mapping) else None
+    if not isinstance(params, Mapping) or last not in params:
+        raise ParamsError(
+            f"{key} is no key of {PARAMS_FILE}", expected="a dotted key, such as train.preset", remedy="pipeline schema"
+        )
+    differs = params[last] != value
+    params[last] = value  # type: ignore[index]
+    return bool(differs)
+
+
+def _log(root: Path, result: Retraining, reason: str) -> Retraining:
+    """Add a line to the list of all retrainings of a main repository, also of those that were skipped."""
+    entry: dict[str, str | None] = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "started": reason,
+        "outcome": result.outcome,
+    }
+    entry |= {"reason": result.reason, "branch": result.branch, "version": result.version}
+    (root / LOG).parent.mkdir(parents=True, exist_ok=True)
+    with (root / LOG).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    return result

@@ -1,0 +1,1 @@
+"""`pipeline up`: the servers of MLflow and Prefect, the runner, schedules and deployments."""

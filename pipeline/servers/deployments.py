@@ -1,0 +1,129 @@
+"""The flows that Prefect starts by itself: by a schedule, by a trigger, or by hand from its pages.
+
+Each does what the command of its name does, in the checkout that the current directory belongs to, and ends in a state
+that says in words what came of it. On one machine `pipeline.servers.runner` serves them; for a team `prefect.yaml`
+deploys them to workers.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import Flow, State, flow
+from prefect.deployments import run_deployment
+from prefect.events import emit_event
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from pipeline.errors import PipelineError
+from pipeline.files import parse_yaml
+from pipeline.flows import prefect_flow
+from pipeline.flows.run import IfBusy, run_training
+from pipeline.git import git
+from pipeline.notices.send import notify_of_failure, notify_of_run
+from pipeline.params import PARAMS_FILE, parse_params
+from pipeline.proxies import bypass_proxy
+from pipeline.servers.flow_run_processes import attend
+from pipeline.stages.entrypoint import explain
+from pipeline.workspace import find_workspace, main_repository
+
+Stage = Literal["ingest", "validate", "split", "train", "evaluate", "register"]
+
+RETRAINING = "retrain/retrain"  # a deployment as Prefect names it: flow and deployment
+DRIFT_FOUND = "pipeline.drift.found"
+RESOURCE = "pipeline.incoming"  # what our events are about: the data that arrives
+SKIPPED = "Skipped"  # the name of the state of what was due and did not happen, for a reason that is none of its own
+STATE_NAMES = {"champion": "Promoted"}  # of a retraining's outcomes, whose other names are their own words
+
+
+@flow(name="train", description=prefect_flow.DESCRIPTION)
+def train(until: Stage | None = None, force: Stage | Literal["all"] | None = None) -> State[None]:
+    """Run the pipeline in the checkout itself. A run that is going on there is waited for.
+
+    Args:
+        until: the last stage to run; none runs all of them
+        force: a stage to run even if nothing changed, or all; none runs what changed
+    """
+
+    def run(workspace: Path) -> State[None]:
+        return Completed(message=run_training(workspace, until=until, force=force, if_busy="wait", tell=notify_of_run))
+
+    return _in_words(run)
+
+
+@flow(name="retrain", description="Take in new batches, train in a checkout of its own, and let the rule decide")
+def retrain(ref: str | None = None, changes: dict[str, Any] | None = None, reason: str = "by hand") -> State[None]:
+    """Retrain, unless nothing is new. What is done while another retraining works: `retrain.if_busy`.
+
+    Args:
+        ref: the branch, tag or commit to retrain; none takes retrain.ref of params.yaml
+        changes: parameters for this retraining only, by dotted key, such as {"train.preset": "cnn"}
+        reason: why it was started, for its report
+    """
+    from pipeline.retraining.run import retrain as retrain_now
+
+    def run(workspace: Path) -> State[None]:
+        if_busy = read_if_busy(workspace)
+        retraining = retrain_now(workspace, ref=ref, changes=changes or {}, reason=reason, if_busy=if_busy)
+        if retraining.outcome == "failed":
+            return Failed(message=retraining.reason)
+        return Completed(name=state_name(retraining.outcome), message=retraining.reason)
+
+    return _in_words(run)
+
+
+@flow(name="monitor-data", description="Compare the batches that arrived with the training data")
+def monitor_data() -> State[None]:
+    """Look for drift. A finding is an event, and starts a retraining where the rule asks for one."""
+    from pipeline.monitoring.run import monitor
+
+    def run(workspace: Path) -> State[None]:
+        found = monitor(workspace)
+        if found.drifted:
+            emit_event(DRIFT_FOUND, {"prefect.resource.id": RESOURCE}, payload=dict(found.evidence))
+        if found.asks_retraining:
+            run_deployment(RETRAINING, parameters={"reason": found.sentence}, timeout=0, as_subflow=False)
+        return Completed(name="Drift" if found.drifted else "NoDrift", message=found.sentence)
+
+    return _in_words(run)
+
+
+FLOWS: tuple[Flow[..., Any], ...] = (train, retrain, monitor_data)
+
+
+def read_if_busy(workspace: Path) -> IfBusy:
+    """`retrain.if_busy` as committed, as all that a retraining goes by; `leave`, and a line, where that cannot be read.
+
+    The file itself may be in the middle of an edit, which must keep neither the runner nor a retraining from starting.
+    """
+    try:
+        content = parse_yaml(git(workspace, "show", f"HEAD:./{PARAMS_FILE}"))
+        return parse_params(content, f"{PARAMS_FILE} of HEAD").retrain.if_busy
+    except (PipelineError, ValueError) as error:
+        print(f"retrain.if_busy: leave, because the commit's cannot be read: {str(error).splitlines()[0]}", flush=True)
+        return "leave"
+
+
+def state_name(outcome: str) -> str:
+    """A retraining's outcome as Prefect names states: `nothing new` is `NothingNew`."""
+    return STATE_NAMES.get(outcome) or "".join(word.capitalize() for word in outcome.split())
+
+
+def _in_words(run: Callable[[Path], State[None]]) -> State[None]:
+    """Run in the checkout, and end as failed, with the message and no traceback, by what the reader can mend."""
+    workspace = find_workspace()
+    os.chdir(workspace)
+    bypass_proxy()
+    attend(main_repository(workspace))
+    try:
+        state = run(workspace)
+    except (PipelineError, OSError) as error:
+        told = explain(error) if isinstance(error, OSError) else error
+        state = Failed(message=str(told))
+        notify_of_failure(str(flow_run.flow_name), told)
+    except Exception as error:
+        notify_of_failure(str(flow_run.flow_name), error)
+        raise
+    print(f"{flow_run.flow_name}: {state.name}: {state.message}", flush=True)
+    return state

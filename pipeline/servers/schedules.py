@@ -1,0 +1,160 @@
+"""The schedules of the deployments that one machine serves: kept by Prefect's server, which makes the runs.
+
+Serving the deployments again leaves their schedules as they are, so they outlive the runner and the server.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
+from zoneinfo import ZoneInfo, available_timezones
+
+from pipeline.errors import FlowError, ParamsError
+from pipeline.flows.prefect_server import answering_server
+from pipeline.redaction import without_password
+from pipeline.servers.prefect_connection import use_lasting_server
+from pipeline.workspace import main_repository
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+    from prefect.client.schemas.schedules import SCHEDULE_TYPES
+
+FlowName = Literal["train", "retrain", "monitor-data"]
+FLOW_NAMES: tuple[FlowName, ...] = ("train", "retrain", "monitor-data")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a flow is started."""
+
+    flow: FlowName
+    rule: str  # cron's five fields, or another of Prefect's rules in words
+    timezone: str
+    active: bool
+    next: datetime | None  # None: paused, or the rule has no time left
+
+
+def set_schedule(workspace: Path, flow: FlowName, cron: str, timezone: str) -> Schedule:
+    """Start a flow at these times from now on, and no longer at those that were set before.
+
+    Raises:
+        ParamsError: cron or the time zone cannot be used; nothing has changed.
+        FlowError: no server is up, or it does not know the flow, or does not let us in.
+    """
+    if timezone not in available_timezones():
+        raise ParamsError(
+            f"there is no time zone {timezone!r}",
+            expected="a name of the IANA database, such as Europe/Berlin, Asia/Seoul or UTC",
+            found=timezone,
+            remedy=f'pipeline schedule --flow {flow} --cron "{cron}" --timezone Europe/Berlin',
+        )
+    with _deployments(workspace, flow) as (client, (deployment,)):
+        from prefect.client.schemas.actions import DeploymentScheduleCreate
+        from prefect.client.schemas.schedules import CronSchedule
+        from pydantic import ValidationError
+
+        try:
+            rule = CronSchedule(cron=cron, timezone=timezone)
+        except ValidationError as error:
+            raise ParamsError(
+                f"{cron!r} is no cron rule",
+                expected='five fields: minute, hour, day of month, month, day of week; "0 3 * * *" is 3:00 every day',
+                found=error.errors()[0]["msg"].removeprefix("Value error, "),
+                remedy=f'pipeline schedule --flow {flow} --cron "0 3 * * *" --timezone {timezone}',
+            ) from None
+        former = [schedule.id for schedule in deployment.schedules]
+        client.create_deployment_schedules(deployment.id, [DeploymentScheduleCreate(schedule=rule, active=True)])
+        for schedule in former:
+            client.delete_deployment_schedule(deployment.id, schedule)
+    return list_schedules(workspace, flow)[0]
+
+
+def list_schedules(workspace: Path, *flows: FlowName) -> list[Schedule]:
+    """The schedules of these flows, or of all.
+
+    Raises:
+        FlowError: no server is up, or it does not know the flows.
+    """
+    found = []
+    with _deployments(workspace, *flows) as (_, deployments):
+        for deployment in deployments:
+            for each in deployment.schedules:
+                rule, zone = getattr(each.schedule, "cron", None), getattr(each.schedule, "timezone", None) or "UTC"
+                upcoming = _next_time(each.schedule) if each.active else None
+                shown = upcoming and upcoming.astimezone(ZoneInfo(zone))
+                name: FlowName = deployment.name  # type: ignore[assignment]
+                found.append(Schedule(name, rule or str(each.schedule), zone, each.active, shown))
+    return found
+
+
+def activate(workspace: Path, flow: FlowName, active: bool) -> list[Schedule]:
+    """Pause the schedules of a flow, or let them go on. What would have run meanwhile is not made up for.
+
+    Raises:
+        FlowError: no server is up, or the flow has no schedule.
+    """
+    with _deployments(workspace, flow) as (client, (deployment,)):
+        for schedule in _require_schedules(deployment):
+            client.update_deployment_schedule(deployment.id, schedule, active=active)
+    return list_schedules(workspace, flow)
+
+
+def remove(workspace: Path, flow: FlowName) -> int:
+    """Remove the schedules of a flow, and say how many there were.
+
+    Raises:
+        FlowError: no server is up, or the flow has no schedule.
+    """
+    with _deployments(workspace, flow) as (client, (deployment,)):
+        schedules = _require_schedules(deployment)
+        for schedule in schedules:
+            client.delete_deployment_schedule(deployment.id, schedule)
+    return len(schedules)
+
+
+def _next_time(rule: "SCHEDULE_TYPES") -> datetime | None:
+    """The next time of a rule, as Prefect's scheduler computes it; it plans the run itself some time later."""
+    from prefect.server.schemas import schedules as server
+    from pydantic import TypeAdapter
+
+    plan: Any = TypeAdapter(server.SCHEDULE_TYPES).validate_python(rule.model_dump())
+    return next(iter(asyncio.run(plan.get_dates(1))), None)
+
+
+def _require_schedules(deployment: "DeploymentResponse") -> list[UUID]:
+    if not deployment.schedules:
+        raise FlowError(
+            f"{deployment.name} has no schedule",
+            expected="one that was set before",
+            remedy=f'pipeline schedule --flow {deployment.name} --cron "0 3 * * *"',
+        )
+    return [schedule.id for schedule in deployment.schedules]
+
+
+@contextmanager
+def _deployments(workspace: Path, *flows: FlowName) -> Iterator[tuple["SyncPrefectClient", list["DeploymentResponse"]]]:
+    url = without_password(use_lasting_server(main_repository(workspace)))
+    from httpx import TransportError
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with answering_server():
+        try:
+            with get_client(sync_client=True) as client:
+                yield client, [client.read_deployment_by_name(f"{name}/{name}") for name in flows or FLOW_NAMES]
+        except ObjectNotFound:
+            raise FlowError(
+                f"the server at {url} does not know the flows of this project yet",
+                expected="a runner that has served them once, or `prefect deploy --all`",
+                remedy="pipeline up, and the same command again once it says that it is serving them",
+            ) from None
+        except (TransportError, RuntimeError) as error:
+            # Prefect's client raises a RuntimeError of its own where its first request finds nobody.
+            if not isinstance(error, TransportError) and "Failed to reach API" not in str(error):
+                raise
+            raise FlowError(f"the server at {url} stopped answering", found=str(error), temporary=True) from None

@@ -1,0 +1,138 @@
+"""What every stage process does around its own work.
+
+It reads the parameters, holds the stage's lock, ends itself when the DVC or the flow that started it is gone, refuses
+to work without a batch that the main repository has or on damaged data, and turns an error into a message and an exit
+code.
+"""
+
+import errno
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from pipeline.data.batches import INCOMING, require_same_batches, require_same_local_data
+from pipeline.data.catalog import load_entry
+from pipeline.errors import PipelineError, WorkspaceError
+from pipeline.models.tasks import create_task
+from pipeline.params import Params, load_params
+from pipeline.proxies import bypass_proxy
+from pipeline.tracking.dvc_cache import require_sound_batches, require_sound_inputs
+from pipeline.workspace import OWNER, lock, main_repository
+
+ORPHAN_POLL_SECONDS = 0.5
+REMEDIES = {  # by the number of an operating system's error
+    errno.ENOSPC: "free space on that disk (pipeline gc), then run the same command again",
+    errno.EDQUOT: "free space in your quota (pipeline gc), then run the same command again",
+    errno.EACCES: "correct the permissions, then run the same command again",
+    errno.EPERM: "correct the owner or the permissions, then run the same command again",
+    errno.EROFS: "mount that disk for writing, or choose another place",
+    errno.ENOENT: "it does not exist, or another process has just deleted it: see that it is there, then run again",
+    errno.EIO: "the disk may be failing: look at the system's log, and copy what you need",
+    errno.EMFILE: "allow more open files (ulimit -n), then run the same command again",
+}
+LOCK_WAIT_SECONDS = 15  # an orphan of a killed DVC holds its lock for one poll and the end of a process
+
+
+def execute(stage: str, run: Callable[[Params], None], *, part: Callable[[], str] = str) -> None:
+    """Run one stage as the process `python -m pipeline.stages.STAGE`.
+
+    Args:
+        part: says which of several processes of the stage this is, such as "worker 1": each holds a lock of its own.
+    """
+    end_with_parent()
+    bypass_proxy()
+    try:
+        params = read_params()
+        with lock(
+            f"stage {stage} {part()}".rstrip(), wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process"
+        ):
+            if not OWNER.is_file():  # a retraining has chosen its data
+                require_same_batches(INCOMING, main_repository() / INCOMING)
+                require_same_local_data(Path(params.dataset.path), main_repository() / params.dataset.path)
+            if "DVC_STAGE" in os.environ:  # by hand, a stage reads what is there
+                require_sound_inputs(Path(), stage)
+                if stage == "ingest":
+                    require_sound_batches(Path(), INCOMING)
+            run(params)
+    except PipelineError as error:
+        fail(stage, error)
+    except OSError as error:
+        fail(stage, explain(error))
+
+
+def read_params() -> Params:
+    """`params.yaml`, held against the catalogue: before anything runs, whoever starts it.
+
+    Raises:
+        ParamsError, ModelError: it cannot be used, or names a dataset or a class that the catalogue does not have.
+    """
+    params = load_params()
+    dataset = load_entry(params.dataset.name).dataset
+    create_task(params.train.loss, dataset.classes, params.dataset.positive_classes)
+    return params
+
+
+def fail(stage: str, error: PipelineError) -> NoReturn:
+    """Print why the stage stopped, and how to have its former outputs back: DVC deleted them before the start."""
+    print(f"\n{stage} failed: {error}", file=sys.stderr)
+    if stage != "register":  # whose output is in no cache
+        print(
+            f"  former:   if it ended well here before, its outputs are back with: dvc checkout {stage}",
+            file=sys.stderr,
+        )
+    raise SystemExit(error.exit_code)
+
+
+def explain(error: OSError) -> WorkspaceError:
+    """An operating system's error in words: which files it is about, and what to do about an error of its kind."""
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes) and name]
+    paths = [Path(os.fsdecode(name)) for name in names]
+    found, kind = error.strerror or str(error), error.errno
+    if paths and kind in (errno.ENOSPC, errno.EDQUOT):
+        place = next(parent for parent in (paths[-1], *paths[-1].absolute().parents) if parent.exists())
+        found += f" ({shutil.disk_usage(place).free // 2**20} MiB free on the disk of {place})"
+    return WorkspaceError(
+        f"cannot read or write {' or '.join(map(str, paths))}"
+        if paths
+        else "cannot read or write a file, or reach a server",
+        found=found,
+        remedy=REMEDIES.get(kind or 0, "run the same command again"),
+    )
+
+
+def end_with_parent() -> None:
+    """End this process when the DVC process, or the flow, that started it goes away.
+
+    `kill -9` of either leaves the stage running, and a rerun would start a second writer beside it. DVC puts a shell
+    between, so parent and grandparent are watched. A stage started by hand has no such parent and is left alone.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return
+    import psutil
+
+    parent = psutil.Process().parent()
+    watched = [parent, parent.parent() if parent and "dvc" not in " ".join(parent.cmdline()) else None]
+    if "PIPELINE_FLOW_PID" in os.environ:
+        with suppress(psutil.NoSuchProcess):
+            watched.append(psutil.Process(int(os.environ["PIPELINE_FLOW_PID"])))
+
+    def alive(process: psutil.Process) -> bool:
+        try:
+            return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
+    def watch() -> None:
+        while all(alive(process) for process in watched if process):
+            time.sleep(ORPHAN_POLL_SECONDS)
+        with suppress(OSError):  # whoever read this may be gone as well
+            print("the process that started this stage is gone: stopping", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
