@@ -50,8 +50,9 @@ def read_pictures(path: Path, size: tuple[int, int], *, invert: bool, ground: in
         raise DataError(f"{path} is not a file", expected=FORMATS)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         grey = read_grey(path)
-        pixels, notes = _fit(255 - grey if invert else grey, size, ground)
-        return [Picture(str(path), pixels, (*notes, *_doubts(pixels, invert, ground)))]
+        grey = 255 - grey if invert else grey
+        pixels, notes = _fit(grey, size, ground)
+        return [Picture(str(path), pixels, (*notes, *_doubts(grey, invert, ground)))]  # padding would hide the border
     images = _read_arrays(path, size)
     if invert:
         images = 255 - images

@@ -23,6 +23,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "")  # what a test sets goes with it
     for name, value in CLOSED_PROXY.items():
         monkeypatch.setenv(name, value)
+    urllib.request.install_opener(None)  # type: ignore[arg-type]  # one that was made without the proxy
 
 
 class Hello(BaseHTTPRequestHandler):
