@@ -39,9 +39,7 @@ def run_json(*arguments: str) -> Any:
     return json.loads(run(*arguments, "--json"))
 
 
-def test_versions_are_shown_with_their_figures_and_origin(
-    registry: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_versions_are_shown_with_their_figures_and_origin(registry: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.cli.registry.console", SafeConsole(width=120))
     run("promote", "2", "--reason", "good")
     newest, second, _ = run_json("versions")["versions"]

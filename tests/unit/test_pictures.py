@@ -28,7 +28,8 @@ def test_a_larger_one_keeps_its_proportions_and_gets_black_around_it(tmp_path: P
     assert picture.pixels.shape == SIZE
     assert (picture.pixels[:, 2] > 190).all()  # 4 high, 1 wide, in the middle
     assert not picture.pixels[:, [0, 1, 3, 4]].any()
-    assert picture.notes == ("resized from 40 x 10 to 4 x 5",)
+    assert picture.notes[0] == "resized from 40 x 10 to 4 x 5"
+    assert picture.notes[1].startswith("its ground has grey value 200")
 
 
 def test_the_surroundings_are_black_also_when_inverted(tmp_path: Path) -> None:
