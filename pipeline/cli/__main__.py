@@ -24,7 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.process import exit_now
 from pipeline.proxies import bypass_proxy
 
-PANELS = {  # of `pipeline --help`, each with its commands in the order in which one meets them
+PANELS = {  # of `pipeline --help`, each with its commands in the order of their usual first use
     "Every day": ("run", "status", "params", "schema", "ui", "predict", "add-data"),
     "The registry": ("versions", "compare", "history", "promote", "rollback", "lineage", "reproduce", "verify", "sync"),
     "Unattended": ("up", "schedule", "retrain", "monitor", "notify"),
@@ -33,7 +33,7 @@ PANELS = {  # of `pipeline --help`, each with its commands in the order in which
 
 
 def _arrange() -> None:
-    """Put the commands into their panels: they come in the order of their modules' names."""
+    """Assign the commands to their panels and sort them; they are registered in the order of their modules' names."""
     panels = {name: panel for panel, names in PANELS.items() for name in names}
     commands: list[Any] = [*app.registered_commands, *app.registered_groups]
     for command in commands:
@@ -49,7 +49,7 @@ _arrange()
 
 
 def main() -> None:
-    """Run the command line. What the reader can mend is printed without a traceback."""
+    """Run the command line. Errors that the user can fix are printed without a traceback."""
     bypass_proxy()
     try:
         app()

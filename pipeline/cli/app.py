@@ -1,4 +1,4 @@
-"""What every command shares: the application they belong to, the terminal, the checkout they work in."""
+"""Shared by all commands: the application, the console, the checkout."""
 
 import json
 import os
@@ -13,8 +13,8 @@ from pipeline.workspace import find_workspace
 
 app = typer.Typer(
     name="pipeline",
-    help="Data in, a judged and registered image classifier out: DVC, Prefect, MLflow and Great Expectations.",
-    epilog="A first look, without a download: dataset.name: tiny in params.yaml, then pipeline run",
+    help="Train, judge and register an image classifier with DVC, Prefect, MLflow and Great Expectations.",
+    epilog="First run without a download: set dataset.name: tiny in params.yaml, then pipeline run",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -30,6 +30,6 @@ def enter_workspace() -> Path:
 
 
 def print_json(content: Any) -> None:
-    """What a program reads: plain JSON, without the terminal's colours and line breaks."""
+    """Print plain JSON for programs, without the terminal's colours and line breaks."""
     text = json.dumps(content, indent=2, ensure_ascii=False)  # which escapes the control characters of ASCII
     print(CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))

@@ -1,4 +1,4 @@
-"""The commands that keep a project well over months: garbage, backup and restore, upgrades."""
+"""Commands for maintenance: garbage collection, backup and restore, upgrades."""
 
 import sys
 from pathlib import Path
@@ -21,18 +21,18 @@ SHOWN = 20  # runs and models by name
 def gc(
     keep_runs: Annotated[int, typer.Option(min=0, metavar="N", help="Keep the newest N trainings and flow runs.")] = 20,
     days: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Keep Prefect's history, and checkpoints, of N days.")
+        int, typer.Option(min=1, metavar="N", help="Keep Prefect's flow runs, and checkpoints, of the last N days.")
     ] = 30,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
 ) -> None:
-    """Delete what nothing needs any more, after showing what that is.
+    """Delete unused runs, models, cache objects and flow runs, after listing them.
 
-    What a registered version, the history of the aliases, the ledger of judgements, a branch, a tag or the workspace
-    needs always stays: every version can be verified, promoted, rolled back to and reproduced as before.
-    The rest goes: MLflow's runs and models with their files, objects of DVC's cache, Prefect's history.
-    Without a terminal to ask at, and without --yes, it only shows.
+    Everything that a registered version, the alias history, the ledger of judgements, a branch, a tag or the workspace
+    needs is kept: every version can still be verified, promoted, rolled back to and reproduced.
+    The rest is deleted: MLflow's runs and models with their files, objects of DVC's cache, Prefect's flow runs.
+    Without a terminal, and without --yes, it only lists.
 
-    Nothing else may be running here. Cut off in the middle, it can simply be run again.
+    No run, training, retraining or reproduction may be active; `pipeline up` may. After a kill, run it again.
 
     Examples:
 
@@ -55,7 +55,7 @@ def gc(
     if not yes and not typer.confirm("Delete all of it for good?"):
         console.print("nothing was deleted")
         return
-    # Looked at anew: the answer may have taken an hour, in which others worked.
+    # Review again: before the answer, other processes may have worked for an hour.
     with console.status("deleting"), review_all(workspace, keep_runs=keep_runs, days=days) as garbage:
         delete_all(garbage)
     console.print("deleted")
@@ -63,13 +63,15 @@ def gc(
 
 @app.command()
 def backup(
-    target: Annotated[Path, typer.Argument(metavar="DIRECTORY|FILE", help="Where to; a file ends in .tar.gz.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="DIRECTORY|FILE", help="Target directory, or a file ending in .tar.gz.")
+    ],
 ) -> None:
-    """Write MLflow's database and files, and Prefect's database, into one archive. Runs may go on meanwhile.
+    """Write MLflow's database and files, and Prefect's database, into one archive. Runs may continue meanwhile.
 
-    Every file's digest is in the archive, and compared when it is restored. Nothing is overwritten.
-    DVC's cache is not in it (`dvc push` is its backup), nor is what git holds. A team's PostgreSQL and buckets have
-    means of their own: the command says which.
+    The archive contains every file's digest, which a restore checks. Nothing is overwritten.
+    It does not contain DVC's cache (`dvc push` is its backup), nor the content of git. A team's PostgreSQL and buckets
+    have their own backup tools: the command names them.
 
     Examples:
 
@@ -90,15 +92,15 @@ def backup(
 @app.command()
 def restore(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="An archive of `pipeline backup`.")],
-    replace: Annotated[bool, typer.Option("--replace", help="Put aside what is here.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Move existing files aside first.")] = False,
     prefect: Annotated[
-        bool, typer.Option("--prefect", help="Prefect's database too, which all projects of yours may share.")
+        bool, typer.Option("--prefect", help="Also restore Prefect's database, which all your projects may share.")
     ] = False,
 ) -> None:
-    """Put back what `pipeline backup` wrote, in this folder or in one of another path.
+    """Restore an archive of `pipeline backup`, in the original folder or in another one.
 
-    Every file is compared with its digest before anything changes. What is here is replaced only with --replace, and
-    kept aside even then. `pipeline up` must not be running, nor anything else.
+    Every file's digest is checked before anything changes. Existing files are replaced only with --replace, and moved
+    aside even then. Stop `pipeline up` and everything else first.
 
     Examples:
 
@@ -119,10 +121,10 @@ def restore(
 
 @app.command()
 def upgrade() -> None:
-    """Bring the databases of MLflow and Prefect to the versions that are installed; each is kept as it was.
+    """Migrate the databases of MLflow and Prefect to the installed versions. The originals are kept.
 
-    The migrations run on copies, which take the originals' places only when every record is there. Nothing else may
-    be running, not even `pipeline up`. A database of a newer version is refused. For a team's PostgreSQL:
+    The migrations run on copies, which replace the originals only if no record was lost. Stop `pipeline up` and
+    everything else first. A database of a newer version is refused. For a team's PostgreSQL:
     pg_dump, then `mlflow db upgrade URI` and `prefect server database upgrade`.
 
     Example:
@@ -175,7 +177,7 @@ def _show(garbage: "Garbage") -> None:
 
 
 def as_size(count: int) -> str:
-    """Bytes in the largest unit that fills."""
+    """Format a number of bytes in the largest unit of which there is at least one."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

@@ -22,15 +22,15 @@ SHOWN_IMAGES = 24
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A version or an alias, such as champion.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The one to hold against it.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The version or alias to compare it with.")],
     model: Annotated[str | None, MODEL_OPTION] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     figure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw images on which they differ, as a PNG.")
+        Path | None, typer.Option(metavar="FILE", help="Draw images with different answers, as a PNG.")
     ] = None,
-    latency: Annotated[bool, typer.Option(help="Load both models and time them, here and now.")] = False,
+    latency: Annotated[bool, typer.Option(help="Load both models and measure their latency on this machine.")] = False,
 ) -> None:
-    """Hold two versions of a model against each other, image by image. It looks, and decides nothing.
+    """Compare two versions of a model, image by image. Nothing is changed or decided.
 
     Examples:
 
@@ -70,7 +70,7 @@ def compare(
 
 
 def show(name: str, numbers: Sequence[str], found: dict[str, Any]) -> None:
-    """Print a comparison: what both got right, what either did, and the classes."""
+    """Print a comparison: by class, then how many images both, either or neither classified correctly."""
     from pipeline.evaluation.champion_rule import in_points
 
     first, second = (f"version {number}" for number in numbers)
@@ -94,10 +94,10 @@ def show(name: str, numbers: Sequence[str], found: dict[str, Any]) -> None:
 def draw_differences(
     path: Path, split: Path, test: str, numbers: Sequence[str], first: "Predictions", second: "Predictions"
 ) -> None:
-    """Draw the images to which two models answer differently, those of the surest answers first.
+    """Draw the images that two models classify differently, the most confident answers first.
 
     Raises:
-        DataError: the workspace has other test images than those that the versions were judged on.
+        DataError: the workspace does not have the test images on which the versions were judged.
     """
     import numpy as np
 

@@ -29,19 +29,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard out
 @app.command()
 def lineage(
     version: Annotated[str | None, VERSION] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="MD5", help="Find the versions that were made from this data.")
-    ] = None,
-    commit: Annotated[
-        str | None, typer.Option(metavar="SHA", help="Find the versions that were trained by this commit.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="MD5", help="Find the versions made from this data.")] = None,
+    commit: Annotated[str | None, typer.Option(metavar="SHA", help="Find the versions trained by this commit.")] = None,
     model: Annotated[str | None, MODEL_OPTION] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a version was made from: run, code, params, environment, data, validation, evaluation, decision.
+    """Show a version's run, code, params, environment, data, validation, evaluation and decision.
 
-    Or find versions: --data takes the MD5 of a data output in dvc.lock or of a batch, --commit the SHA-1 of a commit.
-    The first characters are enough.
+    To find versions instead, give --data the MD5 of a data output in dvc.lock or of a batch, or --commit the SHA-1 of
+    a commit. The first characters are enough.
 
     Examples:
 
@@ -70,12 +66,12 @@ def lineage(
 def reproduce(
     version: Annotated[str, VERSION], model: Annotated[str | None, MODEL_OPTION] = None, as_json: AsJson = False
 ) -> None:
-    """Run the stages of a version again in a temporary checkout, and compare what they write with the record.
+    """Run the stages of a version again in a temporary checkout, and compare their outputs with the record.
 
     Exit codes:
 
     - 0: identical. The model file is the same, byte for byte.
-    - 3: equivalent. The predictions agree within the tolerance, and a cause of the difference is known.
+    - 3: equivalent. The predictions agree within the tolerance, and the cause of the difference is known.
     - 4: not reproduced. The first stage whose output differs is named.
     - 1: the version could not be run again.
 
@@ -103,13 +99,13 @@ def reproduce(
 
 @app.command()
 def verify(
-    fast: Annotated[bool, typer.Option("--fast", help="Leave out the data and DVC's cache.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Skip the data and DVC's cache.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare registry, artifact store, outputs, dvc.lock and DVC's cache by digest. Nothing is loaded or changed.
 
-    A model file that somebody altered, and a file of DVC's cache that is damaged, are found before anyone uses them.
-    Every file is read. Exit code 1 when anything is wrong.
+    It finds altered model files and damaged files of DVC's cache before they are used. It reads every file.
+    The exit code is 1 if anything is wrong.
 
     Examples:
 

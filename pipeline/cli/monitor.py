@@ -1,4 +1,4 @@
-"""`pipeline monitor`: whether the batches still look like the training data."""
+"""`pipeline monitor`: drift of the batches from the training data."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def monitor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Compare each batch in `data/incoming/` with the training data: labels, features, the champion's confidence.
 
-    It trains nothing. Drift is a finding and no failure: the exit code is 0.
+    It trains nothing. Drift is a finding, not a failure: the exit code is 0.
 
     Examples:
 
@@ -43,7 +43,7 @@ def monitor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _tabulate(found: "Monitoring") -> Table:
-    """The effect sizes; a star marks what drifted."""
+    """Tabulate the effect sizes; a star marks drifted quantities."""
     from pipeline.monitoring.report import list_quantities
 
     quantities = list_quantities(found.batches)
@@ -60,7 +60,7 @@ def _tabulate(found: "Monitoring") -> Table:
 
 
 def _describe(found: "Monitoring") -> dict[str, Any]:
-    """What a program may want to know: without the distributions, which the report draws."""
+    """Describe the comparison for programs, without the distributions, which the report draws."""
     return {
         "drifted": found.drifted,
         "asks_retraining": found.asks_retraining,

@@ -1,4 +1,4 @@
-"""`pipeline notify`: whether notices reach those who are to read them."""
+"""`pipeline notify`: a test of the notification channels."""
 
 import typer
 
@@ -7,7 +7,7 @@ from pipeline.cli.app import app, console
 
 @app.command()
 def notify() -> None:
-    """Send a test message to every channel in `PIPELINE_NOTIFY_URLS`, and say which of them took it.
+    """Send a test message to every channel in `PIPELINE_NOTIFY_URLS`, and print for each whether it succeeded.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""`pipeline predict`: what a registered model calls an image."""
+"""`pipeline predict`: classify images with a registered model."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,20 +17,20 @@ SHOWN = 3  # answers to an image in the table; the JSON has them all
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, .npz or idx files.")],
     model: Annotated[
-        str, typer.Option(metavar="VERSION|ALIAS", help="Whom to ask; NAME/VERSION for another registered model.")
+        str, typer.Option(metavar="VERSION|ALIAS", help="Model to use; NAME/VERSION for another registered model.")
     ] = "champion",
-    invert: Annotated[bool, typer.Option("--invert", help="Let dark and bright change places first.")] = False,
+    invert: Annotated[bool, typer.Option("--invert", help="Swap dark and bright first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the probability of every class.")] = False,
 ) -> None:
-    """Say what is on an image: the names, in English and Korean, and the probabilities, by the champion.
+    """Classify images with the champion: class names in English and Korean, and probabilities.
 
-    A model knows small grey images on the ground of its training images: black for the datasets that come with this
-    project. A picture is turned upright (as its camera says) and grey, its transparency is ignored, and if it has
-    another size it is scaled, its proportions kept, with that ground around it. With --invert dark and bright change
-    places first: for pictures on paper where the model knows black. A note says when a picture looks like that.
-    `.npz` (with `images`) and idx files must hold uint8 arrays of the model's own size.
+    A model expects small grey images on the background of its training images: black for the datasets of this project.
+    A picture is rotated upright by its EXIF data and converted to grey; its transparency is ignored. A picture of
+    another size is scaled with its proportions kept, and padded with that background. For pictures on paper, if the
+    model expects black, use --invert; a note recommends it for pictures that look so.
+    `.npz` (with `images`) and idx files must contain uint8 arrays of the model's size.
 
-    The model file is compared with its registered digest before it is loaded.
+    The digest of the model file is checked before it is loaded.
 
     Examples:
 

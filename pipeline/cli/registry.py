@@ -1,4 +1,4 @@
-"""The commands about registered models: what there is, what was moved and why, promotion and rollback."""
+"""Commands for registered models: versions, alias history, promotion and rollback."""
 
 import time
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pipeline.registry.aliases import Move
     from pipeline.registry.versions import Version
 
-MODEL_OPTION = typer.Option("--model", metavar="NAME", help="The registered model; by default the present dataset's.")
-REASON_OPTION = typer.Option("--reason", metavar="TEXT", help="Why, for whoever reads the history.")
+MODEL_OPTION = typer.Option("--model", metavar="NAME", help="The registered model; by default the current dataset's.")
+REASON_OPTION = typer.Option("--reason", metavar="TEXT", help="The reason, for readers of the history.")
 JSON_OPTION = typer.Option("--json", help="Print JSON instead of a table.")
 UNLIMITED = 10_000  # columns
 STYLES = {"champion": "bold green", "challenger": "cyan", "external": "yellow", "rollback": "red"}
@@ -30,10 +30,10 @@ def versions(
     model: Annotated[str | None, MODEL_OPTION] = None,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
-    """List the registered versions: how good each is, what it came from, what was decided about it.
+    """List the registered versions with accuracy, data, commit and decision.
 
-    Accuracy is that on the test images, with its 95 % interval. An asterisk: the tree differed from the commit.
-    A narrow terminal shows fewer columns, or one value on a line.
+    The accuracy is measured on the test images, with its 95 % interval. An asterisk means that the working tree
+    differed from the commit. A narrow terminal shows fewer columns, or one value on a line.
 
     Examples:
 
@@ -59,9 +59,9 @@ def history(
     model: Annotated[str | None, MODEL_OPTION] = None,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
-    """Tell every move of an alias, in order: when, who, from where to where, why.
+    """Show the history of alias moves: when, who, from, to, why.
 
-    Moves made in MLflow's pages or by other programs are `external`, with the time at which they were noticed.
+    Moves made in MLflow's pages or by other programs are `external`, with the time of their detection.
 
     Examples:
 
@@ -92,14 +92,14 @@ def history(
 
 @app.command()
 def promote(
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="Its number.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Number of the version.")],
     reason: Annotated[str, REASON_OPTION],
     model: Annotated[str | None, MODEL_OPTION] = None,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
-    """Make a version the champion, whatever the rule says of it; what was rejected cannot be.
+    """Make a version the champion, regardless of the champion rule. A rejected version is refused.
 
-    When another move of the champion comes first, nothing is moved, and the exit code is 1.
+    If another process moves the champion first, nothing is moved, and the exit code is 1.
 
     Examples:
 
@@ -116,13 +116,15 @@ def promote(
 @app.command()
 def rollback(
     reason: Annotated[str, REASON_OPTION],
-    to: Annotated[str | None, typer.Option(metavar="VERSION", help="A former champion; by default the last.")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="A former champion; by default the previous one.")
+    ] = None,
     model: Annotated[str | None, MODEL_OPTION] = None,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
-    """Bring the former champion back. Versions that were themselves rolled back from are passed over.
+    """Make the previous champion the champion again. Versions that were rolled back from are skipped.
 
-    One command, whole or not at all: where it is cut off, the next command completes it.
+    If this command is killed in the middle, the next one completes the move.
 
     Examples:
 
@@ -137,7 +139,7 @@ def rollback(
 
 
 def _print_versions(found: "list[Version]") -> None:
-    """Print versions as a table, without the columns on their origin, or below each other: as the terminal is wide."""
+    """Print versions as a table, a table without data and commit, or a list, depending on the terminal's width."""
     rows = [_cells(version) for version in found]
     names = ("version", "aliases", "accuracy", "data", "commit", "age", "decision")
     for left_out in ((), ("data", "commit")):
@@ -169,7 +171,7 @@ def _cells(version: "Version") -> tuple[str, Text, str, str, str, str, str]:
 
 @contextmanager
 def _registry(model: str | None) -> Iterator[tuple[Any, str]]:
-    """MLflow's client for this checkout's registry, and the name of the registered model that is meant."""
+    """Open this checkout's registry: MLflow's client, and the name of the registered model."""
     workspace = enter_workspace()
     from pipeline.registry.registration import current_name, open_registry
     from pipeline.tracking.store import explained
@@ -196,7 +198,7 @@ def _tell(name: str, move: "Move", as_json: bool) -> None:
 
 
 def _age(since: int) -> str:
-    """How long ago that was, in the largest unit that fills."""
+    """Format the time since then in the largest unit of which there is at least one."""
     seconds = max(0, time.time() - since / 1000)
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length:

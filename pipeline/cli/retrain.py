@@ -1,4 +1,4 @@
-"""`pipeline retrain`: by hand what schedules and triggers do."""
+"""`pipeline retrain`: the retraining that schedules and triggers start, started by hand."""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -22,26 +22,24 @@ def retrain(
         typer.Option("--set", metavar="KEY=VALUE", help="A parameter for this retraining only. May be repeated."),
     ] = None,
     force: Annotated[
-        bool, typer.Option(help="Go through the stages although nothing is new, and look at quarantined batches again.")
+        bool, typer.Option(help="Run the stages even if nothing is new, and check quarantined batches again.")
     ] = False,
     if_busy: Annotated[
-        Literal["leave", "wait"], typer.Option(help="What to do while another retraining is going on.")
+        Literal["leave", "wait"], typer.Option(help="What to do while another retraining is running.")
     ] = "leave",
     push: Annotated[
         Literal["auto", "never"] | None,
         typer.Option(help="Push the branch and its data to the remotes, or keep them here; by default retrain.push."),
     ] = None,
-    json: Annotated[
-        bool, typer.Option(help="Print what came of it as JSON; the progress goes to standard error.")
-    ] = False,
+    json: Annotated[bool, typer.Option(help="Print the result as JSON; the progress goes to standard error.")] = False,
 ) -> None:
-    """Retrain in a checkout of its own: take in new batches, train, and let the champion rule decide.
+    """Retrain in a separate checkout: take in new batches, train, and apply the champion rule.
 
-    Nothing here is changed. The result is a branch `retrain/TIME`, a report, and what MLflow records.
-    Where remotes are configured, the branch and its data are pushed at the end.
-    Where nothing is new nothing is trained. Bad batches are quarantined, and the others taken in.
+    Your checkout does not change. The result is a branch `retrain/TIME`, a report, and MLflow's records.
+    If remotes are configured, the branch and its data are pushed.
+    If nothing is new, nothing is trained. Bad batches are quarantined, and the others are taken in.
 
-    Exit code: 0; 1 where it failed; 75 where another retraining was in the way.
+    Exit codes: 0; 1 after a failure; 75 if another retraining was running.
 
     Examples:
 

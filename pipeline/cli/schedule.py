@@ -1,4 +1,4 @@
-"""`pipeline schedule`: when Prefect's server starts the flows."""
+"""`pipeline schedule`: the schedules of the flows on Prefect's server."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,7 +12,7 @@ from pipeline.cli.app import app, console, enter_workspace, print_json
 if TYPE_CHECKING:
     from pipeline.servers.schedules import Schedule
 
-Flow = Annotated[Literal["retrain", "train", "monitor-data"], typer.Option("--flow", help="The flow that is started.")]
+Flow = Annotated[Literal["retrain", "train", "monitor-data"], typer.Option("--flow", help="The flow to start.")]
 
 schedule = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
 app.add_typer(schedule, name="schedule")
@@ -24,13 +24,13 @@ def set_schedule(
     cron: Annotated[
         str | None, typer.Option(help="Minute, hour, day of month, month, day of week; in quotes.", show_default=False)
     ] = None,
-    timezone: Annotated[str, typer.Option(help="Of these times, as the IANA database names it.")] = "UTC",
+    timezone: Annotated[str, typer.Option(help="Time zone of these times, as in the IANA database.")] = "UTC",
     flow: Flow = "retrain",
 ) -> None:
     """Start a flow at set times, on the Prefect server of `pipeline up` or the one in PREFECT_API_URL.
 
-    A flow has one schedule: setting it replaces the one before. It stays when `pipeline up` is ended and started again.
-    Of the runs that were missed meanwhile, one is made up for.
+    A flow has one schedule: setting it replaces the previous one. It is kept when `pipeline up` restarts.
+    If runs were missed meanwhile, the latest of them runs.
 
     Examples:
 
@@ -53,7 +53,7 @@ def set_schedule(
 
 @schedule.command("list")
 def list_schedules(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show the schedules of all flows, and when each is due next.
+    """Show the schedules of all flows, and the next time of each.
 
     Examples:
 
@@ -74,7 +74,7 @@ def list_schedules(as_json: Annotated[bool, typer.Option("--json", help="Print J
 
 @schedule.command()
 def pause(flow: Flow = "retrain") -> None:
-    """Let a flow's schedule rest until it is resumed.
+    """Pause a flow's schedule until it is resumed.
 
     Examples:
 
@@ -86,7 +86,7 @@ def pause(flow: Flow = "retrain") -> None:
 
 @schedule.command()
 def resume(flow: Flow = "retrain") -> None:
-    """Let a flow's schedule go on. What would have run meanwhile is not made up for.
+    """Resume a flow's schedule. Runs that were due meanwhile are not made up for.
 
     Examples:
 

@@ -18,7 +18,7 @@ def up(
         Literal["mlflow", "prefect"] | None, typer.Option(help="Start this server alone, without the runner.")
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Beyond this machine only with passwords set.")
+        str, typer.Option(help="Address to listen on. Other addresses than this machine's own require passwords.")
     ] = "127.0.0.1",
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="MLflow's port.")] = 5000,
     prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Prefect's port.")] = 4200,
@@ -26,16 +26,16 @@ def up(
         Path | None,
         typer.Option(
             file_okay=False,
-            help="Keep the servers' data in this directory from now on. The project's root: there again, as at first.",
+            help="Keep the servers' data in this directory from now on; the project's root restores the default.",
         ),
     ] = None,
     allowed_hosts: Annotated[
-        str, typer.Option(help="Names and addresses under which others know this machine, with commas between them.")
+        str, typer.Option(help="Host names and addresses that clients use for this machine, separated by commas.")
     ] = "",
 ) -> None:
-    """Start MLflow, Prefect and the runner of the schedules, and keep them running. Ctrl-C ends all of it.
+    """Start MLflow, Prefect and the runner of the schedules, and keep them running. Ctrl-C stops all of them.
 
-    Every command of this project uses them while they answer, and works on the same records without them.
+    Every command of this project uses them while they respond, and works without them on the same records.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""The commands of everyday work: run, look, add data, repair."""
+"""Commands for everyday work: run, status, add data, repair."""
 
 import dataclasses
 import os
@@ -15,14 +15,14 @@ from rich.text import Text
 from pipeline.cli.app import app, console, enter_workspace, print_json
 from pipeline.workspace import main_repository
 
-# What a command needs is imported inside it: `pipeline --help` answers at once.
+# Each command imports its dependencies inside its function, which keeps `pipeline --help` fast.
 
 FORCE_ALL = "all"
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
 class OptionalValue(typer.core.TyperCommand):
-    """A command whose `--force` may stand alone; Typer has no word for an option with an optional value."""
+    """A command whose `--force` has an optional value, which Typer does not support."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for place, argument in enumerate(args):
@@ -37,15 +37,15 @@ def run(
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     force: Annotated[
         str | None,
-        typer.Option(metavar="[STAGE]", help="Run this stage, or without a name all, even if nothing changed."),
+        typer.Option(metavar="[STAGE]", help="Run this stage even if nothing changed; without a name, run all stages."),
     ] = None,
     if_busy: Annotated[
-        Literal["leave", "wait"], typer.Option(help="What to do while another run is going on in this checkout.")
+        Literal["leave", "wait"], typer.Option(help="What to do while another run is active in this checkout.")
     ] = "leave",
 ) -> None:
-    """Bring everything up to date: ingest, validate, split, train, evaluate, register.
+    """Run the pipeline: ingest, validate, split, train, evaluate, register.
 
-    Only what changed is run; what was made before comes from DVC's cache.
+    Only changed stages run; outputs that were made before come from DVC's cache.
     A model that misses a threshold is rejected, and the run still succeeds.
 
     Examples:
@@ -66,7 +66,7 @@ def run(
 
 @app.command()
 def status() -> None:
-    """Say what a run would do and why, and how the current model stands.
+    """Show what a run would do and why, and the state of the current model.
 
     Example:
 
@@ -100,7 +100,7 @@ def status() -> None:
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of `params.yaml`: every key, what it means and what it may be.
+    """Print the JSON Schema of `params.yaml`: the meaning and the allowed values of every key.
 
     Example:
 
@@ -113,7 +113,7 @@ def schema() -> None:
 
 @app.command()
 def params() -> None:
-    """Print the parameters as the stages see them, with the preset's values in place.
+    """Print the parameters as the stages read them, with the preset's values filled in.
 
     Example:
 
@@ -128,13 +128,15 @@ def params() -> None:
 
 @app.command()
 def add_data(
-    path: Annotated[Path, typer.Argument(help="Idx pairs, a folder of pictures by class, or an .npz file.")],
-    name: Annotated[str | None, typer.Option(help="Name of the batch; by default the path's.")] = None,
+    path: Annotated[
+        Path, typer.Argument(help="A folder of idx files, a folder of pictures by class, or an .npz file.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the batch; by default the name of PATH.")] = None,
 ) -> None:
     """Add labelled images to the training data, as a batch in `data/incoming/`.
 
-    They are checked first; a bad batch is refused and leaves nothing behind. A batch is regular files: links in it are
-    refused, and hidden files are left out. PATH itself may be a link.
+    They are checked first; a bad batch is refused and leaves nothing behind. A batch consists of regular files: links
+    in it are refused, and hidden files are skipped. PATH itself may be a link.
 
     Examples:
 
@@ -168,9 +170,9 @@ def add_data(
 
 @app.command()
 def sync() -> None:
-    """Rebuild what MLflow lacks of the current model: its run, its evaluation, its version. No stage is run.
+    """Rebuild missing MLflow records of the current model: its run, evaluation and version. No stage runs.
 
-    Every run ends with this; it is of use after a plain `dvc repro`, a `dvc pull` or the loss of the store.
+    Every run ends with this. Use it after a plain `dvc repro`, a `dvc pull` or the loss of the store.
 
     Example:
 
@@ -193,8 +195,8 @@ def sync() -> None:
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="Port of this machine.")] = 5000) -> None:
-    """Show MLflow's pages: runs, charts, the registry. Ctrl-C ends it.
+def ui(port: Annotated[int, typer.Option(help="Local port.")] = 5000) -> None:
+    """Serve MLflow's pages: runs, charts, the registry. Ctrl-C stops it.
 
     Examples:
 
