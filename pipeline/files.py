@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 SHARED, PRIVATE = 0o666, 0o600  # permissions of a new file, before the umask: for all, for its owner only
+MOST_NESTED = 3_000  # lists and mappings in brackets in a YAML file
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -120,14 +121,19 @@ def parse_yaml(text: str | bytes) -> Any:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    content = text.decode(errors="replace") if isinstance(text, bytes) else text
+    nested = max([content.count("[") + content.count("{"), *(line.count("- ") for line in content.splitlines())])
+    if nested > MOST_NESTED:  # the parser, which is C, would end the process
+        raise ValueError(f"more than {MOST_NESTED:,} levels or lists")
     try:
         return YAML(typ="safe").load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ValueError(f"{where}{error.problem or error.context}") from None
-    except (YAMLError, TypeError, RecursionError) as error:  # TypeError: a mapping's key that cannot be one
-        raise ValueError(str(error).strip()) from None
+    # The last four: a mapping's key that cannot be one, and values that are not what their tag says.
+    except (YAMLError, RecursionError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(str(error).strip() or type(error).__name__) from None
 
 
 def read_kept(path: Path) -> Any:

@@ -24,6 +24,8 @@ INPUT = "Retrain-Input"  # of the last commit: the same
 RESULT = "Retrain-Result"  # the same digest as it will be for this commit, once somebody has merged it
 OUTCOME = "Retrain-Outcome"
 VERSION = "Retrain-Version"
+PUSH = "Retrain-Push"  # of the last commit of a branch that stays here: NEVER
+NEVER = "never"
 UNPUSHED = STATE / "retraining" / "unpushed.json"  # branches by name, with those PARTS that have yet to be pushed
 PARTS = ("data", "commits")
 
@@ -74,13 +76,9 @@ def bring(workspace: Path, directory: Path, name: str) -> None:
     git(workspace, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(directory), f"HEAD:refs/heads/{name}")
 
 
-def mark_unpushed(workspace: Path, root: Path, name: str, *, wanted: bool = True) -> None:
-    """Note that a branch and its data have yet to be pushed, wherever a remote is or will be configured.
-
-    Args:
-        wanted: False notes that this branch stays here, also when a later retraining pushes what is missing.
-    """
-    write_json(root / UNPUSHED, _read_unpushed(workspace, root) | {name: list(PARTS) if wanted else []})
+def mark_unpushed(workspace: Path, root: Path, name: str) -> None:
+    """Note that a branch and its data have yet to be pushed, wherever a remote is or will be configured."""
+    write_json(root / UNPUSHED, _read_unpushed(workspace, root) | {name: list(PARTS)})
 
 
 def describe_push(workspace: Path) -> str:
@@ -100,7 +98,7 @@ def push_missing(workspace: Path, root: Path, tell: Callable[[str], None] = lamb
         what could not be pushed, in words. Nothing is lost: the next retraining tries again.
     """
     unpushed = _read_unpushed(workspace, root)
-    commits = {branch.name: branch.commit for branch in read_branches(workspace) if OUTCOME in branch.trailers}
+    commits = {branch.name: branch.commit for branch in read_branches(workspace) if _is_to_push(branch)}
     pending = {name: parts for name, parts in unpushed.items() if name in commits and parts}
     if not pending:
         return ()
@@ -126,12 +124,17 @@ def push_missing(workspace: Path, root: Path, tell: Callable[[str], None] = lamb
     return tuple(problems)
 
 
+def _is_to_push(branch: Branch) -> bool:
+    """Whether a retraining has ended and may leave this repository."""
+    return OUTCOME in branch.trailers and branch.trailers.get(PUSH) != NEVER
+
+
 def _read_unpushed(workspace: Path, root: Path) -> dict[str, list[str]]:
     """What is noted; without a note that can be read, all of each branch that no remote is known to have."""
     noted = read_kept(root / UNPUSHED)
     if noted is not None:
         return dict(noted)
-    ended = [branch for branch in read_branches(workspace) if OUTCOME in branch.trailers]
+    ended = [branch for branch in read_branches(workspace) if _is_to_push(branch)]
     pushed = {branch.name for branch in ended if branch.is_remote}
     return {branch.name: list(PARTS) for branch in ended if branch.name not in pushed}
 

@@ -184,6 +184,7 @@ class _Work:
     known: list[Branch] = field(default_factory=list)
     fresh: list[Quarantined] = field(default_factory=list)  # quarantined just now
     arriving: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)  # why, by the name of the batch
     taken: tuple[str, ...] = ()
 
     def do(self, ref: str | None, changes: Mapping[str, Any]) -> Retraining:
@@ -321,7 +322,13 @@ class _Work:
         for name, digest in sorted(own.items()):
             target = INCOMING / name
             remove(target)  # the commit's version of it
-            if not copy_whole(self.workspace / INCOMING / name, target, digest):
+            try:
+                is_whole = copy_whole(self.workspace / INCOMING / name, target, digest)
+            except PermissionError as error:  # since its digest was remembered
+                remove(target)
+                self.unreadable[name] = error.strerror or str(error)
+                continue
+            if not is_whole:
                 self.arriving.append(name)
             else:
                 try:
@@ -407,7 +414,8 @@ class _Work:
         self, directory: Path, given: _Input, result: Retraining, registration: "Registration | None"
     ) -> None:
         assert result.branch
-        branches.mark_unpushed(self.workspace, self.root, result.branch, wanted=self.push != "never")
+        if self.push != branches.NEVER:
+            branches.mark_unpushed(self.workspace, self.root, result.branch)
         if (directory / "dvc.lock").exists():
             git(directory, "add", "dvc.lock")
         prefix = git(directory, "rev-parse", "--show-prefix")
@@ -417,6 +425,7 @@ class _Work:
             branches.INPUT: given.digest,
             branches.RESULT: given.once_merged(tree),
             branches.OUTCOME: result.outcome,
+            **({branches.PUSH: branches.NEVER} if self.push == branches.NEVER else {}),
         }
         if registration and registration.version:
             trailers[branches.VERSION] = _full_name(registration)
@@ -444,7 +453,9 @@ class _Work:
     def _with_batches(self, result: Retraining) -> Retraining:
         digests, unreadable = read_digests(self.root, self.workspace / INCOMING)
         quarantined = tuple(find_quarantined(self.root, digests))
-        return replace(result, quarantined=quarantined, arriving=tuple(self.arriving), unreadable=unreadable)
+        return replace(
+            result, quarantined=quarantined, arriving=tuple(self.arriving), unreadable=unreadable | self.unreadable
+        )
 
     def _report(
         self, result: Retraining, given: _Input, facts: Mapping[str, str], links: Mapping[str, str]

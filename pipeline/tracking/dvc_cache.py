@@ -50,8 +50,10 @@ def require_sound_batches(workspace: Path, incoming: Path) -> None:
     """
     for pointer in sorted((workspace / incoming).glob(f"*{POINTER}")):
         batch, digest = pointer.with_suffix(""), _read_pointer(pointer)
-        if batch.exists() and digest and dvc_digest(batch) != digest and (damaged := _find_damaged(workspace, digest)):
-            raise _damage(str(batch.relative_to(workspace)), digest, dvc_digest(batch), damaged)
+        if not batch.exists() or not digest or (found := dvc_digest(batch, hidden=False)) == digest:
+            continue
+        if damaged := _find_damaged(workspace, digest):
+            raise _damage(str(batch.relative_to(workspace)), digest, found, damaged)
 
 
 def find_objects(workspace: Path) -> list[Path]:

@@ -14,11 +14,13 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+import filelock
 
 from pipeline.errors import PipelineError, TrackingError
 from pipeline.files import make_private
@@ -83,7 +85,7 @@ def locate(workspace: Path | None = None) -> Store:
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return direct
     served = find_server(main_repository(workspace), "mlflow")
-    return Store(served, direct.artifacts, None) if served else direct
+    return Store(served, None, None) if served else direct
 
 
 def locate_unserved(workspace: Path | None = None) -> Store:
@@ -230,6 +232,13 @@ def _explain(store: Store, message: str) -> TrackingError:
         )
     if store.database and ("malformed" in message or "file is not a database" in message):
         return _damaged(store.database, first)
+    if "lock timeout" in message:
+        return TrackingError(
+            f"another process has been making the tables of {store} for {LOCK_WAIT_SECONDS} s",
+            found=first,
+            remedy="wait for it or end it, then run the same command again",
+            temporary=True,
+        )
     if "OperationalError" in message:
         remedy = "see that the database is up, writable and its disk not full; then run the same command again"
     elif store.artifacts is None:
@@ -322,7 +331,12 @@ def _create_if_absent(store: Store, database: Path) -> None:
         return
     remedy = "wait for it, or end that process"
     database.parent.mkdir(parents=True, exist_ok=True)
-    with lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=database.parent):
+    held: AbstractContextManager[Any]
+    if store.database:
+        held = lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=database.parent)
+    else:  # which other users may share: STATE is for its owner only
+        held = filelock.FileLock(database.with_name(f".{database.name}.lock"), timeout=LOCK_WAIT_SECONDS, mode=0o666)
+    with held:
         if _is_absent(database):
             _create(store, database)
 
@@ -346,7 +360,8 @@ def _create(store: Store, database: Path) -> None:
 
     Their thousand commits need not reach the disk one by one, then: once, at the end, is enough.
     """
-    partial = database.parent / STATE / f"{database.name}.partial"
+    hidden = f".{database.name}.partial"
+    partial = database.parent / STATE / hidden if store.database else database.with_name(hidden)
     partial.unlink(missing_ok=True)
     with explained(store):
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -364,7 +379,7 @@ def _create(store: Store, database: Path) -> None:
     if store.database:
         with closing(sqlite3.connect(partial)) as connection, connection:
             relocation.record_root(connection, database.parent)
-    make_private(partial)
+        make_private(partial)
     with partial.open("rb+") as file:
         os.fsync(file)
     os.replace(partial, database)
@@ -392,9 +407,14 @@ def _make_tables(store: Store) -> None:
 
 
 def hold_creation_lock(connection: "Connection") -> None:
-    """Be the only one who makes tables in a PostgreSQL database, until the connection closes."""
+    """Be the only one who makes tables in a PostgreSQL database, until the connection closes.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: another process held the lock for LOCK_WAIT_SECONDS.
+    """
     from sqlalchemy import text
 
+    connection.execute(text(f"SET lock_timeout = '{LOCK_WAIT_SECONDS}s'"))
     connection.execute(text("SELECT pg_advisory_lock(:number)"), {"number": CREATION_LOCK})
 
 

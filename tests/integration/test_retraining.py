@@ -20,6 +20,7 @@ from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.errors import FlowError, ParamsError
 from pipeline.notices.send import URLS_VARIABLE
+from pipeline.retraining.branches import UNPUSHED
 from pipeline.retraining.run import Retraining, retrain
 from pipeline.workspace import lock
 from tests.conftest import STAGES, Project
@@ -294,6 +295,7 @@ def test_what_a_remote_lacks_is_pushed_by_the_next_one_unless_that_is_switched_o
     kept = again()
     assert kept.branch
     assert "pushed" not in capfd.readouterr().out
+    (stand_ins.path / UNPUSHED).unlink()  # the branch itself says that it stays here
     assert again(push="auto").outcome == "nothing new"  # which pushes what is missing, but not what was kept
     assert kept.branch not in stand_ins.run("git", "ls-remote", "origin").stdout
 

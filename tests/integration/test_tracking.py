@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -343,6 +344,10 @@ def test_a_configured_store_is_made_once_by_clones_that_ask_together(workspace: 
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
     assert not (clone / ".pipeline").exists()
+    assert not (database.parent / ".pipeline").exists()  # which only its owner could enter
+    former = os.umask(0o002)
+    os.umask(former)
+    assert stat.S_IMODE(database.stat().st_mode) == 0o644 & ~former  # others may share it
 
 
 def test_mlflow_sends_no_telemetry(workspace: Workspace) -> None:

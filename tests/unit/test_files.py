@@ -137,6 +137,12 @@ def test_yaml_is_read_as_dvc_reads_it() -> None:
     assert _parse_change("train.weight_decay=1e-5") == ("train.weight_decay", 1e-5)
 
 
+@pytest.mark.parametrize("text", ["!!int ''", "!!bool x", "[" * 100_000, "- " * 100_000, "{a: " * 50_000])
+def test_what_no_parser_can_take_is_refused_as_no_yaml(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\S"):
+        parse_yaml(text)
+
+
 def test_only_one_module_reads_yaml() -> None:
     readers = [path for path in PACKAGE.rglob("*.py") if re.search(r"yaml\.(safe_)?load|YAML\(", path.read_text())]
     assert readers == [PACKAGE / "files.py"]
