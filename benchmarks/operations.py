@@ -194,7 +194,7 @@ def proportional_memory(process: psutil.Process) -> float:
 
 
 def measure_kills(report: Report, count: int = KILLS) -> None:
-    """Random kills in a project whose stages do next to nothing, and what they leave: the test of ten, with more."""
+    """Random kills in a project whose stages do next to nothing, and what they leave. The tests do five."""
     sys.path.insert(0, str(REPOSITORY))
     from tests.e2e import light
     from tests.e2e.kills import kill_at_random
