@@ -81,23 +81,31 @@ def _start(
 
 
 def forget_dead_holders(workspace: Path) -> None:
-    """Take out of DVC's list of files in use what is held in the name of a process that is no DVC.
+    """Remove stale entries from DVC's rwlock, and replace one that a killed DVC left cut off.
 
-    A DVC that is killed leaves its entries behind. The next one takes them out, unless there is a process of the same
-    number: after a restart of the machine there often is another one, and DVC would refuse to work beside it.
+    DVC removes the entries of a process that is gone, unless another process has its number, as after a restart of the
+    machine: it would then refuse to work beside that one. It writes the file in place, and refuses one that is no JSON.
     """
     path = workspace / ".dvc/tmp/rwlock"
     try:
-        used = json.loads(path.read_text(encoding="utf-8"))
-        if used == _without_dead_holders(used):
+        before = path.read_text(encoding="utf-8")
+        if _without_stale_entries(before) == before:
             return
         from dvc.lock import make_lock
 
         with make_lock(f"{path}.lock", tmp_dir=str(path.parent)):  # as DVC does for every change
-            used = json.loads(path.read_text(encoding="utf-8"))
-            path.write_text(json.dumps(_without_dead_holders(used)), encoding="utf-8")
+            path.write_text(_without_stale_entries(path.read_text(encoding="utf-8")), encoding="utf-8")
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
-        return  # there is no such list, or DVC will say what is wrong with it
+        return  # there is no such file, or DVC will report what is wrong with it
+
+
+def _without_stale_entries(text: str) -> str:
+    try:
+        used = json.loads(text)
+    except json.JSONDecodeError:  # cut off while it was written
+        return "{}"
+    kept = _without_dead_holders(used)
+    return text if kept == used else json.dumps(kept)
 
 
 def _without_dead_holders(used: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

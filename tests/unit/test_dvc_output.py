@@ -123,7 +123,15 @@ def test_what_a_killed_dvc_held_is_free_although_its_number_is_in_use_again(tmp_
             process.kill()
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]"])
+@pytest.mark.parametrize("content", ["", "{", '{"write": {}, "read": {"data/raw": [{"pi'])
+def test_a_list_of_files_in_use_that_a_killed_dvc_left_cut_off_is_replaced(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    (tmp_path / ".dvc/tmp/rwlock").write_text(content)
+    forget_dead_holders(tmp_path)
+    assert (tmp_path / ".dvc/tmp/rwlock").read_text() == "{}"
+
+
+@pytest.mark.parametrize("content", [None, "[1]"])
 def test_a_list_of_files_in_use_that_is_none_is_left_to_dvc(tmp_path: Path, content: str | None) -> None:
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     if content:
