@@ -28,6 +28,7 @@ from circus.exc import ConflictError
 from circus.watcher import Watcher
 from tornado.ioloop import IOLoop
 
+from pipeline.allowed_hosts import ANY_ADDRESS, own_names
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.prefect_server import ATTACHED
 from pipeline.proxies import bypass_proxy
@@ -125,8 +126,10 @@ def serve(
     Raises:
         WorkspaceError: another `pipeline up` is at work in this project, or another project's in Prefect's home.
         OSError: the directory for the data cannot be made.
-        FlowError: a port is taken, a server listens to other machines without protection, or one does not start.
+        FlowError: a port is taken, an allowed host is not a host name, a server listens to other machines without
+            protection, or one does not start.
     """
+    own_names(listening.host, listening.allowed_hosts)  # refuses what is not a host name
     root = main_repository(workspace)
     bypass_proxy(listening.host)
     parts = plan(listening, only)
@@ -158,6 +161,12 @@ def serve(
         if any(part.name == "prefect" for part in parts) and not os.environ.get(PREFECT_PROTECTION):
             auth_string(root)
             show(OWN, f"Prefect's pages ask for a password once: paste the line in {root / AUTH_FILE}")
+        if listening.host in ANY_ADDRESS and not listening.allowed_hosts.strip(", "):
+            show(
+                OWN,
+                "requests from other machines are refused: no name of this machine is listed. List the names in use: "
+                f"pipeline up --host {listening.host} --allowed-hosts gpu-box.lan,192.168.1.20",
+            )
         _tie_standard_input()
         asyncio.run(_Stack(root, parts, show).run())
 

@@ -3,11 +3,13 @@
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pipeline.errors import FlowError
-from pipeline.servers.up import Listening, find_owner, plan, require_free_port, require_protection
+from pipeline.servers import up
+from pipeline.servers.up import Listening, find_owner, plan, require_free_port, require_protection, serve
 
 SECRETS = {
     "MLFLOW_FLASK_SERVER_SECRET_KEY": "first-secret",
@@ -120,6 +122,48 @@ def test_exporting_the_stacks_own_addresses_changes_nothing(monkeypatch: pytest.
     mlflow, prefect, runner = plan(listening)
     assert (mlflow.name, prefect.name, runner.name) == ("mlflow", "prefect", "runner")
     assert "MLFLOW_TRACKING_URI" not in mlflow.environment  # it would be its own client
+
+
+class Served:
+    """Stands in for the processes."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    async def run(self) -> None:
+        pass
+
+
+def lines_of(monkeypatch: pytest.MonkeyPatch, root: Path, listening: Listening) -> list[str]:
+    """What `pipeline up` prints, without the processes."""
+    for name, value in {**SECRETS, "PREFECT_HOME": str(root / "home")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(up, "main_repository", lambda _: root)
+    monkeypatch.setattr(up, "_tie_standard_input", lambda: None)
+    monkeypatch.setattr(up, "require_free_port", lambda *_: None)
+    monkeypatch.setattr(up, "_Stack", Served)
+    lines: list[str] = []
+    serve(root, listening, show=lambda _, line: lines.append(line))
+    return lines
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_server_for_other_machines_says_that_all_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str
+) -> None:
+    (line,) = lines_of(monkeypatch, tmp_path, Listening(host))
+    assert line.startswith("requests from other machines are refused")
+    assert f"pipeline up --host {host} --allowed-hosts " in line
+    assert lines_of(monkeypatch, tmp_path, Listening(host, allowed_hosts="gpu-box.lan")) == []
+    assert lines_of(monkeypatch, tmp_path, Listening()) == []
+
+
+def test_an_allowed_host_with_a_port_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(FlowError, match="gpu-box.lan:8443 as a host name: it has a port"):
+        lines_of(monkeypatch, tmp_path, Listening(allowed_hosts="gpu-box.lan:8443"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_runner_knows_what_the_servers_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
