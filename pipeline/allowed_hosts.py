@@ -4,9 +4,13 @@ A page of another site can send requests to this machine, and with DNS rebinding
 answer, with or without credentials. Programs that are no browsers send no origin.
 """
 
+import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from typing import Any
+
+from pipeline.errors import FlowError
 
 Scope = MutableMapping[str, Any]
 Application = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
@@ -26,6 +30,9 @@ def own_names(host: str, allowed: str) -> list[str]:
     Args:
         host: the address that a server listens on.
         allowed: more names, with commas between them.
+
+    Raises:
+        FlowError: one of them is not a host name, or has a port.
     """
     return list(dict.fromkeys([*map(_as_host, [*LOOPBACK, *({host} - {*ANY_ADDRESS})]), *_split(allowed)]))
 
@@ -70,4 +77,19 @@ def _split(names: str) -> list[str]:
 
 
 def _as_host(name: str) -> str:
-    return f"[{name}]" if ":" in name else name.lower()
+    """Return a host name or IP address as it is in URLs: in lower case, an IPv6 address in brackets."""
+    host = name.lower()
+    address = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    with suppress(ValueError):
+        ipaddress.IPv6Address(address)
+        return f"[{address}]"
+    match = ADDRESS.fullmatch(host)
+    if match and match[2] is None and not host.startswith("["):
+        return host
+    has_port = match is not None and match[2] is not None
+    raise FlowError(
+        f"cannot use {name} as a host name" + (": it has a port" if has_port else ""),
+        expected="a name or an IP address without a port, such as gpu-box.lan, 192.168.1.20 or fd00::7",
+        found=name,
+        remedy=f"leave the port out: {match[1]}" if match and has_port else "pipeline up --allowed-hosts gpu-box.lan",
+    )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from pipeline.allowed_hosts import LOOPBACK
 from pipeline.errors import WorkspaceError
 from pipeline.files import PRIVATE, atomic_file, make_private, read_json, write_json
 from pipeline.proxies import bypass_proxy
@@ -40,6 +41,7 @@ class Stack:
     pid: int  # of the process that holds LOCK
     mlflow: str | None = None  # address of the server; None: not served
     prefect: str | None = None  # address of the server's API; None: not served
+    auth_from_file: bool = False  # Prefect's server uses the password in AUTH_FILE, not one of its environment
 
 
 def read_stack(root: Path) -> Stack | None:
@@ -100,6 +102,21 @@ def answers(address: str, seconds: float = ANSWER_SECONDS) -> bool:
         connection.close()
 
 
+def is_same_server(one: str, other: str) -> bool:
+    """Compare two addresses of HTTP servers. All names of the loopback interface are equal."""
+    try:
+        return _location(one) == _location(other)
+    except ValueError:  # not an address
+        return False
+
+
+def _location(address: str) -> tuple[str, str, int, str]:
+    parts = urlsplit(address)
+    host = parts.hostname or ""
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    return parts.scheme, LOOPBACK[0] if host in LOOPBACK else host, port, parts.path.rstrip("/")
+
+
 def auth_string(root: Path) -> str:
     """User and password of a main repository's Prefect server, as `user:password`. The first call makes them.
 
@@ -119,17 +136,19 @@ def auth_string(root: Path) -> str:
 
 
 def prefect_credentials(root: Path, url: str) -> dict[str, str]:
-    """Environment variables with which Prefect's client is let in by the server of `pipeline up`.
+    """Return the environment variables that Prefect's client needs to use the server of `pipeline up`.
 
-    Empty for any other server, and where the environment has them.
+    They replace a password that the environment has for another server. The address is the one that the server listens
+    on: another name of this machine may lead to another user's server. Empty for any other server, and if the password
+    is not known: then PREFECT_API_AUTH_STRING of the environment counts.
     """
     stack = read_stack(root)
-    if os.environ.get(CLIENT_AUTH) or not stack or url.rstrip("/") != stack.prefect:
+    if not stack or not stack.prefect or not is_same_server(url, stack.prefect):
         return {}
     if not is_held(LOCK, stack.pid, root=root):  # somebody else may listen there
         return {}
-    known = os.environ.get(SERVER_AUTH) or _read_auth_string(root / AUTH_FILE)
-    return {CLIENT_AUTH: known} if known else {}
+    known = _read_auth_string(root / AUTH_FILE) if stack.auth_from_file else os.environ.get(SERVER_AUTH)
+    return {"PREFECT_API_URL": stack.prefect, CLIENT_AUTH: known} if known else {}
 
 
 def _read_auth_string(path: Path) -> str:

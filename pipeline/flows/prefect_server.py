@@ -182,7 +182,9 @@ def answering_server() -> Iterator[None]:
     from httpx import TransportError
     from prefect.exceptions import PrefectHTTPStatusError
 
-    prints, logging.raiseExceptions = logging.raiseExceptions, False  # by Prefect's handler, of each log it cannot send
+    # Prefect's log handler prints an error for each batch that it cannot send. It sends the last batches when the
+    # process exits, after the error below is printed: only a block without an error restores the setting.
+    prints, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
         logging.raiseExceptions = prints

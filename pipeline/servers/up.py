@@ -28,6 +28,7 @@ from circus.exc import ConflictError
 from circus.watcher import Watcher
 from tornado.ioloop import IOLoop
 
+from pipeline.allowed_hosts import ANY_ADDRESS, own_names
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.prefect_server import ATTACHED
 from pipeline.proxies import bypass_proxy
@@ -35,6 +36,7 @@ from pipeline.redaction import without_password
 from pipeline.servers.mlflow_server import PROTECTION
 from pipeline.stack import (
     AUTH_FILE,
+    CLIENT_AUTH,
     LOCK,
     SERVER_AUTH,
     Server,
@@ -42,6 +44,7 @@ from pipeline.stack import (
     answers,
     auth_string,
     data_directory,
+    is_same_server,
     move_data,
     prefect_home,
     remove_stack,
@@ -125,8 +128,10 @@ def serve(
     Raises:
         WorkspaceError: another `pipeline up` is at work in this project, or another project's in Prefect's home.
         OSError: the directory for the data cannot be made.
-        FlowError: a port is taken, a server listens to other machines without protection, or one does not start.
+        FlowError: a port is taken, an allowed host is not a host name, a server listens to other machines without
+            protection, or one does not start.
     """
+    own_names(listening.host, listening.allowed_hosts)  # refuses what is not a host name
     root = main_repository(workspace)
     bypass_proxy(listening.host)
     parts = plan(listening, only)
@@ -158,6 +163,12 @@ def serve(
         if any(part.name == "prefect" for part in parts) and not os.environ.get(PREFECT_PROTECTION):
             auth_string(root)
             show(OWN, f"Prefect's pages ask for a password once: paste the line in {root / AUTH_FILE}")
+        if listening.host in ANY_ADDRESS and not listening.allowed_hosts.strip(", "):
+            show(
+                OWN,
+                "requests from other machines are refused: no name of this machine is listed. List the names in use: "
+                f"pipeline up --host {listening.host} --allowed-hosts gpu-box.lan,192.168.1.20",
+            )
         _tie_standard_input()
         asyncio.run(_Stack(root, parts, show).run())
 
@@ -188,17 +199,33 @@ def plan(listening: Listening, only: Server | None = None) -> list[Part]:
         del environment["MLFLOW_TRACKING_URI"]  # the server would be its own client
     host = listening.host
     parts = []
-    if only != "prefect" and (not configured.startswith("http") or configured.rstrip("/") == listening.mlflow):
+    own: dict[str, str] = {}  # what the runner needs to use the servers that are started here
+    is_own_mlflow = is_same_server(configured, listening.mlflow)
+    if only != "prefect" and (not configured.startswith("http") or is_own_mlflow):
         where = (host, str(listening.mlflow_port), listening.allowed_hosts)
         parts.append(Part("mlflow", "pipeline.servers.mlflow_server", where, environment, listening.mlflow))
-    prefect = os.environ.get("PREFECT_API_URL", listening.prefect)
-    if only != "mlflow" and prefect.rstrip("/") == listening.prefect:
+        if is_own_mlflow:
+            own["MLFLOW_TRACKING_URI"] = listening.mlflow
+    prefect = os.environ.get("PREFECT_API_URL") or listening.prefect
+    if only != "mlflow" and is_same_server(prefect, listening.prefect):
         at = (host, str(listening.prefect_port), listening.allowed_hosts)
         parts.append(Part("prefect", "pipeline.flows.prefect_server", at, dict(os.environ), listening.prefect))
+        own["PREFECT_API_URL"] = listening.prefect
+        if password := os.environ.get(PREFECT_PROTECTION):
+            own[CLIENT_AUTH] = password  # not one for another server
     if only is None:
-        own = client_credentials(os.environ) | {"PREFECT_API_URL": prefect}
-        parts.append(Part("runner", RUNNER, environment=own | os.environ))
+        parts.append(Part("runner", RUNNER, environment=client_credentials(os.environ) | os.environ | own))
     return parts
+
+
+def describe(parts: Sequence[Part]) -> Stack:
+    """Describe the servers of this process for the commands that use them."""
+    served = {part.name: part for part in parts if part.address}
+    return Stack(
+        os.getpid(),
+        **{name: part.address for name, part in served.items()},
+        auth_from_file="prefect" in served and not served["prefect"].environment.get(PREFECT_PROTECTION),
+    )
 
 
 def client_credentials(environment: Mapping[str, str]) -> dict[str, str]:
@@ -413,8 +440,7 @@ class _Stack:
 
     async def _look_after(self) -> None:
         await asyncio.gather(*(self._wait_for_answer(member) for member in self.members if member.part.address))
-        addresses = {member.part.name: member.part.address for member in self.members if member.part.address}
-        write_stack(self.root, Stack(os.getpid(), **addresses))
+        write_stack(self.root, describe(self.parts))
         self.show(OWN, "`pipeline run` and `dvc repro` use them from now on; nothing needs to be set")
         async with asyncio.TaskGroup() as group:
             for member in self.members:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.allowed_hosts import guard, own_names
+from pipeline.errors import FlowError
 
 OWN = "127.0.0.1:4200"
 
@@ -78,3 +79,24 @@ def test_what_is_no_request_is_passed_on() -> None:
 
 def test_an_address_to_listen_on_is_no_name() -> None:
     assert own_names("0.0.0.0", "") == own_names("::", "") == ["localhost", "127.0.0.1", "[::1]"]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("gpu-box.lan:8443", "leave the port out: gpu-box.lan"),
+        ("192.168.1.20:5000", "leave the port out: 192.168.1.20"),
+        ("[fd00::7]:5000", "leave the port out: [fd00::7]"),
+        ("https://gpu-box.lan", "pipeline up --allowed-hosts gpu-box.lan"),
+        ("fd00::7::1", "pipeline up --allowed-hosts gpu-box.lan"),
+        ("[gpu-box.lan]", "pipeline up --allowed-hosts gpu-box.lan"),
+    ],
+)
+def test_what_no_request_can_match_is_no_host_name(name: str, remedy: str) -> None:
+    with pytest.raises(FlowError, match="as a host name") as refused:
+        own_names("127.0.0.1", f"other.lan, {name}")
+    assert (refused.value.found, refused.value.remedy) == (name, remedy)
+
+
+def test_an_ipv6_address_may_have_brackets_already() -> None:
+    assert own_names("127.0.0.1", "FD00::7,[fd00::8]")[-2:] == ["[fd00::7]", "[fd00::8]"]

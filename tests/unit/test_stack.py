@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import WorkspaceError
+from pipeline.flows import prefect_server
+from pipeline.flows.prefect_server import SETTINGS, open_server
 from pipeline.stack import (
     AUTH_FILE,
     CLIENT_AUTH,
@@ -25,6 +27,7 @@ from pipeline.stack import (
     auth_string,
     data_directory,
     find_server,
+    is_same_server,
     move_data,
     prefect_credentials,
     prefect_home,
@@ -65,10 +68,10 @@ def server() -> Iterator[str]:
 
 
 @contextmanager
-def serving(root: Path, **addresses: str) -> Iterator[None]:
+def serving(root: Path, *, auth_from_file: bool = True, **addresses: str) -> Iterator[None]:
     """What `pipeline up` holds and has written while it serves."""
     with lock(LOCK, wait=0, remedy="", root=root):
-        write_stack(root, Stack(os.getpid(), **addresses))
+        write_stack(root, Stack(os.getpid(), **addresses, auth_from_file=auth_from_file))
         yield
 
 
@@ -203,15 +206,74 @@ def test_the_password_is_for_the_server_of_this_repository_alone(
     assert prefect_credentials(tmp_path, ours) == {}
     made = auth_string(tmp_path)
     with serving(tmp_path, prefect=ours):
-        assert prefect_credentials(tmp_path, f"{ours}/") == {CLIENT_AUTH: made}
+        assert prefect_credentials(tmp_path, f"{ours}/") == {"PREFECT_API_URL": ours, CLIENT_AUTH: made}
         assert prefect_credentials(tmp_path, "http://127.0.0.1:4200/api") == {}
-        monkeypatch.setenv(SERVER_AUTH, "admin:what somebody chose")
-        assert prefect_credentials(tmp_path, ours) == {CLIENT_AUTH: "admin:what somebody chose"}
-        monkeypatch.setenv(CLIENT_AUTH, "admin:what somebody set")
+        write_stack(tmp_path, Stack(os.getpid() + 1, prefect=ours, auth_from_file=True))  # of one that was killed
         assert prefect_credentials(tmp_path, ours) == {}
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "[::1]"])
+def test_the_password_is_sent_to_the_address_that_the_server_listens_on(tmp_path: Path, host: str) -> None:
+    made = auth_string(tmp_path)
+    with serving(tmp_path, prefect=f"{NOBODY}/api"):
+        found = prefect_credentials(tmp_path, f"http://{host}:9/api")
+    assert found == {"PREFECT_API_URL": f"{NOBODY}/api", CLIENT_AUTH: made}
+
+
+@pytest.mark.parametrize("known", [{}, {SERVER_AUTH: "admin:other"}])
+def test_the_file_replaces_the_password_of_another_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: dict[str, str]
+) -> None:
+    made = auth_string(tmp_path)
+    for name, value in {CLIENT_AUTH: "team:secret", **known}.items():
+        monkeypatch.setenv(name, value)
+    with serving(tmp_path, prefect=f"{NOBODY}/api"):
+        assert prefect_credentials(tmp_path, f"{NOBODY}/api")[CLIENT_AUTH] == made
+        assert prefect_credentials(tmp_path, "https://prefect.example.com/api") == {}
+
+
+def test_a_run_sends_no_password_of_another_server_to_this_one(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = auth_string(tmp_path)
+    there = {"PREFECT_API_URL": f"{server.replace('127.0.0.1', 'localhost')}/api", CLIENT_AUTH: "team:secret"}
+    for name, value in {**there, **SETTINGS}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(prefect_server, "main_repository", lambda _: tmp_path)
+    with serving(tmp_path, prefect=f"{server}/api"), open_server(tmp_path):
+        assert [os.environ[name] for name in there] == [f"{server}/api", made]
+    assert {name: os.environ[name] for name in there} == there
+
+
+def test_a_password_of_the_environment_replaces_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = f"{NOBODY}/api"
+    auth_string(tmp_path)  # of a former start
+    monkeypatch.setenv(CLIENT_AUTH, "admin:set for the clients")
+    with serving(tmp_path, prefect=ours, auth_from_file=False):
+        assert prefect_credentials(tmp_path, ours) == {}  # the client's own counts
+        monkeypatch.setenv(SERVER_AUTH, "admin:set for the server")
+        assert prefect_credentials(tmp_path, ours)[CLIENT_AUTH] == "admin:set for the server"
         monkeypatch.delenv(CLIENT_AUTH)
-        write_stack(tmp_path, Stack(os.getpid() + 1, prefect=ours))  # of one that was killed
-        assert prefect_credentials(tmp_path, ours) == {}
+        assert prefect_credentials(tmp_path, ours)[CLIENT_AUTH] == "admin:set for the server"
+
+
+@pytest.mark.parametrize(
+    ("other", "is_same"),
+    [
+        ("http://localhost:4200/api", True),
+        ("http://[::1]:4200/api/", True),
+        ("http://127.0.0.1:4201/api", False),
+        ("http://127.0.0.1:4200", False),
+        ("https://127.0.0.1:4200/api", False),
+        ("http://127.0.0.2:4200/api", False),
+        ("http://localhost.example.com:4200/api", False),
+        ("http://127.0.0.1:port/api", False),
+        ("http://[::1:4200/api", False),
+        ("", False),
+    ],
+)
+def test_only_the_names_of_the_loopback_interface_are_equal(other: str, is_same: bool) -> None:
+    assert is_same_server(other, "http://127.0.0.1:4200/api") == is_same
 
 
 def test_asking_imports_no_tool() -> None:

@@ -3,11 +3,13 @@
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pipeline.errors import FlowError
-from pipeline.servers.up import Listening, find_owner, plan, require_free_port, require_protection
+from pipeline.servers import up
+from pipeline.servers.up import Listening, describe, find_owner, plan, require_free_port, require_protection, serve
 
 SECRETS = {
     "MLFLOW_FLASK_SERVER_SECRET_KEY": "first-secret",
@@ -120,6 +122,81 @@ def test_exporting_the_stacks_own_addresses_changes_nothing(monkeypatch: pytest.
     mlflow, prefect, runner = plan(listening)
     assert (mlflow.name, prefect.name, runner.name) == ("mlflow", "prefect", "runner")
     assert "MLFLOW_TRACKING_URI" not in mlflow.environment  # it would be its own client
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]"])
+def test_another_name_of_this_machine_is_no_other_server(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{host}:5000/")
+    monkeypatch.setenv("PREFECT_API_URL", f"http://{host}:4200/api/")
+    mlflow, prefect, runner = plan(Listening())
+    assert (mlflow.name, prefect.name, runner.name) == ("mlflow", "prefect", "runner")
+    assert "MLFLOW_TRACKING_URI" not in mlflow.environment
+    assert runner.environment["MLFLOW_TRACKING_URI"] == Listening().mlflow
+    assert runner.environment["PREFECT_API_URL"] == Listening().prefect
+
+
+def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    assert [part.name for part in plan(Listening())] == ["mlflow", "prefect", "runner"]
+
+
+def test_the_runner_gets_the_password_of_the_server_that_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "team:secret")
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:third-secret")
+    assert plan(Listening())[-1].environment["PREFECT_API_AUTH_STRING"] == "admin:third-secret"
+    monkeypatch.setenv("PREFECT_API_URL", "https://prefect.example.com/api")
+    assert plan(Listening())[-1].environment["PREFECT_API_AUTH_STRING"] == "team:secret"
+
+
+def test_clients_learn_whether_the_file_has_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert describe(plan(Listening())).auth_from_file
+    assert not describe(plan(Listening(), "mlflow")).auth_from_file
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:third-secret")
+    stack = describe(plan(Listening()))
+    assert (stack.mlflow, stack.prefect, stack.pid) == (Listening().mlflow, Listening().prefect, os.getpid())
+    assert not stack.auth_from_file
+
+
+class Served:
+    """Stands in for the processes."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    async def run(self) -> None:
+        pass
+
+
+def lines_of(monkeypatch: pytest.MonkeyPatch, root: Path, listening: Listening) -> list[str]:
+    """What `pipeline up` prints, without the processes."""
+    for name, value in {**SECRETS, "PREFECT_HOME": str(root / "home")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(up, "main_repository", lambda _: root)
+    monkeypatch.setattr(up, "_tie_standard_input", lambda: None)
+    monkeypatch.setattr(up, "require_free_port", lambda *_: None)
+    monkeypatch.setattr(up, "_Stack", Served)
+    lines: list[str] = []
+    serve(root, listening, show=lambda _, line: lines.append(line))
+    return lines
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_server_for_other_machines_says_that_all_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str
+) -> None:
+    (line,) = lines_of(monkeypatch, tmp_path, Listening(host))
+    assert line.startswith("requests from other machines are refused")
+    assert f"pipeline up --host {host} --allowed-hosts " in line
+    assert lines_of(monkeypatch, tmp_path, Listening(host, allowed_hosts="gpu-box.lan")) == []
+    assert lines_of(monkeypatch, tmp_path, Listening()) == []
+
+
+def test_an_allowed_host_with_a_port_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(FlowError, match="gpu-box.lan:8443 as a host name: it has a port"):
+        lines_of(monkeypatch, tmp_path, Listening(allowed_hosts="gpu-box.lan:8443"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_runner_knows_what_the_servers_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
