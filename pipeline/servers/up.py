@@ -229,7 +229,7 @@ def require_protection(parts: Sequence[Part]) -> None:
     passwords = {name: os.environ[name] for name in needed}
     if PREFECT_PROTECTION in passwords:  # USER:PASSWORD
         passwords[PREFECT_PROTECTION] = passwords[PREFECT_PROTECTION].split(":", 1)[-1]
-    if weak := [f"{name}: {len(text)}" for name, text in passwords.items() if len(text) < SHORTEST_PASSWORD]:
+    if weak := [f"{len(text)} characters in {name}" for name, text in passwords.items() if len(text) < SHORTEST_PASSWORD]:
         raise FlowError(
             "a password that other machines could guess",
             expected=f"{SHORTEST_PASSWORD} characters or more",
