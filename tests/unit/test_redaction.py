@@ -1,6 +1,8 @@
 """No message shows a password."""
 
 import random
+from base64 import b64encode
+from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -29,10 +31,74 @@ ENCODERS = (str, quote, quote_plus, lambda text: quote(text, safe=""))
         ("http://localhost:5000 and models:/tiny@champion", "http://localhost:5000 and models:/tiny@champion"),
         ("sqlite:////a/mlflow.db", "sqlite:////a/mlflow.db"),
         ("set PREFECT_API_AUTH_STRING, then again", "set PREFECT_API_AUTH_STRING, then again"),
+        ("http://box:5000 and postgresql://u:secret@host", "http://box:5000 and postgresql://u:***@host"),
+        ("http://box:5000/,postgresql://u:secret@host", "http://box:5000/,postgresql://u:***@host"),
+        ("file:///a,postgresql://u:secret@host", "file:///a,postgresql://u:***@host"),
+        ("postgresql://team:a b@host/db", "postgresql://team:***@host/db"),
+        ("\x1b[31mhttps://team:secret@host", "\x1b[31mhttps://team:***@host"),
+        ("https://x-access-token:abc@github.com/a.git", "https://x-access-token:***@github.com/a.git"),
+        ("https://one@a,https://b:c@d", "https://***@d"),
+        ("sqlite:////a/b.db?password=x&y=1", "sqlite:////a/b.db?password=***&y=1"),
+        ("password: x", "password: ***"),
+        ("password = x", "password = ***"),
+        ('{"user": "me", "password": "x\\"y"}', '{"user": "me", "password": ***}'),
+        ('{"password":"x","user":"me"}', '{"password":***,"user":"me"}'),
+        ('{"password":12}', '{"password":***'),
+        ("{'password': 'x y'}", "{'password': ***}"),
+        ("connection to password='b c", "connection to password=***"),
+        ("Authorization: Basic YTpi", "Authorization: ***"),
+        ("authorization:Bearer abc.def", "authorization:***"),
     ],
 )
 def test_passwords_in_addresses_are_not_shown(text: str, shown: str) -> None:
     assert without_password(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sqlite:////home/me/mlflow.db is damaged: fetch it again from me@host",
+        "file:///home/me:a/b@c is missing",
+        "ssh://host/repo: git@github.com: Permission denied",
+        "ssh://host:22/repo: git@github.com: Permission denied",
+        "http://box:5000: no answer, ask me@host",
+        "SECRETS_DIR=/home/me/project",
+        "POSTGRES_PASSWORD_FILE=/run/secrets/x",
+        "if token == other",
+    ],
+)
+def test_text_without_a_password_is_unchanged(text: str) -> None:
+    assert without_password(text) == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://127.0.0.1:4200/api",
+        "http://box:5000/mlflow",
+        "http://box:5000/#/models/tiny@champion",
+        "postgresql://db:5432/mlflow",
+        "sqlite:////home/me/a:b.db",
+        "sqlite:////home/me:a@b/mlflow.db",
+    ],
+)
+def test_an_address_without_a_user_holds_no_secret(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", value)
+    text = f"cannot open {value}, or {value.partition('://')[2].partition(':')[2]} of it"
+    assert without_password(text) == text
+
+
+@pytest.mark.timeout(60)  # linear time takes a fraction of a second, quadratic time takes minutes
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *("a", "secret", "a.-", "1", ":", "://", "http://,", "http://[ ", "http://a:b ", "x://a: ", "x://a:b@ "),
+        *("token='", "token ", "token='\\' ", 'token="\\', "password:\t", "&key=", "\\"),
+    ],
+)
+def test_the_time_is_linear(piece: str) -> None:
+    for start in ("", "http://", "x://a:", "http://[", "token", "token='"):
+        without_password(start + (piece * 200_000)[:200_000] + "!")
 
 
 def password(draw: random.Random) -> str:
@@ -82,3 +148,51 @@ def test_a_secret_variable_is_not_shown_and_a_word_is_no_secret(monkeypatch: pyt
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:long-and-secret")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "mlflow")
     assert without_password("mlflow says long-and-secret") == "mlflow says ***"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("POSTGRES_PASSWORD", "pipeline", "run `pipeline up`"),
+        ("POSTGRES_PASSWORD", "directory", "two directorys"),
+        ("SECRETS_DIR", "/home/nobody/project", "cannot read /home/nobody/project/data"),
+        ("PREFECT_TOKEN_FILE", "/run/nothing/token-file", "cannot read /run/nothing/token-file"),
+        ("TOKEN_PATH", "/run/nothing/token-file", "cannot read /run/nothing/token-file"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", str(Path(__file__)), f"cannot read {Path(__file__)}"),
+    ],
+)
+def test_words_and_paths_stay_legible(monkeypatch: pytest.MonkeyPatch, name: str, value: str, text: str) -> None:
+    monkeypatch.setenv(name, value)
+    assert without_password(text) == text
+
+
+def test_a_password_of_letters_is_masked_as_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "directory")
+    assert without_password("'directory' is wrong") == "'***' is wrong"
+
+
+@pytest.mark.parametrize(
+    ("environment", "login"),
+    [
+        ({"PREFECT_API_AUTH_STRING": "admin:long-and-secret"}, "admin:long-and-secret"),
+        ({"MLFLOW_TRACKING_URI": "https://team:a%2Fb-c-d@host"}, "team:a/b-c-d"),
+        ({"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "long-and-secret"}, "me:long-and-secret"),
+    ],
+)
+def test_the_header_of_a_login_is_masked(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], login: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    header = b64encode(login.encode()).decode()
+    assert without_password(f"(b'x', b'Basic {header}')") == "(b'x', b'Basic ***')"
+
+
+def test_each_address_of_a_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_NOTIFY_URLS", "json://a:first-one@host json://b:second-one@host")
+    assert without_password("first-one, second-one") == "***, ***"
+
+
+def test_a_secret_that_is_no_text_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "\udcffabc-defg")
+    assert without_password("it is %FFabc-defg") == "it is ***"
