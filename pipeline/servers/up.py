@@ -160,8 +160,9 @@ def serve(
             move_data(root, data)
             if data != former:
                 show(OWN, f"data goes to {data} from now on; what was recorded before stays in {former}")
+        secrets: list[str] = []
         if any(part.name == "prefect" for part in parts) and not os.environ.get(PREFECT_PROTECTION):
-            auth_string(root)
+            secrets.append(auth_string(root))
             show(OWN, f"Prefect's pages ask for a password once: paste the line in {root / AUTH_FILE}")
         if listening.host in ANY_ADDRESS and not listening.allowed_hosts.strip(", "):
             show(
@@ -170,7 +171,7 @@ def serve(
                 f"pipeline up --host {listening.host} --allowed-hosts gpu-box.lan,192.168.1.20",
             )
         _tie_standard_input()
-        asyncio.run(_Stack(root, parts, show).run())
+        asyncio.run(_Stack(root, parts, show, secrets).run())
 
 
 @contextmanager
@@ -256,7 +257,9 @@ def require_protection(parts: Sequence[Part]) -> None:
     passwords = {name: os.environ[name] for name in needed}
     if PREFECT_PROTECTION in passwords:  # USER:PASSWORD
         passwords[PREFECT_PROTECTION] = passwords[PREFECT_PROTECTION].split(":", 1)[-1]
-    if weak := [f"{name}: {len(text)}" for name, text in passwords.items() if len(text) < SHORTEST_PASSWORD]:
+    if weak := [
+        f"{len(text)} characters in {name}" for name, text in passwords.items() if len(text) < SHORTEST_PASSWORD
+    ]:
         raise FlowError(
             "a password that other machines could guess",
             expected=f"{SHORTEST_PASSWORD} characters or more",
@@ -320,10 +323,13 @@ class _Member:
 
     Args:
         needs: the part without which this one ends again at once.
+        secrets: masked in its lines, in addition to those of the environment.
     """
 
-    def __init__(self, part: Part, workspace: Path, show: Show, needs: "_Member | None") -> None:
-        self.part, self.needs = part, needs
+    def __init__(
+        self, part: Part, workspace: Path, show: Show, needs: "_Member | None", secrets: Sequence[str]
+    ) -> None:
+        self.part, self.needs, self.secrets = part, needs, secrets
         self.pid: int | None = None  # of the process that was started last
         self.has_answered = self.is_well = part.address is None
         self.failed = False  # it ended before it ever answered
@@ -363,7 +369,7 @@ class _Member:
         return len(recent) == MOST_STARTS and time.monotonic() < self.starts[-1] + PAUSE_SECONDS
 
     def _take(self, line: str) -> None:
-        line = without_password(line)  # a server's traceback may hold its database's address
+        line = without_password(line, *self.secrets)  # a server's traceback may hold its database's address
         self.last_lines.append(line)
         self._show(self.part.name, line)
 
@@ -392,9 +398,9 @@ class _Member:
 class _Stack:
     """All the parts, from their start to their end."""
 
-    def __init__(self, root: Path, parts: Sequence[Part], show: Show) -> None:
+    def __init__(self, root: Path, parts: Sequence[Part], show: Show, secrets: Sequence[str]) -> None:
         self.root, self.show = root, show
-        self.parts = parts
+        self.parts, self.secrets = parts, secrets
 
     async def run(self) -> None:
         """Start them, look after them, and end them when a signal asks for it.
@@ -407,7 +413,7 @@ class _Stack:
         members: dict[str, _Member] = {}
         for part in self.parts:
             needs = members.get("prefect") if part.name == "runner" else None
-            members[part.name] = _Member(part, self.root, self.show, needs)
+            members[part.name] = _Member(part, self.root, self.show, needs, self.secrets)
         self.members = list(members.values())
         watchers = [member.watcher for member in self.members]
         arbiter = Arbiter(watchers, "inproc://control", "inproc://events", NOTICE_SECONDS, loop=IOLoop.current())
