@@ -80,7 +80,7 @@ class VetoRow:
 
     @property
     def holds(self) -> bool:
-        """Whether equally good models are vetoed as seldom as promised."""
+        """True if equally good models are vetoed as rarely as promised."""
         return self.vetoed <= VETO_LEVEL
 
 

@@ -1,4 +1,4 @@
-"""Which hosts and origins a server of ours answers: an ASGI middleware around Prefect's and MLflow's applications.
+"""The hosts and origins that our servers answer: an ASGI middleware around Prefect's and MLflow's applications.
 
 A page of another site can send requests to this machine, and with DNS rebinding under its own name. Neither gets an
 answer, with or without credentials. Programs that are no browsers send no origin.

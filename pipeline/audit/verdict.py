@@ -34,7 +34,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class ReproducedStage:
-    """What happened to a stage in a reproduction."""
+    """The outcome of a stage in a reproduction, with its outputs."""
 
     stage: str
     outcome: StageOutcome
@@ -44,7 +44,7 @@ class ReproducedStage:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the predictions of two models for the same images agree."""
+    """Agreement of the predictions of two models for the same images."""
 
     images: int
     same_predictions: float  # share of the images
