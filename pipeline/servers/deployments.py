@@ -1,8 +1,8 @@
-"""The flows that Prefect starts by itself: by a schedule, by a trigger, or by hand from its pages.
+"""The flows that Prefect starts: by a schedule, by a trigger, or by hand in its web pages.
 
-Each does what the command of its name does, in the checkout that the current directory belongs to, and ends in a state
-that says in words what came of it. On one machine `pipeline.servers.runner` serves them; for a team `prefect.yaml`
-deploys them to workers.
+Each flow does the same as the command of its name, in the checkout of the current directory. The message of its final
+state describes the result. On one machine `pipeline.servers.runner` serves the flows; for a team `prefect.yaml` deploys
+them to workers.
 """
 
 import os
@@ -30,11 +30,11 @@ from pipeline.workspace import find_workspace, main_repository
 
 Stage = Literal["ingest", "validate", "split", "train", "evaluate", "register"]
 
-RETRAINING = "retrain/retrain"  # a deployment as Prefect names it: flow and deployment
+RETRAINING = "retrain/retrain"  # the deployment in Prefect: FLOW/DEPLOYMENT
 DRIFT_FOUND = "pipeline.drift.found"
-RESOURCE = "pipeline.incoming"  # what our events are about: the data that arrives
-SKIPPED = "Skipped"  # the name of the state of what was due and did not happen, for a reason that is none of its own
-STATE_NAMES = {"champion": "Promoted"}  # of a retraining's outcomes, whose other names are their own words
+RESOURCE = "pipeline.incoming"  # the resource of our events: the data that arrives
+SKIPPED = "Skipped"  # state of a due run that did nothing: a later run replaces it, or another was active
+STATE_NAMES = {"champion": "Promoted"}  # by outcome of a retraining; the other names are built from the outcome
 
 
 @flow(name="train", description=prefect_flow.DESCRIPTION)
@@ -93,9 +93,10 @@ FLOWS: tuple[Flow[..., Any], ...] = (train, retrain, monitor_data)
 
 
 def read_if_busy(workspace: Path) -> IfBusy:
-    """`retrain.if_busy` as committed, as all that a retraining goes by; `leave`, and a line, where that cannot be read.
+    """Read `retrain.if_busy` from HEAD. If it cannot be read, print why and return `leave`.
 
-    The file itself may be in the middle of an edit, which must keep neither the runner nor a retraining from starting.
+    A retraining uses committed values only. The file in the workspace may be half edited, and that must not stop the
+    runner or a retraining from starting.
     """
     try:
         content = parse_yaml(git(workspace, "show", f"HEAD:./{PARAMS_FILE}"))
@@ -106,12 +107,12 @@ def read_if_busy(workspace: Path) -> IfBusy:
 
 
 def state_name(outcome: str) -> str:
-    """A retraining's outcome as Prefect names states: `nothing new` is `NothingNew`."""
+    """The name of Prefect's state for a retraining's outcome: `nothing new` becomes `NothingNew`."""
     return STATE_NAMES.get(outcome) or "".join(word.capitalize() for word in outcome.split())
 
 
 def _in_words(run: Callable[[Path], State[None]]) -> State[None]:
-    """Run in the checkout, and end as failed, with the message and no traceback, by what the reader can mend."""
+    """Run in the checkout. An error that the user can fix becomes a failed state with its message and no traceback."""
     workspace = find_workspace()
     os.chdir(workspace)
     bypass_proxy()

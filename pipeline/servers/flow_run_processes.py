@@ -1,7 +1,7 @@
-"""Which flow runs a runner's processes work on, so that none is shown as running for ever after a crash.
+"""The processes of the runner's flow runs, recorded so that Prefect does not show a crashed flow run as running.
 
-A flow run that Prefect calls running may have lost its process: killed, or gone with the machine. Each process that our
-runner starts therefore leaves a note with its number. The runner goes through the notes of those that have ended.
+Prefect still shows a flow run as running if its process was killed or the machine crashed. Each process that our runner
+starts therefore writes a note with its process id. The runner checks the notes whose processes have ended.
 """
 
 import os
@@ -20,21 +20,21 @@ from pipeline.tracking.processes import start_of
 from pipeline.workspace import STATE
 
 NOTES = STATE / "flow-runs"
-RUNNER_VARIABLE = "PIPELINE_RUNNER"  # in the environment of the flow runs that our runner starts
-END_SECONDS = 20  # for a process that lost its runner to end its stage and to say so to Prefect
+RUNNER_VARIABLE = "PIPELINE_RUNNER"  # set for the flow runs that our runner starts
+END_SECONDS = 20  # for a process whose runner ended: to end its stage and report to Prefect
 
 
 @dataclass(frozen=True)
 class Note:
-    """What a flow run's process left in a main repository."""
+    """The record that a flow run's process wrote to a main repository."""
 
     flow_run: UUID
     path: Path
-    process: psutil.Process | None  # None: it has ended
+    process: psutil.Process | None  # None if it has ended
 
 
 def attend(root: Path) -> None:
-    """Leave a note for this flow run, and end with the runner that started it. Does nothing under another runner."""
+    """Write a note for this flow run, and end when its runner ends. Does nothing under a runner that is not ours."""
     if os.environ.get(RUNNER_VARIABLE) and flow_run.id:
         end_with_input()
         content = {"pid": os.getpid(), "started": start_of(psutil.Process())}
@@ -42,12 +42,12 @@ def attend(root: Path) -> None:
 
 
 def read_notes(root: Path) -> list[Note]:
-    """The notes in a main repository."""
+    """Read the notes in a main repository."""
     return [Note(UUID(path.stem), path, _process(path)) for path in sorted((root / NOTES).glob("[!.]*.json"))]
 
 
 def end_processes(notes: Iterable[Note]) -> None:
-    """End the processes of flow runs that are still alive: politely, then not."""
+    """End the processes of flow runs that still run: SIGTERM, then SIGKILL after `END_SECONDS`."""
     processes = [note.process for note in notes if note.process]
     for process in processes:
         with suppress(psutil.NoSuchProcess):

@@ -1,10 +1,13 @@
-"""MLflow's server on the store of this project: `python -m pipeline.servers.mlflow_server HOST PORT [ALLOWED_HOSTS]`.
+"""MLflow's server for the store of this project: `python -m pipeline.servers.mlflow_server HOST PORT [ALLOWED_HOSTS]`.
 
-One process and no job runner: a desk or a small team needs no more, and they take half a minute and 2 GB. It is this
-one, and not `mlflow server`, whose own checks let through a page on another port of this machine, a name that begins
-like a private address, and every foreign page outside `/api/`. Files are not passed through the server: it says where
-they are, so that whoever opens the database without it finds the same ones.
-Addresses travel in the environment: a database's may hold a password, which has no place in a list of processes.
+- It is one process without a job runner. More workers and the job runner take half a minute and 2 GB, and one person or
+  a small team does not need them.
+- It replaces `mlflow server`, whose own checks accept a page on another port of this machine, a host name that begins
+  like a private address, and every foreign page outside `/api/`.
+- Clients read and write files directly. The server only returns their location, which is the same for clients that open
+  the database without the server.
+- Addresses are passed in the environment, because the database's may contain a password, and a list of processes shows
+  arguments.
 """
 
 import os
@@ -22,25 +25,25 @@ from pipeline.stack import data_directory
 from pipeline.tracking.store import SETTINGS, Store, locate_unserved, prepare
 from pipeline.workspace import STATE, main_repository
 
-# MLflow's own names. With both, only those who say who they are get in.
+# Variables of MLflow. If both are set, the server requires a login.
 PROTECTION = ("MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_AUTH_ADMIN_PASSWORD")
 SERVER_SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-# MLflow's assistant executes commands on the server's machine, for everybody who reaches the server from there.
+# MLflow's assistant executes commands on the server's machine, for every client on that machine.
 CLOSED = "/ajax-api/3.0/mlflow/assistant"
 AUTH_CONFIG = STATE / "mlflow-auth.ini"
 USERS = "mlflow-users.db"
 
 
 def serve(host: str, port: int, allowed_hosts: str = "") -> None:
-    """Serve until the process is told to end.
+    """Serve until the process receives a signal to end.
 
     Args:
-        allowed_hosts: names under which browsers and clients may know this machine, with commas between them.
+        allowed_hosts: host names of this machine that browsers and clients may use, separated by commas.
 
     Raises:
-        TrackingError: the default store's database cannot be read, or not be made.
+        TrackingError: the default store's database cannot be read or created.
     """
-    os.umask(0o077)  # what it creates, such as the database of its users, is for its owner only
+    os.umask(0o077)  # only the owner may read new files, such as the database of users
     root = main_repository()
     make_private(*data_directory(root).glob(f"{USERS}*"))
     store = locate_unserved(root)
@@ -52,7 +55,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
     os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join([*names, *(f"{pattern}:*" for pattern in patterns)])
     origins = [f"http*://{pattern}{port}" for pattern in patterns for port in ("", ":*")]
     os.environ["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(origins)
-    warnings.simplefilter("ignore")  # what MLflow's imports deprecate is nothing that a reader of the log can mend
+    warnings.simplefilter("ignore")  # deprecations in MLflow's imports: a reader of the log cannot fix them
     import uvicorn
 
     application = guard(_application(root, store), host, allowed_hosts, CLOSED)
@@ -60,7 +63,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
 
 
 def _application(root: Path, store: Store) -> Application:
-    """MLflow's application, with passwords if they are set. It learns what `mlflow server` would hand to it."""
+    """MLflow's application, configured like that of `mlflow server`, with a login if passwords are set."""
     from mlflow.server import constants, handlers
 
     artifacts = os.environ["MLFLOW_DEFAULT_ARTIFACT_ROOT"]
@@ -80,7 +83,7 @@ def _application(root: Path, store: Store) -> Application:
 
 
 def _keep_files_inside(records: Any, artifacts: str) -> None:
-    """Refuse experiments with files elsewhere on this machine: the server would read and write there for everybody."""
+    """Refuse new experiments with files elsewhere on this machine: any client could make the server access them."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.file_utils import local_file_uri_to_path
 
@@ -100,7 +103,7 @@ def _keep_files_inside(records: Any, artifacts: str) -> None:
 
 
 def write_auth_config(root: Path) -> Path:
-    """Say where MLflow's users are kept; their passwords stand in that database, hashed."""
+    """Write MLflow's login settings. The database that they name contains the users and their hashed passwords."""
     path = root / AUTH_CONFIG
     data = data_directory(root)
     for directory in (path.parent, data):

@@ -1,4 +1,4 @@
-"""The Prefect server that stays: schedules, the runner and triggers need one; a run's temporary server does not do."""
+"""The permanent Prefect server. Schedules and triggers need one: a temporary server ends with its run."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,13 @@ from pipeline.stack import find_server, prefect_credentials
 
 
 def use_lasting_server(root: Path) -> str:
-    """Have Prefect, which must not be imported before, use the server that is configured or that of `pipeline up`.
+    """Connect Prefect to the configured server or to that of `pipeline up`. Call this before Prefect is imported.
 
     Returns:
         the address of its API.
 
     Raises:
-        FlowError: there is none, or it does not answer.
+        FlowError: there is no server, or it does not respond.
     """
     for name, value in settings(root).items():
         os.environ.setdefault(name, value)
@@ -33,7 +33,7 @@ def use_lasting_server(root: Path) -> str:
 
 
 def _configured_elsewhere() -> str | None:
-    """The server that a profile or `prefect.toml` names."""
+    """The server in a Prefect profile or in `prefect.toml`."""
     from prefect.settings import get_current_settings
 
     return get_current_settings().api.url

@@ -1,6 +1,7 @@
 """`python -m pipeline.servers.runner`: serve the deployments on this machine until SIGTERM. `pipeline up` starts it.
 
-This module chooses the server, which Prefect reads when it is imported; `pipeline.servers.runner_loop` does the rest.
+Prefect reads the address of its server when it is imported. This module sets it, and only then imports
+`pipeline.servers.runner_loop`, which does the work.
 """
 
 import asyncio
@@ -12,16 +13,16 @@ from pipeline.proxies import bypass_proxy
 from pipeline.servers.prefect_connection import use_lasting_server
 from pipeline.workspace import find_workspace, lock, main_repository
 
-WAIT_SECONDS = 30  # for a former runner to end, which may be stopping a stage
+WAIT_SECONDS = 30  # for the previous runner, which may still be ending a stage
 
 
 def main() -> int:
-    """Serve. The exit code is 0 after SIGTERM or Ctrl-C, and an error's own otherwise."""
+    """Serve the deployments. Returns 0 after SIGTERM or Ctrl-C, or the exit code of an error."""
     try:
         root = main_repository(find_workspace())
         os.chdir(root)
         bypass_proxy()
-        os.environ["PREFECT_RUNNER_SERVER_ENABLE"] = "false"  # it would take commands from everybody on this machine
+        os.environ["PREFECT_RUNNER_SERVER_ENABLE"] = "false"  # any user of this machine could send it commands
         use_lasting_server(root)
         from pipeline.servers.runner_loop import serve
 

@@ -1,10 +1,10 @@
-"""What the runner does: serve the deployments, retrain when batches arrive, and mend what a crash or a pause left.
+"""The runner's loop: serve the deployments, retrain when batches arrive, and clean up after crashes and downtime.
 
-Prefect's own runner starts the flow runs that are due, each in a process of its own. Around it, beside each other:
+Prefect's own runner starts each flow run that is due in its own process. Two tasks run in parallel:
 
-- every half a minute, a flow run whose process is gone is marked as crashed, a slot that nobody holds is freed, and of
-  the scheduled runs that a deployment has missed all but the latest are skipped;
-- batches that arrive in `data/incoming/` start a retraining, which is started again if it did not come about here.
+- every half a minute, mark flow runs without a process as crashed, free slots without a holder, and skip the scheduled
+  runs that a deployment missed, except the latest;
+- start a retraining when batches arrive in `data/incoming/`, and retry it until it ran in this repository.
 """
 
 import asyncio
@@ -50,36 +50,36 @@ from pipeline.retraining.run import LOG
 from pipeline.servers.deployments import FLOWS, RESOURCE, RETRAINING, SKIPPED, read_if_busy, retrain
 from pipeline.servers.flow_run_processes import RUNNER_VARIABLE, end_processes, read_notes
 
-POLL_SECONDS = 5  # between two questions for runs that are due
+POLL_SECONDS = 5  # between two queries for runs that are due
 TEND_SECONDS = 30
-PENDING = timedelta(minutes=2)  # a run that was handed to a process and has not begun after that has lost it
+PENDING = timedelta(minutes=2)  # a run that is pending for longer has lost its process
 CANCELLING = timedelta(seconds=45)
 LATE = timedelta(minutes=1)
-BUSY_SECONDS = 5  # between two looks whether a retraining works
-AGAIN_SECONDS = 60  # until a retraining that did not come about is asked for again; doubled each time
+BUSY_SECONDS = 5  # between two checks for an active retraining
+AGAIN_SECONDS = 60  # until the first retry of a retraining that did not run here; doubled each time
 MOST_AGAIN_SECONDS = 900
-MOST_LOST = 3  # retrainings for the same batches that crash, or that fail in another clone
+MOST_LOST = 3  # retrainings for the same batches that crashed, or failed in another clone
 BATCH_ARRIVED = "pipeline.batch.arrived"
-NO_SLOT = "Deployment concurrency limit reached."  # Prefect's words for a run that it cancelled for another one
-MOST_RUNS = 100  # that are asked for at once
+NO_SLOT = "Deployment concurrency limit reached."  # Prefect's message when it cancels a run because another is active
+MOST_RUNS = 100  # per query
 AT_WORK = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 COLLISION = {"wait": ConcurrencyLimitStrategy.ENQUEUE, "leave": ConcurrencyLimitStrategy.CANCEL_NEW}
 
 
 class _Runner(Runner):
-    """Prefect's runner, which executes our flows only.
+    """A Prefect runner that executes only our flows.
 
-    Prefect takes the code of a flow run, and the commands to run before it, from the server's record of the deployment,
-    in the process of the flow run and, after a crash, in the runner: whoever can change a record can run anything here.
-    This runner takes both from this project, and refuses a flow run whose deployment was changed.
+    Prefect reads the code of a flow run, and the commands to run before it, from the server's record of the deployment.
+    It does so in the flow run's process and, after a crash, in the runner. Anyone who can change a record could run any
+    code here. This runner takes both from this project, and refuses a flow run whose deployment was changed.
 
-    It also ends in its own event loop: as it is, a signal has it ended from a second one.
+    It also handles signals in its own event loop. Prefect's runner starts a second event loop to end itself.
     """
 
     def __init__(self) -> None:
         super().__init__(name="pipeline", query_seconds=POLL_SECONDS, pause_on_shutdown=False)
         self.ending = asyncio.Event()
-        self._entrypoints: dict[UUID, str] = {}  # of the deployments that are served
+        self._entrypoints: dict[UUID, str] = {}  # by deployment id
         self._running_loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             self._running_loop.add_signal_handler(number, self.ending.set)
@@ -88,11 +88,11 @@ class _Runner(Runner):
         self._running_loop.call_soon_threadsafe(self.ending.set)
 
     async def register(self, if_busy: IfBusy) -> dict[UUID, str]:
-        """Register the deployments with Prefect's server, and return their names by their ids."""
+        """Register the deployments with Prefect's server. Returns their names by id."""
         served = {}
         for flow, deployment in zip(FLOWS, deployments(if_busy), strict=True):
             found = await self.aadd_deployment(deployment)
-            self._deployment_registry.register_flow(found, flow)  # where the runner looks for hooks first
+            self._deployment_registry.register_flow(found, flow)  # the runner looks for hooks here first
             self._entrypoints[found] = str(deployment.entrypoint)
             served[found] = deployment.name
         return served
@@ -104,23 +104,23 @@ class _Runner(Runner):
 
 
 class _OwnStarter:
-    """Start the process of a flow run with an entrypoint of ours, if the server's record agrees."""
+    """Start the process of a flow run with our entrypoint, if the server's record has the same one."""
 
     def __init__(self, runner: _Runner, run: FlowRun) -> None:
         assert run.deployment_id
         self._runner, self._entrypoint = runner, runner._entrypoints[run.deployment_id]
         self._starter = EngineCommandStarter(
             tmp_dir=runner._tmp_dir,
-            entrypoint=self._entrypoint,  # the process then asks for no record of the deployment
+            entrypoint=self._entrypoint,  # the process then does not read the server's record
             deployment_name=runner._deployment_registry.get_deployment_name(run.deployment_id),
             control_channel=runner._control_channel,
         )
 
     async def start(self, flow_run: FlowRun, task_status: TaskStatus[ProcessHandle] = TASK_STATUS_IGNORED) -> None:
-        """Start it, and return when it has ended.
+        """Start the flow run, and return when it has ended.
 
         Raises:
-            FlowError: the deployment is not as this runner registered it. The flow run is marked as crashed.
+            FlowError: the deployment was changed since this runner registered it. The flow run is marked as crashed.
         """
         assert flow_run.deployment_id
         deployment = await self._runner._client.read_deployment(flow_run.deployment_id)
@@ -132,12 +132,12 @@ class _OwnStarter:
 
 
 async def serve(root: Path) -> None:
-    """Serve the deployments of a main repository, which is the current directory, until SIGTERM or Ctrl-C.
+    """Serve the deployments of the main repository `root`, the current directory, until SIGTERM or Ctrl-C.
 
-    Flow runs that are going on are then cancelled; their stages end first. Schedules stay as they are.
+    At the end, the runner cancels active flow runs, and ends their stages first. Schedules do not change.
 
     Raises:
-        FlowError: Prefect's server stopped answering.
+        FlowError: Prefect's server stopped responding.
     """
     os.environ[RUNNER_VARIABLE] = str(os.getpid())
     await asyncio.to_thread(end_processes, read_notes(root))
@@ -170,25 +170,25 @@ async def serve(root: Path) -> None:
 
 
 def deployments(if_busy: IfBusy) -> list[RunnerDeployment]:
-    """What is served, without schedules: those that `pipeline schedule` has set stay with Prefect's server.
+    """Create the deployments to serve. Their schedules (`pipeline schedule`) stay in Prefect's server.
 
     Args:
-        if_busy: what becomes of a retraining that is due while another one works.
+        if_busy: how to treat a retraining that is due while another one is active.
     """
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=COLLISION[if_busy])
     found = []
     for flow in FLOWS:
         limit = one_at_a_time if flow.name == retrain.name else None
-        module = EntrypointType.MODULE_PATH  # found by the processes of the flow runs wherever this one found it
+        module = EntrypointType.MODULE_PATH  # flow-run processes can import it like this process
         one = RunnerDeployment.from_flow(flow, flow.name, concurrency_limit=limit, entrypoint_type=module)
-        one.model_fields_set.difference_update({"schedules", "paused"})  # or they are set back at every start
-        one.work_pool_name = one.work_queue_name = None  # set, so that a deployment is taken back from a team's workers
+        one.model_fields_set.difference_update({"schedules", "paused"})  # otherwise each start resets them
+        one.work_pool_name = one.work_queue_name = None  # takes a deployment back from a team's workers
         found.append(one)
     return found
 
 
 async def tend(client: PrefectClient, root: Path, served: Mapping[UUID, str]) -> None:
-    """Mend what is wrong with the flow runs of the deployments that are served."""
+    """Correct crashed, cancelled and missed flow runs of the served deployments, and their slots."""
     await _mark_crashed(client, root, served)
     await _end_cancelled(client, root, served)
     await _free_slots(client, served)
@@ -196,9 +196,9 @@ async def tend(client: PrefectClient, root: Path, served: Mapping[UUID, str]) ->
 
 
 async def skip_missed(client: PrefectClient, served: Mapping[UUID, str]) -> None:
-    """Skip all scheduled runs of a deployment that are late but the latest, which then stands for all of them.
+    """Skip the late scheduled runs of each deployment, except the latest.
 
-    They were missed while no runner was up, or while the machine slept, or they queue behind one that takes long.
+    They are late because no runner was up, the machine was asleep, or an earlier run takes long.
     """
     moment = datetime.now(UTC)
     due = await client.get_scheduled_flow_runs_for_deployments(list(served), moment + timedelta(minutes=1))
@@ -222,9 +222,9 @@ async def skip_missed(client: PrefectClient, served: Mapping[UUID, str]) -> None
 
 
 async def _mark_crashed(client: PrefectClient, root: Path, served: Mapping[UUID, str]) -> None:
-    """Mark flow runs as crashed whose process is gone: by its note, or because it never came to leave one.
+    """Mark a flow run as crashed if the process of its note has ended, or if it stays pending.
 
-    People are told of each that crashed, also where Prefect's runner marked it: its process could not tell them.
+    Send a notice of each crash, also if Prefect's runner marked it: the crashed process could not send one.
     """
     for note in read_notes(root):
         if note.process:
@@ -242,7 +242,7 @@ async def _mark_crashed(client: PrefectClient, root: Path, served: Mapping[UUID,
 
 
 async def _end_cancelled(client: PrefectClient, root: Path, served: Mapping[UUID, str]) -> None:
-    """End flow runs that somebody cancelled: Prefect's runner does not hear of it once its server was started anew."""
+    """End cancelled flow runs. Prefect's runner misses a cancellation if its server was restarted."""
     notes = {note.flow_run: note for note in read_notes(root)}
     for run in await _at_work(client, served, (StateType.CANCELLING,)):
         if run.state and run.state.timestamp < datetime.now(UTC) - CANCELLING and run.id in notes:
@@ -264,7 +264,7 @@ async def _tell_of_crash(run: FlowRun, reason: str, served: Mapping[UUID, str]) 
 
 
 async def _free_slots(client: PrefectClient, served: Mapping[UUID, str]) -> None:
-    """Free the slot of a deployment of which nothing runs: a server that crashed may have forgotten who held it."""
+    """Free the slot of a deployment without active flow runs: a server crash can leave it taken."""
     for deployment in served:
         limit = (await client.read_deployment(deployment)).global_concurrency_limit
         if limit and limit.active_slots and not await _at_work(client, [deployment]):
@@ -312,10 +312,11 @@ async def _retrain_on_arrivals(client: PrefectClient, root: Path) -> None:
 
 
 async def _retrain(client: PrefectClient, root: Path, reason: str) -> None:
-    """Have this repository retrain, and wait for the end. It is asked for again as long as that did not come about.
+    """Start a retraining of this repository and wait for its end. Retry until one ran here.
 
-    Another retraining was in the way, or no server; another machine's runner took the flow run, whose clone does not
-    have the batches; or the process was lost, which is not tried for ever.
+    Reasons to retry: another retraining was active; Prefect's server did not respond; another machine's runner took the
+    flow run, and its clone does not have the batches; the process was lost. Give up after `MOST_LOST` crashes or
+    failures.
     """
     pause, lost, before = AGAIN_SECONDS, 0, _count_retrainings(root, reason)
     while True:
@@ -342,10 +343,10 @@ async def _retrain(client: PrefectClient, root: Path, reason: str) -> None:
 
 
 def _count_retrainings(root: Path, reason: str) -> int:
-    """How many retrainings of this repository, that were not skipped, were started for a reason."""
+    """Count the retrainings of this repository that were started for a reason, without skipped ones."""
     count = 0
     for line in (root / LOG).read_text("utf-8").splitlines() if (root / LOG).exists() else ():
-        with suppress(ValueError):  # a line that was cut off with the power
+        with suppress(ValueError):  # a line cut off by a power failure
             entry = json.loads(line)
             count += entry["started"] == reason and entry["outcome"] != "skipped"
     return count
@@ -357,7 +358,7 @@ def _is_cancelled_by_hand(state: State) -> bool:
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """Say that Prefect's server refused or did not answer, and go on: it is asked again later."""
+    """Print an error of Prefect's server and continue. The caller retries later."""
     try:
         yield
     except (httpx.HTTPError, PrefectException) as error:

@@ -1,6 +1,6 @@
-"""The schedules of the deployments that one machine serves: kept by Prefect's server, which makes the runs.
+"""The schedules of the deployments that one machine serves. Prefect's server stores them and creates the runs.
 
-Serving the deployments again leaves their schedules as they are, so they outlive the runner and the server.
+Restarting the runner or the server does not change them.
 """
 
 import asyncio
@@ -30,21 +30,21 @@ FLOW_NAMES: tuple[FlowName, ...] = ("train", "retrain", "monitor-data")
 
 @dataclass(frozen=True)
 class Schedule:
-    """When a flow is started."""
+    """A rule for the start times of a flow."""
 
     flow: FlowName
-    rule: str  # cron's five fields, or another of Prefect's rules in words
+    rule: str  # cron's five fields, or another Prefect rule as text
     timezone: str
     active: bool
-    next: datetime | None  # None: paused, or the rule has no time left
+    next: datetime | None  # None if paused, or if the rule has no later time
 
 
 def set_schedule(workspace: Path, flow: FlowName, cron: str, timezone: str) -> Schedule:
-    """Start a flow at these times from now on, and no longer at those that were set before.
+    """Replace the schedules of a flow by this one.
 
     Raises:
-        ParamsError: cron or the time zone cannot be used; nothing has changed.
-        FlowError: no server is up, or it does not know the flow, or does not let us in.
+        ParamsError: the cron rule or the time zone is invalid. Nothing has changed.
+        FlowError: no server is up, it does not know the flow, or it rejects the credentials.
     """
     if timezone not in available_timezones():
         raise ParamsError(
@@ -75,7 +75,7 @@ def set_schedule(workspace: Path, flow: FlowName, cron: str, timezone: str) -> S
 
 
 def list_schedules(workspace: Path, *flows: FlowName) -> list[Schedule]:
-    """The schedules of these flows, or of all.
+    """List the schedules of these flows, or of all flows.
 
     Raises:
         FlowError: no server is up, or it does not know the flows.
@@ -93,7 +93,7 @@ def list_schedules(workspace: Path, *flows: FlowName) -> list[Schedule]:
 
 
 def activate(workspace: Path, flow: FlowName, active: bool) -> list[Schedule]:
-    """Pause the schedules of a flow, or let them go on. What would have run meanwhile is not made up for.
+    """Pause or resume the schedules of a flow. Runs missed during the pause are not started later.
 
     Raises:
         FlowError: no server is up, or the flow has no schedule.
@@ -105,7 +105,7 @@ def activate(workspace: Path, flow: FlowName, active: bool) -> list[Schedule]:
 
 
 def remove(workspace: Path, flow: FlowName) -> int:
-    """Remove the schedules of a flow, and say how many there were.
+    """Remove the schedules of a flow. Returns their number.
 
     Raises:
         FlowError: no server is up, or the flow has no schedule.
@@ -118,7 +118,7 @@ def remove(workspace: Path, flow: FlowName) -> int:
 
 
 def _next_time(rule: "SCHEDULE_TYPES") -> datetime | None:
-    """The next time of a rule, as Prefect's scheduler computes it; it plans the run itself some time later."""
+    """Compute the next time of a rule with Prefect's scheduler code. The server creates the run only later."""
     from prefect.server.schemas import schedules as server
     from pydantic import TypeAdapter
 
@@ -154,7 +154,7 @@ def _deployments(workspace: Path, *flows: FlowName) -> Iterator[tuple["SyncPrefe
                 remedy="pipeline up, and the same command again once it says that it is serving them",
             ) from None
         except (TransportError, RuntimeError) as error:
-            # Prefect's client raises a RuntimeError of its own where its first request finds nobody.
+            # Prefect's client raises a RuntimeError if its first request does not reach a server.
             if not isinstance(error, TransportError) and "Failed to reach API" not in str(error):
                 raise
             raise FlowError(f"the server at {url} stopped answering", found=str(error), temporary=True) from None

@@ -1,8 +1,8 @@
-"""MLflow's server, Prefect's server and the runner, started together and kept running: what `pipeline up` does.
+"""`pipeline up`: start MLflow's server, Prefect's server and the runner, and keep them running.
 
-circus, in this process and with no socket of its own, starts what has ended and gathers what is printed. What it does
-not know of is added here: whether a server answers, when to stop trying for a while, and that nothing stays behind.
-Every part ends with this process, however that ends (`pipeline.process`).
+circus runs in this process, without a socket. It restarts parts that ended and collects their output. This module adds
+health checks, a pause after repeated restarts, and the removal of leftover processes. Every part ends when this process
+does, even if it is killed (`pipeline.process`).
 """
 
 import asyncio
@@ -52,35 +52,35 @@ from pipeline.stack import (
 )
 from pipeline.workspace import lock, main_repository
 
-Show = Callable[[str, str], None]  # takes the name of a part, and a line
+Show = Callable[[str, str], None]  # takes the name of a part and a line
 
 RUNNER = "pipeline.servers.runner"
-OWN = "up"  # the name under which this module's own lines are shown
+OWN = "up"  # the name that marks this module's own lines
 PREFECT_PROTECTION = SERVER_AUTH
 SHORTEST_PASSWORD = 12  # characters
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
-ASK_SECONDS = 1.0  # for a command that asks whether another `pipeline up` holds the lock, and has it for that moment
-NOTICE_SECONDS = 1.0  # until circus sees that a part has ended
-CHECK_SECONDS = 2.0  # between two questions to a server
-SILENT_SECONDS = 180.0  # without an answer, at its start or later, after which a server is given up
-STOP_SECONDS = 45.0  # for a part to end by itself: the runner first ends its flow runs, and they their stages
-MOST_STARTS, SPELL_SECONDS = 5, 120.0  # more starts in such a time, and the next one waits
+ASK_SECONDS = 1.0  # to wait for the lock: a command that checks for a `pipeline up` holds it briefly
+NOTICE_SECONDS = 1.0  # until circus detects that a part has ended
+CHECK_SECONDS = 2.0  # between two health checks
+SILENT_SECONDS = 180.0  # a server that does not respond for this time, at its start or later, is ended
+STOP_SECONDS = 45.0  # for a part to end by itself: the runner ends its flow runs first, and each of them its stage
+MOST_STARTS, SPELL_SECONDS = 5, 120.0  # after this number of starts in this time, the next start waits
 PAUSE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Listening:
-    """Where the servers are to be reached."""
+    """Host, ports and allowed host names of the servers."""
 
     host: str = "127.0.0.1"
     mlflow_port: int = 5000
     prefect_port: int = 4200
-    allowed_hosts: str = ""  # names under which others know this machine, with commas between them
+    allowed_hosts: str = ""  # this machine's names for other machines, separated by commas
 
     @property
     def is_open(self) -> bool:
-        """Whether other machines can reach them."""
+        """True if other machines can reach the servers."""
         if self.host == "localhost":
             return False
         try:
@@ -112,26 +112,26 @@ class Part:
     module: str
     arguments: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    address: str | None = None  # of a server, as clients know it
+    address: str | None = None  # for clients; None if the part is no server
 
 
 def serve(
     workspace: Path, listening: Listening, *, only: Server | None = None, data: Path | None = None, show: Show
 ) -> None:
-    """Serve until a signal ends it.
+    """Start the parts, and keep them running until a signal.
 
     Args:
-        only: the one server to start, without the runner; None starts all.
-        data: where the servers keep their data from now on, also for commands that run without them; None leaves that.
-        show: called with every line that a part prints, and with this module's own.
+        only: the one server to start, without the runner; None starts all parts.
+        data: the new data directory of the servers and of commands that run without them; None keeps the present one.
+        show: called with every line that a part or this module prints.
 
     Raises:
-        WorkspaceError: another `pipeline up` is at work in this project, or another project's in Prefect's home.
-        OSError: the directory for the data cannot be made.
-        FlowError: a port is taken, an allowed host is not a host name, a server listens to other machines without
-            protection, or one does not start.
+        WorkspaceError: another `pipeline up` runs in this project, or another project's uses the same Prefect home.
+        OSError: the data directory cannot be created.
+        FlowError: a port is in use, an allowed host is not a host name, other machines can reach a server without a
+            password, or a server does not start.
     """
-    own_names(listening.host, listening.allowed_hosts)  # refuses what is not a host name
+    own_names(listening.host, listening.allowed_hosts)  # raises if one is not a host name
     root = main_repository(workspace)
     bypass_proxy(listening.host)
     parts = plan(listening, only)
@@ -148,7 +148,7 @@ def serve(
     remedy = "use its servers; or end it, with Ctrl-C there or by ending that process"
     with ExitStack() as held:
         held.enter_context(lock(LOCK, wait=ASK_SECONDS, remedy=remedy, root=root))
-        remove_stack(root)  # of one that was killed
+        remove_stack(root)  # left by a killed `pipeline up`
         for part in parts:
             if part.address:
                 require_free_port(part.arguments[0], int(part.arguments[1]), f"--{part.name}-port")
@@ -176,7 +176,7 @@ def serve(
 
 @contextmanager
 def _only_project(home: Path | None) -> Iterator[None]:
-    """Be the only project that serves from a home of Prefect's: the deployments and schedules in it have no owner."""
+    """Lock Prefect's home for this project: the deployments and schedules in it do not name their project."""
     home = Path(os.environ.get("PREFECT_HOME") or home or "~/.prefect").expanduser()
     with ExitStack() as held:
         try:
@@ -193,14 +193,14 @@ def _only_project(home: Path | None) -> Iterator[None]:
 
 
 def plan(listening: Listening, only: Server | None = None) -> list[Part]:
-    """The parts to start: not what `only` omits, nor a server that runs elsewhere, as the environment says."""
+    """List the parts to start, without those that `only` excludes and servers elsewhere that the environment names."""
     environment = dict(os.environ)
     configured = environment.get("MLFLOW_TRACKING_URI", "")
     if configured.startswith("http"):
-        del environment["MLFLOW_TRACKING_URI"]  # the server would be its own client
+        del environment["MLFLOW_TRACKING_URI"]  # otherwise the server would be a client of itself
     host = listening.host
     parts = []
-    own: dict[str, str] = {}  # what the runner needs to use the servers that are started here
+    own: dict[str, str] = {}  # so that the runner uses the servers that are started here
     is_own_mlflow = is_same_server(configured, listening.mlflow)
     if only != "prefect" and (not configured.startswith("http") or is_own_mlflow):
         where = (host, str(listening.mlflow_port), listening.allowed_hosts)
@@ -213,7 +213,7 @@ def plan(listening: Listening, only: Server | None = None) -> list[Part]:
         parts.append(Part("prefect", "pipeline.flows.prefect_server", at, dict(os.environ), listening.prefect))
         own["PREFECT_API_URL"] = listening.prefect
         if password := os.environ.get(PREFECT_PROTECTION):
-            own[CLIENT_AUTH] = password  # not one for another server
+            own[CLIENT_AUTH] = password  # replaces the environment's, which may be for another server
     if only is None:
         parts.append(Part("runner", RUNNER, environment=client_credentials(os.environ) | os.environ | own))
     return parts
@@ -230,7 +230,7 @@ def describe(parts: Sequence[Part]) -> Stack:
 
 
 def client_credentials(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a client of protected servers needs to know, from what the servers were given."""
+    """Derive the clients' credentials from those of the servers."""
     pairs = {
         "MLFLOW_TRACKING_USERNAME": environment.get("MLFLOW_AUTH_ADMIN_USERNAME", "admin"),
         "MLFLOW_TRACKING_PASSWORD": environment.get("MLFLOW_AUTH_ADMIN_PASSWORD"),
@@ -240,10 +240,10 @@ def client_credentials(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def require_protection(parts: Sequence[Part]) -> None:
-    """Refuse to serve other machines without asking who they are.
+    """Refuse to serve other machines without a password of sufficient length.
 
     Raises:
-        FlowError: naming the variables that are missing, or whose passwords are too short.
+        FlowError: names the variables that are missing or whose passwords are too short.
     """
     names = {part.name for part in parts}
     needed = [*(PROTECTION if "mlflow" in names else ()), *([PREFECT_PROTECTION] if "prefect" in names else [])]
@@ -272,7 +272,7 @@ def require_free_port(host: str, port: int, option: str) -> None:
     """Refuse a port on which this process cannot listen.
 
     Raises:
-        FlowError: naming who has it, and the option that chooses another.
+        FlowError: names the process that uses it, and the option for another port.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -289,7 +289,7 @@ def require_free_port(host: str, port: int, option: str) -> None:
 
 
 def find_owner(port: int) -> str:
-    """Who listens on a port of this machine: a process's name, number and command."""
+    """Find the process that listens on a port of this machine: its name, id and command."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
@@ -299,14 +299,14 @@ def find_owner(port: int) -> str:
 
 
 def _tie_standard_input() -> None:
-    """Make this process's standard input, which the parts inherit, a pipe that closes when this process is gone."""
+    """Replace standard input, which the parts inherit, by a pipe that closes when this process ends."""
     read, _kept_open = os.pipe()
     os.dup2(read, 0)
     os.close(read)
 
 
 class _Lines:
-    """What circus hands over in pieces, as lines."""
+    """Split the chunks of output that circus passes into lines."""
 
     def __init__(self, take: Callable[[str], None]) -> None:
         self._take, self._rest = take, b""
@@ -319,20 +319,20 @@ class _Lines:
 
 
 class _Member:
-    """A part while it is kept running.
+    """A part that is kept running.
 
     Args:
-        needs: the part without which this one ends again at once.
-        secrets: masked in its lines, in addition to those of the environment.
+        needs: the part that must respond before this one starts; without it, this one ends at once.
+        secrets: masked in its lines, in addition to the secrets of the environment.
     """
 
     def __init__(
         self, part: Part, workspace: Path, show: Show, needs: "_Member | None", secrets: Sequence[str]
     ) -> None:
         self.part, self.needs, self.secrets = part, needs, secrets
-        self.pid: int | None = None  # of the process that was started last
+        self.pid: int | None = None  # of the last process started
         self.has_answered = self.is_well = part.address is None
-        self.failed = False  # it ended before it ever answered
+        self.failed = False  # it ended before its first response
         self.starts: deque[float] = deque(maxlen=MOST_STARTS)
         self.last_lines: deque[str] = deque(maxlen=3)
         self._show = show
@@ -351,17 +351,17 @@ class _Member:
         )
 
     def is_due(self) -> bool:
-        """Whether it may be started (again) now: what it needs is well, and it has not ended too often of late."""
+        """True if it may start now: the part that it needs responds, and it has not ended too often recently."""
         return not (self.needs and not self.needs.is_well) and not self._keeps_ending()
 
     async def answers(self) -> bool:
-        """Whether it is well, as far as anybody can ask."""
+        """Run the health check of a server. Returns True for a part that is no server."""
         return self.part.address is None or await asyncio.to_thread(answers, f"{self.part.address}/health")
 
     def kill(self) -> None:
-        """End whatever is left of its process group: a server's own children would keep its port."""
+        """Kill the rest of its process group: remaining children of a server would keep its port."""
         if self.pid is not None:
-            with suppress(ProcessLookupError, PermissionError):  # macOS answers so for a group of zombies
+            with suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies
                 os.killpg(self.pid, signal.SIGKILL)
 
     def _keeps_ending(self) -> bool:
@@ -369,7 +369,7 @@ class _Member:
         return len(recent) == MOST_STARTS and time.monotonic() < self.starts[-1] + PAUSE_SECONDS
 
     def _take(self, line: str) -> None:
-        line = without_password(line, *self.secrets)  # a server's traceback may hold its database's address
+        line = without_password(line, *self.secrets)  # a server's traceback may contain the address of its database
         self.last_lines.append(line)
         self._show(self.part.name, line)
 
@@ -396,14 +396,14 @@ class _Member:
 
 
 class _Stack:
-    """All the parts, from their start to their end."""
+    """The parts of `pipeline up`, from start to end."""
 
     def __init__(self, root: Path, parts: Sequence[Part], show: Show, secrets: Sequence[str]) -> None:
         self.root, self.show = root, show
         self.parts, self.secrets = parts, secrets
 
     async def run(self) -> None:
-        """Start them, look after them, and end them when a signal asks for it.
+        """Start the parts, monitor them, and end them after a signal.
 
         Raises:
             FlowError: a server did not start.
@@ -417,7 +417,7 @@ class _Stack:
         self.members = list(members.values())
         watchers = [member.watcher for member in self.members]
         arbiter = Arbiter(watchers, "inproc://control", "inproc://events", NOTICE_SECONDS, loop=IOLoop.current())
-        for number in ENDING_SIGNALS:  # circus has set its own
+        for number in ENDING_SIGNALS:  # replaces the handlers of circus
             asyncio.get_running_loop().add_signal_handler(number, ending.set)
         if ignores_hangup:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -437,11 +437,11 @@ class _Stack:
             self.show(OWN, "ending")
             for member in self.members:
                 if member.part.address is None and not member.watcher.is_stopped():
-                    await _in_turn(member.watcher.stop)  # while the servers are there to be told of its flow runs
+                    await _in_turn(member.watcher.stop)  # before the servers, which record how its flow runs end
             await _in_turn(arbiter.stop)
             for member in self.members:
                 member.kill()
-            await asyncio.sleep(0)  # circus closes its own at the next turn
+            await asyncio.sleep(0)  # circus closes its resources in the next turn of the event loop
             self.show(OWN, "all have ended")
 
     async def _look_after(self) -> None:
@@ -467,7 +467,7 @@ class _Stack:
         self.show(OWN, f"{member.part.name} answers: {str(member.part.address).removesuffix('/api')}")
 
     async def _watch(self, member: _Member) -> None:
-        """Start a part that waits for its next try, and give up a server that is there and does not answer."""
+        """Start a stopped part when it is due, and kill a server that stopped responding."""
         last_answer = time.monotonic()
         while True:
             if member.watcher.is_stopped():
@@ -486,12 +486,12 @@ class _Stack:
 
 
 def _is_no_conflict(record: logging.LogRecord) -> bool:
-    """Whether a record is none of those that circus leaves when it looks after its processes while it is busy."""
+    """Filter out the errors that circus logs when it checks its processes while it is busy."""
     return not (record.exc_info and isinstance(record.exc_info[1], ConflictError))
 
 
 async def _in_turn(ask: Callable[[], Awaitable[object]]) -> None:
-    """Ask circus for something as soon as it is not busy with something else."""
+    """Call a method of circus, and retry while it is busy."""
     while True:
         try:
             await ask()
