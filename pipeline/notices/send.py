@@ -1,11 +1,11 @@
-"""Notices to people: a model was promoted or rejected, a run failed, a batch was quarantined, data drifted.
+"""Send notices: a model was promoted or rejected, a run failed, a batch was quarantined, data drifted.
 
-They go to every channel that `PIPELINE_NOTIFY_URLS` names: addresses as Apprise understands them (mail, Slack, a
-webhook and a hundred others; https://github.com/caronc/apprise/wiki), with white space between. Without any nothing is
-sent.
+`PIPELINE_NOTIFY_URLS` lists the channels, separated by white space, as addresses of Apprise (mail, Slack, a webhook and
+a hundred others; https://github.com/caronc/apprise/wiki). If it is empty, nothing is sent.
 
-Such an address is a secret. It is read here alone and never shown: a channel is known by its number and its kind. A
-channel that does not answer costs a line on standard error and at most `TIME_LIMIT_SECONDS`, and never a run.
+These addresses are secrets. Only this module reads them, and it never prints one: it names a channel by its number and
+kind. If a channel fails, one line goes to standard error. All channels together delay a run by at most
+`TIME_LIMIT_SECONDS`, and never fail it.
 """
 
 import logging
@@ -27,7 +27,7 @@ from pipeline.registry.registration import Registration
 Kind = Literal["promoted", "rejected", "failed", "quarantined", "drift"]
 
 URLS_VARIABLE = "PIPELINE_NOTIFY_URLS"
-TIME_LIMIT_SECONDS = 20  # for all channels together: they are asked beside each other
+TIME_LIMIT_SECONDS = 20  # for all channels together: each has its own thread
 KIND_OF_OUTCOME: Mapping[Outcome, Kind] = {
     "champion": "promoted",
     "challenger": "rejected",
@@ -48,29 +48,29 @@ VERDICTS: Mapping[Outcome, str] = {
     "rejected": "is rejected",
 }
 
-_SENDER = "notice"  # the name of the threads that hold addresses
+_SENDER = "notice"  # name of the threads that handle addresses
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What became of a message in one channel."""
+    """The result of sending a message to one channel."""
 
-    channel: str  # "channel 1 (json at 127.0.0.1)": nothing of its address that could be a secret
-    problem: str  # empty: it went
+    channel: str  # "channel 1 (json at 127.0.0.1)": no part of its address that could be a secret
+    problem: str  # empty if it was sent
 
 
 def notify(kind: Kind, title: str, text: str, links: Mapping[str, str] = {}) -> None:
-    """Tell people that something happened. It raises nothing; a channel that refuses costs a line on standard error.
+    """Send a notice to every channel. Never raises: for each channel that fails, print a line on standard error.
 
     Args:
-        kind: what happened; it gives the message its colour where a channel has colours.
+        kind: the event, which also sets the colour of the message in channels with colours.
         title: one line.
-        text: a paragraph: of a decision its reason, of a failure its message.
-        links: addresses to look at, by what they show.
+        text: one paragraph, such as a decision's reason or an error's message.
+        links: addresses by their label.
     """
     try:
         deliveries = deliver(kind, title, text, links)
-    except Exception as error:  # a notice must not end the run that it tells of
+    except Exception as error:  # a notice must not fail the run
         _say(f"the notice {kind!r} was not sent: {type(error).__name__}")
         return
     for delivery in deliveries:
@@ -79,31 +79,31 @@ def notify(kind: Kind, title: str, text: str, links: Mapping[str, str] = {}) -> 
 
 
 def notify_of_run(summary: Summary) -> None:
-    """Tell what a training run decided about a model. One that failed raises, and is told of by who catches that."""
+    """Notify about a training run's decision. For a run that fails, the caller catches the error and notifies."""
     decided = any(result.stage == "register" and result.outcome == "ran" for result in summary.stages)
     if decided and summary.synced.registration:
         notify_of_decision(summary.synced.registration, summary.links())
 
 
 def notify_of_decision(registration: Registration, links: Mapping[str, str] = {}) -> None:
-    """Tell what became of a model, with the decision's paragraph."""
+    """Notify about a decision on a model, with its reason."""
     decision = registration.decision
     model = f"{registration.name} version {registration.version}" if registration.version else registration.name
     notify(KIND_OF_OUTCOME[decision.outcome], f"{model} {VERDICTS[decision.outcome]}", decision.reason, links)
 
 
 def notify_of_failure(flow: str, error: BaseException) -> None:
-    """Tell that a flow ended with an error.
+    """Notify that a flow ended with an error.
 
     Args:
-        flow: its name: `train`, `retrain`, `monitor-data`.
+        flow: the name of the flow: `train`, `retrain`, `monitor-data`.
     """
     problem = error.problem if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
     notify("failed", f"{flow} failed: {problem}", str(error))
 
 
 def send_test() -> list[Delivery]:
-    """Send a message that says it is a test.
+    """Send a test message.
 
     Raises:
         FlowError: no channel is configured.
@@ -120,13 +120,13 @@ def send_test() -> list[Delivery]:
 
 
 def deliver(kind: Kind, title: str, text: str, links: Mapping[str, str] = {}) -> list[Delivery]:
-    """Send a message to every channel, and say for each what became of it."""
+    """Send a message to every channel, and return the result of each."""
     urls = _read_urls()
     if not urls:
         return []
     body = "\n".join([text, *([""] if links else []), *(f"{name}: {address}" for name, address in links.items())])
     _silence_senders()
-    # A thread for each, not a pool: one that hangs must keep neither the others nor the end of this process.
+    # Threads instead of a pool: a channel that hangs must not block the others or the exit of this process.
     messages = [_Message(number, url, kind, *map(without_password, (title, body))) for number, url in urls.items()]
     threads = [threading.Thread(target=message.send, name=_SENDER, daemon=True) for message in messages]
     for thread in threads:
@@ -138,7 +138,7 @@ def deliver(kind: Kind, title: str, text: str, links: Mapping[str, str] = {}) ->
 
 
 class _Message:
-    """A message on its way to one channel."""
+    """A message to one channel, and its result."""
 
     def __init__(self, number: int, url: str, kind: Kind, title: str, body: str) -> None:
         self._number, self._url, self._kind, self._title, self._body = number, url, kind, title, body
@@ -152,7 +152,7 @@ class _Message:
     def send(self) -> None:
         try:
             self._problem = self._send()
-        except Exception as error:  # of any of a hundred plugins; its text may hold the address
+        except Exception as error:  # of any Apprise plugin; its text may contain the address
             self._problem = type(error).__name__
 
     def _send(self) -> str:
@@ -162,7 +162,7 @@ class _Message:
         if channel is None:
             return f"{URLS_VARIABLE} has something in this place that is not the address of a channel"
         self._channel += f" ({_describe(self._url, channel)})"
-        sender = apprise.Apprise()  # which turns plain text into what the channel shows, HTML for instance
+        sender = apprise.Apprise()  # converts plain text to the channel's format, such as HTML
         sender.add(channel)
         went = sender.notify(
             self._body,
@@ -174,13 +174,15 @@ class _Message:
 
 
 def _say(line: str) -> None:
-    """Print, because a flow's process shows no warnings: Prefect has the loggers then, and is told to be quiet."""
+    """Print a line to standard error. A flow's process shows no warnings, because Prefect controls its loggers."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
 def _describe(url: str, channel: object) -> str:
-    """What an address may be called by. Its host is one only where every form of the service's addresses has a host:
-    in the others the same place holds a token."""
+    """Describe a channel without its secrets.
+
+    The host is included only if every form of the service's addresses has one. Otherwise its place may hold a token.
+    """
     address = urlsplit(url)
     templates = getattr(channel, "templates", ())
     has_host = address.scheme in ("http", "https") or all("{host}" in template for template in templates)
@@ -188,12 +190,12 @@ def _describe(url: str, channel: object) -> str:
 
 
 def _read_urls() -> dict[int, str]:
-    """The addresses, by their place from 1."""
+    """Read the addresses, numbered from 1."""
     return dict(enumerate(os.environ.get(URLS_VARIABLE, "").split(), start=1))
 
 
 def _silence_senders() -> None:
-    """Keep what the threads that hold addresses log, also at the level DEBUG, from every log: it quotes them."""
+    """Drop what Apprise and urllib3 log in the threads that handle addresses, even at DEBUG: it quotes them."""
     for name in ("apprise", "urllib3.connectionpool"):
         logging.getLogger(name).addFilter(_is_from_elsewhere)
 
