@@ -1,1 +1,1 @@
-"""Labelled batches in `data/incoming/`: added, watched, checked, quarantined."""
+"""Labelled batches in `data/incoming/`: add, watch, check and quarantine them."""

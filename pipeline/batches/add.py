@@ -1,4 +1,4 @@
-"""Adding a batch of labelled images to `data/incoming/`: copied, checked, and known to DVC and git."""
+"""Add a batch of labelled images to `data/incoming/`: copy and check it, and add it to DVC and git."""
 
 import shlex
 import shutil
@@ -25,36 +25,36 @@ from pipeline.tracking.outputs import dvc_digest
 if TYPE_CHECKING:
     from pipeline.batches.inspection import Known
 
-TABLES = Path("data/dataset")  # what the last `ingest` wrote
+TABLES = Path("data/dataset")  # written by the last `ingest`
 
 
 @dataclass(frozen=True)
 class AddedBatch:
-    """A batch that is in place, to be committed."""
+    """A batch in `data/incoming/` that is ready to commit."""
 
     path: Path
     counts: dict[str, int]  # images by class name
     features: Features  # of its images
-    changed: tuple[Path, ...]  # the files that git must have
-    left_out: tuple[str, ...]  # hidden files and folders, which are no part of it
+    changed: tuple[Path, ...]  # the files to commit to git
+    left_out: tuple[str, ...]  # hidden files and folders, which are not part of the batch
 
 
 def add_batch(
     source: Path, name: str | None, dataset: Dataset, thresholds: ValidateParams, known: "Known | None" = None
 ) -> AddedBatch:
-    """Make the images at `source` a batch of the current workspace.
+    """Add the images at `source` to the current workspace as a batch.
 
     Args:
-        source: anything that `pipeline.data.batches` reads, also something already in `data/incoming/`.
-        name: of the batch; None takes the source's.
-        dataset: what the images must fit.
-        thresholds: what `validate` will hold them against.
-        known: the images that they must not repeat; None takes those of the last `ingest`.
+        source: anything that `pipeline.data.batches` reads. It may already be in `data/incoming/`.
+        name: the batch's name; None takes the source's.
+        dataset: the dataset whose shape and classes the images must have.
+        thresholds: the thresholds of `validate`.
+        known: the images that the batch must not repeat; None takes those of the last `ingest`.
 
     Raises:
-        DataError: the batch is malformed, its images are blank, repeated or the like, or its name is taken or no name
-            for one. Nothing is left behind.
-        FlowError: DVC or git refused. Nothing is left behind.
+        DataError: the batch is malformed, its images fail a check (such as blank or repeated ones), or its name is in
+            use or invalid. Nothing is left behind.
+        FlowError: DVC or git failed. Nothing is left behind.
     """
     require_repository(Path())
     target = INCOMING / _file_name(source, name or source.name)
@@ -74,7 +74,7 @@ def add_batch(
             return AddedBatch(target, _count(features, dataset), features, _track(target, digest), find_hidden(target))
     with _copied(source, target) as copy:
         digest = dvc_digest(copy)
-        features = _inspect(copy, source, dataset, known, thresholds)  # the source may change meanwhile
+        features = _inspect(copy, source, dataset, known, thresholds)  # of the copy, because the source may change
         with _undone_on_error(target, keep=False):
             copy.rename(target)
             return AddedBatch(target, _count(features, dataset), features, _track(target, digest), find_hidden(source))
@@ -93,7 +93,7 @@ def _file_name(source: Path, name: str) -> str:
 
 @contextmanager
 def _copied(source: Path, target: Path) -> Iterator[Path]:
-    """A copy of a batch beside its place, with its name; removed afterwards, unless it was moved there."""
+    """Copy a batch to a temporary folder next to its target. The folder is removed afterwards."""
     scratch, is_first = target.with_name(f".{target.name}.partial"), not target.parent.exists()
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -106,12 +106,12 @@ def _copied(source: Path, target: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if is_first:
-            with suppress(OSError):  # it is not empty: the batch is there
+            with suppress(OSError):  # not empty: the batch was added
                 target.parent.rmdir()
 
 
 def _inspect(path: Path, source: Path, dataset: Dataset, known: "Known | None", thresholds: ValidateParams) -> Features:
-    """Check a batch, or the copy that was made of it. A refusal names its files below the batch."""
+    """Check a batch or its copy. Errors name its files relative to the batch's parent folder."""
     from pipeline.batches.inspection import inspect_batch, read_known
 
     known = known or read_known(TABLES, dataset)
@@ -129,7 +129,7 @@ def _count(features: Features, dataset: Dataset) -> dict[str, int]:
 
 
 def _require_digest(path: Path, digest: str) -> None:
-    """Refuse a batch that DVC has taken with other content than was checked."""
+    """Refuse a batch if the content that DVC added is not the content that was checked."""
     pointer = parse_yaml(path.with_name(path.name + POINTER).read_bytes())
     if pointer["outs"][0]["md5"] != digest:
         raise DataError(
@@ -140,7 +140,7 @@ def _require_digest(path: Path, digest: str) -> None:
 
 
 def _track(path: Path, digest: str) -> tuple[Path, ...]:
-    """Let DVC and git know a batch whose content has been checked, and name the files that git must have."""
+    """Add a checked batch to DVC and git. Returns the files to commit."""
     remedy = "mend that, and add it again"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", str(path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -157,10 +157,10 @@ def _track(path: Path, digest: str) -> tuple[Path, ...]:
 
 @contextmanager
 def _undone_on_error(path: Path, *, keep: bool) -> Iterator[None]:
-    """Remove a copied batch that could not be added: `ingest` refuses to work beside one without a pointer.
+    """Undo a failed addition: `ingest` refuses to run if a batch has no pointer.
 
     Args:
-        keep: the batch was there before, and only its pointer is undone.
+        keep: keep the batch, because it was there before, and restore only its pointer and `.gitignore`.
     """
     noted = [path.with_name(path.name + POINTER), path.with_name(".gitignore")]  # DVC adds the batch's name to both
     before = {file: file.read_bytes() if file.exists() else None for file in noted}

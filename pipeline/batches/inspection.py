@@ -1,4 +1,4 @@
-"""A batch of labelled images, looked at before it joins the training images."""
+"""Check a batch of labelled images before it is added to the training images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,18 +17,19 @@ from pipeline.params import ValidateParams
 class Known:
     """The images that a batch must not repeat."""
 
-    train: Mapping[str, Features]  # by source: `official`, or the name of a batch
-    test: tuple[Features, ...]  # empty: nothing is known
+    train: Mapping[str, Features]  # by source: `official` or the name of a batch
+    test: tuple[Features, ...]  # empty if there are no images to compare with
 
     def with_batch(self, name: str, features: Features) -> "Known":
-        """What is known once a batch has joined the training images, in the place of a former one of its name."""
+        """Return a copy with a batch among the training images. It replaces a batch of the same name."""
         return replace(self, train={**self.train, name: features})
 
 
 def read_known(tables: Path, dataset: Dataset) -> Known:
-    """The images of `train.parquet` and `test.parquet`; none where these are missing, or hold another dataset.
+    """Read the images of `train.parquet` and `test.parquet`.
 
-    Those of a local directory, in the place of the dataset's own, are of it.
+    Returns no images if a file is missing or belongs to another dataset. Images from a local directory (`dataset.path`)
+    count as images of the dataset.
 
     Raises:
         DataError: a file is damaged.
@@ -42,26 +43,26 @@ def read_known(tables: Path, dataset: Dataset) -> Known:
 
 
 def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params: ValidateParams) -> Features:
-    """Read a batch from end to end, as `ingest` will, and hold its images against what `validate` expects of each.
+    """Read a whole batch like `ingest`, and check its images like `validate`.
 
     Args:
-        path: the batch, wherever it is.
-        name: under which it will be in `data/incoming/`: a former version of it is no hindrance.
-        dataset: what its images must fit.
-        known: what it must not collide with.
+        path: the batch, in any folder.
+        name: its name in `data/incoming/`. It may repeat images of an earlier batch of this name.
+        dataset: the dataset whose shape and classes the images must have.
+        known: the images that it must not repeat.
         params: the thresholds.
 
     Returns:
-        what was measured of its images.
+        the features of its images.
 
     Raises:
-        DataError: naming the batch and what is wrong with it.
+        DataError: names the batch and the problem.
     """
     batch = measure(
         (images, labels, table.strings([name] * len(labels))) for images, labels in read_batch(path, dataset)
     )
     assert batch, "read_batch refuses a batch without images"
-    # Great Expectations takes seconds to import, and 200 MB: a batch that cannot be read is refused without it.
+    # Great Expectations takes seconds and 200 MB to import. It is not needed to refuse an unreadable batch.
     from pipeline.data.expectations import build_batch_suite, tabulate_batch
     from pipeline.data.validation import describe, validate
 

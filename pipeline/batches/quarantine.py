@@ -1,7 +1,8 @@
-"""What lies in `data/incoming/` for a retraining to take in: by content, whole or not at all, and never twice if bad.
+"""Digests, copies and the quarantine of the batches in `data/incoming/`, for retraining.
 
-The reader's folder is only read. A batch is known by the digest that DVC gives its content, so that a pointer in git
-and files on the disk can be compared. A bad one stays where it is; what is kept of it is a record under its digest.
+The user's folder is only read. A batch is identified by DVC's digest of its content, so that files on the disk can be
+compared with a pointer in git. A bad batch stays in its place: quarantine is a record with its digest, and a retraining
+does not take in the same content again.
 """
 
 import hashlib
@@ -21,13 +22,13 @@ from pipeline.tracking.outputs import dvc_digest
 from pipeline.workspace import STATE
 
 QUARANTINE = STATE / "quarantine"
-DIGESTS = STATE / "retraining" / "digests.json"  # of what was read before, so that an unchanged batch is not read again
-QUIET_SECONDS = 2.0  # a batch in which something was written since may still be arriving
+DIGESTS = STATE / "retraining" / "digests.json"  # cache, so that an unchanged batch is not read again
+QUIET_SECONDS = 2.0  # a batch that changed within this time may still be arriving
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A batch that is not taken in, as long as its content stays as it is."""
+    """A batch that is not taken in until its content changes."""
 
     name: str
     digest: str  # DVC's MD5 of its content
@@ -36,12 +37,12 @@ class Quarantined:
 
 
 def read_digests(root: Path, directory: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """DVC's digest of each batch in a directory, by name; and why of those that cannot be read.
+    """Return DVC's digest of each batch in a directory, by name, and the reason for each that cannot be read.
 
-    Files that nobody touched since the last time are not read.
+    Unchanged files are not read again.
 
     Args:
-        root: the main repository, which remembers.
+        root: the main repository, which contains the cache of digests.
     """
     batches, odd = read_batches(directory)
     known: dict[str, dict[str, str]] = read_kept(root / DIGESTS) or {}
@@ -49,7 +50,7 @@ def read_digests(root: Path, directory: Path) -> tuple[dict[str, str], dict[str,
     for name, files in batches.items():
         try:
             now[str(directory / name)] = _digest(directory / name, files, known, hidden=False)
-        except FileNotFoundError:  # it is being taken away
+        except FileNotFoundError:  # it is being removed
             continue
         except OSError as error:
             odd[name] = error.strerror or str(error)
@@ -60,7 +61,7 @@ def read_digests(root: Path, directory: Path) -> tuple[dict[str, str], dict[str,
 
 
 def read_digest(root: Path, path: Path) -> str:
-    """DVC's digest of a file or a directory that is no batch, remembered as those of batches are.
+    """Return DVC's digest of a file or a directory that is no batch, with the same cache as for batches.
 
     Raises:
         OSError: it cannot be read.
@@ -73,14 +74,14 @@ def read_digest(root: Path, path: Path) -> str:
 
 
 def _digest(path: Path, files: Files, known: Mapping[str, Mapping[str, str]], *, hidden: bool) -> dict[str, str]:
-    """What is remembered of a path: the digest of its content, and the state of the files that this was read from."""
+    """The cache entry of a path: the digest of its content, and the state of its files."""
     state, former = _sign(files), known.get(str(path), {})
     digest = former["digest"] if former.get("files") == state else dvc_digest(path, hidden=hidden)
     return {"files": state, "digest": digest}
 
 
 def read_pointers(workspace: Path, commit: str) -> dict[str, str]:
-    """DVC's digest of each batch that a commit has a pointer to, by name."""
+    """Read DVC's digest of each batch that has a pointer in a commit, by name."""
     listed = git(workspace, "ls-tree", "-z", "--name-only", commit, f"{INCOMING}/").split("\0")
     paths = [path for path in listed if path.endswith(POINTER)]
     pointers = [parse_yaml(git(workspace, "show", f"{commit}:./{path}")) for path in paths]
@@ -88,13 +89,13 @@ def read_pointers(workspace: Path, commit: str) -> dict[str, str]:
 
 
 def copy_whole(source: Path, target: Path, digest: str) -> bool:
-    """Copy a batch, unless it is changing. Whether that was done; nothing is left where it was not.
+    """Copy a batch, unless it is changing. Returns True if it was copied; otherwise nothing is left behind.
 
     Args:
-        digest: of what is to be copied.
+        digest: the expected digest of the content.
 
     Raises:
-        OSError: it cannot be read, or the disk takes no more.
+        OSError: the batch cannot be read, or the disk is full.
     """
     try:
         if _is_stirring(source):
@@ -104,14 +105,14 @@ def copy_whole(source: Path, target: Path, digest: str) -> bool:
         copy_batch(source, target)
         if dvc_digest(target) == digest == dvc_digest(source, hidden=False):
             return True
-    except (FileNotFoundError, DataError):  # it is being taken away, or a link has come
+    except (FileNotFoundError, DataError):  # it is being removed, or a link was added
         pass
     remove(target)
     return False
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy all files of a path that is no batch: those that DVC's digest is of. An error is that of one file."""
+    """Copy all files that DVC's digest covers, for a path that is no batch. An error names one file."""
     for file in read_linked_files(source):
         copy = target / Path(file).relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -119,31 +120,31 @@ def copy_files(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory, if it is there."""
+    """Remove a file or a directory if it exists."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def read_quarantine(root: Path) -> dict[str, Quarantined]:
-    """The records of a main repository, by digest."""
+    """Read the quarantine records of a main repository, by digest."""
     files = sorted((root / QUARANTINE).glob("[!.]*.json"))
     return {path.stem: Quarantined(**record) for path in files if (record := read_kept(path))}
 
 
 def find_quarantined(root: Path, digests: Mapping[str, str]) -> list[Quarantined]:
-    """Those of some batches, given by name and digest, that are not taken in."""
+    """Find the quarantine records for the digests of batches, in the order of the batch names."""
     records = read_quarantine(root)
     return [records[digest] for _, digest in sorted(digests.items()) if digest in records]
 
 
 def quarantine(root: Path, name: str, digest: str, reason: str) -> Quarantined:
-    """Record that the batch's content is not to be taken in."""
+    """Record that the content of a batch must not be taken in."""
     record = Quarantined(name, digest, reason, time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()))
     write_json(root / QUARANTINE / f"{digest}.json", asdict(record))
     return record
 
 
 def release(root: Path, digest: str) -> None:
-    """Forget that a content was bad: it has been taken in since."""
+    """Delete the quarantine record of content that was taken in later."""
     (root / QUARANTINE / f"{digest}.json").unlink(missing_ok=True)
 
 
@@ -153,5 +154,5 @@ def _is_stirring(batch: Path) -> bool:
 
 
 def _sign(files: Files) -> str:
-    """The state of the files on the disk, without reading them."""
+    """Hash the sizes and times of files, without reading the files."""
     return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Noticing batches in `data/incoming/` once nothing of them is still arriving."""
+"""Watch `data/incoming/` for batches that arrived completely."""
 
 import logging
 import time
@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.data.batches import POINTER, read_files
 from pipeline.errors import DataError
 
-QUIET_SECONDS = 5.0  # without a change, after which what has arrived counts as whole
-LOOK_SECONDS = 30.0  # between two looks without any news: a network's disk sends none
+QUIET_SECONDS = 5.0  # without a change, after which a batch counts as complete
+LOOK_SECONDS = 30.0  # between two scans without file events: a network drive sends none
 
 Files = Mapping[str, tuple[int, int]]  # of a batch, by path: bytes, and time of the last change in ns
 
@@ -17,16 +17,16 @@ _LOGGER = logging.getLogger(__name__)
 
 
 async def arrived_batches(incoming: Path) -> AsyncIterator[tuple[str, ...]]:
-    """Yield the names of batches that are whole: at first of all that are there, then of new and of changed ones.
+    """Yield the names of complete batches: first of all that exist, then of new and changed ones.
 
-    A batch is whole when nothing has stirred for `QUIET_SECONDS`, and its files are as they were before that time.
-    Pointers are not looked at: what a commit brings is for the schedule. One that cannot be looked at is left out.
+    A batch is complete if nothing changed for `QUIET_SECONDS` and two scans found the same files. Pointers are ignored:
+    the scheduled retraining takes in batches from a commit. Batches that cannot be read are left out.
     """
     from watchfiles import awatch
 
     incoming.mkdir(parents=True, exist_ok=True)
     taken: dict[str, Files] = {}
-    before: dict[str, Files] | None = None  # what the last look found, if it has not been taken
+    before: dict[str, Files] | None = None  # the result of the last scan, if it was not yielded
     known_as_odd: Mapping[str, str] = {}
     next_look = time.monotonic()
     quiet = round(QUIET_SECONDS * 1000)
@@ -51,9 +51,9 @@ async def arrived_batches(incoming: Path) -> AsyncIterator[tuple[str, ...]]:
 
 
 def read_batches(incoming: Path) -> tuple[dict[str, Files], dict[str, str]]:
-    """The batches of a directory with their files; and, by name, why others cannot be looked at.
+    """List the batches of a directory with their files, and the reason for each that cannot be read, by name.
 
-    What is hidden is no batch, nor is what holds no file. A batch that holds a link is not looked at.
+    Hidden entries and folders without files are not batches. A batch that contains a link is not read.
     """
     found, odd = {}, {}
     for path in incoming.iterdir() if incoming.is_dir() else ():
