@@ -1,1 +1,1 @@
-"""Keeping the project for years: garbage collection, backup, upgrade."""
+"""Maintenance of the stores: garbage collection, backup, upgrade."""

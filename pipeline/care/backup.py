@@ -1,11 +1,12 @@
-"""The embedded stores as one archive that says what is in it, and back.
+"""Backup of the embedded stores to one archive with a manifest, and restore.
 
-In it: MLflow's database and files, Prefect's database, and what `.pipeline/` holds that nothing can make again. The
-databases are copied by SQLite's own means while others write to them, and before the files, so that every file that a
-copied record speaks of is there. DVC's cache is not in it: `dvc push` to a remote is its backup.
+The archive contains MLflow's database and files, Prefect's database, and the files of `.pipeline/` that cannot be
+recreated. SQLite's backup API copies the databases, so other processes may write to them meanwhile. The databases are
+copied before the files, so that every file of a copied record is in the archive. DVC's cache is not included: back it
+up with `dvc push`.
 
-A restore unpacks beside what is there, compares every digest, and then only renames. What was there before is kept
-aside. Cut off between two renames, it is completed by the next one; until then the store does not open.
+A restore unpacks to a temporary directory, checks every digest, and then only renames. The replaced files are kept. If
+a restore is interrupted between two renames, the next restore completes it; until then the store does not open.
 """
 
 import errno
@@ -46,40 +47,40 @@ from pipeline.workspace import STATE, lock, main_repository, make_state
 FORMAT = 1
 SUFFIX = ".tar.gz"
 MANIFEST = "manifest.json"
-MLFLOW, PREFECT = "mlflow.db", "prefect.db"  # their names in the archive, beside `mlruns/` and `state/`
+MLFLOW, PREFECT = "mlflow.db", "prefect.db"  # names in the archive, next to `mlruns/` and `state/`
 KEPT_STATE = ("quarantine", "retraining", "monitoring/told.json")  # below `.pipeline/`
-SIDECARS = ("-journal", "-wal", "-shm")  # of SQLite: beside another database they would be taken for its own
-SCRATCH = "backup.partial"  # directory of `.pipeline/` with the copies that go into an archive
-STAGED, ASIDE = "restore.partial", "replaced"  # directories of `.pipeline/`; the second with the time
+SIDECARS = ("-journal", "-wal", "-shm")  # SQLite would apply them to any database of that name
+SCRATCH = "backup.partial"  # directory in `.pipeline/` for the copies to archive
+STAGED, ASIDE = "restore.partial", "replaced"  # directories in `.pipeline/`; the time is appended to the second
 
 
 @dataclass(frozen=True)
 class Backup:
-    """An archive that was made."""
+    """Result of a backup."""
 
     path: Path
     files: int
-    bytes: int  # of the archive
-    left_out: tuple[str, ...]  # what is not in it, with what backs that up
+    bytes: int  # size of the archive
+    left_out: tuple[str, ...]  # data not in the archive, with the command that backs it up
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore put in place."""
+    """Result of a restore."""
 
-    made: str  # when the backup was, UTC
+    made: str  # UTC time of the backup
     files: int
-    aside: tuple[Path, ...]  # where the former state is now
+    aside: tuple[Path, ...]  # directories with the replaced files
 
 
 def back_up(workspace: Path, target: Path) -> Backup:
-    """Write the embedded stores of a workspace's main repository into a new archive.
+    """Write the embedded stores of a workspace's main repository to a new archive.
 
     Args:
-        target: a directory, which gets a file named after project and time; or the file itself, ending in `.tar.gz`.
+        target: a directory for a file named after project and time, or a file name ending in `.tar.gz`.
 
     Raises:
-        WorkspaceError: the store is a team's, there is none, or the file exists.
+        WorkspaceError: the store is not embedded or does not exist, or the file exists.
     """
     root = main_repository(workspace)
     database = require_embedded(workspace)
@@ -100,7 +101,7 @@ def back_up(workspace: Path, target: Path) -> Backup:
         atomic_file(target, mode=PRIVATE) as partial,
         tarfile.open(partial, "w:gz", compresslevel=1) as archive,
     ):
-        remove_abandoned(target.parent, f"*{SUFFIX}")  # whose names hold other times
+        remove_abandoned(target.parent, f"*{SUFFIX}")  # a killed backup has another time in its name
         writer = _Writer(archive, scratch)
         for name, file in ((MLFLOW, database), (PREFECT, prefect)):
             if file and file.exists():
@@ -120,15 +121,15 @@ def back_up(workspace: Path, target: Path) -> Backup:
 
 
 def restore(workspace: Path, source: Path, *, replace: bool, with_prefect: bool) -> Restored:
-    """Put what an archive holds in place of a workspace's stores.
+    """Replace a workspace's stores by those of an archive.
 
     Args:
-        replace: put aside what is there; otherwise refuse where anything is.
-        with_prefect: Prefect's database too, which other projects of this user may share.
+        replace: move existing files aside. If False, refuse to restore over existing files.
+        with_prefect: also restore Prefect's database, which this user's other projects may share.
 
     Raises:
-        WorkspaceError: the archive is damaged or not one of ours, something is there or running, or the store is a
-            team's. Nothing has changed then.
+        WorkspaceError: the archive is damaged or not from `pipeline backup`, files exist, a process is running, or the
+            store is not embedded. Nothing has changed.
     """
     root, database = main_repository(workspace), require_embedded(workspace)
     with alone(workspace, beside_servers=False):
@@ -167,10 +168,10 @@ def restore(workspace: Path, source: Path, *, replace: bool, with_prefect: bool)
 
 
 def require_embedded(workspace: Path) -> Path:
-    """The default store's database.
+    """Return the database of the embedded MLflow store.
 
     Raises:
-        WorkspaceError: a team's store is configured, which has means of its own.
+        WorkspaceError: another store is configured, which has its own backup tools.
     """
     store = locate_unserved(workspace)
     remedies = {"http": "back it up where its server runs", "postgresql": "pg_dump it", "mysql": "mysqldump it"}
@@ -194,7 +195,7 @@ def require_embedded(workspace: Path) -> Path:
 
 
 def copy_database(file: Path, copy: Path) -> None:
-    """Copy an SQLite database that others may be using. The copy is consistent, and for its owner only.
+    """Copy an SQLite database that other processes may use. The copy is consistent and readable only by its owner.
 
     Raises:
         WorkspaceError: the database is damaged.
@@ -218,7 +219,7 @@ def copy_database(file: Path, copy: Path) -> None:
 
 
 def find_damage(database: Path) -> str:
-    """What SQLite finds wrong with a database, such as that it is none; empty if it is sound."""
+    """Run SQLite's check on a database. Returns the problem found, or an empty string."""
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
             (found,) = connection.execute("PRAGMA quick_check").fetchone()
@@ -239,7 +240,7 @@ def _damaged(file: Path, found: str) -> WorkspaceError:
 
 @contextmanager
 def _scratch(root: Path) -> Iterator[Path]:
-    """An empty directory for the time of a backup; what a killed backup left in it is removed first."""
+    """Yield an empty directory for a backup. First removes files left by a killed backup."""
     scratch = make_state(root) / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)
@@ -250,35 +251,35 @@ def _scratch(root: Path) -> Iterator[Path]:
 
 
 def state_beside(path: Path) -> Path:
-    """The `.pipeline/` on whose disk a file is: its project's, or one in its own folder, as beside Prefect's database.
+    """Find the `.pipeline/` on the same disk as a file: its project's, or one in the file's own directory.
 
-    Only on one disk is a rename all or nothing.
+    A rename is atomic only within a disk. The second case is Prefect's database.
     """
     return next((parent for parent in path.parents if parent.name == STATE.name), path.parent / STATE)
 
 
 class _Writer:
-    """An archive in the making, and the digests of what is in it."""
+    """Writer of an archive that records the digests of its files."""
 
     def __init__(self, archive: tarfile.TarFile, scratch: Path) -> None:
         self.digests: dict[str, str] = {}
         self._archive, self._scratch = archive, scratch
 
     def add(self, path: Path, name: str) -> None:
-        """Add a file as it is when it is read; one that has gone meanwhile is left out."""
+        """Add a file with its current content. Skip it if it no longer exists."""
         try:
             with path.open("rb") as file, (self._scratch / "copy").open("w+b") as copy:
                 try:
                     shutil.copyfileobj(file, copy)
                     copy.flush()
-                except OSError as error:  # which names no file
+                except OSError as error:  # this error has no file name
                     raise OSError(error.errno, error.strerror, str(path), None, copy.name) from None
                 self._add(copy, name)
         except FileNotFoundError:
             return
 
     def add_manifest(self, content: dict[str, Any]) -> None:
-        """Add what describes the others, as the last."""
+        """Add the manifest as the last file."""
         self._add(io.BytesIO(json.dumps(content, indent=2, sort_keys=True).encode()), MANIFEST)
         del self.digests[MANIFEST]
 
@@ -307,7 +308,7 @@ def _unpack(source: Path, directory: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise _not_ours(source, "no such file, or no manifest in it") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # which is no fault of the archive
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # a full disk, not a damaged archive
             raise OSError(error.errno, error.strerror, error.filename or str(directory)) from None
         raise _not_ours(source, str(error)) from None
     except (tarfile.TarError, zlib.error, EOFError, ValueError, RecursionError) as error:
@@ -339,7 +340,7 @@ def _not_ours(source: Path, found: str) -> WorkspaceError:
 
 
 def _complete(folder: Path) -> None:
-    """Make the renames that a journal tells of. Those that were made before a kill are passed over."""
+    """Make the renames listed in the journal. Skip those made before a kill."""
     for old, new in read_json(folder / RESTORING)["moves"]:
         if Path(old).exists() and not Path(new).exists():
             Path(new).parent.mkdir(parents=True, exist_ok=True)
@@ -348,7 +349,7 @@ def _complete(folder: Path) -> None:
 
 
 def _bring_beside(new: Path, target: Path) -> Path:
-    """Have a file or directory that was unpacked on the disk of the place that it is to take."""
+    """Move an unpacked file or directory to the disk of its target."""
     place = state_beside(target) / STAGED
     if new.is_relative_to(place):
         return new
@@ -362,12 +363,12 @@ def _bring_beside(new: Path, target: Path) -> Path:
 
 
 def sidecars(path: Path) -> list[Path]:
-    """The files that SQLite may have beside a database."""
+    """List the files that SQLite may create next to a database."""
     return [path.with_name(path.name + ending) for ending in SIDECARS] if path.suffix == ".db" else []
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The files at or below a path, in a fixed order; without what was being written."""
+    """Yield the files at or below a path in a fixed order, without partly written ones."""
     if path.is_file():
         yield path
     elif path.is_dir():

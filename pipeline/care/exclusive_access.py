@@ -1,4 +1,4 @@
-"""Being the only one at work in a repository: for what moves or deletes what others would be reading."""
+"""Exclusive access to a repository, for commands that move or delete files that other processes read."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,27 +8,27 @@ from pipeline.workspace import STATE, lock, main_repository
 
 WORK = ("the flow", "retraining", "retrainings", "reproductions", "monitoring", "the registry", "backup")
 STAGES = ("ingest", "validate", "split", "train", "evaluate", "register")
-SERVERS = ("the stack", "the runner")  # which hold theirs while they wait for work
-TRAINING = "training-"  # how the names of trainings' locks begin; the rest is a digest
-OPENING = "tracking store"  # held for a moment, by opening the store
+SERVERS = ("the stack", "the runner")  # they hold their locks also while they are idle
+TRAINING = "training-"  # prefix of the names of trainings' locks, before a digest
+OPENING = "tracking store"  # held briefly while the store is opened
 
 
 @contextmanager
 def alone(workspace: Path, *, beside_servers: bool) -> Iterator[None]:
-    """Hold every lock of the main repository: of flows, stages, retrainings, reproductions, backups.
+    """Hold every lock of the main repository: of flows, stages, retrainings, reproductions and backups.
 
-    Of trainings, each of which leaves a lock for good, it is only seen that none is held: holding thousands would take
-    more open files than a process may have.
+    Locks of trainings are only checked, not held. Every training leaves a lock file, and a process cannot keep
+    thousands of files open.
 
     Args:
-        beside_servers: whether `pipeline up` may be serving meanwhile.
+        beside_servers: whether `pipeline up` may be running.
 
     Raises:
-        WorkspaceError: something is running there.
+        WorkspaceError: another process holds one of the locks.
     """
     root = main_repository(workspace)
     names = {_stem(name) for name in (*WORK, *(f"stage {stage}" for stage in STAGES), *SERVERS)}
-    names |= {path.stem for path in (root / STATE / "locks").glob("*.lock")}  # of trainings, and of parts of stages
+    names |= {path.stem for path in (root / STATE / "locks").glob("*.lock")}  # includes trainings and parts of stages
     names -= {_stem(OPENING), *(map(_stem, SERVERS) if beside_servers else ())}
     trainings = {name for name in names if name.startswith(TRAINING)}
     wait_for_it = "wait for it, or end that process"

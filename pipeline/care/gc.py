@@ -1,11 +1,11 @@
-"""What months of runs leave behind and nothing needs any more: found and measured first, deleted only then.
+"""Garbage collection: find and measure unneeded data in all stores, then delete it.
 
-The record decides (`pipeline.care.retention`). DVC keeps what the workspace, its branches, tags and experiments,
-and the commits and data of the runs that stay refer to: that is what a checkout, a rollback and `pipeline reproduce`
-need. Everything else in its cache goes. Of Prefect's database old history goes, by Prefect's own vacuum.
+`pipeline.care.retention` selects the runs and models to delete. DVC's cache keeps the objects that the workspace, its
+branches, tags and experiments, or the commits and data of the remaining runs refer to: a checkout, a rollback and
+`pipeline reproduce` need them. All other objects are deleted. Prefect's own vacuum deletes old Prefect history.
 
-All locks of the repository are held meanwhile, so nothing runs. Every deletion can be cut off and done again: what
-refers to something goes before what it refers to.
+All locks of the repository are held, so no other command runs. An interrupted deletion can be repeated, because
+references are deleted before the objects that they refer to.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ from pipeline.retraining.run import HISTORY
 from pipeline.tracking.store import locate_unserved, open_store
 from pipeline.workspace import STATE, main_repository
 
-AGING = ("checkpoints/*", "replaced-*", "*-*Z.db")  # checkpoints, and what restores and upgrades put aside
-GOING = ".going"  # ends the name of a directory that is being deleted
+AGING = ("checkpoints/*", "replaced-*", "*-*Z.db")  # checkpoints, and copies kept by restores and upgrades
+GOING = ".going"  # suffix of a directory that is being deleted
 DAY = 86_400  # seconds
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or a directory."""
+    """File or directory to delete."""
 
     path: Path
     bytes: int
@@ -47,11 +47,11 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Garbage:
-    """What nothing needs, by where it is."""
+    """Unneeded data, by store."""
 
     retention: Retention
-    cached_runs: tuple[Leftover, ...]  # of DVC's run-cache, whose outputs go
-    objects: tuple[Leftover, ...]  # of DVC's cache, directories' lists first
+    cached_runs: tuple[Leftover, ...]  # entries of DVC's run-cache whose outputs are deleted
+    objects: tuple[Leftover, ...]  # of DVC's cache, lists of directories first
     prefect: Unwanted
     files: tuple[Leftover, ...]  # below `.pipeline/`
 
@@ -65,16 +65,16 @@ class Garbage:
 
 @contextmanager
 def review_all(workspace: Path, *, keep_runs: int, days: int) -> Iterator[Garbage]:
-    """What can go, in a block in which nothing else runs here. Deletes nothing.
+    """Find unneeded data and yield it to a block that holds all locks. Deletes nothing.
 
     Args:
-        keep_runs: how many of the newest trainings, flow runs and reports of retrainings stay in any case.
-        days: how old Prefect's history, checkpoints and safety copies must be.
+        keep_runs: number of the newest trainings, flow runs and reports of retrainings to keep in any case.
+        days: minimum age of deleted Prefect history, checkpoints and safety copies.
 
     Raises:
-        WorkspaceError: something is running here.
-        TrackingError: the store cannot be used, or is a server's.
-        FlowError: DVC or Prefect cannot tell what is there.
+        WorkspaceError: another command is running here.
+        TrackingError: the store cannot be used, or is behind a server.
+        FlowError: DVC or Prefect cannot list its data.
     """
     with alone(workspace, beside_servers=True):
         store, root = locate_unserved(workspace), main_repository(workspace)
@@ -85,10 +85,10 @@ def review_all(workspace: Path, *, keep_runs: int, days: int) -> Iterator[Garbag
 
 
 def delete_all(garbage: Garbage) -> None:
-    """Delete what a review found, in its block.
+    """Delete the data found by `review_all`, inside its block.
 
     Raises:
-        TrackingError, FlowError: a store cannot be used. Run again, it goes on where it stopped.
+        TrackingError, FlowError: a store cannot be used. The next run continues the deletion.
     """
     delete(garbage.retention)
     for leftover in (*garbage.cached_runs, *garbage.objects, *garbage.files):
@@ -98,7 +98,7 @@ def delete_all(garbage: Garbage) -> None:
 
 
 def _find_unused(workspace: Path, retention: Retention) -> tuple[tuple[Leftover, ...], tuple[Leftover, ...]]:
-    """Entries of DVC's run-cache and objects of its cache that nothing refers to."""
+    """Find the unused entries of DVC's run-cache and the unused objects of its cache."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -109,7 +109,7 @@ def _find_unused(workspace: Path, retention: Retention) -> tuple[tuple[Leftover,
     ]
     try:
         with Repo(str(workspace)) as repo, repo.lock:
-            # Forced: a directory whose list is not in the cache, as another machine made it, is no error.
+            # force: ignore directories whose list is not in the cache, for example from another machine.
             used = repo.used_objs(
                 all_branches=True, all_tags=True, all_experiments=True, revs=commits or None, force=True
             )
@@ -118,7 +118,7 @@ def _find_unused(workspace: Path, retention: Retention) -> tuple[tuple[Leftover,
         raise FlowError(
             "DVC cannot tell what is needed", found=str(error), remedy="mend it, or remove that branch or tag"
         ) from None
-    if not cache.is_relative_to(main_repository(workspace)):  # other projects may need what this one does not
+    if not cache.is_relative_to(main_repository(workspace)):  # other projects may share this cache
         return (), ()
     needed = {info.value for infos in used.values() for info in infos} | retention.data
     needed |= {entry["md5"] for name in needed if name.endswith(".dir") for entry in _read_list(_object(cache, name))}
@@ -133,9 +133,9 @@ def _find_unused(workspace: Path, retention: Retention) -> tuple[tuple[Leftover,
 
 
 def _find_broken(runs: Path, gone: Collection[str]) -> Iterator[Path]:
-    """What of DVC's run-cache would bring back something that is gone.
+    """Yield the entries of DVC's run-cache whose outputs are deleted.
 
-    A directory of it holds the entries of one input, and goes as a whole with the last: DVC fails on an empty one.
+    A directory holds the entries of one input. If all are broken, yield the directory: DVC fails on an empty one.
     """
     for directory in sorted(runs.glob("??/*")):
         entries = sorted(path for path in directory.iterdir() if path.is_file())
@@ -151,7 +151,7 @@ def _object(cache: Path, digest: str) -> Path:
 
 
 def _read_list(path: Path) -> list[dict[str, str]]:
-    """The files of a directory in DVC's cache; none where the list is not in it."""
+    """Read the list of a directory's files from DVC's cache; empty if it is missing or corrupt."""
     try:
         return list(json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError):
@@ -159,17 +159,19 @@ def _read_list(path: Path) -> list[dict[str, str]]:
 
 
 def _outputs(entry: Path) -> set[str]:
-    """The digests of what an entry of the run-cache would bring back."""
+    """Read the digests of the outputs of a run-cache entry."""
     content: dict[str, Any] = parse_yaml(entry.read_bytes()) or {}
     return {out["md5"] for out in content.get("outs", []) if "md5" in out}
 
 
 def _find_leftovers(root: Path, keep_runs: int, before: float) -> Iterator[Leftover]:
-    """Below `.pipeline/`: old checkpoints, which no training went on from, and old safety copies; all reports of
-    retrainings but the newest; and what killed processes left of their checkouts and backups.
+    """Find unneeded files in `.pipeline/`.
+
+    These are old unused checkpoints, old safety copies, all but the newest reports of retrainings, and checkouts and
+    copies left by killed processes.
     """
     dated = [path for pattern in AGING for path in sorted((root / STATE).glob(pattern))]
-    reports = sorted(path for path in (root / HISTORY).glob("*") if path.is_dir())  # named by their time
+    reports = sorted(path for path in (root / HISTORY).glob("*") if path.is_dir())  # sorted by the time in their names
     abandoned = [path for place in (PLACE, RETRAININGS) for path in sorted((root / place).glob("*"))]
     abandoned += (root / STATE).glob(SCRATCH)
     old = [path for path in dated if path.stat().st_mtime < before]
@@ -185,17 +187,17 @@ def _size(path: Path) -> int:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        going = path.with_suffix(GOING)  # at once, under a name that nobody asks for
+        going = path.with_suffix(GOING)  # rename first: no process must find half a directory
         if path != going:
             shutil.rmtree(going, ignore_errors=True)
             path.rename(going)
         shutil.rmtree(going)
         return
     with contextlib.suppress(FileNotFoundError):
-        path.chmod(0o644)  # DVC protects what it links into the workspace
+        path.chmod(0o644)  # DVC makes cached files read-only
         path.unlink()
 
 
 def total(leftovers: Collection[Leftover]) -> int:
-    """Bytes of all of them."""
+    """Sum up the sizes in bytes."""
     return sum(leftover.bytes for leftover in leftovers)

@@ -1,4 +1,4 @@
-"""Prefect's database, without its server: what is old in it counted and deleted, its schema compared and upgraded."""
+"""Prefect's database without its server: count and delete old history, compare and upgrade the schema."""
 
 import os
 import subprocess
@@ -17,10 +17,10 @@ from pipeline.tracking.migrations import Age, compare
 
 @dataclass(frozen=True)
 class Unwanted:
-    """How much of Prefect's history is older than wanted. As a condition: whether there is any."""
+    """Amount of Prefect's history older than `days`. True as a condition if there is any."""
 
     days: int
-    flow_runs: int = 0  # top-level ones that have ended, with all below them
+    flow_runs: int = 0  # ended top-level runs; the runs below them are deleted too
     logs: int = 0
     artifacts: int = 0
     events: int = 0
@@ -30,7 +30,7 @@ class Unwanted:
 
 
 def find_file(root: Path) -> Path | None:
-    """The database of a main repository's flows where it is a file of this machine; None: a team's, or a server's."""
+    """Find the file of the Prefect database. Returns None if a server or another database system holds it."""
     current = _settings(root)
     if current.api.url:
         return None
@@ -40,7 +40,7 @@ def find_file(root: Path) -> Path | None:
 
 
 async def count_old(root: Path, days: int) -> Unwanted:
-    """How much is older than some days. Nothing where there is no database yet, or where a server has it."""
+    """Count the history older than `days`. All counts are 0 if there is no database yet or a server holds it."""
     file = find_file(root)
     if _settings(root).api.url or (file is not None and not file.exists()):
         return Unwanted(days)
@@ -71,7 +71,7 @@ async def count_old(root: Path, days: int) -> Unwanted:
 
 
 async def delete_old(unwanted: Unwanted) -> None:
-    """Delete it as Prefect's server does where its vacuum is on, in small transactions."""
+    """Delete old history with the vacuum of Prefect's server, in small transactions."""
     from prefect.server.database import provide_database_interface
     from prefect.server.services import db_vacuum
     from prefect.settings import (
@@ -87,14 +87,14 @@ async def delete_old(unwanted: Unwanted) -> None:
     }
     with _explained(), temporary_settings(updates=retention):
         await db_vacuum.vacuum_old_flow_runs(db=db)
-        await db_vacuum.vacuum_orphaned_logs(db=db)  # of a vacuum that was cut off
+        await db_vacuum.vacuum_orphaned_logs(db=db)  # left by an interrupted vacuum
         await db_vacuum.vacuum_orphaned_artifacts(db=db)
         await db_vacuum.vacuum_stale_artifact_collections(db=db)
         await db_vacuum.vacuum_old_events(db=db)
 
 
 def find_age(revision: str) -> Age:
-    """How a revision of an SQLite database of Prefect's stands to the installed Prefect's."""
+    """Compare the schema revision of Prefect's SQLite database with the installed Prefect."""
     from alembic.script import ScriptDirectory
     from prefect.server.database.alembic_commands import alembic_config
     from prefect.server.database.orm_models import AioSqliteORMConfiguration
@@ -105,7 +105,7 @@ def find_age(revision: str) -> Age:
 
 
 def migrate(database: Path) -> None:
-    """Bring a database to the installed Prefect's schema, in place: to be done on a copy.
+    """Migrate a database to the installed Prefect's schema, in place. Call this on a copy.
 
     Raises:
         FlowError: a migration failed.

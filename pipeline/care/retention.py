@@ -1,9 +1,15 @@
-"""Which runs and models the record still needs, and the deletion for good of those that it does not.
+"""Retention of MLflow's runs and models: find the unneeded ones and delete them permanently.
 
-Needed are: the runs of registered versions, whatever was decided about them; the runs that the history of aliases and
-its evidence lead to, and the history itself; every challenger in the ledger of judgements; what is going on; the run
-of the model that stands in the workspace; the newest runs of each kind; and the parents of all these. Runs that the
-pipeline did not make are nobody's to delete but their makers'.
+These runs are kept:
+
+- runs of registered versions, whatever the decision was;
+- runs with the history of aliases, and runs that its evidence names;
+- every challenger in the ledger of judgements;
+- runs that have not ended;
+- the run of the model in the workspace;
+- the newest runs of each kind;
+- the parents of all these;
+- runs that the pipeline did not make.
 """
 
 import contextlib
@@ -32,41 +38,41 @@ if TYPE_CHECKING:
 
 SOURCE_TAG, PARENT_TAG = "mlflow.source.name", "mlflow.parentRunId"
 TRAINING = "pipeline.stages.train"
-KINDS = (TRAINING, "pipeline run")  # what made a run: only these are ever deleted
+KINDS = (TRAINING, "pipeline run")  # sources of runs: runs of other sources are never deleted
 ENDED = ("FINISHED", "FAILED", "KILLED")
 MODELS_PAGE = 100
-RUNS_AT_ONCE = 50  # after which the store has really lost them, should the process be killed
+RUNS_AT_ONCE = 50  # per call of MLflow's gc; after a kill, completed calls are not repeated
 
 
 @dataclass(frozen=True)
 class Unneeded:
-    """A run or a logged model that nothing needs any more."""
+    """Unneeded run or logged model."""
 
     id: str
     name: str
     place: str  # URI of its artifacts
-    bytes: int  # that they take
+    bytes: int  # size of its artifacts
 
 
 @dataclass(frozen=True)
 class Retention:
-    """What is to go of a store, and what stays."""
+    """Data to delete from a store, and data to keep."""
 
     store: Store
     runs: tuple[Unneeded, ...]
     models: tuple[Unneeded, ...]
-    commits: frozenset[str]  # of the pipeline's runs that stay
-    data: frozenset[str]  # DVC's digests of what these runs read and wrote, as far as the record tells
+    commits: frozenset[str]  # git commits of the runs that are kept
+    data: frozenset[str]  # recorded DVC digests of the inputs and outputs of these runs
 
 
 def review(store: Store, client: "MlflowClient", workspace: Path, keep_runs: int) -> Retention:
-    """Find out what a store needs. Deletes nothing.
+    """Find the unneeded runs and models of a store. Deletes nothing.
 
     Args:
-        keep_runs: how many of the newest trainings stay, and of the newest runs of the flow.
+        keep_runs: number of the newest trainings to keep, and of the newest runs of the flow.
 
     Raises:
-        TrackingError: the store is a server's, which deletes nothing for good, or cannot be used.
+        TrackingError: the store cannot be used, or is a server, which deletes nothing permanently.
     """
     require_direct(store)
     with explained(store):
@@ -103,10 +109,10 @@ def review(store: Store, client: "MlflowClient", workspace: Path, keep_runs: int
 
 
 def delete(retention: Retention) -> None:
-    """Delete what a review found, with its artifacts, for good: what `mlflow gc` does.
+    """Permanently delete the runs and models of a review with their artifacts, as `mlflow gc` does.
 
-    A run is marked as deleted first, as in MLflow's pages, then its files go, and its record last: killed in the middle
-    of it, the next one finds it again.
+    A run is first marked as deleted, then its files are deleted, and its record last. After a kill, the next review
+    finds the run again.
 
     Raises:
         TrackingError: the store cannot be used.
@@ -124,7 +130,7 @@ def delete(retention: Retention) -> None:
             for model in models:
                 if logged_models.get(client, model):
                     client.delete_logged_model(model)
-            # The command itself would also delete every experiment that somebody put into MLflow's bin.
+            # The command `mlflow gc` would also delete all experiments that are marked as deleted.
             with contextlib.redirect_stdout(io.StringIO()):
                 _gc_tracking_resources(
                     direct,
@@ -142,10 +148,10 @@ def delete(retention: Retention) -> None:
 
 
 def require_direct(store: Store) -> None:
-    """Refuse a server: its clients can put runs into a bin, and not empty it.
+    """Refuse a server: its clients can mark runs as deleted, but cannot delete them permanently.
 
     Raises:
-        TrackingError: naming it.
+        TrackingError: the store is a server.
     """
     if store.uri.startswith(("http://", "https://")):
         raise TrackingError(
@@ -180,7 +186,7 @@ def _parent(run: "Run") -> str:
 
 
 def _all_runs(client: "MlflowClient") -> "Iterator[Run]":
-    """Every run of every experiment, those in MLflow's bin too."""
+    """Yield every run of every experiment, including those marked as deleted."""
     from mlflow.entities import ViewType
 
     experiments = client.search_experiments(ViewType.ALL)
@@ -188,7 +194,7 @@ def _all_runs(client: "MlflowClient") -> "Iterator[Run]":
 
 
 def _all_models(store: Store, client: "MlflowClient") -> "Iterator[LoggedModel]":
-    """Every logged model, those too that were marked as deleted: MLflow's search leaves them out."""
+    """Yield every logged model, including those marked as deleted, which MLflow's search omits."""
     yield from pages(client.search_logged_models, all_experiments(client), size=MODELS_PAGE)
     direct = _open_directly(store)
     for model in direct._get_deleted_logged_models():
@@ -196,14 +202,14 @@ def _all_models(store: Store, client: "MlflowClient") -> "Iterator[LoggedModel]"
 
 
 def _open_directly(store: Store) -> Any:
-    """MLflow's own access to a database, which can do more than its clients."""
+    """Open MLflow's internal store of a database, which has more methods than its client."""
     from mlflow.tracking._tracking_service.utils import _get_store
 
     return _get_store(store.uri, store.artifacts)
 
 
 def _find_data(run: "Run") -> Iterator[str]:
-    """DVC's digests in the tags of a run and in the `dvc.lock` that it keeps: batches, outputs, evaluation."""
+    """Yield the DVC digests in a run's tags and in its `dvc.lock` artifact: batches, outputs, evaluation."""
     for name, value in run.data.tags.items():
         if name.startswith(BATCH_TAG):
             yield name.removeprefix(BATCH_TAG)
@@ -221,7 +227,7 @@ def _read_lock(run: "Run") -> Mapping[str, Any]:
         return {}
     try:
         file = Path(get_artifact_repository(run.info.artifact_uri).download_artifacts(LOCK_ARTIFACT))
-    except (MlflowException, OSError):  # a rebuilt run has none
+    except (MlflowException, OSError):  # a rebuilt run has no `dvc.lock`
         return {}
     return parse_yaml(file.read_bytes()) or {}
 
@@ -231,7 +237,7 @@ def _unneeded(number: str, name: str, place: str) -> Unneeded:
 
 
 def _tidy(uri: str) -> None:
-    """Remove the folder that the artifacts of a run or model were in, where it is one of this machine and empty."""
+    """Remove the directory of the artifacts of a run or model if it is local and empty."""
     from mlflow.utils.file_utils import local_file_uri_to_path
     from mlflow.utils.uri import is_local_uri
 
@@ -241,7 +247,7 @@ def _tidy(uri: str) -> None:
 
 
 def _measure(uri: str) -> int:
-    """Bytes of the files at an address."""
+    """Sum up the sizes in bytes of the files at a URI."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     repository = get_artifact_repository(uri)

@@ -1,7 +1,7 @@
-"""The embedded databases brought to the schemas of the installed MLflow and Prefect.
+"""Upgrade of the embedded databases to the schemas of the installed MLflow and Prefect.
 
-Neither tool's migrations are all or nothing on SQLite. So they run on a copy, which is compared with the original and
-then takes its place by one rename; the original is kept. A process killed before that rename has changed nothing.
+The migrations of both tools are not atomic on SQLite. Therefore they run on a copy, which is compared with the original
+and then replaces it by one rename. The original is kept. A kill before the rename changes nothing.
 """
 
 import os
@@ -20,28 +20,28 @@ from pipeline.errors import WorkspaceError
 from pipeline.tracking import migrations
 from pipeline.workspace import main_repository
 
-# Rows of these must all be there afterwards.
+# An upgrade must keep the number of rows of these tables.
 MLFLOW_RECORD = ("experiments", "runs", "params", "metrics", "tags", "model_versions", "registered_model_aliases")
 PREFECT_RECORD = ("flow", "flow_run", "task_run", "log", "artifact", "deployment")
 
 
 @dataclass(frozen=True)
 class Upgraded:
-    """What became of one database."""
+    """Result for one database."""
 
-    tool: str  # with its version: `MLflow 3.17.2`
+    tool: str  # with version: `MLflow 3.17.2`
     database: Path
-    former: str  # revision of the schema
-    now: str  # the same, where there was nothing to do
-    kept: Path | None  # the database as it was; None: it was not touched
+    former: str  # schema revision before
+    now: str  # schema revision after; the same if no upgrade was needed
+    kept: Path | None  # copy of the old database; None if there was no upgrade
 
 
 def upgrade(workspace: Path) -> list[Upgraded]:
-    """Upgrade those databases of a workspace's main repository that an older MLflow or Prefect made.
+    """Upgrade the databases of a workspace's main repository made by an older MLflow or Prefect.
 
     Raises:
-        WorkspaceError: a newer version made one, something is running, or the store is a team's.
-        TrackingError, FlowError: a migration failed. The database is as it was.
+        WorkspaceError: a newer version made a database, another command is running, or the store is not embedded.
+        TrackingError, FlowError: a migration failed. The database has not changed.
     """
     root = main_repository(workspace)
     tools = [
@@ -101,14 +101,14 @@ def _upgrade(tool: _Tool, database: Path, revision: str) -> Upgraded:
                 expected=str(before),
                 found=str(after),
             )
-        with closing(sqlite3.connect(copy)) as connection:  # which brings what stands beside the file into it
+        with closing(sqlite3.connect(copy)) as connection:  # moves the content of the WAL file into the database
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         with copy.open("rb+") as file:
             os.fsync(file)
         kept = place / f"{database.stem}-{revision}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
         copy_database(database, kept)
         os.replace(copy, database)
-        for sidecar in sidecars(database):  # of the former: empty, now that nobody had it open
+        for sidecar in sidecars(database):  # of the old database: empty, no process had it open
             sidecar.unlink(missing_ok=True)
     finally:
         copy.unlink(missing_ok=True)
@@ -125,7 +125,7 @@ def _read_revision(database: Path) -> str:
 
 
 def _count(database: Path, tables: tuple[str, ...]) -> dict[str, int]:
-    """Rows of the tables that are there."""
+    """Count the rows of the existing tables."""
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         return {

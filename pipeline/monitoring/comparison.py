@@ -1,7 +1,7 @@
-"""The batches in `data/incoming/` held against the training data, with what that came to kept for the next time.
+"""Comparison of the batches in `data/incoming/` with the training data, with a cache of the results.
 
-A result is kept by the digests of all that it rests on: a scheduled look at batches that were seen before measures none
-of their images and loads no model.
+The key of a cached result is a digest of all its inputs. If all batches are in the cache, a scheduled run measures no
+images and loads no model.
 """
 
 import hashlib
@@ -36,20 +36,20 @@ Ask = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, height, width] to c
 
 @dataclass(frozen=True)
 class Compared:
-    """What came of the batches, in the order of their names."""
+    """Results of all batches, sorted by name."""
 
-    batches: tuple[BatchDrift, ...]  # those that could be read
-    digests: Mapping[str, str]  # MD5 of the content of those that are here, by name
-    unreadable: Mapping[str, str]  # why, by name
-    reference: str  # what they were compared with
-    champion: str  # who was asked for confidences, or why nobody was
+    batches: tuple[BatchDrift, ...]  # readable batches
+    digests: Mapping[str, str]  # batch name: MD5 of the content
+    unreadable: Mapping[str, str]  # batch name: reason
+    reference: str  # the data that they were compared with
+    champion: str  # the champion that gave the confidences, or why there are none
 
 
 def compare_batches(workspace: Path, params: MonitorParams) -> Compared:
-    """Hold each batch against the training data. One that cannot be read is noted, and the others go on.
+    """Compare each batch with the training data. List unreadable batches and continue with the others.
 
     Raises:
-        DataError: there are batches, and no training data to compare them with.
+        DataError: there are batches, but no training data to compare them with.
         TrackingError: the registry cannot be used.
     """
     incoming, keep = workspace / INCOMING, workspace / KEPT
@@ -63,13 +63,13 @@ def compare_batches(workspace: Path, params: MonitorParams) -> Compared:
         kept = keep / _key(digest, training.identity, oracle.identity)
         result = read_kept(kept)
         if result is None:
-            reference = training.describe(oracle.confidences)  # first: if this fails, it is no fault of the batch
+            reference = training.describe(oracle.confidences)  # outside `try`: an error here is not about the batch
             try:
                 result = _compare(incoming / name, reference, training.dataset, oracle.ask)
             except OSError as error:
                 unreadable[name] = error.strerror or str(error)
                 continue
-            kept = keep / _key(digest, training.identity, oracle.identity)  # another, if the champion cannot be asked
+            kept = keep / _key(digest, training.identity, oracle.identity)  # changes if the champion cannot be used
             write_json(kept, result)
         used.add(kept)
         if "unreadable" in result:
@@ -83,7 +83,7 @@ def compare_batches(workspace: Path, params: MonitorParams) -> Compared:
 
 
 class _Training:
-    """The dataset's own training images, measured when the first batch that is new needs it."""
+    """The dataset's own training images, measured when the first new batch needs them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -100,12 +100,12 @@ class _Training:
         return _describe(_read_official(self._path), self.dataset, None)
 
     def describe(self, confidences: np.ndarray | None) -> Sample:
-        """What a batch is compared with. confidences: float64 [m], of other images than those of the features."""
+        """Return the reference for a batch. confidences: float64 [m], of other images than the features."""
         return drift.with_confidences(self._sample, confidences)
 
 
 class _Oracle:
-    """The champion, asked how sure it is; loaded at the first question."""
+    """The champion as the source of confidences; loaded when the first image needs it."""
 
     def __init__(self, workspace: Path, dataset: Dataset) -> None:
         self._dataset, self._split = dataset, Outputs(workspace).split("validation")
@@ -126,7 +126,10 @@ class _Oracle:
 
     @cached_property
     def ask(self) -> Ask | None:
-        """The largest probability that the champion gives; None when it cannot be asked, as `standing` then says."""
+        """Function that returns the champion's largest probability for each image.
+
+        None if the champion cannot be used; `standing` then gives the reason.
+        """
         if not self._champion:
             return None
         try:
@@ -134,26 +137,26 @@ class _Oracle:
         except CannotBeJudged as error:
             self._leave_out(f"{self._champion} cannot be asked: {error.problem}")
             return None
-        # An answer that is not a number is no confidence at all.
+        # NaN counts as confidence 0.
         return lambda images: np.nan_to_num(class_probabilities(answer(images)).max(axis=1), nan=0.0)
 
     @cached_property
     def confidences(self) -> np.ndarray | None:
-        """On the dataset's own validation images: float64 [n]."""
+        """Confidences of the dataset's own validation images: float64 [n]. None without a champion."""
         ask = self.ask
         return np.concatenate([ask(images) for images, _ in _read_official(self._split)]) if ask else None
 
 
 def _compare(path: Path, reference: Sample, dataset: Dataset, ask: Ask | None) -> dict[str, Any]:
-    """A batch beside the reference, as it is kept: without its name, and without a word on what is too large an effect.
+    """Compare a batch with the reference. The result does not depend on the batch's name or the thresholds.
 
     Raises:
-        OSError: the batch went away, or is not ours to read: nothing to be kept.
+        OSError: the batch was removed, or its permissions forbid reading. Do not cache this.
     """
     try:
         batch = _describe(read_batch(path, dataset), dataset, ask)
     except DataError as error:
-        # The cause says what is wrong; `read_batch` raises it anew with the batch's name, and how to mend it.
+        # Use the cause: `read_batch` wraps it in an error with the batch's name and a remedy.
         cause = error.__cause__ if isinstance(error.__cause__, DataError) else error
         told = "; ".join(filter(None, [cause.problem, cause.found and f"found {cause.found}"]))
         return {"unreadable": told.replace(f"{path.parent}/", "")}
@@ -161,7 +164,7 @@ def _compare(path: Path, reference: Sample, dataset: Dataset, ask: Ask | None) -
 
 
 def _find_batches(workspace: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """The digests of what has arrived, with a pointer or without, by name; and why of what is not here, or torn."""
+    """Find the batches, with or without a pointer. Returns digests and reasons for unreadable ones, by name."""
     digests, unreadable = read_digests(main_repository(workspace), workspace / INCOMING)
     for pointer in (workspace / INCOMING).glob(f"[!.]*{POINTER}"):
         if not os.path.lexists(pointer.with_suffix("")):
@@ -170,7 +173,7 @@ def _find_batches(workspace: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _identify(path: Path) -> tuple[str, int]:
-    """A digest and the number of a table's official images, from its small columns: ids hold digests of the pixels."""
+    """Digest and count a table's official images. Reads small columns only: ids contain pixel digests."""
     digest, images = hashlib.sha256(repr(table.read_dataset(path)).encode()), 0
     for rows in table.stream_columns(path, ["id", "label", "source"]):
         columns = (rows.column(name).to_pylist() for name in ("id", "label", "source"))
@@ -182,7 +185,7 @@ def _identify(path: Path) -> tuple[str, int]:
 
 
 def _read_official(path: Path) -> Iterator[Pair]:
-    """The images of a table that no batch brought, a row group in memory at a time."""
+    """Yield the images of a table that came with the dataset, one row group in memory at a time."""
     for rows in table.stream(path):
         official = np.array([source == OFFICIAL for source in rows.sources.to_pylist()], bool)
         if official.any():
@@ -190,7 +193,7 @@ def _read_official(path: Path) -> Iterator[Pair]:
 
 
 def _describe(pairs: Iterable[Pair], dataset: Dataset, ask: Ask | None) -> Sample:
-    """What is compared of some images, of which there is at least one, read once."""
+    """Measure images for a comparison, in one pass. There must be at least one image."""
     confidences = []
 
     def chunks() -> Iterator[features.Chunk]:
@@ -206,6 +209,6 @@ def _describe(pairs: Iterable[Pair], dataset: Dataset, ask: Ask | None) -> Sampl
 
 
 def _key(*digests: str) -> str:
-    """The name of a result: by what was compared, and by the code that compares."""
+    """File name of a cached result: a digest of the compared data and the comparing code."""
     code = [file_digest(Path(str(module.__file__))) for module in (batches, decoders, drift, features)]
     return hashlib.sha256(" ".join([*digests, *code]).encode()).hexdigest() + ".json"

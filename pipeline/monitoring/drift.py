@@ -1,8 +1,8 @@
-"""Whether batches of images still look like the training data, and when that asks for a retraining.
+"""Drift of batches of images from the training data, and the rule that asks for a retraining.
 
-Label shares, features of the images and the champion's confidence are each compared by a statistic of SciPy's. A batch
-has drifted where the effect size is large enough to matter and, so that a small batch does not drift by chance, the
-statistic is significant too. Significance alone would not do: with enough images, any difference is significant.
+A statistic of SciPy compares each quantity: label shares, image features and the champion's confidence. A quantity has
+drifted if its effect size reaches a threshold and the statistic is significant. The second condition prevents false
+alarms in small batches. Significance alone is not enough: with enough images, any difference is significant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ from pipeline.data.features import Features
 from pipeline.params import MonitorParams
 
 LABELS, CONFIDENCE = "labels", "confidence"
-BINS = 24  # of a distribution that is drawn
-SHOWN_NAMES = 4  # of batches, in a sentence
-NOWHERE = -1.0  # the centre of mass of an image without any
+BINS = 24  # of a drawn histogram
+SHOWN_NAMES = 4  # batch names in a sentence
+NOWHERE = -1.0  # replaces the centre of mass of an image without ink
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is compared of some images."""
+    """Measured quantities of some images."""
 
-    classes: Mapping[str, int]  # number of images of each class, in the classes' order
-    values: Mapping[str, np.ndarray]  # float [n] by quantity: features, and `confidence` where a champion was asked
+    classes: Mapping[str, int]  # class name: number of images, in the classes' order
+    values: Mapping[str, np.ndarray]  # quantity: float [n]; features, and `confidence` if a champion gave it
 
     @property
     def images(self) -> int:
@@ -34,7 +34,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares of images, as they are drawn: by class name, or between edges."""
+    """Shares of images for a figure: per class, or between bin edges."""
 
     bins: Sequence[str] | Sequence[float]  # names [n], or edges [n + 1]
     batch: Sequence[float]  # [n], of the batch's images
@@ -43,7 +43,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One quantity of a batch, held against the reference."""
+    """Comparison of one quantity of a batch with the reference."""
 
     quantity: str
     statistic: str
@@ -54,16 +54,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class BatchDrift:
-    """What became of one batch."""
+    """Result for one batch."""
 
     name: str
     images: int
     comparisons: tuple[Comparison, ...]
-    drifted: tuple[str, ...]  # the quantities that did
+    drifted: tuple[str, ...]  # quantities
 
 
 def describe_images(features: Features, classes: Sequence[str]) -> Sample:
-    """The label counts and the features of images that are compared."""
+    """Count the labels and collect the compared features of images."""
     row, column = (np.nan_to_num(centre, nan=NOWHERE) for centre in features.centre)
     values = {
         "mean": features.mean,
@@ -77,12 +77,12 @@ def describe_images(features: Features, classes: Sequence[str]) -> Sample:
 
 
 def with_confidences(sample: Sample, confidences: np.ndarray | None) -> Sample:
-    """The same images, or others of their kind, with a champion's largest probabilities: float64 [m]."""
+    """Add a champion's largest probabilities, float64 [m], of the same images or of others of their kind."""
     return sample if confidences is None else replace(sample, values={**sample.values, CONFIDENCE: confidences})
 
 
 def compare(batch: Sample, reference: Sample) -> tuple[Comparison, ...]:
-    """Hold a batch against the reference, in every quantity that both have."""
+    """Compare a batch with the reference in every quantity that both have."""
     shared = [name for name in batch.values if name in reference.values]
     return (
         _compare_labels(batch.classes, reference.classes),
@@ -91,7 +91,7 @@ def compare(batch: Sample, reference: Sample) -> tuple[Comparison, ...]:
 
 
 def find_drifted(comparisons: Sequence[Comparison], params: MonitorParams) -> tuple[str, ...]:
-    """The quantities that drifted: by their effect, and beyond chance.
+    """Find the quantities whose effect reaches the threshold and is significant.
 
     Bonferroni's correction makes `alpha` the chance of one false alarm over all quantities of a batch.
     """
@@ -104,23 +104,23 @@ def find_drifted(comparisons: Sequence[Comparison], params: MonitorParams) -> tu
 
 
 def threshold(quantity: str, params: MonitorParams) -> float:
-    """The effect from which a quantity may have drifted."""
+    """Smallest effect at which a quantity may have drifted."""
     return {LABELS: params.label_effect, CONFIDENCE: params.confidence_effect}.get(quantity, params.feature_effect)
 
 
 def count_drifted(batches: Sequence[BatchDrift], params: MonitorParams) -> int:
-    """How many of the last batches drifted. batches: in the order of their names, the latest last."""
+    """Count the drifted ones among the last batches. batches: sorted by name, the latest last."""
     return sum(bool(batch.drifted) for batch in batches[-params.last :])
 
 
 def asks_retraining(batches: Sequence[BatchDrift], params: MonitorParams) -> bool:
-    """The rule: the latest batch drifted, and at least so many of the last. One odd batch alone retrains nothing."""
+    """Apply the rule: the latest batch and at least `params.at_least` of the last batches drifted."""
     latest_drifted = bool(batches and batches[-1].drifted)
     return latest_drifted and count_drifted(batches, params) >= params.at_least
 
 
 def describe(batches: Sequence[BatchDrift], unreadable: Sequence[str], params: MonitorParams) -> str:
-    """What the batches came to, in a sentence or two. batches: as for `count_drifted`; unreadable: names."""
+    """Summarize the drift in one or two sentences. batches: as for `count_drifted`; unreadable: names."""
     left_out = f" Left out, because unreadable: {list_names(unreadable)}." if unreadable else ""
     if not batches:
         return f"There is no batch to look at.{left_out}"
@@ -138,26 +138,27 @@ def describe(batches: Sequence[BatchDrift], unreadable: Sequence[str], params: M
 
 
 def list_names(names: Sequence[str]) -> str:
-    """Names of batches in one line, however many there are."""
+    """Join batch names in one line, shortened if there are many."""
     rest = len(names) - SHOWN_NAMES
     return ", ".join(names[:SHOWN_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def to_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """What `from_json` reads."""
+    """Convert comparisons to JSON for `from_json`."""
     return [asdict(comparison) for comparison in comparisons]
 
 
 def from_json(content: Sequence[Mapping[str, Any]]) -> tuple[Comparison, ...]:
-    """Comparisons that were kept."""
+    """Convert the JSON of `to_json` back to comparisons."""
     return tuple(Comparison(**{**entry, "shares": Shares(**entry["shares"])}) for entry in content)
 
 
 def _compare_labels(batch: Mapping[str, int], reference: Mapping[str, int]) -> Comparison:
-    """Pearson's chi-squared test of homogeneity, with the Jensen-Shannon distance (base 2) as its effect size.
+    """Compare labels by Pearson's chi-squared test of homogeneity; effect size: Jensen-Shannon distance (base 2).
 
-    The distance is that of D. M. Endres and J. E. Schindelin, "A new metric for probability distributions", IEEE Trans.
-    Inf. Theory 49 (2003). Cramér's V would shrink with the batch: the reference outnumbers it, and V counts all images.
+    Source of the distance: D. M. Endres and J. E. Schindelin, "A new metric for probability distributions", IEEE
+    Trans. Inf. Theory 49 (2003). Cramér's V would shrink with the batch: it counts all images, most of them from the
+    reference.
     """
     from scipy.spatial.distance import jensenshannon
     from scipy.stats import chi2_contingency
@@ -172,13 +173,14 @@ def _compare_labels(batch: Mapping[str, int], reference: Mapping[str, int]) -> C
 
 
 def _compare_values(quantity: str, batch: np.ndarray, reference: np.ndarray) -> Comparison:
-    """The two-sample Kolmogorov-Smirnov test, whose statistic D, the largest gap between the two distributions, is its
-    effect size. For the confidence one-sided: a champion that is surer than usual, as on images that it was trained on,
-    asks for nothing.
+    """Compare values by the two-sample Kolmogorov-Smirnov test.
+
+    The effect size is its statistic D, the largest gap between the two distributions. The test of the confidence is
+    one-sided: a confidence higher than usual, as on the champion's training images, is no drift.
     """
     from scipy.stats import ks_2samp
 
-    # "greater" is about the distribution functions: the batch's lies above where its values are lower.
+    # "greater" refers to the distribution functions: lower values give a greater distribution function.
     sided = "greater" if quantity == CONFIDENCE else "two-sided"
     result = ks_2samp(batch, reference, alternative=sided, method="asymp")
     edges = np.linspace(min(batch.min(), reference.min()), max(batch.max(), reference.max()), BINS + 1)

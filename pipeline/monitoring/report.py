@@ -1,4 +1,4 @@
-"""The report of the drift monitor: a page in Markdown, and its figures."""
+"""Report of the drift monitor: a Markdown page and its figures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from pipeline.monitoring.drift import LABELS, BatchDrift, Comparison, threshold
 from pipeline.params import MonitorParams
 
 EFFECTS = "effects.png"
-SHOWN_BATCHES = 40  # the latest, in the figure of effects
-MOST_LABELS = 16  # written below a panel
-PANELS = 4  # in a row, of a batch's figure
+SHOWN_BATCHES = 40  # the latest batches, in the figure of effects
+MOST_LABELS = 16  # tick labels below a panel
+PANELS = 4  # per row of a batch's figure
 QUANTITIES = {
     "labels": "share of each class",
     "mean": "mean pixel of an image, 0 to 1",
@@ -31,17 +31,17 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that a report tells."""
+    """Content of a report."""
 
-    batches: Sequence[BatchDrift]  # in the order of their names, the latest last
-    unreadable: Mapping[str, str]  # why, by name
-    reference: str  # what the batches were compared with
-    champion: str  # who was asked, or why nobody was
+    batches: Sequence[BatchDrift]  # sorted by name, the latest last
+    unreadable: Mapping[str, str]  # batch name: reason
+    reference: str  # the data that the batches were compared with
+    champion: str  # the champion that gave the confidences, or why there are none
     sentence: str
 
 
 def write_report(page: Path, findings: Findings, params: MonitorParams) -> None:
-    """Write the page with its figures beside it: all effects, the last batches' distributions. No time is in them."""
+    """Write the page and its figures: all effects, and the last batches' distributions. They contain no times."""
     parts = [
         "# Drift of the batches",
         escape(findings.sentence),
@@ -55,7 +55,7 @@ def write_report(page: Path, findings: Findings, params: MonitorParams) -> None:
         parts += ["## Effect sizes", _tabulate(findings.batches), f"![effect sizes]({EFFECTS})"]
         parts += [_explain(findings.batches[-1], params)]
     for place, batch in enumerate(reversed(findings.batches[-params.last :]), start=1):
-        name = f"latest-{place}.png"  # not after the batch, which may be called anything
+        name = f"latest-{place}.png"  # batch names may contain any character
         draw_batch(page.with_name(name), batch)
         drifted = f"drifted: {', '.join(batch.drifted)}" if batch.drifted else "no drift"
         parts += [
@@ -67,7 +67,7 @@ def write_report(page: Path, findings: Findings, params: MonitorParams) -> None:
 
 
 def draw_effects(path: Path, batches: Sequence[BatchDrift], params: MonitorParams) -> None:
-    """The effect of each quantity (column) in each batch (row), the stronger in colour the nearer to its threshold."""
+    """Draw the effect of each quantity (column) in each batch (row). Near the threshold, the colour is stronger."""
     quantities = list_quantities(batches)
     width, height = 2.6 + 0.85 * len(quantities), 0.9 + 0.32 * len(batches)
     with figure(path, width, height) as canvas:
@@ -93,22 +93,22 @@ def draw_effects(path: Path, batches: Sequence[BatchDrift], params: MonitorParam
 
 
 def draw_batch(path: Path, batch: BatchDrift) -> None:
-    """The distributions of a batch, as lines, over those of the reference, in grey."""
+    """Draw the distributions of a batch as lines over those of the reference in grey."""
     rows = math.ceil(len(batch.comparisons) / PANELS)
     with figure(path, 2.7 * PANELS, 2.5 * rows + 0.4) as canvas:
         title = f"{_shorten(batch.name)}: {batch.images:,} images (line), and the training data (grey)"
         canvas.suptitle(title, x=0.02, ha="left", fontweight="bold", fontsize=11)
         panels = canvas.subplots(rows, PANELS, squeeze=False).flat
-        for comparison, axes in zip(batch.comparisons, panels, strict=False):  # in this order, no panel is lost
+        for comparison, axes in zip(batch.comparisons, panels, strict=False):  # in this order, zip drops no panel
             colour = RED if comparison.quantity in batch.drifted else BLUE
             _draw_shares(axes, comparison, colour)
-        for axes in panels:  # those that are left over
+        for axes in panels:  # unused panels
             axes.axis("off")
         canvas.subplots_adjust(left=0.05, right=0.99, bottom=0.09, top=0.85, wspace=0.3, hspace=0.55)
 
 
 def list_quantities(batches: Sequence[BatchDrift]) -> list[str]:
-    """The quantities that any batch was compared in, in a fixed order."""
+    """List the quantities compared for any batch, in a fixed order."""
     compared = {comparison.quantity for batch in batches for comparison in batch.comparisons}
     return [quantity for quantity in QUANTITIES if quantity in compared]
 
@@ -118,7 +118,7 @@ def _draw_shares(panel: Any, comparison: Comparison, colour: str) -> None:
     edges = [float(edge) for edge in range(len(shares.batch) + 1)] if comparison.quantity == LABELS else shares.bins
     panel.stairs(shares.reference, edges, fill=True, color="0.82")
     panel.stairs(shares.batch, edges, color=colour, linewidth=1.6)
-    panel.yaxis.set_major_locator(MaxNLocator(3))  # text takes most of the time of drawing
+    panel.yaxis.set_major_locator(MaxNLocator(3))  # few ticks: text is the slowest part of a drawing
     panel.xaxis.set_major_locator(MaxNLocator(4))
     panel.set_title(f"{comparison.quantity}: {comparison.effect:.3f}", color=colour, fontsize=9)
     if comparison.quantity == LABELS:
@@ -144,7 +144,7 @@ def _cell(comparison: Comparison, batch: BatchDrift) -> str:
 
 
 def _explain(batch: BatchDrift, params: MonitorParams) -> str:
-    """What is compared and how, by the example of a batch."""
+    """Explain the quantities and statistics of a batch."""
     rows = [
         (one.quantity, QUANTITIES[one.quantity], one.statistic, f"{threshold(one.quantity, params):g}")
         for one in batch.comparisons

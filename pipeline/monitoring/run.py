@@ -1,4 +1,4 @@
-"""Watching the batches in `data/incoming/` for drift: compared, judged, reported, and told once."""
+"""Drift monitor: compare the batches in `data/incoming/`, write a report, notify once about each drift."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,33 +16,34 @@ from pipeline.workspace import STATE, lock
 REPORTS, REPORT = Path("reports/monitoring"), "report.md"
 TOLD = STATE / "monitoring/told.json"
 LOCK_WAIT_SECONDS = 600
-DIGITS = 4  # of an effect in the evidence
+DIGITS = 4  # decimals of an effect in the evidence
 
 
 @dataclass(frozen=True)
 class Monitoring:
-    """What a look at the batches came to."""
+    """Result of a run of the drift monitor."""
 
-    drifted: bool  # the latest batch did
-    asks_retraining: bool  # and so did as many of the last as the parameters say
-    evidence: Mapping[str, Any]  # small, and JSON
+    drifted: bool  # the latest batch drifted
+    asks_retraining: bool  # by the rule of `drift.asks_retraining`
+    evidence: Mapping[str, Any]  # small, JSON-serializable
     sentence: str
-    report: Path  # the page; its figures are beside it
-    batches: tuple[BatchDrift, ...]  # those that could be read, in the order of their names, the latest last
-    unreadable: Mapping[str, str]  # why, by name
-    champion: str  # who was asked for confidences, or why nobody was
+    report: Path  # the page; its figures are in the same directory
+    batches: tuple[BatchDrift, ...]  # readable batches, sorted by name, the latest last
+    unreadable: Mapping[str, str]  # batch name: reason
+    champion: str  # the champion that gave the confidences, or why there are none
 
 
 def monitor(workspace: Path) -> Monitoring:
-    """Compare each batch in `data/incoming/` with the training data, write a report, and give notice of what is new.
+    """Compare each batch in `data/incoming/` with the training data, write a report, and notify about new drift.
 
-    The reference is the dataset's own training images, which no batch is part of; for the confidence, those of them in
-    the validation split, on which the champion was not trained. A batch that cannot be read is named and left out.
+    The reference is the dataset's own training images, without images from batches. For the confidence, it is the
+    dataset's own validation images, because the champion was not trained on them. Unreadable batches are listed and
+    left out.
 
     Raises:
-        DataError: there are batches, and no training data to compare them with.
+        DataError: there are batches, but no training data to compare them with.
         TrackingError: the registry cannot be used.
-        WorkspaceError: another process has been monitoring here for ten minutes.
+        WorkspaceError: another monitor still runs here after ten minutes of waiting.
     """
     from pipeline.monitoring.report import Findings, write_report  # matplotlib takes a second to import
 
@@ -78,7 +79,7 @@ def monitor(workspace: Path) -> Monitoring:
 def _tell_new(
     workspace: Path, batches: Sequence[BatchDrift], digests: Mapping[str, str], sentence: str
 ) -> dict[str, list[str]]:
-    """Give notice of drifts that were not told before, of this content of a batch, and return them by its name."""
+    """Notify about drift not yet reported for a batch's content. Returns the new quantities by batch name."""
     file = workspace / TOLD
     told = {tuple(found) for found in read_kept(file) or []}
     found = {(digests[batch.name], quantity) for batch in batches for quantity in batch.drifted}

@@ -1,1 +1,1 @@
-"""Retraining in a checkout of its own."""
+"""Unattended retraining in a separate checkout."""

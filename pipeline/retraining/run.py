@@ -1,8 +1,8 @@
-"""Retraining that runs unattended: new batches and commits in, a judged model and a branch out, the desk untouched.
+"""Unattended retraining: take in new batches and commits, train and judge a model, create a branch.
 
-Everything happens in a checkout of its own (`pipeline.checkout`) and is safe against a kill at any moment: the
-commit that the runs will name is in the reader's repository before they start, stages that ended are in DVC's cache,
-and a training that did not goes on from its checkpoint.
+The retraining runs in a separate checkout (`pipeline.checkout`); the user's working tree does not change. It can be
+killed at any moment: the commit that its runs name is in the user's repository before they start, completed stages
+are in DVC's cache, and an interrupted training resumes from its checkpoint.
 """
 
 import hashlib
@@ -61,28 +61,28 @@ if TYPE_CHECKING:
 Push = Literal["auto", "never"]
 Outcome = Literal["nothing new", "champion", "challenger", "not promoted", "rejected", "failed", "skipped"]
 
-HISTORY = STATE / "retraining"  # in the main repository: a directory for each that trained, and the list of all
+HISTORY = STATE / "retraining"  # in the main repository: a directory for each report, and the log
 LOG = HISTORY / "log.jsonl"
 REPORT = "report.md"
 
 
 @dataclass(frozen=True)
 class Retraining:
-    """What came of a retraining."""
+    """Result of a retraining."""
 
-    outcome: Outcome  # of one that trained: the champion rule's
-    reason: str  # the decision's paragraph, or why nothing was decided
+    outcome: Outcome  # after a training: the decision of the champion rule
+    reason: str  # explanation of the decision, or why there is none
     branch: str | None = None
-    version: str | None = None  # of the model, in the registry
-    taken: tuple[str, ...] = ()  # the batches that its commit does not have, and this took in
-    quarantined: tuple[Quarantined, ...] = ()  # those that lie there and are not taken in
-    arriving: tuple[str, ...] = ()  # those that changed while they were copied
-    unreadable: Mapping[str, str] = field(default_factory=dict)  # why others cannot be read, by name
-    warnings: tuple[str, ...] = ()  # what could not be pushed
+    version: str | None = None  # of the registered model
+    taken: tuple[str, ...] = ()  # batches taken in that the retrained commit lacks
+    quarantined: tuple[Quarantined, ...] = ()  # batches in data/incoming/ that are not taken in
+    arriving: tuple[str, ...] = ()  # batches that changed while they were copied
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # batch name: reason
+    warnings: tuple[str, ...] = ()  # failed pushes
     report: Path | None = None
 
     def describe(self) -> Iterator[tuple[str, str]]:
-        """Pairs of a name and a sentence."""
+        """Yield pairs of a name and a sentence."""
         yield "outcome", self.outcome
         yield "reason", self.reason
         if self.taken:
@@ -101,13 +101,13 @@ class Retraining:
 
 @dataclass(frozen=True)
 class _Input:
-    """All that decides whether there is something new."""
+    """Input of a retraining. If a finished retraining has the same digest, nothing is new."""
 
     commit: str
-    tree: str  # of the project in this commit: a merge of a retraining has the same
-    changes: Mapping[str, Any]  # params by dotted key, where they differ from the commit's
+    tree: str  # the project's git tree: merging a retraining leads to the same tree
+    changes: Mapping[str, Any]  # dotted key: value of a param that differs from the commit's
     local: str  # digest of the files of `dataset.path`; empty for none
-    own: Mapping[str, str]  # digests, by name, of the batches that the reader's commit does not have as they are
+    own: Mapping[str, str]  # batch name: digest, of batches that HEAD and the commit lack
 
     @property
     def digest(self) -> str:
@@ -115,7 +115,7 @@ class _Input:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def once_merged(self, tree: str) -> str:
-        """The digest that this will have when its result, a tree, is the commit to retrain."""
+        """Compute the digest of the input after the resulting tree is merged."""
         return replace(self, tree=tree, changes={}, own={}).digest
 
 
@@ -130,25 +130,26 @@ def retrain(
     push: Push | None = None,
     quiet: bool = False,
 ) -> Retraining:
-    """Take in what is new, run the training flow in a checkout, and let the champion rule decide.
+    """Take in new batches, run the training flow in a checkout, and apply the champion rule.
 
-    Within a Prefect flow run the stages are its tasks. The reader's tree is only read.
+    Inside a Prefect flow run, the stages become its tasks. The user's tree is only read.
 
     Args:
-        ref: the branch, tag or commit; None takes `retrain.ref`, and the current branch where that is empty.
-        changes: params by dotted key, for this retraining only.
-        reason: why it was started, for the report.
-        force: go through the stages although nothing is new, and look at quarantined batches again.
-        if_busy: what to do while another retraining is going on.
-        push: whether to push the branch and its data to remotes; None takes `retrain.push`.
-        quiet: show the progress on standard error, so that standard output is the caller's.
+        ref: branch, tag or commit. None means `retrain.ref`, or the current branch if that is empty.
+        changes: values of params by dotted key, for this retraining only.
+        reason: why the retraining was started, for the report.
+        force: run the stages even if nothing is new, and check quarantined batches again.
+        if_busy: what to do while another retraining runs.
+        push: whether to push the branch and its data to remotes. None means `retrain.push`.
+        quiet: print the progress to standard error and keep standard output for the caller.
 
     Raises:
         ParamsError: the changes, or the params of the ref, cannot be used.
         FlowError: there is no such ref, or git cannot be used.
-        OSError: the files of `dataset.path` cannot be read, or the disk takes no report.
-            Each is in the log. What fails once the input is known is an outcome, with a report and a notice.
-        KeyboardInterrupt: by Ctrl-C; everything that was started has ended.
+        OSError: the files of `dataset.path` cannot be read, or the report cannot be written.
+            These errors are logged. An error after the input is read is returned as the outcome `failed`, with a
+            report and a notification.
+        KeyboardInterrupt: Ctrl-C. All started processes have ended.
     """
     require_repository(workspace)
     root = main_repository(workspace)
@@ -173,7 +174,7 @@ def retrain(
 
 @dataclass
 class _Work:
-    """A retraining that is alone in its repository."""
+    """A retraining that holds the lock of its repository."""
 
     workspace: Path
     root: Path
@@ -182,9 +183,9 @@ class _Work:
     quiet: bool
     push: Push | None
     known: list[Branch] = field(default_factory=list)
-    fresh: list[Quarantined] = field(default_factory=list)  # quarantined just now
+    fresh: list[Quarantined] = field(default_factory=list)  # quarantined by this retraining
     arriving: list[str] = field(default_factory=list)
-    unreadable: dict[str, str] = field(default_factory=dict)  # why, by the name of the batch
+    unreadable: dict[str, str] = field(default_factory=dict)  # batch name: reason
     taken: tuple[str, ...] = ()
 
     def do(self, ref: str | None, changes: Mapping[str, Any]) -> Retraining:
@@ -215,7 +216,7 @@ class _Work:
             return self._train(directory, given, name)
 
     def _read_push(self) -> Push:
-        """`retrain.push` of the current branch, which is the reader's choice whatever commit is retrained."""
+        """Read `retrain.push` from the current branch, even if another commit is retrained: it is the user's choice."""
         try:
             return self._params_of("HEAD", "HEAD")[1].retrain.push
         except (FlowError, ParamsError) as error:
@@ -244,7 +245,7 @@ class _Work:
         return _Input(sha, git(self.workspace, "rev-parse", f"{sha}:./"), differing, local, self._find_own(sha))
 
     def _params_of(self, sha: str, ref: str) -> tuple[Any, Params]:
-        """A commit's params, as they stand and as they are meant. The reader's file may be in the middle of an edit."""
+        """Read a commit's params, raw and parsed. The file in the working tree is not read: it may be half edited."""
         try:
             content = parse_yaml(git(self.workspace, "show", f"{sha}:./{PARAMS_FILE}"))
         except ValueError as error:
@@ -253,7 +254,7 @@ class _Work:
         return content, parse_params(content, f"{PARAMS_FILE} of {ref}")
 
     def _find_own(self, sha: str) -> dict[str, str]:
-        """The batches of the reader's folder that are not as the commit they work on has them: those count as new."""
+        """Find new batches in data/incoming/: neither HEAD nor the retrained commit has their content."""
         present, _ = read_digests(self.root, self.workspace / INCOMING)
         if not present:
             return {}
@@ -275,12 +276,12 @@ class _Work:
         return self._with_batches(result)
 
     def _find_unfinished(self, given: _Input) -> Branch | None:
-        """A retraining of the same that did not end: its commit is the one that its runs name, and is used again."""
+        """Find an unfinished retraining of the same input. Its commit is reused, because its runs name it."""
         ends = [branch for branch in self.known if branch.trailers.get(branches.TAKES) == given.digest]
         return next((branch for branch in ends if branches.OUTCOME not in branch.trailers), None)
 
     def _bring_local_files(self, directory: Path, given: _Input) -> None:
-        """Copy the files of `dataset.path`, which git does not hold."""
+        """Copy the files of `dataset.path`, which are not in git."""
         place = load_params(directory / PARAMS_FILE).dataset.path
         if not given.local or Path(place).is_absolute():
             return
@@ -289,8 +290,8 @@ class _Work:
             raise FlowError(f"the files in {place} changed while they were copied", remedy="pipeline retrain, later")
 
     def _bring_contents(self, directory: Path, own: Mapping[str, str]) -> None:
-        """Put in place what the commit points to: from DVC's cache; batches also from the reader's tree or a remote."""
-        if not run_in_checkout(directory, "checkout")[0]:  # with the stages' outputs, as far as the cache has them
+        """Restore the data of the commit from DVC's cache; batches also from the user's tree or a remote."""
+        if not run_in_checkout(directory, "checkout")[0]:  # also restores stage outputs that are in the cache
             return
         wanted = {name: digest for name, digest in read_pointers(directory, "HEAD").items() if name not in own}
         here, _ = read_digests(self.root, self.workspace / INCOMING)
@@ -310,7 +311,7 @@ class _Work:
             )
 
     def _take_in(self, directory: Path, own: Mapping[str, str]) -> dict[str, str]:
-        """Add the reader's batches to the checkout as `pipeline add-data` would; those that are fit."""
+        """Add the user's valid batches to the checkout, like `pipeline add-data`; quarantine the others."""
         if not own:
             return {}
         from pipeline.batches.add import add_batch
@@ -321,10 +322,10 @@ class _Work:
         known = _read_known(directory, dataset)
         for name, digest in sorted(own.items()):
             target = INCOMING / name
-            remove(target)  # the commit's version of it
+            remove(target)  # the commit's version
             try:
                 is_whole = copy_whole(self.workspace / INCOMING / name, target, digest)
-            except PermissionError as error:  # since its digest was remembered
+            except PermissionError as error:  # the permissions changed after its digest was cached
                 remove(target)
                 self.unreadable[name] = error.strerror or str(error)
                 continue
@@ -354,7 +355,7 @@ class _Work:
             notify("quarantined", f"batch {batch.name} is quarantined", batch.reason)
 
     def _commit_input(self, directory: Path, given: _Input, unfinished: Branch | None) -> str:
-        """Have the commit that the runs will name in the reader's repository, and return the name of its branch."""
+        """Commit the input, fetch the commit into the user's repository, and return its branch."""
         if unfinished:
             return unfinished.name
         name = branches.new_name(self.workspace)
@@ -378,7 +379,7 @@ class _Work:
         return name
 
     def _announce(self, name: str) -> None:
-        """Say before anything runs who will be the author of the commits, and where they will be pushed to."""
+        """Print the author of the commits and where they will be pushed, before anything runs."""
         if lacks_author(self.workspace):
             self._say(f"git has no author configured: {AUTHOR['user.name']} will be the commits' ({SET_AUTHOR})")
         if self.push != "never" and (where := branches.describe_push(self.workspace)):
@@ -395,7 +396,7 @@ class _Work:
         synced = sync(directory)
         summary, registration = Summary((), synced, True), synced.registration
         if registration:
-            # A commit of this retraining, perhaps of its first start, which was cut off, has no models of others.
+            # If this retraining (or its interrupted first start) made the commit, the commit's model is new.
             is_own = head != given.commit and registration.commit == head
             is_new = is_own or (registration.name, registration.version) not in before
             outcome, reason = read_decision(registration, is_new=is_new)
@@ -406,7 +407,8 @@ class _Work:
         facts, links = dict(summary.describe()), summary.links()
         result = self._report(result, given, facts, links)
         if registration:
-            self._tell_of_decision(registration, result, links)  # before the end is noted: rather twice than never
+            # Notify before the commit: after a kill between them, the next start notifies again.
+            self._tell_of_decision(registration, result, links)
         self._commit_result(directory, given, result, registration)
         return result
 
@@ -435,7 +437,7 @@ class _Work:
         branches.bring(self.workspace, directory, result.branch)
 
     def _tell_of_decision(self, registration: "Registration", result: Retraining, links: Mapping[str, str]) -> None:
-        """Of a model that was there before nothing is new; one that an earlier retraining made was told of then."""
+        """Notify about the decision. Skip models that existed before or that an earlier retraining announced."""
         from pipeline.notices.send import notify_of_decision
 
         told = {branch.trailers.get(branches.VERSION) for branch in self.known if branches.OUTCOME in branch.trailers}
@@ -474,20 +476,21 @@ class _Work:
         return replace(result, report=page)
 
     def _push(self, result: Retraining) -> Retraining:
-        """Not within a checkout: pushing data takes one of its own."""
+        """Push finished branches. Call this outside the checkout: pushing data creates another one."""
         if self.push == "never":
             return result
         return replace(result, warnings=branches.push_missing(self.workspace, self.root, self._say))
 
 
 def read_decision(registration: "Registration", *, is_new: bool) -> tuple[Outcome, str]:
-    """The outcome and the reason of a retraining by what the registry says of its model.
+    """Derive the outcome and the reason of a retraining from its model's registration.
 
-    A decision is kept with its model: a commit that changes no stage leads to one that was judged, and perhaps promoted
-    and rolled back, long before.
+    A decision is stored with its model. A commit that changes no stage leads to a model that was judged earlier, and
+    perhaps promoted and rolled back since.
 
     Args:
-        is_new: whether it was judged in this retraining. Clocks do not tell: the store's may be another machine's.
+        is_new: whether this retraining judged the model. Times cannot show it: the store may use another machine's
+            clock.
     """
     from pipeline.flows.summary import describe_version
 
@@ -503,15 +506,15 @@ def read_decision(registration: "Registration", *, is_new: bool) -> tuple[Outcom
 
 
 def _full_name(registration: "Registration") -> str:
-    """A version as no other dataset's is called."""
+    """Name of a model version, unique across datasets."""
     return f"{registration.name}/{registration.version}"
 
 
 def _read_known(directory: Path, dataset: "Dataset") -> "Known":
-    """The images that a batch must not repeat: of the commit that is checked out.
+    """Read the images of the checked-out commit, which a new batch must not repeat.
 
     Raises:
-        FlowError: they are nowhere, and cannot be made.
+        FlowError: they are not available, and `ingest` cannot make them.
     """
     from pipeline.batches.add import TABLES
     from pipeline.batches.inspection import read_known
@@ -533,7 +536,7 @@ def _read_known(directory: Path, dataset: "Dataset") -> "Known":
 
 
 def _publish(page: Path) -> None:
-    """Show a report beside the Prefect flow run that this is part of, if it is."""
+    """Attach a report to the current Prefect flow run, if there is one."""
     if "prefect.context" in sys.modules:
         from prefect.artifacts import create_markdown_artifact
         from prefect.context import FlowRunContext
@@ -544,14 +547,14 @@ def _publish(page: Path) -> None:
 
 @contextmanager
 def _entered(directory: Path) -> Iterator[None]:
-    """Work in a directory that will be thrown away: DVC leaves nothing of it elsewhere."""
+    """Change to a temporary directory for a block, with DVC's site cache inside it."""
     with _environment({"DVC_SITE_CACHE_DIR": str(site_cache(directory))}), chdir(directory):
         yield
 
 
 @contextmanager
 def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
-    """Have variables set in a block, or unset where the value is None."""
+    """Set environment variables for a block; unset those whose value is None."""
     former = {name: os.environ.get(name) for name in values}
     _set_environment(values)
     try:
@@ -569,10 +572,10 @@ def _set_environment(values: Mapping[str, str | None]) -> None:
 
 
 def _change(params: Any, key: str, value: Any) -> bool:
-    """Set a parameter by its dotted key. Whether that made a difference.
+    """Set a parameter by its dotted key. Returns True if the value changed.
 
     Raises:
-        ParamsError: there is no such key.
+        ParamsError: the key does not exist.
     """
     *sections, last = key.split(".")
     for section in sections:
@@ -587,7 +590,7 @@ def _change(params: Any, key: str, value: Any) -> bool:
 
 
 def _log(root: Path, result: Retraining, reason: str) -> Retraining:
-    """Add a line to the list of all retrainings of a main repository, also of those that were skipped."""
+    """Append a retraining, even a skipped one, to the log of the main repository."""
     entry: dict[str, str | None] = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "started": reason,
