@@ -1,7 +1,7 @@
-"""The hosts and origins that our servers answer: an ASGI middleware around Prefect's and MLflow's applications.
+"""Allowed hosts and origins of our servers: an ASGI middleware around Prefect's and MLflow's applications.
 
-A page of another site can send requests to this machine, and with DNS rebinding under its own name. Neither gets an
-answer, with or without credentials. Programs that are no browsers send no origin.
+A page of another site can send requests to this machine, and with DNS rebinding under its own host name. Both are
+refused, with or without credentials. Clients that are not browsers send no origin.
 """
 
 import ipaddress
@@ -16,7 +16,7 @@ Scope = MutableMapping[str, Any]
 Application = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-ANY_ADDRESS = ("0.0.0.0", "::")  # to listen on; no name of a machine
+ANY_ADDRESS = ("0.0.0.0", "::")  # only to listen on; not the name of a machine
 ADDRESS = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/?#@\[\]]+)(:[0-9]+)?")
 SCHEME = re.compile(r"^https?://")
 REFUSAL = (
@@ -25,11 +25,11 @@ REFUSAL = (
 
 
 def own_names(host: str, allowed: str) -> list[str]:
-    """Names of this machine as they stand in addresses.
+    """Return the names of this machine in the form that URLs use.
 
     Args:
         host: the address that a server listens on.
-        allowed: more names, with commas between them.
+        allowed: more names, separated by commas.
 
     Raises:
         FlowError: one of them is not a host name, or has a port.
@@ -38,12 +38,12 @@ def own_names(host: str, allowed: str) -> list[str]:
 
 
 def guard(application: Application, host: str, allowed: str = "", closed: str | None = None) -> Application:
-    """Refuse every request, also for a websocket, whose host or origin is foreign.
+    """Wrap an application to refuse every HTTP and websocket request with a foreign host or origin.
 
-    An origin is known if it is the request's own host, or an allowed name without a port (a proxy with TLS).
+    An origin is allowed if it is the request's own host, or an allowed name without a port (a proxy with TLS).
 
     Args:
-        closed: the beginning of paths that nobody is to use.
+        closed: refuse every path that starts with this.
     """
     hosts = set(own_names(host, allowed))
     origins = set(_split(allowed))
@@ -64,7 +64,7 @@ def guard(application: Application, host: str, allowed: str = "", closed: str | 
         if not is_request or (is_known(scope["headers"]) and not is_closed):
             await application(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: the server answers 403
+            await send({"type": "websocket.close", "code": 1008})  # not accepted yet: the server responds with 403
         else:
             await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": REFUSAL})

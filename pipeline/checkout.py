@@ -1,9 +1,8 @@
-"""A commit of the past in a directory of its own, for as long as a block takes.
+"""Temporary checkouts of a commit, for reproductions and retrainings.
 
-It borrows the objects of git and the cache of DVC, and is a repository by itself otherwise: nothing is entered in the
-one it came from, neither a branch nor a worktree. Of a reproduction, the stages that run in it find their locks,
-checkpoints, batches and MLflow store there, and never the reader's; those of a retraining record for the repository
-that it works for.
+A checkout is a separate git repository that borrows git's objects and DVC's cache. It adds no branch and no worktree to
+the original repository. The stages of a reproduction use the locks, checkpoints, batches and MLflow store of the
+checkout, never the user's. Those of a retraining record in the main repository.
 """
 
 import os
@@ -18,26 +17,27 @@ from pipeline.errors import FlowError
 from pipeline.git import git
 from pipeline.workspace import OWNER, STATE, lock, main_repository
 
-# In the main repository: on the disk of DVC's cache, and known to no tool.
+# In the main repository, on the same disk as DVC's cache. No tool registers these directories.
 PLACE = STATE / "reproductions"
 RETRAININGS = STATE / "retrainings"
-REMOVE_SECONDS = 10  # for a stage whose parent was killed to end, and to write no more
+REMOVE_SECONDS = 10  # a stage whose parent was killed may write until it ends
 
 
 @contextmanager
 def checkout(workspace: Path, commit: str, diff: bytes = b"", *, place: Path = PLACE) -> Iterator[Path]:
-    """Yield the project's root in a new directory that holds a commit, with a diff applied to it.
+    """Yield the project's root in a new directory that contains a commit, with a diff applied.
 
-    What a killed process left of such a directory is removed first, and this one at the end.
+    Directories that killed processes left are removed first, and this one at the end.
 
     Args:
-        commit: its SHA-1. No branch needs to lead to it.
-        diff: what `pipeline.tracking.provenance.read_tree` found; empty for none.
-        place: where, below the main repository. What runs in RETRAININGS records for the main repository.
+        commit: its SHA-1. No branch needs to contain it.
+        diff: the diff that `pipeline.tracking.provenance.read_tree` returned; empty for none.
+        place: the parent directory, relative to the main repository. Runs in RETRAININGS are recorded in the main
+            repository.
 
     Raises:
-        WorkspaceError: another process has one at that place.
-        FlowError: this repository has no such commit, or the diff does not fit it.
+        WorkspaceError: another process uses that place.
+        FlowError: this repository does not have the commit, or the diff does not apply to it.
     """
     root = main_repository(workspace)
     with lock(place.name, wait=0, remedy="wait for it, or end that process", root=root):
@@ -59,7 +59,7 @@ def checkout(workspace: Path, commit: str, diff: bytes = b"", *, place: Path = P
 
 
 def remove_left_behind(root: Path, place: Path) -> None:
-    """Remove what killed processes left of their checkouts. To be called only where none can be at work there."""
+    """Remove the checkouts that killed processes left. Call it only while no process can use that place."""
     for directory in (root / place).glob("*"):
         _remove(directory)
 
@@ -91,7 +91,7 @@ def _take_commit(workspace: Path, commit: str, directory: Path) -> None:
 
 
 def _lend_cache(workspace: Path, directory: Path) -> None:
-    """Let DVC find in `directory` what it finds in the workspace: its cache and its remotes, with their passwords."""
+    """Configure DVC in `directory` with the workspace's cache and remotes, including their passwords."""
     from dvc.config import Config, ConfigError
 
     try:

@@ -1,4 +1,4 @@
-"""The terminal, which shows names and reasons that others chose without letting them control it."""
+"""A console for untrusted text, such as names: control characters in it do not reach the terminal."""
 
 import os
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ from rich.segment import Segment
 
 from pipeline.redaction import printable
 
-PLAIN_WIDTH = 110  # columns in a file or a pipe, unless COLUMNS says otherwise
+PLAIN_WIDTH = 110  # columns in a file or a pipe, unless COLUMNS is set
 
 
 class SafeConsole(Console):
-    """A console on which a text's control characters are shown as `?`, and its brackets as they are."""
+    """A rich console that prints control characters as `?` and brackets unchanged."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
@@ -21,6 +21,6 @@ class SafeConsole(Console):
             self.width = max(self.width, PLAIN_WIDTH)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield the segments of something to print. Only rich's own, such as a spinner's, may move the cursor."""
+        """Yield the segments to print. Only rich's control segments, such as a spinner's, can move the cursor."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))

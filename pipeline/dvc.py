@@ -1,8 +1,8 @@
-"""One stage through DVC: a process group of its own, whose output is read as it comes, which never outlives the run.
+"""DVC's processes: start them, read their output line by line, and end them with the run.
 
-More than half of what a `dvc repro` of one stage takes is the import of DVC, so the next DVC is started and imports
-itself while a stage runs: `python -m pipeline.dvc` waits for its arguments on standard input, and is then nothing
-but `dvc` with these arguments.
+The import of DVC takes more than half of the time of a `dvc repro` of one stage. The next DVC process therefore starts
+while a stage still runs: `python -m pipeline.dvc` imports DVC, waits for its arguments on standard input, and then runs
+`dvc` with them. This module also removes stale entries from DVC's rwlock.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ from pipeline.errors import TEMPORARY_FAILURE
 
 Outcome = Literal["ran", "restored", "unchanged", "failed"]
 
-TRANSFER_SECONDS = 600  # to push to a remote or pull from it: what arrived stays, and the next time goes on
-STOP_SECONDS = 10  # for a training that is told to stop to close its MLflow run
+TRANSFER_SECONDS = 600  # for a push or a pull; transferred files are kept, and the next attempt continues
+STOP_SECONDS = 10  # for a training to close its MLflow run after SIGTERM
 
 MESSAGES: tuple[tuple[re.Pattern[str], Outcome], ...] = (
     (re.compile(r"Stage '[^']+' didn't change, skipping$"), "unchanged"),
@@ -42,30 +42,30 @@ ADVICE = re.compile(
 
 
 def announced_outcome(line: str) -> Outcome | None:
-    """What DVC announces to do with a stage, if the line is such a message. It is the first thing that DVC prints."""
+    """Return the outcome that DVC announces in this line, if any. DVC prints this line first."""
     return next((outcome for pattern, outcome in MESSAGES if pattern.match(line)), None)
 
 
 def failed_exit_code(line: str) -> int | None:
-    """The exit code of a stage's command, if the line is DVC's message that it failed."""
+    """Return the exit code of a stage's command if the line is DVC's message that it failed."""
     found = EXIT_CODE.match(line)
     return int(found[1]) if found else None
 
 
 def is_advice(line: str) -> bool:
-    """Whether the line is one of those that DVC repeats after every stage; the run says what is worth knowing once."""
+    """Return True for advice that DVC repeats after every stage. The run prints the useful part once."""
     return bool(ADVICE.match(line))
 
 
 def start_dvc(workspace: Path) -> subprocess.Popen[str]:
-    """A DVC that waits for its arguments; it ends when its standard input closes without any."""
+    """Start a DVC process that waits for its arguments. It exits if its standard input closes without any."""
     return _start("pipeline.dvc", workspace=workspace)
 
 
 def _start(
     *module: str, workspace: Path | None = None, without: tuple[str, ...] = (), **environment: str
 ) -> subprocess.Popen[str]:
-    """`python -m MODULE ARGUMENTS` in a process group of its own, with pipes to its input and from its output."""
+    """Start `python -m MODULE ARGUMENTS` in its own process group, with pipes to its input and from its output."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(without)}
     return subprocess.Popen(
         [sys.executable, "-m", *module],
@@ -81,10 +81,11 @@ def _start(
 
 
 def forget_dead_holders(workspace: Path) -> None:
-    """Remove stale entries from DVC's rwlock, and replace one that a killed DVC left cut off.
+    """Remove stale entries from DVC's rwlock, and replace a file that a killed DVC left truncated.
 
-    DVC removes the entries of a process that is gone, unless another process has its number, as after a restart of the
-    machine: it would then refuse to work beside that one. It writes the file in place, and refuses one that is no JSON.
+    DVC removes the entries of an ended process, unless another process has the same id now, for example after a restart
+    of the machine. DVC then refuses to run. It also refuses a file that is not JSON: it writes the file in place, so a
+    kill can truncate it.
     """
     path = workspace / ".dvc/tmp/rwlock"
     try:
@@ -93,23 +94,23 @@ def forget_dead_holders(workspace: Path) -> None:
             return
         from dvc.lock import make_lock
 
-        with make_lock(f"{path}.lock", tmp_dir=str(path.parent)):  # as DVC does for every change
+        with make_lock(f"{path}.lock", tmp_dir=str(path.parent)):  # DVC also takes this lock for every change
             path.write_text(_without_stale_entries(path.read_text(encoding="utf-8")), encoding="utf-8")
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
-        return  # there is no such file, or DVC will report what is wrong with it
+        return  # the file is missing, or DVC will report the error in it
 
 
 def _without_stale_entries(text: str) -> str:
     try:
         used = json.loads(text)
-    except json.JSONDecodeError:  # cut off while it was written
+    except json.JSONDecodeError:  # DVC was killed while it wrote the file
         return "{}"
     kept = _without_dead_holders(used)
     return text if kept == used else json.dumps(kept)
 
 
 def _without_dead_holders(used: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of `{"write": {PATH: HOLDER}, "read": {PATH: [HOLDER, …]}}`, what processes of DVC hold."""
+    """Return only the entries of DVC processes. Format: `{"write": {PATH: HOLDER}, "read": {PATH: [HOLDER, …]}}`."""
     write = {path: holder for path, holder in used.get("write", {}).items() if _is_dvc(holder["pid"])}
     read = {path: [one for one in holders if _is_dvc(one["pid"])] for path, holders in used.get("read", {}).items()}
     return {"write": write, "read": {path: holders for path, holders in read.items() if holders}}
@@ -125,10 +126,10 @@ def _is_dvc(pid: int) -> bool:
 
 
 def launch_environment() -> dict[str, str]:
-    """What every DVC that this project starts has in its environment.
+    """Return the environment variables for every DVC process that this project starts.
 
-    `cmd: python -m …` must find this interpreter, also where no environment is active, and a stage's lines must come
-    as they are printed.
+    `cmd: python -m …` must find this interpreter even if no virtual environment is active. The output of a stage must
+    not be buffered.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {"PATH": path, "PYTHONUNBUFFERED": "1", "PIPELINE_FLOW_PID": str(os.getpid())}
@@ -141,22 +142,22 @@ def run_in_checkout(
     without: tuple[str, ...] = (),
     on_line: Callable[[str], None] = lambda line: None,
 ) -> tuple[int, list[str]]:
-    """Run a command of DVC in a directory that will be thrown away. It ends with this process, however that ends.
+    """Run a DVC command in a temporary directory. The command ends with this process, even after `kill -9`.
 
     Args:
-        seconds: after which it is ended, and has failed; None waits for ever.
+        seconds: the time limit, after which the command is killed; None sets no limit.
         without: prefixes of environment variables that it does not inherit.
         on_line: called with each line as soon as it is printed.
 
     Returns:
-        its exit code, and the lines that it printed.
+        its exit code and the lines that it printed, without DVC's advice.
     """
-    # The module is found from here: the commit that is checked out need not have it.
+    # Import the module from the current directory: the commit in `directory` may not have it.
     attached_dvc = ("pipeline.process", "dvc", "--cd", str(directory), "--wait-for-lock")
     process = _start(*attached_dvc, *arguments, without=without, DVC_SITE_CACHE_DIR=str(site_cache(directory)))
 
     def end() -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS answers so for a group of zombies
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS denies a signal to a group of zombies
             os.killpg(process.pid, signal.SIGKILL)
 
     assert process.stdin
@@ -179,12 +180,12 @@ def run_in_checkout(
 
 
 def site_cache(directory: Path) -> Path:
-    """Where DVC is to keep what it otherwise leaves for ever in `/var/tmp/dvc` of a directory that will be gone."""
+    """Return DVC's site cache for a temporary directory. DVC's default, `/var/tmp/dvc`, would keep it forever."""
     return directory / ".dvc/tmp/site"
 
 
 class StageProcess:
-    """`dvc --wait-for-lock repro --single-item STAGE`, from its start."""
+    """A process that runs `dvc --wait-for-lock repro --single-item STAGE`."""
 
     def __init__(
         self,
@@ -195,18 +196,18 @@ class StageProcess:
         environment: Mapping[str, str],
         show: Callable[[str], None],
     ) -> None:
-        """Start it.
+        """Start the stage in a waiting DVC process.
 
         Args:
-            dvc: one that waits.
-            environment: of the stage, besides that of DVC.
+            dvc: the process, from `start_dvc`.
+            environment: variables to add to that of DVC.
             show: called with each line of output, in another thread.
         """
         self.stage = stage
-        self.outcome: Outcome | None = None  # None until DVC has said what it does
-        self.exit_code: int | None = None  # of the stage's own command, if that is what failed
+        self.outcome: Outcome | None = None  # None until DVC has announced it
+        self.exit_code: int | None = None  # of the stage's command, if that failed
         self.seconds = 0.0
-        self._closed = False  # nobody holds the other end of its output any more
+        self._closed = False  # no process can write to its output any more
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._show = show
         self._started = time.monotonic()
@@ -214,28 +215,28 @@ class StageProcess:
         arguments = ["--wait-for-lock", "repro", "--single-item", *(["--force"] if forced else []), stage]
         assert dvc.stdin
         order = json.dumps({"arguments": arguments, "environment": dict(environment)})
-        with contextlib.suppress(BrokenPipeError), dvc.stdin as stdin:  # one that has died says why in its output
+        with contextlib.suppress(BrokenPipeError), dvc.stdin as stdin:  # if DVC has ended, its output shows why
             stdin.write(order)
         executor = ThreadPoolExecutor(1, thread_name_prefix=f"output-of-{stage}")
         self._reading = executor.submit(self._read)
         executor.shutdown(wait=False)
 
     def lines(self) -> Iterator[str]:
-        """What it prints, as it comes, until it ends. `outcome` and `seconds` are final afterwards."""
+        """Yield each line of output until the process ends. Then `outcome` and `seconds` are final."""
         while (line := self._lines.get()) is not None:
             yield line
         self._reading.result()
 
     @property
     def may_succeed_later(self) -> bool:
-        """It failed because a server or a network did not answer, and said so by its exit code."""
+        """True if its exit code reports that a server or a network did not respond."""
         return self.outcome == "failed" and self.exit_code == TEMPORARY_FAILURE
 
     def end(self) -> None:
-        """End every process of the group: politely, then not. Does nothing when all have ended.
+        """End all processes of the group: first by SIGTERM, then by SIGKILL. Does nothing if all have ended.
 
-        The stage's own command is told first: DVC then sees it fail, frees its locks and ends by itself, whereas a
-        stage that loses its DVC ends at once and closes nothing.
+        SIGTERM goes to the stage's command first. DVC then sees it fail, releases its locks and exits. If DVC ended
+        first, the stage would exit at once without closing its MLflow run.
         """
         if self._closed:
             return
@@ -274,12 +275,12 @@ class StageProcess:
                         process.terminate()
 
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS answers so for a group of zombies
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS denies a signal to a group of zombies
             os.killpg(self._process.pid, number)
 
 
 def main() -> int:
-    """Import what DVC needs to reproduce a stage, wait for arguments, and be DVC."""
+    """Import the modules that DVC needs to reproduce a stage, wait for arguments, and run `dvc` with them."""
     import dvc.cachemgr
     import dvc.cli.parser
     import dvc.data_cloud

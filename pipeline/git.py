@@ -1,4 +1,4 @@
-"""Git without anybody at the keyboard: it asks for nothing, runs no hooks, and signs nothing."""
+"""Run git unattended: without prompts, hooks and signatures."""
 
 import os
 import shlex
@@ -12,26 +12,26 @@ UNATTENDED = {
     "commit.gpgSign": "false",
     "push.gpgSign": "false",
     "core.askPass": "",
-    "core.autocrlf": "false",  # a commit from before .gitattributes is checked out as it is, too
+    "core.autocrlf": "false",  # check out commits from before .gitattributes unchanged, too
     "credential.interactive": "false",
     "gc.auto": "0",
     "maintenance.auto": "false",
 }
-# Set while git runs a hook or an alias of the reader's: they would lead every command to that repository and its index.
+# Git sets these while it runs a user's hook or alias. They would redirect every command to that repository.
 OF_ANOTHER_COMMAND = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY")
 INITIALISE = "git init && git add . && git commit -m 'Start from the archive'"
 SET_AUTHOR = "git config --global user.name 'YOUR NAME' && git config --global user.email YOU@EXAMPLE.COM"
-AUTHOR = {"user.name": "pipeline retrain", "user.email": "pipeline-retrain@localhost"}  # where nobody is configured
+AUTHOR = {"user.name": "pipeline retrain", "user.email": "pipeline-retrain@localhost"}  # if none is configured
 
 
 def git(directory: Path, *arguments: str, stdin: bytes | None = None, seconds: float | None = None) -> str:
-    """What a command of git prints, without the last line break.
+    """Run a git command and return its output without trailing line breaks.
 
     Args:
-        seconds: after which it is ended, and has failed; None waits for ever.
+        seconds: the time limit, after which the command is killed; None sets no limit.
 
     Raises:
-        FlowError: it failed; a temporary failure by that limit.
+        FlowError: the command failed. The error is temporary if the time limit is the reason.
     """
     settings = [part for name, value in UNATTENDED.items() for part in ("-c", f"{name}={value}")]
     asking = ("GIT_ASKPASS", "SSH_ASKPASS")
@@ -51,7 +51,7 @@ def git(directory: Path, *arguments: str, stdin: bytes | None = None, seconds: f
 
 
 def require_repository(workspace: Path) -> None:
-    """Refuse a directory without git's history, such as an unpacked archive: DVC and retrainings work on commits.
+    """Check that a directory is in a git repository: DVC and retrainings need commits. An unpacked archive has none.
 
     Raises:
         FlowError: git is not installed, or cannot read the repository.
@@ -72,12 +72,12 @@ def require_repository(workspace: Path) -> None:
 
 
 def lacks_author(workspace: Path) -> bool:
-    """Whether git has no name or address for the author of a commit."""
+    """Return True if git has no name or no email address for the author of a commit."""
     return any(git_or_none(workspace, "config", "--get", name) is None for name in AUTHOR)
 
 
 def git_or_none(directory: Path, *arguments: str) -> str | None:
-    """What a command of git prints, without the last line break; None where it fails."""
+    """Run a git command and return its output without trailing line breaks; None if it fails."""
     try:
         return git(directory, *arguments)
     except FlowError:
@@ -85,17 +85,17 @@ def git_or_none(directory: Path, *arguments: str) -> str | None:
 
 
 def telling_line(output: str) -> str:
-    """The line in which a command says why it failed: of git, not the advice that comes last."""
+    """Return the line of a failed command's output that contains the reason, not git's advice after it."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     reasons = [line for line in lines if line.startswith(("! [", "fatal:", "error:", "ERROR:"))]
     return next(iter([*reasons, *reversed(lines)]), "")
 
 
 def commit(directory: Path, message: str, *, author_of: Path) -> str:
-    """Commit what is in the index, be it nothing, and return the commit's SHA-1.
+    """Commit the index, even without changes, and return the commit's SHA-1.
 
     Args:
-        author_of: a repository, whose configured author it gets.
+        author_of: the repository whose configured author becomes the author of the commit.
     """
     author = [
         part

@@ -1,8 +1,7 @@
-"""How processes of this project end: with their parent, on a signal, and without waiting for a server.
+"""End processes with their parent, on a signal, and without waiting for a server.
 
-`python -m pipeline.process MODULE ARGUMENTS` runs `python -m MODULE ARGUMENTS` so that it ends with the process that
-started it. Its standard input is a pipe, which the operating system closes when its parent is gone, also after
-`kill -9`.
+`python -m pipeline.process MODULE ARGUMENTS` runs `python -m MODULE ARGUMENTS` and ends it with the process that
+started it. Its standard input is a pipe, which the operating system closes when the parent ends, even after `kill -9`.
 """
 
 import os
@@ -41,9 +40,9 @@ def end_with_input() -> None:
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM and on SIGHUP, so that the blocks that are left end what they started.
+    """Raise SystemExit on SIGTERM and on SIGHUP, so that `with` blocks end the processes they started.
 
-    An existing handler stays: Prefect's, by which it tells a cancelled flow run from a crashed one, and `nohup`'s.
+    Existing handlers stay: Prefect's, which distinguishes a cancelled flow run from a crashed one, and `nohup`'s.
     """
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
@@ -61,14 +60,14 @@ def signals_as_exceptions() -> Iterator[None]:
 def skip_exit_handlers() -> None:
     """Let `exit_now` end the process without Python's exit handlers.
 
-    Prefect's handler waits without a limit until its server has taken every event.
+    Prefect's handler waits without a limit until its server has accepted every event.
     """
     global _skips_exit_handlers
     _skips_exit_handlers = True
 
 
 def exit_now() -> None:
-    """End the process if `skip_exit_handlers` was called, with the exit code of the exception that is being raised."""
+    """End the process if `skip_exit_handlers` was called, with the exit code of the current SystemExit, if any."""
     error = sys.exception()
     if _skips_exit_handlers and (error is None or isinstance(error, SystemExit)):
         sys.stdout.flush()

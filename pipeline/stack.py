@@ -1,11 +1,11 @@
-"""The servers of `pipeline up`: where they answer, and where they keep their data.
+"""The servers of `pipeline up`: their addresses, credentials and data directories.
 
-`pipeline up` writes both down in the main repository, so that every command finds its servers without being told. They
-work on what the embedded ones work on: MLflow's database and files, and Prefect's home. A command whose server does not
-answer therefore goes on without it, on the same records.
+`pipeline up` writes the addresses and the data directory to the main repository, where every command reads them. The
+servers use the same data as the embedded ones: MLflow's database and files, and Prefect's home. If a server does not
+respond, a command therefore continues without it, on the same records.
 
-Prefect's server asks everybody who they are, because whoever may use it can have its runner run commands. What it asks
-for is made once for each main repository, and used by every command without being told.
+Prefect's server requires a password, because a client that can use it can have its runner execute commands. The
+password is generated once for each main repository, where every command reads it.
 """
 
 import os
@@ -25,27 +25,27 @@ from pipeline.workspace import STATE, is_held, lock, make_state
 
 Server = Literal["mlflow", "prefect"]
 
-LOCK = "the stack"  # which `pipeline up` holds
-STACK_FILE = STATE / "stack.json"  # while `pipeline up` serves
-SETTINGS_FILE = STATE / "settings.json"  # what stays when it has ended: where the data is
+LOCK = "the stack"  # held by `pipeline up`
+STACK_FILE = STATE / "stack.json"  # written at the start of `pipeline up`
+SETTINGS_FILE = STATE / "settings.json"  # the data directory; kept after `pipeline up` ends
 AUTH_FILE = STATE / "prefect-auth"  # user and password of Prefect's server
-SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"  # Prefect's own names
+SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"  # Prefect defines these names
 ANSWER_SECONDS = 5
-TOLD_VARIABLE = "PIPELINE_STACK_MISSED"  # for the processes that a command starts: it has said so already
+TOLD_VARIABLE = "PIPELINE_STACK_MISSED"  # inherited by child processes: the message is printed only once
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A `pipeline up` whose servers answered once."""
+    """A `pipeline up` process and the addresses of its servers."""
 
     pid: int  # of the process that holds LOCK
     mlflow: str | None = None  # address of the server; None: not served
     prefect: str | None = None  # address of the server's API; None: not served
-    auth_from_file: bool = False  # Prefect's server uses the password in AUTH_FILE, not one of its environment
+    auth_from_file: bool = False  # Prefect's server uses the password in AUTH_FILE, not one from its environment
 
 
 def read_stack(root: Path) -> Stack | None:
-    """The servers that were started in a main repository. Whether they still answer is another question."""
+    """Read the servers that were started for a main repository. They may have ended since."""
     try:
         return Stack(**read_json(root / STACK_FILE))
     except (OSError, ValueError, TypeError):
@@ -53,22 +53,22 @@ def read_stack(root: Path) -> Stack | None:
 
 
 def write_stack(root: Path, stack: Stack) -> None:
-    """Let every command of a main repository know the servers."""
+    """Write the servers' addresses to a main repository, where every command reads them."""
     write_json(
         root / STACK_FILE, {name: value for name, value in asdict(stack).items() if value is not None}, mode=PRIVATE
     )
 
 
 def remove_stack(root: Path) -> None:
-    """Let every command of a main repository work without servers."""
+    """Delete the servers' addresses, so that every command of a main repository works without servers."""
     (root / STACK_FILE).unlink(missing_ok=True)
 
 
 def find_server(root: Path, server: Server) -> str | None:
-    """The address of a server that `pipeline up` started in a main repository and that answers now.
+    """Return the address of a server that `pipeline up` started for a main repository, if it responds now.
 
-    Once that was killed, another project's server may answer at the same address: nobody is asked there. Where a server
-    should answer and does not, this is said once, whatever the number of servers and processes.
+    After `pipeline up` was killed, another project's server may use the same address, so no request is sent to it. If a
+    server does not respond, a message is printed, but only once for all servers and processes.
     """
     stack = read_stack(root)
     address = stack and getattr(stack, server)
@@ -88,8 +88,8 @@ def find_server(root: Path, server: Server) -> str | None:
 
 
 def answers(address: str, seconds: float = ANSWER_SECONDS) -> bool:
-    """Whether a server says that it is well, at an address of its own for this question."""
-    import http.client  # here, so that a stage without servers does not pay for it
+    """Return True if a server's health check at this address responds with status 200."""
+    import http.client  # here, because a stage without servers does not need it
 
     parts = urlsplit(address)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=seconds)
@@ -103,7 +103,7 @@ def answers(address: str, seconds: float = ANSWER_SECONDS) -> bool:
 
 
 def is_same_server(one: str, other: str) -> bool:
-    """Compare two addresses of HTTP servers. All names of the loopback interface are equal."""
+    """Compare two addresses of HTTP servers. All names of the loopback interface count as equal."""
     try:
         return _location(one) == _location(other)
     except ValueError:  # not an address
@@ -118,9 +118,10 @@ def _location(address: str) -> tuple[str, str, int, str]:
 
 
 def auth_string(root: Path) -> str:
-    """User and password of a main repository's Prefect server, as `user:password`. The first call makes them.
+    """Return user and password of a main repository's Prefect server as `user:password`.
 
-    Only the owner can read the file, from its first moment on. Of several processes that make it, one wins.
+    The first call generates them. The file is created with access for its owner only, and under a lock, so that
+    simultaneous calls return the same password.
     """
     path = root / AUTH_FILE
     if kept := _read_auth_string(path):
@@ -140,12 +141,12 @@ def prefect_credentials(root: Path, url: str) -> dict[str, str]:
 
     They replace a password that the environment has for another server. The address is the one that the server listens
     on: another name of this machine may lead to another user's server. Empty for any other server, and if the password
-    is not known: then PREFECT_API_AUTH_STRING of the environment counts.
+    is not known: Prefect then uses PREFECT_API_AUTH_STRING of the environment.
     """
     stack = read_stack(root)
     if not stack or not stack.prefect or not is_same_server(url, stack.prefect):
         return {}
-    if not is_held(LOCK, stack.pid, root=root):  # somebody else may listen there
+    if not is_held(LOCK, stack.pid, root=root):  # another user's server may listen there
         return {}
     known = _read_auth_string(root / AUTH_FILE) if stack.auth_from_file else os.environ.get(SERVER_AUTH)
     return {"PREFECT_API_URL": stack.prefect, CLIENT_AUTH: known} if known else {}
@@ -160,26 +161,26 @@ def _read_auth_string(path: Path) -> str:
 
 
 def data_directory(root: Path) -> Path:
-    """Where MLflow keeps its database and its files: the main repository, unless `pipeline up --data` moved them.
+    """Return the directory of MLflow's database and files: the main repository, or that of `pipeline up --data`.
 
     Raises:
-        WorkspaceError: the file that says so is damaged.
+        WorkspaceError: SETTINGS_FILE is damaged.
     """
     return Path(_settings(root).get("data", root))
 
 
 def prefect_home(root: Path, data: Path | None = None) -> Path | None:
-    """Where Prefect keeps its database, if `pipeline up --data` moved it; None leaves that to Prefect.
+    """Return the directory of Prefect's database if `pipeline up --data` moved it; None means Prefect's default.
 
     Args:
-        data: the directory to which it would be moved; None: as it is.
+        data: the new data directory; None means the current one.
     """
     directory = data or data_directory(root)
     return None if directory == root else directory / "prefect"
 
 
 def move_data(root: Path, directory: Path) -> None:
-    """Have the servers, and every command without them, keep their data in a directory from now on."""
+    """Set the data directory of the servers, and of every command without them. Does not move existing data."""
     if directory == root:
         (root / SETTINGS_FILE).unlink(missing_ok=True)
     else:
@@ -196,7 +197,7 @@ def _settings(root: Path) -> dict[str, str]:
         found = str(error)
     if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
         return found
-    # Without it, an empty store would be opened beside the one that was moved.
+    # Without this error, a new empty store would be used instead of the one that was moved.
     raise WorkspaceError(
         f"{path} is damaged",
         expected='where `pipeline up --data` moved the data, such as {"data": "/srv/fashion-mnist"}',

@@ -1,6 +1,6 @@
-"""Where this checkout is, which repository it belongs to, and the locks that keep two processes apart.
+"""The workspace, its main repository, its state directory and the locks between processes.
 
-A workspace is the directory a stage runs in: the repository itself, a git worktree, or the temporary copy that
+A workspace is the directory that a stage runs in: the repository itself, a git worktree, or the temporary copy that
 `dvc exp run --temp` makes. The tracking store, the checkpoints and the uncommitted data live in the main repository.
 """
 
@@ -16,12 +16,12 @@ import filelock
 
 from pipeline.errors import WorkspaceError
 
-STATE = Path(".pipeline")  # locks, checkpoints and settings of this checkout: in .gitignore, no output of DVC
-OWNER = STATE / "owner"  # in the checkout of a retraining: the path of the repository that it works for
+STATE = Path(".pipeline")  # locks, checkpoints and settings of this checkout: in .gitignore, not a DVC output
+OWNER = STATE / "owner"  # in the checkout of a retraining: the path of its main repository
 
 
 def find_workspace(start: Path | None = None) -> Path:
-    """The nearest directory at or above `start` (default: the current one) that holds a `dvc.yaml`.
+    """Return the nearest directory at or above `start` (default: the current one) that contains a `dvc.yaml`.
 
     Raises:
         WorkspaceError: there is none.
@@ -39,9 +39,9 @@ def find_workspace(start: Path | None = None) -> Path:
 
 
 def main_repository(workspace: Path | None = None) -> Path:
-    """The repository a workspace belongs to: itself, unless it is a worktree, a temporary copy or a retraining's.
+    """Return a workspace's repository: itself, unless it is a worktree, a temporary copy or a retraining's checkout.
 
-    `dvc exp run --temp` names it in `DVC_ROOT`; a worktree's `.git` file leads to it.
+    `dvc exp run --temp` sets `DVC_ROOT` to that repository. The `.git` file of a worktree points to it.
     """
     root = Path(os.environ.get("DVC_ROOT") or workspace or find_workspace()).resolve()
     if (root / OWNER).is_file():
@@ -57,7 +57,7 @@ def main_repository(workspace: Path | None = None) -> Path:
 
 
 def current_experiment() -> str | None:
-    """The name of the DVC experiment that this process is part of; None outside of `dvc exp run`.
+    """Return the name of the DVC experiment that this process is part of; None outside `dvc exp run`.
 
     `dvc exp run` sets both variables for its stages. The name alone may come from a user's shell.
     """
@@ -65,10 +65,10 @@ def current_experiment() -> str | None:
 
 
 def make_state(root: Path | None = None) -> Path:
-    """The directory STATE of the workspace `root` (default: the current directory), which only its owner may enter."""
+    """Create STATE in the workspace `root` (default: the current directory), for its owner only, and return it."""
     state = (root or Path()) / STATE
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(PermissionError):  # another user's
+    with suppress(PermissionError):  # it belongs to another user
         if state.stat().st_mode & 0o077:
             state.chmod(0o700)
     return state
@@ -78,15 +78,15 @@ def make_state(root: Path | None = None) -> Path:
 def lock(name: str, *, wait: float, remedy: str, root: Path | None = None) -> Iterator[None]:
     """Hold the lock `name` of the workspace `root` (default: the current directory).
 
-    The operating system frees it when its process ends, however that happens.
+    The operating system releases it when the process ends, even after `kill -9`.
 
     Args:
-        name: what the lock guards, for the message: "stage train".
-        wait: seconds to wait for another holder; negative waits for ever.
-        remedy: what the reader should do when it stays taken.
+        name: the name of the lock, such as "stage train". The error message contains it.
+        wait: seconds to wait for another holder; negative waits forever.
+        remedy: the remedy in the error message.
 
     Raises:
-        WorkspaceError: another process held the lock all the while.
+        WorkspaceError: another process still holds the lock after `wait` seconds.
     """
     stem = _stem(name, root)
     make_state(root)
@@ -108,18 +108,20 @@ def lock(name: str, *, wait: float, remedy: str, root: Path | None = None) -> It
 
 
 def is_held(name: str, by: int, *, root: Path) -> bool:
-    """Whether a process holds the lock `name` of the workspace `root` now, and not another one with its number.
+    """Return True if the process `by` holds the lock `name` of the workspace `root` now.
+
+    A later process with the same id does not count.
 
     Args:
-        by: the process's number.
+        by: the process id.
     """
     stem = _stem(name, root)
     try:
         if json.loads(stem.with_suffix(".json").read_text())["pid"] != by:
             return False
         with stem.with_suffix(".lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: who asks at the same time is no holder
-        return False  # it ended without a word
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two checks at the same time must not block
+        return False  # it was killed
     except BlockingIOError:
         return True
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,1 +1,1 @@
-"""The Prefect flow that runs the stages of dvc.yaml, and what it drives."""
+"""The Prefect flow that runs the stages of dvc.yaml, with its plan, server and summary."""

@@ -1,4 +1,4 @@
-"""One pass over the stages: which of them go to DVC, the process that is at work, and what became of each."""
+"""One execution of the stages: it skips unchanged stages, runs the others through DVC and keeps their results."""
 
 import shutil
 import subprocess
@@ -20,33 +20,33 @@ ALL_STAGES = "all"
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a stage."""
+    """The outcome of a stage."""
 
     stage: str
     outcome: Outcome | Literal["not reached"]
     seconds: float = 0.0
-    may_succeed_later: bool = False  # it failed because something did not answer
+    may_succeed_later: bool = False  # it failed because a network or a server did not respond
 
     @property
     def up_to_date(self) -> bool:
-        """Whether its outputs are now those of the current data, code and parameters."""
+        """True if its outputs match the current data, code and parameters."""
         return self.outcome in ("ran", "restored", "unchanged")
 
 
 class Execution:
-    """The stages of one run in one workspace. Leaving its block ends what is still running.
+    """The stages of one run in one workspace. The end of its `with` block ends processes that still run.
 
     Args:
         until: the last stage to run; None runs all.
-        force: a stage to run even if nothing changed, or `all`; None leaves that to DVC.
+        force: a stage to run even if nothing changed, or `all`; with None, DVC decides.
     """
 
     def __init__(self, workspace: Path, terminal: Terminal, until: str | None, force: str | None) -> None:
         self.workspace, self.terminal, self.until, self.force = workspace, terminal, until, force
-        self.environment: dict[str, str] = {}  # of the stages, besides this process's own
+        self.environment: dict[str, str] = {}  # added to the environment of the stages
         self.plan = Plan(())  # the stages of this run
-        self.results: dict[str, Result] = {}  # of each of them
-        self._stages = 0  # of the workspace
+        self.results: dict[str, Result] = {}  # by stage of the plan
+        self._stages = 0  # number of stages in the workspace
         self._process: StageProcess | None = None
         self._next_dvc: subprocess.Popen[str] | None = None
         self._ended = False
@@ -54,17 +54,17 @@ class Execution:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every stage of the workspace is up to date, so that its outputs belong together."""
+        """True if every stage of the workspace is up to date, so that the outputs belong together."""
         return len(self.results) == self._stages and all(result.up_to_date for result in self.results.values())
 
     def prepare(self) -> None:
-        """Read the plan, and give its first stage a head start over the servers that are still coming up.
+        """Read the plan and start its first stage, while the servers are still starting.
 
-        Only a stage that nothing precedes gets one: it fetches data and opens no MLflow run, so that it need not know
-        the flow's.
+        Only a stage without upstream stages starts early. It fetches data and opens no MLflow run, so it does not need
+        the flow's run.
 
         Raises:
-            FlowError: DVC cannot read the workspace, or `until` or `force` cannot be done.
+            FlowError: DVC cannot read the workspace, or cannot run the stages that `until` and `force` name.
         """
         forget_dead_holders(self.workspace)
         self._next_dvc = start_dvc(self.workspace)
@@ -80,7 +80,7 @@ class Execution:
             self._start(pending[0].name)
 
     def run(self, name: str, log: Callable[[str], None]) -> Result:
-        """Run a stage to its end, or take over the process that had a head start. Each line it prints goes to `log`."""
+        """Run a stage, or continue with its process if it started early. Pass each line of output to `log`."""
         if self._is_unchanged(self.plan.stage(name)):
             result = Result(name, "unchanged")
         else:
@@ -100,7 +100,7 @@ class Execution:
         return result
 
     def _is_sound(self, name: str, log: Callable[[str], None]) -> bool:
-        """Whether DVC restored undamaged outputs. The others are removed, so that the next run looks at them again."""
+        """Return True if DVC restored undamaged outputs. Else delete them: the next run must not skip the stage."""
         try:
             require_sound_outputs(self.workspace, name)
         except WorkspaceError as error:
@@ -117,7 +117,7 @@ class Execution:
         return frozenset(self.plan.names if self.force == ALL_STAGES else [self.force] if self.force else [])
 
     def _is_unchanged(self, stage: Stage) -> bool:
-        """Whether DVC need not be asked: nothing differs in the stage, nor did anything happen to those before it."""
+        """Return True if DVC can skip the stage: it is not forced, and neither it nor a stage upstream changed."""
         before = {self.results[name].outcome for name in stage.upstream}
         return not stage.changes and stage.name not in self._forced and before <= {"unchanged"}
 
@@ -144,5 +144,5 @@ class Execution:
             if self._process:
                 self._process.end()
             if self._next_dvc:
-                self._next_dvc.kill()  # it has not begun anything
+                self._next_dvc.kill()  # it has not started a stage
                 self._next_dvc.communicate()

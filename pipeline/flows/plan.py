@@ -1,7 +1,7 @@
-"""What DVC would run, in which order, and why: read once before anything starts.
+"""The plan of a run: the stages in order, each with its changes. It is read once, before anything starts.
 
-DVC is asked in a process of its own, which costs what one `dvc status` costs: `dvc status --json` knows no order, and
-a second command for that would take as long again. `python -m pipeline.flows.plan` is that process.
+`python -m pipeline.flows.plan` reads it from DVC in a separate process, in the time of one `dvc status`. The output of
+`dvc status --json` has no order, and a second command for the order would double the time.
 """
 
 import json
@@ -16,21 +16,21 @@ from pipeline.errors import FlowError, mend_committed
 from pipeline.git import require_repository
 from pipeline.params import PARAMS_FILE
 
-SHOWN = 4  # files or params named in a reason; more are counted
+SHOWN = 4  # maximum number of files or params in a reason; the others are only counted
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of `dvc.yaml` as DVC finds it."""
+    """A stage of `dvc.yaml` and its changes."""
 
     name: str
     upstream: tuple[str, ...]  # stages whose outputs it reads
-    changes: tuple[str, ...]  # what differs from `dvc.lock`, in words; empty: nothing
+    changes: tuple[str, ...]  # differences from `dvc.lock`, as text; empty if unchanged
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages, each after those it depends on."""
+    """The stages in order: each comes after the stages it depends on."""
 
     stages: tuple[Stage, ...]
 
@@ -39,11 +39,11 @@ class Plan:
         return tuple(stage.name for stage in self.stages)
 
     def stage(self, name: str) -> Stage:
-        """The stage of that name."""
+        """Return the stage of that name."""
         return next(stage for stage in self.stages if stage.name == name)
 
     def until(self, name: str) -> "Plan":
-        """Only this stage and what it depends on.
+        """Return a plan of this stage and the stages it depends on.
 
         Raises:
             FlowError: `dvc.yaml` has no such stage.
@@ -56,7 +56,7 @@ class Plan:
         return Plan(tuple(stage for stage in self.stages if stage.name in needed))
 
     def pending(self, forced: frozenset[str] = frozenset()) -> tuple[Stage, ...]:
-        """The stages to hand to DVC: changed or forced ones, and all that are downstream of one."""
+        """Return the stages that DVC must run: changed or forced ones, and all stages downstream of them."""
         found: dict[str, Stage] = {}
         for stage in self.stages:
             if stage.changes or stage.name in forced or any(name in found for name in stage.upstream):
@@ -64,16 +64,16 @@ class Plan:
         return tuple(found.values())
 
     def require(self, name: str) -> None:
-        """Refuse a name that is no stage."""
+        """Raise a FlowError if no stage has this name."""
         if name not in self.names:
             raise FlowError(f"there is no stage {name!r}", expected=f"one of {', '.join(self.names)}", found=repr(name))
 
 
 def read_plan(workspace: Path) -> Plan:
-    """Ask DVC about every stage of `dvc.yaml`.
+    """Read the plan of a workspace from DVC.
 
     Raises:
-        FlowError: DVC cannot read `dvc.yaml` or `dvc.lock`, or the workspace is none of its own.
+        FlowError: DVC cannot read `dvc.yaml` or `dvc.lock`, or the workspace is not a git repository.
     """
     command = [sys.executable, "-m", "pipeline.flows.plan"]
     asked = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False, start_new_session=True)
@@ -91,7 +91,7 @@ def read_plan(workspace: Path) -> Plan:
 
 
 def parse_plan(content: Mapping[str, Any]) -> Plan:
-    """A plan from what `python -m pipeline.flows.plan` prints."""
+    """Create a plan from the output of `python -m pipeline.flows.plan`."""
     upstream, status = content["upstream"], content["status"]
     return Plan(
         tuple(Stage(name, tuple(upstream[name]), tuple(_describe(status.get(name, ())))) for name in content["order"])
@@ -99,7 +99,7 @@ def parse_plan(content: Mapping[str, Any]) -> Plan:
 
 
 def _describe(findings: Any) -> Iterator[str]:
-    """`dvc status` on one stage, such as `[{"changed deps": {"a": "modified"}}, "changed command"]`, in words."""
+    """Convert `dvc status` of a stage to text. Example: `[{"changed deps": {"a": "modified"}}, "changed command"]`."""
     for finding in findings:
         if isinstance(finding, str):
             yield finding
@@ -134,7 +134,7 @@ def _ask_dvc() -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print what DVC knows as one line of JSON, or its complaint on stderr."""
+    """Print the stages and their status as one line of JSON, or DVC's error on stderr."""
     from dvc.exceptions import DvcException
 
     try:

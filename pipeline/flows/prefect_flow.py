@@ -23,32 +23,32 @@ from pipeline.tracking.flow_runs import StageResult, flow_run
 from pipeline.tracking.records import PARENT_VARIABLE
 from pipeline.tracking.store import answers, locate
 
-RETRY_SECONDS = [5.0, 20.0]  # before the first and the second retry of what a network or a server did not answer
+RETRY_SECONDS = [5.0, 20.0]  # before the first and the second retry, if a network or a server did not respond
 SEND_SECONDS = 5
 DESCRIPTION = "Bring every stage of dvc.yaml up to date"
 
 
 def run_flow(execution: Execution, dataset: str, tell: Callable[[Summary], None]) -> State[None]:
-    """Run the stages of an execution that is being prepared, perhaps since before Prefect's server was up.
+    """Run the stages of a prepared execution as Prefect tasks.
 
-    Within a flow run, such as one of a deployment, they are its tasks; otherwise a flow run is made for them. A stage's
-    task ends as `Unchanged`, `Restored`, `Completed` or `Failed`; those behind a failed one as `NotReady`, Prefect's
-    word for a task whose upstream did not complete.
+    In a flow run, such as one of a deployment, the stages become its tasks. Otherwise this creates a flow run. A
+    stage's task ends as `Unchanged`, `Restored`, `Completed` or `Failed`. Tasks downstream of a failed one end as
+    `NotReady`, which is Prefect's state for a task whose upstream did not complete.
 
     Args:
         dataset: `dataset.name`, under which MLflow records the flow.
-        tell: is given what came of it, if the stages all ended well.
+        tell: called with the summary if no stage failed.
 
     Returns:
-        how it ended, with the run in one line as its message.
+        the final state. Its message is a one-line summary of the run.
     """
 
     def may_succeed_later(_task: object, run: Any, _state: object) -> bool:
-        # A stage has waited for its store already: nothing can come of another try while that does not answer.
+        # The stage has already waited for its store. A retry would fail while the store does not respond.
         return execution.results[run.name].may_succeed_later and answers(locate(execution.workspace))
 
     @task(
-        cache_policy=NO_CACHE,  # DVC knows what is up to date: two caches disagree sooner or later
+        cache_policy=NO_CACHE,  # DVC has a cache already: two caches disagree sooner or later
         retries=len(RETRY_SECONDS),
         retry_delay_seconds=RETRY_SECONDS,
         retry_condition_fn=may_succeed_later,
@@ -108,7 +108,7 @@ def run_flow(execution: Execution, dataset: str, tell: Callable[[Summary], None]
 
 
 def stage_results(execution: Execution, registration: Registration | None = None) -> list[StageResult]:
-    """What became of the stages, each with its key figure."""
+    """Return the outcome of each stage, with its key figure."""
     return [
         StageResult(
             result.stage,
@@ -121,25 +121,25 @@ def stage_results(execution: Execution, registration: Registration | None = None
 
 
 def require_success(summary: Summary) -> None:
-    """Raise a FlowError if a stage failed. It has said why in its own words."""
+    """Raise a FlowError if a stage failed. The stage has already printed the reason."""
     if any(result.outcome == "failed" for result in summary.stages):
         raise FlowError(headline(summary), remedy="mend what the stage says above, then run the same command again")
 
 
 def headline(summary: Summary) -> str:
-    """A run in one line, for the list of runs in Prefect's pages."""
+    """Return a one-line summary of a run, for the list of runs in Prefect's UI."""
     failed = [result.stage for result in summary.stages if result.outcome == "failed"]
     not_reached = [result.stage for result in summary.stages if result.outcome == "not reached"]
     if failed:
         return f"{', '.join(failed)} failed; not run: {', '.join(not_reached) or 'none'}"
     facts = dict(summary.describe())
     if facts and summary.synced.registration:
-        facts["decision"] = summary.synced.registration.decision.outcome  # the paragraph is in the artifact
+        facts["decision"] = summary.synced.registration.decision.outcome  # the full reason is in the artifact
     return "; ".join(f"{name} {text}" for name, text in facts.items()) or "up to date"
 
 
 def publish(summary: Summary) -> None:
-    """Leave the run's tables and pages with Prefect, where they are shown beside it."""
+    """Publish the run's table, decision and evaluation report as artifacts in Prefect."""
     rows = [
         {"stage": result.stage, "what happened": result.outcome, "seconds": round(result.seconds, 1), "": result.figure}
         for result in summary.stages
@@ -155,9 +155,10 @@ def publish(summary: Summary) -> None:
 
 
 def send_records() -> None:
-    """Send the logs and events that Prefect holds back for its next batch, before a temporary server ends.
+    """Send the logs and events that Prefect has buffered, before a temporary server ends.
 
-    What a server does not take within some seconds is given up: Prefect would wait for it at the process's end.
+    If the server does not accept them within SEND_SECONDS, skip Prefect's exit handler, which would wait without a
+    limit.
     """
     for worker in (APILogWorker, EventsWorker):
         sent = cast(Any, worker.drain_all(timeout=SEND_SECONDS))

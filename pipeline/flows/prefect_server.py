@@ -1,11 +1,12 @@
-"""The Prefect server of a run: the one that is configured, that of `pipeline up`, or a temporary one of the run's own.
+"""The Prefect server of a run: the configured one, that of `pipeline up`, or a temporary one.
 
-Prefect can start a temporary server by itself, but imports all of the server into the flow's own process first. Here it
-starts before anything else, in a process of its own, and takes its 5 s (15 s when its database is new) beside the other
-preparations. It ends when the run's process does, however that happens.
+Prefect can start a temporary server itself, but first imports the whole server into the flow's process. This module
+starts it before anything else, in a separate process. Its start takes 5 s (15 s with a new database), in parallel with
+the other preparations. It ends when the run's process ends, even after `kill -9`.
 
-`python -m pipeline.flows.prefect_server SOCKET` is that process. It ends at once when a profile or `prefect.toml` names
-a server: only Prefect knows all the places, and asking it in the flow's process first would lose the head start.
+`python -m pipeline.flows.prefect_server SOCKET` is the temporary server. It exits at once if a profile or
+`prefect.toml` names another server. Only Prefect can find all such settings, and to load them in the flow's process
+first would delay the start.
 `python -m pipeline.flows.prefect_server HOST PORT [ALLOWED_HOSTS]` is the server of `pipeline up`, which also runs
 Prefect's services. Both require credentials, and refuse foreign hosts and origins.
 """
@@ -43,40 +44,41 @@ ATTACHED = "pipeline.process"
 
 RETRIES = "PREFECT_CLIENT_MAX_RETRIES"
 
-# Read by Prefect when it is imported. What the user has set stays.
+# Prefect reads these when it is imported. They do not override the user's settings.
 SETTINGS = {
     "DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run prints its own lines; Prefect keeps them as logs
-    # A server that went away is asked again for half a minute, in which `pipeline up` has it back; one that hangs, for
-    # a minute. Prefect's own 60 seconds a request are 5 minutes, and it makes several.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run prints its own lines; Prefect stores them as logs
+    # Retry for half a minute if the server is down, in which `pipeline up` restarts it, and for a minute if it hangs.
+    # Prefect's default of 60 s for each try takes 5 minutes for each of several requests.
     RETRIES: "4",
     "PREFECT_API_REQUEST_TIMEOUT": "8",
-    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # it prints every event that it could not send
-    "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1.0",  # seconds until a line shows in Prefect's pages
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # otherwise it prints every event that it could not send
+    "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1.0",  # seconds until a line appears in Prefect's UI
 }
 LASTING_SETTINGS = {
-    "PREFECT_UI_API_URL": "/api",  # where the pages come from, under whatever name the browser knows this machine
-    # Who holds a deployment's slot outlives a crash of the server, or its runs would be ended for having lost theirs.
+    "PREFECT_UI_API_URL": "/api",  # relative: the UI works under every name of this machine
+    # Keep the concurrency leases of deployments on disk: Prefect ends runs whose lease is lost in a server crash.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 TEMPORARY_SETTINGS = {
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
-    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",  # automations need a server that stays
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",  # automations need a permanent server
     "PREFECT_SERVER_EVENTS_STREAM_OUT_ENABLED": "false",
 }
 
 
 @contextmanager
 def open_server(workspace: Path) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Have a Prefect server for the length of the block. Prefect must not be imported before.
+    """Provide a Prefect server until the block ends. Prefect must not be imported before.
 
     Yields:
-        what to call once Prefect is imported, for a block in which its client can use the server.
+        a function to call after Prefect is imported. It returns a context manager: in its block, Prefect's client can
+            use the server.
 
     Raises:
-        FlowError: the server that is configured does not answer, or a temporary one does not start.
+        FlowError: the configured server does not respond, or a temporary one does not start.
     """
     root = main_repository(workspace)
     for name, value in settings(root).items():
@@ -95,7 +97,7 @@ def open_server(workspace: Path) -> Iterator[Callable[[], AbstractContextManager
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the length of the block."""
+    """Set environment variables until the block ends."""
     former = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -109,21 +111,21 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def settings(root: Path) -> dict[str, str]:
-    """What Prefect is to find in the environment when it is imported, unless the user has set it."""
+    """Return the environment variables to set before Prefect is imported, unless the user has set them."""
     home = prefect_home(root)
     return {**SETTINGS, **({"PREFECT_HOME": str(home)} if home else {})}
 
 
 def require_answer(url: str) -> None:
-    """Refuse a server that does not answer at all.
+    """Check that a server responds, with any HTTP status.
 
     Raises:
-        FlowError: naming its address.
+        FlowError: it does not. The message contains its address.
     """
     try:
         urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
-        pass  # it answers: whether it lets us in is for Prefect's client to find out
+        pass  # it responds; Prefect's client checks the credentials later
     except (OSError, ValueError) as error:
         raise FlowError(
             f"the Prefect server at {without_password(url)} does not answer",
@@ -134,7 +136,7 @@ def require_answer(url: str) -> None:
 
 
 def _unset_server() -> str:
-    """The command that removes the address of the server from where it is set: environment, profile or file."""
+    """Return the command that removes the server's address from the environment, profile or file that sets it."""
     if "PREFECT_API_URL" in os.environ:
         return "unset PREFECT_API_URL"
     from prefect.context import get_settings_context
@@ -147,49 +149,49 @@ def _unset_server() -> str:
 
 
 def await_answer() -> None:
-    """Wait for half a minute if Prefect's server does not answer now. Prefect must be imported.
+    """Wait up to half a minute until Prefect's server responds. Prefect must be imported.
 
-    Prefect itself would wait at each of its next requests, and its engine makes several after one has failed. Once this
-    has failed, none of them is repeated.
+    After a failure, Prefect's engine makes several more requests and would wait at each. If this wait fails, Prefect's
+    retries are therefore turned off.
 
     Raises:
-        FlowError: it did not come back.
+        FlowError: the server did not respond in time.
     """
     from prefect.context import SettingsContext, get_settings_context
 
     context = get_settings_context()
     current = context.settings
     url, start = str(current.api.url), time.monotonic()
-    waits = [2**retry for retry in range(1, current.client.max_retries + 1)]  # as those of Prefect's client
+    waits = [2**retry for retry in range(1, current.client.max_retries + 1)]  # the same as in Prefect's client
     for place in range(len(waits) + 1):
         try:
             return require_answer(url)
         except FlowError as error:
             if place == len(waits):
                 hurried = current.copy_with_update(updates={"client.max_retries": 0})
-                SettingsContext(profile=context.profile, settings=hurried).__enter__()  # until this run's end
+                SettingsContext(profile=context.profile, settings=hurried).__enter__()  # until the run ends
                 raise _stopped_answering(error.found) from None
             time.sleep(max(0.0, start + sum(waits[: place + 1]) - time.monotonic()))
 
 
 @contextmanager
 def answering_server() -> Iterator[None]:
-    """Say in words that Prefect's server stopped answering, or does not let us in. Prefect must be imported.
+    """Convert connection and login errors of Prefect's client to a FlowError. Prefect must be imported.
 
     Raises:
-        FlowError: it did.
+        FlowError: Prefect's server stopped responding, or requires other credentials.
     """
     from httpx import TransportError
     from prefect.exceptions import PrefectHTTPStatusError
 
     # Prefect's log handler prints an error for each batch that it cannot send. It sends the last batches when the
-    # process exits, after the error below is printed: only a block without an error restores the setting.
+    # process exits, after the error below is printed. The setting is therefore restored only if the block succeeds.
     prints, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
         logging.raiseExceptions = prints
     except (TransportError, RuntimeError) as error:
-        # Prefect's client raises a RuntimeError of its own where its first request finds nobody.
+        # Prefect's client raises a RuntimeError if its first request finds no server.
         if not isinstance(error, TransportError) and "Failed to reach API" not in str(error):
             raise
         raise _stopped_answering(str(error) or type(error).__name__) from None
@@ -214,7 +216,7 @@ def _stopped_answering(found: str) -> FlowError:
 
 
 class TemporaryServer:
-    """A Prefect server on a free port of this machine, on the database in Prefect's home."""
+    """A Prefect server on a free port of this machine. It uses the database in Prefect's home."""
 
     def __init__(self, workspace: Path) -> None:
         self.log = workspace / LOG_FILE
@@ -223,9 +225,9 @@ class TemporaryServer:
         make_private(self.log)
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-        self.auth = f"run:{secrets.token_urlsafe(32)}"  # a port by itself keeps nobody out; it is in no file
+        self.auth = f"run:{secrets.token_urlsafe(32)}"  # other users can reach the port; the password is in no file
         with listener, self.log.open("w") as log:
-            # A session of its own keeps the terminal's Ctrl-C away, so that it can still take down how the run ended.
+            # A separate session does not receive the terminal's Ctrl-C: the server must still record how the run ended.
             self.process = subprocess.Popen(
                 [sys.executable, "-m", ATTACHED, "pipeline.flows.prefect_server", str(listener.fileno())],
                 stdin=subprocess.PIPE,
@@ -238,10 +240,13 @@ class TemporaryServer:
 
     @contextmanager
     def connect(self) -> Iterator[None]:
-        """Wait until it answers, and have Prefect use it; or, if Prefect's own settings name another, see to that one.
+        """Wait until the server responds, and configure Prefect to use it.
+
+        If Prefect's own settings name another server, check that the other one responds, and use that.
 
         Raises:
-            FlowError: it ended, or took too long, with the last lines of its log; or the other does not answer.
+            FlowError: the server ended or took too long, with the last lines of its log; or the other one does not
+                respond.
         """
         from prefect.context import refresh_global_settings_context
         from prefect.settings import get_current_settings, temporary_settings
@@ -251,10 +256,10 @@ class TemporaryServer:
             yield
             return
         self._wait()
-        own = {"PREFECT_API_URL": self.url, CLIENT_AUTH: self.auth, RETRIES: "2"}  # it never returns once it has ended
+        own = {"PREFECT_API_URL": self.url, CLIENT_AUTH: self.auth, RETRIES: "2"}  # few retries: no process restarts it
         with _environment(own):
             refresh_global_settings_context()
-            # Nobody watches for heartbeats here, and their thread takes up to a second to end.
+            # No service here checks heartbeats, and their thread takes up to a second to end.
             with temporary_settings(updates={"flows.heartbeat_frequency": None}):
                 yield
 
@@ -262,7 +267,7 @@ class TemporaryServer:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                # The socket listens already: this returns when somebody accepts.
+                # The socket already listens: the request waits until the server accepts it.
                 urllib.request.urlopen(f"{self.url}/health", timeout=START_SECONDS).close()
                 return
             except OSError:
@@ -292,9 +297,9 @@ class TemporaryServer:
 
 
 def make_tables() -> None:
-    """Let Prefect make or migrate its tables in PostgreSQL, one server at a time.
+    """Create or migrate Prefect's tables in PostgreSQL, one server at a time.
 
-    Its migrations take no lock: of two servers that find the database empty, one fails.
+    Prefect's migrations take no lock: if two servers find an empty database, one of them fails.
     """
     from prefect.server.database import provide_database_interface
 
@@ -312,7 +317,7 @@ def make_tables() -> None:
                 await connection.run_sync(hold_creation_lock)
                 await provide_database_interface().run_migrations_upgrade()
         finally:
-            await engine.dispose()  # and with the connection goes the lock
+            await engine.dispose()  # closing the connection releases the lock
 
     asyncio.run(migrate())
 
@@ -325,7 +330,7 @@ def _database_address() -> str:
 
 
 def serve_temporarily(descriptor: int) -> None:
-    """Serve on an open, listening socket, unless Prefect's own settings name another server."""
+    """Serve on a listening socket. Return at once if Prefect's own settings name another server."""
     from prefect.settings import get_current_settings
 
     if get_current_settings().api.url:
@@ -341,10 +346,10 @@ def serve_temporarily(descriptor: int) -> None:
 
 
 def serve(host: str, port: int, allowed_hosts: str = "") -> None:
-    """Be what `prefect server start` is, without its welcome and the import of the whole command line.
+    """Run the server as `prefect server start` does, but without its banner and the import of its command line.
 
     Args:
-        allowed_hosts: names under which browsers and clients may know this machine, with commas between them.
+        allowed_hosts: further names of this machine that browsers and clients may use, separated by commas.
     """
     root = main_repository()
     for name, value in {**settings(root), **LASTING_SETTINGS}.items():
@@ -361,7 +366,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
 
 
 def _make_private_home(home: Path) -> None:
-    """Keep Prefect's database, and whatever else this process creates, for its owner only."""
+    """Make Prefect's database, and every file that this process creates, accessible to the owner only."""
     os.umask(0o077)
     home.mkdir(parents=True, exist_ok=True)
     make_private(*home.glob("prefect.db*"), *([home] if home == prefect_home(main_repository()) else []))

@@ -1,4 +1,4 @@
-"""A run of the training flow from its start to its end: all that has to be in place around Prefect's part of it."""
+"""A complete run of the training flow: the lock, the servers and the terminal around Prefect's flow."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,24 +33,24 @@ def run_training(
 ) -> str:
     """Run the training flow in a workspace, which must be the current directory.
 
-    DVC is asked what to do, the first stage starts, and the tracking store and Prefect come up, all beside each other.
+    The plan, the first stage, the tracking store and Prefect's server start in parallel.
 
     Args:
         until: the last stage to run; None runs all.
-        force: a stage to run even if nothing changed, or `all`; None leaves that to DVC.
-        if_busy: what to do while another run is going on here.
-        quiet: show the progress on standard error, so that standard output is the caller's.
-        tell: is given what came of a run whose stages all ended well.
+        force: a stage to run even if nothing changed, or `all`; with None, DVC decides.
+        if_busy: if another run is active in this workspace, raise an error (`leave`) or wait for it (`wait`).
+        quiet: print the progress to standard error, so that the caller can use standard output.
+        tell: called with the summary if no stage failed.
 
     Returns:
-        the run in one line.
+        a one-line summary of the run.
 
     Raises:
-        ParamsError, ModelError: `params.yaml` cannot be used; nothing has started.
-        WorkspaceError: another run is going on here.
+        ParamsError, ModelError: `params.yaml` cannot be used. Nothing was started.
+        WorkspaceError: another run is active in this workspace.
         TrackingError: the tracking store cannot be used.
         FlowError: the workspace is not in git, Prefect's server or DVC cannot be used, or a stage failed.
-        KeyboardInterrupt: by Ctrl-C; everything that was started has ended.
+        KeyboardInterrupt: on Ctrl-C, after all started processes have ended.
     """
     require_repository(workspace)
     dataset = read_params().dataset.name
@@ -64,7 +64,7 @@ def run_training(
         with terminal.waiting("starting MLflow and Prefect"):
             open_store(locate(workspace))
             preparation.result()
-            # Imported only now, while its server takes longest; never beside MLflow's import, in another thread.
+            # Import Prefect while its server is still starting, but never in parallel with the import of MLflow.
             from pipeline.flows.prefect_flow import run_flow
 
             stack.enter_context(connect())
@@ -73,13 +73,13 @@ def run_training(
         if state.is_cancelled():
             raise KeyboardInterrupt
         if not state.is_completed():
-            state.result()  # raises what went wrong
+            state.result()  # raises the error of the run
         return str(state.message)
 
 
 @contextmanager
 def _only_run(terminal: Terminal, if_busy: IfBusy) -> Iterator[None]:
-    """Be the only run in this workspace: DVC's own lock is held for moments, and two runs would take turns."""
+    """Allow one run at a time in this workspace. DVC holds its own lock only briefly, so two runs would interleave."""
     remedy = "wait for it (pipeline run --if-busy wait), or end that process"
     with ExitStack() as stack:
         try:

@@ -1,4 +1,4 @@
-"""What a run came to, in a reader's words, for the terminal, for Prefect and for MLflow."""
+"""The summary of a run as text, for the terminal, Prefect and MLflow."""
 
 import csv
 import subprocess
@@ -21,19 +21,19 @@ METRICS = Path("reports/evaluation/metrics.json")
 GATE = Path("reports/evaluation/gate.json")
 REGISTRATION = Path("reports/registration.json")
 EVALUATION_REPORT = Path("reports/evaluation/report.md")
-MLFLOW_UI = "http://127.0.0.1:5000"  # where `mlflow ui` answers
+MLFLOW_UI = "http://127.0.0.1:5000"  # default address of `mlflow ui`
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A run that has ended."""
+    """The results of a finished run."""
 
     stages: Sequence["StageResult"]
     synced: "Synced"
     is_whole: bool  # every stage is up to date, so the outputs belong together
 
     def describe(self) -> Iterator[tuple[str, str]]:
-        """What came out, as pairs of a name and a sentence; nothing unless the run is whole."""
+        """Yield the results as pairs of a name and a sentence; none if a stage is not up to date."""
         registration = self.synced.registration
         if self.is_whole and registration:
             yield "accuracy", f"{describe_accuracy()} on the test images"
@@ -41,7 +41,7 @@ class Summary:
             yield "model", describe_version(registration)
 
     def where_to_look(self) -> Iterator[tuple[str, str]]:
-        """Where the rest is to be seen, and what is left to do: pairs of a name and a file or a command."""
+        """Yield reports and next steps as pairs of a name and a file, an address or a command."""
         from pipeline.tracking.store import pages_command
 
         if self.is_whole:
@@ -54,7 +54,7 @@ class Summary:
             yield "keep", f"git add {LOCK_FILE} && git commit"
 
     def links(self) -> dict[str, str]:
-        """Addresses in MLflow's pages."""
+        """Return links to MLflow's UI."""
         base = _server() or MLFLOW_UI
         registration = self.synced.registration
         return {
@@ -68,7 +68,7 @@ class Summary:
 
 
 def _server() -> str:
-    """The address of the tracking server, that of `pipeline up` or one that somebody configured; empty without one."""
+    """Return the address of the tracking server (configured, or of `pipeline up`); empty if there is none."""
     from pipeline.tracking.store import locate
 
     store = locate()
@@ -76,7 +76,7 @@ def _server() -> str:
 
 
 def key_figure(stage: str, registration: "Registration | None" = None) -> str:
-    """The one thing to know about a stage that is up to date; empty for a stage of somebody's own."""
+    """Return the key figure of a stage that is up to date; empty for a stage that a user added."""
     if stage == "register" and registration:
         return describe_version(registration)
     read = KEY_FIGURES.get(stage)
@@ -84,7 +84,7 @@ def key_figure(stage: str, registration: "Registration | None" = None) -> str:
 
 
 def describe_version(registration: "Registration") -> str:
-    """Where a model stands in the registry."""
+    """Return a model's name, version and aliases in the registry."""
     if registration.version is None:
         return f"not registered as {registration.name}"
     aliases = f" ({', '.join(registration.aliases)})" if registration.aliases else ""
@@ -92,7 +92,7 @@ def describe_version(registration: "Registration") -> str:
 
 
 def describe_standing(workspace: Path) -> Iterator[tuple[str, str]]:
-    """How the model in the workspace, and those in the registry, stand: pairs of a name and a sentence.
+    """Describe the model in the workspace and those in the registry: pairs of a name and a sentence.
 
     Raises:
         TrackingError: the store cannot be used.
@@ -107,7 +107,7 @@ def describe_standing(workspace: Path) -> Iterator[tuple[str, str]]:
 
 
 def _describe_aliases(workspace: Path) -> Iterator[tuple[str, str]]:
-    """The aliases of the current dataset's model, without creating a store that is not there."""
+    """Describe the aliases of the current dataset's model. Does not create a missing store."""
     from pipeline.registry.aliases import find_aliases
     from pipeline.registry.registration import current_name
     from pipeline.registry.versions import find_deleted_run
@@ -132,7 +132,7 @@ def _describe_aliases(workspace: Path) -> Iterator[tuple[str, str]]:
 
 
 def describe_refused_batches() -> Iterator[tuple[str, str]]:
-    """Batches in `data/incoming/` with which a run would stop: pairs of a name and a sentence."""
+    """Describe batches in `data/incoming/` that would stop a run: pairs of a name and a sentence."""
     from pipeline.data.batches import INCOMING, find_batches
 
     try:
@@ -142,13 +142,13 @@ def describe_refused_batches() -> Iterator[tuple[str, str]]:
 
 
 def describe_accuracy() -> str:
-    """The accuracy on the test images with its 95 % interval."""
+    """Return the accuracy on the test images with its 95 % interval."""
     metrics = read_json(METRICS)
     return f"{metrics['accuracy']:.2%} ({metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%})"
 
 
 def failed_checks() -> list[str]:
-    """The thresholds of the gate that the model missed; empty when it passed."""
+    """Return the thresholds of the gate that the model missed; empty if it passed."""
     checks = read_json(GATE)["checks"]
     return [f"{check['name']} {check['threshold']}: {check['value']}" for check in checks if not check["passed"]]
 

@@ -1,6 +1,6 @@
-"""What a run shows while it works: the stages' output as it comes, and what is being waited for.
+"""The terminal output of a run: the stages' output, the step that it waits for, and the final table.
 
-On a terminal the latter is a spinner with the time that has passed, below the output; elsewhere it is a plain line.
+On a terminal, this step is shown below the output, with a spinner and the elapsed time. Elsewhere it is a plain line.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ STYLES = {"ran": "green", "restored": "cyan", "unchanged": "dim", "failed": "bol
 
 
 class Terminal:
-    """Standard output, or standard error, shared by the threads of a run."""
+    """Standard output or standard error, shared by the threads of a run."""
 
     def __init__(self, stderr: bool = False) -> None:
         self._console = SafeConsole(stderr=stderr)
@@ -34,12 +34,12 @@ class Terminal:
         )
 
     def show(self, line: str) -> None:
-        """A line of a stage's output, as it is."""
+        """Print a line of a stage's output unchanged."""
         style = "bold" if line.startswith("Running stage '") else "dim" if line.startswith("> ") else ""
         self._console.print(Text(line, style), soft_wrap=True)
 
     def summarise(self, summary: Summary) -> None:
-        """The table at the end of a run, what came out, and where to look."""
+        """Print the table of stages, the results and the next steps."""
         table = Table("stage", "what happened", Column("seconds", justify="right"), "", box=SIMPLE_HEAD)
         for result in summary.stages:
             style = STYLES[result.outcome]
@@ -48,10 +48,10 @@ class Terminal:
 
     @contextmanager
     def waiting(self, what: str, announce: bool = True) -> Iterator[None]:
-        """Say what is being waited for, for as long as the block takes.
+        """Show a text with a spinner and the elapsed time until the block ends.
 
         Args:
-            announce: where there is no spinner, print a line instead.
+            announce: without a spinner, print a line instead.
         """
         if announce and self._progress.disable:
             self._console.print(what)
@@ -70,7 +70,7 @@ class Terminal:
 
 
 def as_grid(facts: Iterable[tuple[str, str]]) -> Table:
-    """Pairs of a name and a sentence, below each other."""
+    """Return a table with one row for each pair of a name and a sentence."""
     grid = Table.grid("name", "text", padding=(0, 2))
     for name, text in facts:
         grid.add_row(Text(name, "bold"), Text(text))

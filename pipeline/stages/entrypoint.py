@@ -1,8 +1,8 @@
-"""What every stage process does around its own work.
+"""The common entry point of all stage processes.
 
-It reads the parameters, holds the stage's lock, ends itself when the DVC or the flow that started it is gone, refuses
-to work without a batch that the main repository has or on damaged data, and turns an error into a message and an exit
-code.
+It reads the parameters, holds the stage's lock, and ends the process when the DVC or flow process that started it has
+ended. It refuses damaged data, and a workspace that lacks a batch of the main repository. It turns an error into a
+message and an exit code.
 """
 
 import errno
@@ -26,7 +26,7 @@ from pipeline.tracking.dvc_cache import require_sound_batches, require_sound_inp
 from pipeline.workspace import OWNER, lock, main_repository
 
 ORPHAN_POLL_SECONDS = 0.5
-REMEDIES = {  # by the number of an operating system's error
+REMEDIES = {  # by errno
     errno.ENOSPC: "free space on that disk (pipeline gc), then run the same command again",
     errno.EDQUOT: "free space in your quota (pipeline gc), then run the same command again",
     errno.EACCES: "correct the permissions, then run the same command again",
@@ -36,14 +36,14 @@ REMEDIES = {  # by the number of an operating system's error
     errno.EIO: "the disk may be failing: look at the system's log, and copy what you need",
     errno.EMFILE: "allow more open files (ulimit -n), then run the same command again",
 }
-LOCK_WAIT_SECONDS = 15  # an orphan of a killed DVC holds its lock for one poll and the end of a process
+LOCK_WAIT_SECONDS = 15  # an orphan of a killed DVC holds the lock until its next poll and its exit
 
 
 def execute(stage: str, run: Callable[[Params], None], *, part: Callable[[], str] = str) -> None:
     """Run one stage as the process `python -m pipeline.stages.STAGE`.
 
     Args:
-        part: says which of several processes of the stage this is, such as "worker 1": each holds a lock of its own.
+        part: returns a name, such as "worker 1", if the stage has several processes. Each holds its own lock.
     """
     end_with_parent()
     bypass_proxy()
@@ -52,10 +52,10 @@ def execute(stage: str, run: Callable[[Params], None], *, part: Callable[[], str
         with lock(
             f"stage {stage} {part()}".rstrip(), wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process"
         ):
-            if not OWNER.is_file():  # a retraining has chosen its data
+            if not OWNER.is_file():  # a retraining selects its own data
                 require_same_batches(INCOMING, main_repository() / INCOMING)
                 require_same_local_data(Path(params.dataset.path), main_repository() / params.dataset.path)
-            if "DVC_STAGE" in os.environ:  # by hand, a stage reads what is there
+            if "DVC_STAGE" in os.environ:  # not if a user runs the stage without DVC
                 require_sound_inputs(Path(), stage)
                 if stage == "ingest":
                     require_sound_batches(Path(), INCOMING)
@@ -67,10 +67,10 @@ def execute(stage: str, run: Callable[[Params], None], *, part: Callable[[], str
 
 
 def read_params() -> Params:
-    """`params.yaml`, held against the catalogue: before anything runs, whoever starts it.
+    """Load `params.yaml` and check it against the catalogue.
 
     Raises:
-        ParamsError, ModelError: it cannot be used, or names a dataset or a class that the catalogue does not have.
+        ParamsError, ModelError: it cannot be used, or names a dataset or a class that is not in the catalogue.
     """
     params = load_params()
     dataset = load_entry(params.dataset.name).dataset
@@ -79,9 +79,9 @@ def read_params() -> Params:
 
 
 def fail(stage: str, error: PipelineError) -> NoReturn:
-    """Print why the stage stopped, and how to have its former outputs back: DVC deleted them before the start."""
+    """Print why the stage failed and how to restore its former outputs. DVC deleted them before the start."""
     print(f"\n{stage} failed: {error}", file=sys.stderr)
-    if stage != "register":  # whose output is in no cache
+    if stage != "register":  # its output is not cached
         print(
             f"  former:   if it ended well here before, its outputs are back with: dvc checkout {stage}",
             file=sys.stderr,
@@ -90,7 +90,7 @@ def fail(stage: str, error: PipelineError) -> NoReturn:
 
 
 def explain(error: OSError) -> WorkspaceError:
-    """An operating system's error in words: which files it is about, and what to do about an error of its kind."""
+    """Convert an operating system's error to a WorkspaceError with the names of the files and a remedy."""
     names = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes) and name]
     paths = [Path(os.fsdecode(name)) for name in names]
     found, kind = error.strerror or str(error), error.errno
@@ -107,10 +107,11 @@ def explain(error: OSError) -> WorkspaceError:
 
 
 def end_with_parent() -> None:
-    """End this process when the DVC process, or the flow, that started it goes away.
+    """End this process when the DVC or flow process that started it ends.
 
-    `kill -9` of either leaves the stage running, and a rerun would start a second writer beside it. DVC puts a shell
-    between, so parent and grandparent are watched. A stage started by hand has no such parent and is left alone.
+    After `kill -9` of either, the stage would keep running, and a rerun would start a second writer. DVC starts the
+    stage through a shell, so this watches the parent and the grandparent. It does nothing for a stage that a user
+    starts without DVC.
     """
     if "DVC_STAGE" not in os.environ:
         return
@@ -131,7 +132,7 @@ def end_with_parent() -> None:
     def watch() -> None:
         while all(alive(process) for process in watched if process):
             time.sleep(ORPHAN_POLL_SECONDS)
-        with suppress(OSError):  # whoever read this may be gone as well
+        with suppress(OSError):  # the reader of this pipe may have ended as well
             print("the process that started this stage is gone: stopping", file=sys.stderr, flush=True)
         os._exit(1)
 
