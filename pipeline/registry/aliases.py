@@ -44,7 +44,7 @@ Versions = Mapping[str, str]  # by alias
 CHAMPION: Literal["champion"] = "champion"
 CHALLENGER: Literal["challenger"] = "challenger"
 ANY_VERSION = "any"  # a value of `expected`
-DECISION_TAG = "decision"  # of a version, set last: without it, the version was not judged to the end
+DECISION_TAG = "decision"  # of a version, set last: without it, the decision is incomplete
 REASON_TAG = "decision.reason"  # of a version
 ACCURACY_TAG = "test.accuracy"  # of a version, at registration; `.low` and `.high` are the ends of its 95 % interval
 ROLE_TAG = "history.role"  # of a run of the history
@@ -194,7 +194,7 @@ def rollback(client: "MlflowClient", name: str, *, reason: str, to: str | None =
     """Make a former champion the champion again.
 
     Args:
-        to: its version; None: the last champion before this one that was neither rolled back from nor deleted.
+        to: its version; None: the last earlier champion that no rollback removed and that still exists.
 
     Raises:
         TrackingError: there is no former champion, or `to` was never the champion, or is the champion now.
@@ -301,7 +301,7 @@ def _record(
     if not _write_once(client, order, f"{number:06d}", run.info.run_id):
         client.delete_run(run.info.run_id)
         return None
-    for other in history.unclaimed:  # of dead processes, or of living ones, which will not get this number any more
+    for other in history.unclaimed:  # their processes are dead, or can no longer claim this number
         client.delete_run(other)
     return _carry_out(history, order, _as_move(number, run))
 
