@@ -158,7 +158,7 @@ def find_descendants(workspace: Path, *, data: str | None = None, commit: str | 
         commit: its SHA-1, or its first characters.
 
     Raises:
-        TrackingError: what was given is too short, or the store cannot be used.
+        TrackingError: the digest or commit is too short, or the store cannot be used.
     """
     if len(prefix := data or commit or "") < SHORTEST_PREFIX:
         raise TrackingError(f"{prefix!r} is too short to identify anything", expected=f"{SHORTEST_PREFIX} characters")

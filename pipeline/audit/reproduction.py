@@ -153,7 +153,7 @@ class _Rerun:
             self.outcomes[first] = "failed"
 
     def _dvc(self, *arguments: str, on_line: Callable[[str], None] = lambda line: None) -> bool:
-        """Run a command of DVC. Returns whether it succeeded."""
+        """Run a DVC command. Returns True on success."""
         code, lines = run_in_checkout(self._directory, *arguments, without=NOT_INHERITED, on_line=on_line)
         self.log += lines
         return code == 0
@@ -172,7 +172,7 @@ def _compare(stage: str, outcome: StageOutcome, recorded: RecordedRun, directory
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a model file, or the MD5 that DVC has for anything else."""
+    """Return the SHA-256 of a model file, or DVC's MD5 of any other output."""
     if not path.exists():
         return "missing"
     return file_digest(path) if path.suffix == Path(MODEL).suffix else dvc_digest(path)

@@ -10,8 +10,8 @@ import numpy as np
 from pipeline.errors import DataError
 from pipeline.evaluation.predictions import read_predictions
 
-# The limits between rounding and another training, measured on the test predictions of the `mlp` preset: the same
-# training on one to four threads, against trainings with other seeds (docs/reproduction.md has the numbers).
+# Limits between rounding and a different training. Measured on the test predictions of the `mlp` preset: the
+# same training on one to four threads, and trainings with other seeds (numbers in docs/reproduction.md).
 MIN_SAME_PREDICTIONS = 0.96  # share of the images
 MAX_MEAN_DISTANCE = 0.04  # total variation distance of an image's probabilities (0 to 1), mean over the images
 

@@ -154,7 +154,7 @@ def move_alias(
     """Move an alias to a new version, as `register` decided. Does nothing if it is there already.
 
     Args:
-        evidence: what the decision is based on: figures, digests, ids.
+        evidence: the basis of the decision: figures, digests, ids.
         expected: the version of the alias when this was decided; None: the alias did not exist.
 
     Raises:
@@ -451,7 +451,7 @@ def _find_version(history: History, version: str | None) -> "ModelVersion | None
 
 
 def _holds_same_model(history: History, move: Move) -> bool:
-    """Check that the move's target still exists and holds the same model as then."""
+    """Check that the move's target still exists, with the same model file."""
     version = _find_version(history, move.target)
     return version is not None and version.tags.get(MODEL_TAG) == move.model
 
@@ -467,7 +467,7 @@ def _require_version(history: History, version: str, *, not_champion: bool = Fal
 
 
 def _or_none(request: Callable[..., Any], *arguments: str) -> Any:
-    """Make a request to MLflow. Returns None if what it names does not exist, or if MLflow refuses a value."""
+    """Make a request to MLflow. Returns None if its object does not exist, or if MLflow refuses a value."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -479,7 +479,7 @@ def _or_none(request: Callable[..., Any], *arguments: str) -> Any:
 
 
 def _differences(before: Versions, after: Versions) -> list[str]:
-    """List the aliases that two states of a registered model do not share."""
+    """List the aliases that differ between two states of a registered model."""
     return sorted(alias for alias in before.keys() | after.keys() if before.get(alias) != after.get(alias))
 
 

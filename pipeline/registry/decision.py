@@ -72,9 +72,9 @@ def _judge(record: Record, outputs: Outputs, version: "ModelVersion", params: Re
 
 
 def _promoted_before(record: Record, version: "ModelVersion") -> Decision | None:
-    """Return the recorded decision for a champion whose process was killed after the alias moved.
+    """Return the recorded decision that made a version the champion, if its process was killed after the alias moved.
 
-    None: the decision does not exist or is another one, so a person moved the alias.
+    Returns None if there is no such decision: a person moved the alias.
     """
     if REASON_TAG not in version.tags:
         return None

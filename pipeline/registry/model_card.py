@@ -89,7 +89,7 @@ def describe_task(dataset: Dataset, answers: Sequence[str]) -> str:
     """Describe the task of a model in one sentence of Markdown.
 
     Args:
-        answers: the classes that it was judged on: the dataset's, or for a yes-or-no task `other` and the positive.
+        answers: the dataset's classes, or for a yes-or-no task `other` and the positive class.
     """
     if tuple(answers) == dataset.classes:
         return f"Tells the {len(answers)} classes of {dataset.name} apart: {', '.join(map(escape, answers))}."

@@ -43,7 +43,7 @@ def predictions_of(
     """Return the predictions of a version for the workspace's test images.
 
     Args:
-        question: another model's predictions for them, of which ids, labels and classes are used.
+        question: another model's predictions for them. Only ids, labels and classes are used.
 
     Raises:
         CannotBeJudged: its classes or image size differ, or neither its predictions nor its model file exist.

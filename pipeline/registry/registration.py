@@ -234,7 +234,7 @@ def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVe
 
 
 def _answers(outputs: Outputs) -> tuple[str, ...]:
-    """Read the classes that a model was judged on: the dataset's, or for a yes-or-no task `other` and the positive."""
+    """Read the judged classes of a model: the dataset's, or for a yes-or-no task `other` and the positive class."""
     with (outputs.evaluation / "per_class.csv").open(newline="", encoding="utf-8") as file:
         return tuple(row["class"] for row in csv.DictReader(file))
 
