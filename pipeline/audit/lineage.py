@@ -1,4 +1,4 @@
-"""Lineage of registered versions: from a version back to its code and data, and from these to the versions.
+"""Lineage of registered versions: find a version's code and data, or the versions of given code or data.
 
 Everything is read from MLflow: the tags of the version, the tags and artifacts of its run.
 """
@@ -68,7 +68,7 @@ class Lineage:
     @cached_property
     def data_stages(self) -> dict[str, Any]:
         """The stages before `train` in the run's `dvc.lock`. Empty if the model was trained on other data."""
-        if "data.dataset" not in self.tags:  # set only where the lock describes the splits that `train` read
+        if "data.dataset" not in self.tags:  # set only if the lock describes the splits that `train` read
             return {}
         stages = (parse_yaml(self.read_artifact(LOCK_ARTIFACT)) or {}).get("stages", {})
         return {stage: stages[stage] for stage in DATA_STAGES if stage in stages}
@@ -82,7 +82,7 @@ class Descendant:
     version: str
     aliases: tuple[str, ...]
     run: str
-    by: tuple[str, ...]  # what matched: `data.dataset`, `batch week-48`, `commit`
+    by: tuple[str, ...]  # matching keys: `data.dataset`, `batch week-48`, `commit`
 
 
 def find_lineage(workspace: Path, version: str, name: str | None = None) -> Lineage:
@@ -113,7 +113,7 @@ def find_lineage(workspace: Path, version: str, name: str | None = None) -> Line
 
 
 def describe_lineage(lineage: Lineage) -> dict[str, dict[str, Any]]:
-    """Describe what a version was made from and what was decided about it, by subject. Unknown subjects are left out.
+    """Describe a version's code, data, environment and decisions, by subject. Unknown subjects are left out.
 
     Raises:
         TrackingError: the store cannot be used.
@@ -158,7 +158,7 @@ def find_descendants(workspace: Path, *, data: str | None = None, commit: str | 
         commit: its SHA-1, or its first characters.
 
     Raises:
-        TrackingError: what was given is too short, or the store cannot be used.
+        TrackingError: the digest or commit is too short, or the store cannot be used.
     """
     if len(prefix := data or commit or "") < SHORTEST_PREFIX:
         raise TrackingError(f"{prefix!r} is too short to identify anything", expected=f"{SHORTEST_PREFIX} characters")
@@ -176,12 +176,12 @@ def find_descendants(workspace: Path, *, data: str | None = None, commit: str | 
 
 
 def select(tags: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """Select the tags with these names, as far as they are set."""
+    """Select the tags with these names that are set."""
     return {name: tags[name] for name in names if name in tags}
 
 
 def outs(stage: Mapping[str, Any]) -> dict[str, str]:
-    """MD5 by path of the outputs of a stage in `dvc.lock`."""
+    """Return the MD5 of a stage's outputs in `dvc.lock`, by path."""
     return {out["path"]: out["md5"] for out in stage.get("outs", ())}
 
 
@@ -208,7 +208,7 @@ def _describe_code(lineage: Lineage) -> dict[str, Any]:
 
 
 def _describe_data(lineage: Lineage) -> dict[str, Any]:
-    """Digests of the outputs of each data stage, and of the batches; without the stages those of the splits."""
+    """List the digests of the batches and of the data stages' outputs, or of the splits if the stages are unknown."""
     tags = lineage.tags
     stages = {name: outs(stage) for name, stage in lineage.data_stages.items()}
     if not stages:

@@ -38,9 +38,9 @@ from pipeline.tracking.outputs import EVALUATION, MODEL, Outputs, dvc_digest
 from pipeline.tracking.provenance import COMMIT_TAG
 
 STAGES = ("ingest", "validate", "split", "train", "evaluate")  # without `register`, which writes to the registry
-RESTORABLE = ("ingest", "split")  # whose recorded outputs are a start for the stages after them
-EVENT = re.compile(r"(Running stage|ERROR: failed to reproduce) '([^']+)'")  # of DVC
-# Variables of the caller's run, which would lead the stages out of the checkout.
+RESTORABLE = ("ingest", "split")  # the later stages can start from their recorded outputs
+EVENT = re.compile(r"(Running stage|ERROR: failed to reproduce) '([^']+)'")  # in DVC's output
+# Variables of the caller's run. With them, the stages would not use the checkout.
 NOT_INHERITED = ("MLFLOW_", "PIPELINE_", "DVC_ROOT", "DVC_STAGE", "DVC_EXP_")
 
 
@@ -85,7 +85,7 @@ def reproduce(workspace: Path, number: str, name: str | None, *, quiet: bool) ->
 
 
 class _Rerun:
-    """The stages up to `evaluate`, run again in a checkout."""
+    """A rerun of the stages up to `evaluate` in a checkout."""
 
     def __init__(self, workspace: Path, directory: Path, recorded: Mapping[str, Any], terminal: Terminal) -> None:
         self.log: list[str] = []
@@ -96,7 +96,7 @@ class _Rerun:
         """Run the stages from the sources, or else from recorded data."""
         if self._recorded:
             lock = {"schema": "2.0", "stages": self._recorded}
-            (self._directory / "dvc.lock").write_text(json.dumps(lock))  # which is YAML, with its strings quoted
+            (self._directory / "dvc.lock").write_text(json.dumps(lock))  # JSON is valid YAML
         with self._terminal.waiting("fetching batches and local files"):
             missing = self._fetch_sources()
         if not missing:
@@ -107,7 +107,7 @@ class _Rerun:
             self._start_from_recorded_data(missing)
 
     def _fetch_sources(self) -> list[str]:
-        """Fetch what `ingest` reads and git does not hold. Returns what cannot be found, in words."""
+        """Fetch the inputs of `ingest` that are not in git. Returns a description of each missing one."""
         missing = []
         pointers = sorted(f"{INCOMING / path.name}" for path in (self._directory / INCOMING).glob(f"*{POINTER}"))
         if pointers and not self._restore(*pointers):
@@ -153,7 +153,7 @@ class _Rerun:
             self.outcomes[first] = "failed"
 
     def _dvc(self, *arguments: str, on_line: Callable[[str], None] = lambda line: None) -> bool:
-        """Run a command of DVC. Returns whether it succeeded."""
+        """Run a DVC command. Returns True on success."""
         code, lines = run_in_checkout(self._directory, *arguments, without=NOT_INHERITED, on_line=on_line)
         self.log += lines
         return code == 0
@@ -172,14 +172,14 @@ def _compare(stage: str, outcome: StageOutcome, recorded: RecordedRun, directory
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a model file, or the MD5 that DVC has for anything else."""
+    """Return the SHA-256 of a model file, or DVC's MD5 of any other output."""
     if not path.exists():
         return "missing"
     return file_digest(path) if path.suffix == Path(MODEL).suffix else dvc_digest(path)
 
 
 def _find_causes(lineage: Lineage, directory: Path) -> list[str]:
-    """Describe what differs in machine, settings and libraries. The commit's `pins.txt` lists more of the latter."""
+    """Describe differences in machine, settings and libraries. The commit's `pins.txt` lists more libraries."""
     pins = directory / "pins.txt"
     text = pins.read_text(encoding="utf-8") if pins.is_file() else ""
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE))

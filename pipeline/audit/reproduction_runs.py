@@ -1,4 +1,4 @@
-"""Runs that are reproduced: read from MLflow what a version was made from, and write the verdict back."""
+"""MLflow runs of reproduced versions: read the recorded code and outputs, and write the verdict."""
 
 import time
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ from pipeline.tracking.records import (
 from pipeline.tracking.store import Store, explained, open_store
 
 VERDICT_ARTIFACT, LOG_ARTIFACT = "reproduction/verdict.json", "reproduction/log.txt"
-# Outputs that a run keeps a copy of, and the artifact that holds it.
+# Outputs that a run has a copy of, and the artifact with the copy.
 COPIES = {
     TRAINING: TRAINING_ARTIFACT,
     EVALUATION: EVALUATION_ARTIFACT,
     "reports/validation.json": f"{DATA_ARTIFACT}/validation.json",
     "reports/split.json": f"{DATA_ARTIFACT}/split.json",
 }
-# Tags that describe what a run was computed on, as far as that may change the last bits of a model.
+# Tags of machine and libraries that may change the last bits of a model.
 MACHINE_TAGS = (
     "host.bfloat16", "host.computed_in", "host.cpu", "host.cpu_features", "host.device", "host.features", "host.onednn",
     "host.replicas", "host.threads", "host.xla",
@@ -43,11 +43,11 @@ class RecordedRun:
     """The code and the outputs of a run, as far as they were recorded."""
 
     diff: bytes  # uncommitted changes
-    outputs: Mapping[str, Mapping[str, str]]  # digest by path, by stage: MD5 as DVC has it, SHA-256 of the model
-    artifacts: Path  # the directory that holds the run's artifacts
+    outputs: Mapping[str, Mapping[str, str]]  # by stage, digest by path: DVC's MD5, but SHA-256 for the model
+    artifacts: Path  # directory of the run's artifacts
 
     def find_copy(self, output: str) -> Path:
-        """Path of the recorded copy of an output. It does not exist if the run keeps none."""
+        """Return the path of the recorded copy of an output. The path does not exist if the run has no copy."""
         return self.artifacts / COPIES.get(output, output)
 
 
@@ -80,7 +80,7 @@ def read_recorded_run(lineage: Lineage, directory: Path) -> RecordedRun:
 
 
 def read_machine(checkout: Path) -> dict[str, str]:
-    """Read what the model of a checkout was computed on from the store in that checkout. Empty if there is no model."""
+    """Read the host and version tags of a checkout's model from the checkout's store. Empty if there is no model."""
     model, database = Outputs(checkout).model, checkout / "mlflow.db"
     if not (model.is_file() and database.is_file()):
         return {}
@@ -92,7 +92,7 @@ def read_machine(checkout: Path) -> dict[str, str]:
 
 
 def record_verdict(lineage: Lineage, verdict: Verdict, log: str) -> None:
-    """Tag a version with the verdict on its reproduction, and keep it with the log in the run. Replaces an earlier one.
+    """Set a version's tags to the verdict, and log it with the reproduction's log to the run. Replaces an earlier one.
 
     Raises:
         TrackingError: the store cannot be used.

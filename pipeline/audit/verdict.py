@@ -10,8 +10,8 @@ import numpy as np
 from pipeline.errors import DataError
 from pipeline.evaluation.predictions import read_predictions
 
-# The limits between rounding and another training, measured on the test predictions of the `mlp` preset: the same
-# training on one to four threads, against trainings with other seeds (docs/reproduction.md has the numbers).
+# Limits between rounding and a different training. Measured on the test predictions of the `mlp` preset: the
+# same training on one to four threads, and trainings with other seeds (numbers in docs/reproduction.md).
 MIN_SAME_PREDICTIONS = 0.96  # share of the images
 MAX_MEAN_DISTANCE = 0.04  # total variation distance of an image's probabilities (0 to 1), mean over the images
 
@@ -19,7 +19,7 @@ MODEL = "models/model.keras"
 SHOWN_FILES = 4
 TEXT = (".csv", ".json", ".md")
 
-StageOutcome = Literal["ran", "restored", "failed", "not reached"]  # restored: its recorded outputs were taken
+StageOutcome = Literal["ran", "restored", "failed", "not reached"]  # restored: its recorded outputs were used
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Difference:
     path: str
     recorded: str  # digest
     found: str  # digest, or `missing`
-    how: str  # for people: the first line that differs, or missing files
+    how: str  # description: the first line that differs, or missing files
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class Verdict:
 
 
 def decide_verdict(stages: Sequence[ReproducedStage], agreement: Agreement | None, causes: Sequence[str]) -> Verdict:
-    """Decide what a reproduction came to.
+    """Determine the verdict of a reproduction.
 
-    A model that differs is equivalent only if a cause that may change the last bits is known. Without one, whatever
-    changed the model is not in the record, however close the predictions are.
+    A different model is equivalent only if there is a known cause that may change the last bits. Otherwise a cause that
+    was not recorded changed the model, however close the predictions are.
 
     Args:
         stages: those up to `evaluate`, in order.
@@ -115,13 +115,13 @@ def compare_predictions(recorded: Path, found: Path) -> Agreement | None:
 
 
 def find_causes(recorded: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Describe what differs between two machines and environments, among the facts that are known of both."""
+    """Describe the differences between two machines and environments, in the facts that are known for both."""
     names = [name for name in sorted(recorded.keys() & found.keys()) if recorded[name] != found[name]]
     return [f"{name}: {_contrast(name, recorded[name], found[name])}" for name in names]
 
 
 def describe_difference(recorded: Path, found: Path) -> str:
-    """Describe how a file or a directory differs from the recorded one, which may have been kept as a digest only."""
+    """Describe how a file or a directory differs from the recorded one. Only the digest of the latter may be known."""
     if not found.exists():
         return "missing"
     if not recorded.exists():

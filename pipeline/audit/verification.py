@@ -1,6 +1,6 @@
-"""The registry, the artifact store, the workspace's outputs, `dvc.lock` and DVC's cache compared by digest.
+"""Verification of the registry, the artifact store, the workspace's outputs, `dvc.lock` and DVC's cache by digest.
 
-Nothing is loaded: a model file that somebody altered is found before anyone runs it.
+No model is loaded, so an altered model file is found before it is executed.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ NOT_LOCKED = "it is not the one in dvc.lock"
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that does not agree with something else."""
+    """A mismatch between two records, or between a record and a file."""
 
     subject: str  # `fashion-mnist version 3`, `models/model.keras`
     problem: str
@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared, and what came of it."""
+    """The result of a verification: the compared items and the findings."""
 
     versions: int
     objects: int  # of DVC's cache
@@ -56,7 +56,7 @@ def verify(
 
     Args:
         fast: leave out the data, and the cache.
-        track: is handed the files of the cache and shows how far their comparison is.
+        track: iterates over the files of the cache and shows the progress.
 
     Raises:
         TrackingError: the store cannot be used.
@@ -141,7 +141,7 @@ def _check_model_file(
     digest: str,
     aliases: tuple[str, ...],
 ) -> Iterator[Finding]:
-    """The very file that loading the version would read."""
+    """Check the model file that MLflow loads for the version."""
     place = f"{client.get_model_version_download_uri(version.name, version.version)}/{MODEL_FILE}"
     found, problem = _download_digest(place)
     if found == digest:
@@ -183,7 +183,7 @@ def _check_logged_model(
 
 
 def _check_evaluation(client: "MlflowClient", run: "Run", subject: str) -> Iterator[Finding]:
-    """The predictions and figures that decisions rest on."""
+    """Check the predictions and figures that decisions are based on."""
     if not (digest := run.data.tags.get(EVALUATION_TAG)):
         yield Finding(
             subject,
@@ -210,7 +210,7 @@ def _check_workspace(
 ) -> Iterator[Finding]:
     train = outputs.locked("train")
     if MODEL not in train:
-        return  # no model was made here
+        return  # the workspace has no model
     for stage in ("evaluate", "register"):
         if (locked := outputs.locked(stage).get(MODEL)) and locked != train[MODEL]:
             yield Finding(
@@ -241,7 +241,7 @@ def _check_workspace(
 
 
 def _check_data(outputs: Outputs) -> Iterator[Finding]:
-    """The outputs of all stages that are here, but for those that `_check_workspace` compares."""
+    """Check the existing outputs of all stages, except for those that `_check_workspace` checks."""
     others = (MODEL, TRAINING, EVALUATION, REGISTRATION)
     for path, locked in outputs.locked_outputs().items():
         here = outputs.root / path
@@ -265,7 +265,7 @@ def _check_cache(objects: Iterable[Path], outputs: Outputs) -> Iterator[Finding]
 
 
 def _download_digest(uri: str) -> tuple[str, str]:
-    """SHA-256 of a file in the artifact store, or DVC's digest of a directory; and what went wrong instead."""
+    """Return the SHA-256 of a file in the artifact store, or DVC's digest of a directory; and the error, if any."""
     from mlflow import artifacts
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -44,7 +44,7 @@ Versions = Mapping[str, str]  # by alias
 CHAMPION: Literal["champion"] = "champion"
 CHALLENGER: Literal["challenger"] = "challenger"
 ANY_VERSION = "any"  # a value of `expected`
-DECISION_TAG = "decision"  # of a version, set last: without it, the version was not judged to the end
+DECISION_TAG = "decision"  # of a version, set last: without it, the decision is incomplete
 REASON_TAG = "decision.reason"  # of a version
 ACCURACY_TAG = "test.accuracy"  # of a version, at registration; `.low` and `.high` are the ends of its 95 % interval
 ROLE_TAG = "history.role"  # of a run of the history
@@ -154,7 +154,7 @@ def move_alias(
     """Move an alias to a new version, as `register` decided. Does nothing if it is there already.
 
     Args:
-        evidence: what the decision is based on: figures, digests, ids.
+        evidence: the basis of the decision: figures, digests, ids.
         expected: the version of the alias when this was decided; None: the alias did not exist.
 
     Raises:
@@ -194,7 +194,7 @@ def rollback(client: "MlflowClient", name: str, *, reason: str, to: str | None =
     """Make a former champion the champion again.
 
     Args:
-        to: its version; None: the last champion before this one that was neither rolled back from nor deleted.
+        to: its version; None: the last earlier champion that no rollback removed and that still exists.
 
     Raises:
         TrackingError: there is no former champion, or `to` was never the champion, or is the champion now.
@@ -301,7 +301,7 @@ def _record(
     if not _write_once(client, order, f"{number:06d}", run.info.run_id):
         client.delete_run(run.info.run_id)
         return None
-    for other in history.unclaimed:  # of dead processes, or of living ones, which will not get this number any more
+    for other in history.unclaimed:  # their processes are dead, or can no longer claim this number
         client.delete_run(other)
     return _carry_out(history, order, _as_move(number, run))
 
@@ -451,7 +451,7 @@ def _find_version(history: History, version: str | None) -> "ModelVersion | None
 
 
 def _holds_same_model(history: History, move: Move) -> bool:
-    """Check that the move's target still exists and holds the same model as then."""
+    """Check that the move's target still exists, with the same model file."""
     version = _find_version(history, move.target)
     return version is not None and version.tags.get(MODEL_TAG) == move.model
 
@@ -467,7 +467,7 @@ def _require_version(history: History, version: str, *, not_champion: bool = Fal
 
 
 def _or_none(request: Callable[..., Any], *arguments: str) -> Any:
-    """Make a request to MLflow. Returns None if what it names does not exist, or if MLflow refuses a value."""
+    """Make a request to MLflow. Returns None if its object does not exist, or if MLflow refuses a value."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -479,7 +479,7 @@ def _or_none(request: Callable[..., Any], *arguments: str) -> Any:
 
 
 def _differences(before: Versions, after: Versions) -> list[str]:
-    """List the aliases that two states of a registered model do not share."""
+    """List the aliases that differ between two states of a registered model."""
     return sorted(alias for alias in before.keys() | after.keys() if before.get(alias) != after.get(alias))
 
 

@@ -1,4 +1,4 @@
-"""The model card of a run: its facts gathered from the stage outputs and the record, and what is made of them kept."""
+"""Upload of a run's model card: gather the facts from the stage outputs and the run, and log the card."""
 
 import csv
 import hashlib
@@ -23,9 +23,9 @@ CARD_TAG = "card.sha256"  # of a run: digest of both, set last
 
 
 def publish(record: Record, outputs: Outputs, registration: "Registration") -> None:
-    """Keep the card of a model among its run's artifacts, and its summary as the version's description.
+    """Log the card of a model as artifacts of its run, and set its summary as the version's description.
 
-    A card that is there with the same content is left alone, and so is a description: somebody may have edited it.
+    Skips a card with the same content. Keeps an existing description, because a user may have edited it.
 
     Raises:
         TrackingError: the store cannot be used.
@@ -43,7 +43,7 @@ def publish(record: Record, outputs: Outputs, registration: "Registration") -> N
 
 
 def gather(record: Record, outputs: Outputs, registration: "Registration") -> Facts:
-    """What a card tells about the workspace's model, whose run and evaluation are complete."""
+    """Gather the facts for the card of the workspace's model. Its run and evaluation must be complete."""
     dataset = table.read_dataset(outputs.split("test"))
     reports = outputs.root / "reports"
     name, version = registration.name, registration.version
@@ -84,7 +84,7 @@ def _describe(record: Record, facts: Facts, registration: "Registration") -> Non
 
 
 def _count_sources(outputs: Outputs) -> Counter[str]:
-    """Images to train and validate on, by what brought them."""
+    """Count the training and validation images by source."""
     counts: Counter[str] = Counter()
     for split in ("train", "validation"):
         for rows in table.stream_columns(outputs.split(split), ["source"]):

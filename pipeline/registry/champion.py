@@ -1,4 +1,4 @@
-"""The champion of a workspace's dataset: the model that serves, found without loading it."""
+"""The champion of a workspace's dataset: find it, and load its model on demand."""
 
 import tempfile
 from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Champion:
-    """A registered version that holds the alias `champion`."""
+    """A registered version with the alias `champion`."""
 
     store: Store
     client: "MlflowClient"
@@ -37,13 +37,13 @@ class Champion:
         return str(self.version.tags.get(MODEL_TAG, ""))
 
     def create_predictor(self, shape: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
-        """Load the model. TensorFlow is imported here, and takes its seconds only when it must.
+        """Load the model. TensorFlow is slow to import, and is imported only here.
 
         Returns:
-            the function from images uint8 [n, height, width] to what the model answers, float32 [n, outputs].
+            a function from images uint8 [n, height, width] to the model's outputs, float32 [n, outputs].
 
         Raises:
-            CannotBeJudged: its file is gone, altered or damaged, or it takes images of another shape.
+            CannotBeJudged: the file is gone, altered or damaged, or the model takes images of another shape.
         """
         with tempfile.TemporaryDirectory() as scratch, explained(self.store):
             file = download_model(self.store, find_model(self.client, self.version), self.version, Path(scratch))
@@ -61,7 +61,7 @@ class Champion:
 
 
 def find_champion(workspace: Path) -> Champion | None:
-    """The champion of the workspace's dataset; None when there is none yet. A store that is not there is not made.
+    """Find the champion of the workspace's dataset. None if there is none yet. Does not create a missing store.
 
     Raises:
         TrackingError: the store cannot be used.

@@ -1,7 +1,7 @@
-"""A registered model before the champion rule: the evidence gathered, the decision kept, the alias moved.
+"""The decision on a registered version: gather evidence, apply the champion rule, record the result, move the alias.
 
-Everything may be killed at any moment and done again. The place in the ledger is taken before the first look, the
-decision is written down before the alias moves, and the tag `decision` comes last.
+The process can be killed at any moment and run again. The order ensures this: the ledger entry is made before the test
+images are used, the decision is recorded before the alias moves, and the tag `decision` is set last.
 """
 
 import json
@@ -36,16 +36,16 @@ DECISION_JSON, DECISION_PAGE = "decision/decision.json", "decision/decision.md" 
 
 
 def judge(record: Record, outputs: Outputs, version: "ModelVersion", params: RegisterParams) -> Decision:
-    """Decide what becomes of a version that was not judged to the end, and let the registry say so.
+    """Decide on a version that has no complete decision yet, and record the decision in the registry.
 
     Args:
-        record: the complete run that made the workspace's model, with its evaluation.
-        version: the one that holds this model.
+        record: the complete run of the workspace's model, with its evaluation.
+        version: the version of this model.
     """
     while True:
         try:
             decision = _judge(record, outputs, version, params)
-        except AnotherCameFirst:  # on another machine: whoever is champion now is the one to meet
+        except AnotherCameFirst:  # from another machine: compare with the new champion
             continue
         record.client.set_model_version_tag(version.name, str(version.version), DECISION_TAG, decision.outcome)
         return decision
@@ -66,13 +66,16 @@ def _judge(record: Record, outputs: Outputs, version: "ModelVersion", params: Re
                 number,
                 reason=decision.reason,
                 evidence=_cite(record, decision),
-                expected=aliases.get(decision.outcome),  # the champion it met is still the one
+                expected=aliases.get(decision.outcome),  # fails if the champion has changed since the comparison
             )
     return decision
 
 
 def _promoted_before(record: Record, version: "ModelVersion") -> Decision | None:
-    """The decision that made a version the champion, if whoever took it was killed at once; None: it was a person's."""
+    """Return the recorded decision that made a version the champion, if its process was killed after the alias moved.
+
+    Returns None if there is no such decision: a person moved the alias.
+    """
     if REASON_TAG not in version.tags:
         return None
     with tempfile.TemporaryDirectory() as scratch:
@@ -139,7 +142,7 @@ def _keep(
     decision: Decision,
     params: RegisterParams,
 ) -> None:
-    """Write a decision into the model's run and its version, before anything is done about it."""
+    """Record a decision in the model's run and in its version. Called before the alias moves."""
     name, number = version.name, str(version.version)
     about = {
         "name": name,
@@ -155,7 +158,7 @@ def _keep(
 
 
 def _cite(record: Record, decision: Decision) -> dict[str, str]:
-    """What a move of an alias rests on, for the history of moves."""
+    """Return the evidence for the move of an alias, for the history of moves."""
     cited = {"run": record.id, "artifact": DECISION_JSON, "ground": decision.ground}
     if comparison := decision.evidence.get("comparison"):
         cited |= {name: str(comparison[name]) for name in ("images", "gained", "lost", "p_value")}

@@ -1,8 +1,8 @@
-"""The ledger: how many challengers were ever judged on the same test images.
+"""The ledger: the number of challengers that were judged on the same test images.
 
-Each of them wears the images out a little, whatever was decided. An entry is a tag of the run that made the model,
-`judged.DIGEST` with the challenger's place in the order, so that MLflow's pages find them all. Runs stay when versions
-are deleted. A deleted run still counts, also one of a deleted experiment, until `mlflow gc` removes it for good.
+Each comparison makes the test images less reliable for the next one, whatever was decided. An entry is a tag of the
+training run, `judged.DIGEST`, with the challenger's number as its value, so that MLflow's pages can search it. Deleting
+a version does not delete its run. A deleted run or experiment counts until `mlflow gc` removes it permanently.
 """
 
 from pipeline.tracking.logged_models import MODEL_TAG
@@ -14,9 +14,9 @@ LEDGER_TAG = "judged"  # followed by the MD5 of the test split
 
 
 def enter(record: Record, test: str) -> int:
-    """The place, from 1, of a run's model among the challengers judged on a test split; the same whenever asked.
+    """Enter a run's model in the ledger of a test split, and return its number, from 1. Idempotent.
 
-    It is entered before it is judged: whoever was killed in between has looked at the test images all the same.
+    Called before the comparison: a process that is killed in between may have used the test images already.
 
     Args:
         test: MD5 of the split, as in the tag `data.test`.

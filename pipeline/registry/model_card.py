@@ -1,6 +1,6 @@
-"""The model card: what a model is for, what it was made from, how good it is, and where not to trust it.
+"""The model card: a model's purpose, origin, quality and limits.
 
-M. Mitchell et al., "Model cards for model reporting", FAT* 2019. Facts in, text out: equal facts make equal bytes.
+After M. Mitchell et al., "Model cards for model reporting", FAT* 2019. Pure functions: equal facts give equal bytes.
 """
 
 import base64
@@ -19,31 +19,31 @@ from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.evaluation.markdown import escape, table
 from pipeline.evaluation.metrics import wilson_interval
 
-LONGEST_SUMMARY = 5_000  # characters that a registry keeps of a version's description
+LONGEST_SUMMARY = 5_000  # characters; the registry's limit for a version's description
 SHOWN_CONFUSIONS = 6
 WEAKEST_CLASSES = 3
 
-CURVES = "training/curves.png"  # figures, by their path among the run's artifacts
+CURVES = "training/curves.png"  # paths of the figures in the run's artifacts
 CONFUSION = "evaluation/figures/confusion.png"
 RELIABILITY = "evaluation/figures/reliability.png"
 GALLERY = "evaluation/figures/gallery.png"
 FIGURES = (CURVES, CONFUSION, RELIABILITY, GALLERY)
 
-COUNTED = ("parameters", "multiply_adds")  # what `train` found out, beside the settings that it was given
+COUNTED = ("parameters", "multiply_adds")  # computed by `train`; the other settings are given
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card tells. The mappings hold what the stages wrote, under the keys that they wrote."""
+    """The facts of a card. The mappings have the content and the keys of the files that the stages wrote."""
 
     name: str  # of the registered model
-    version: str | None  # None: it has none
-    model_uri: str  # by which MLflow loads it
+    version: str | None  # None: not registered
+    model_uri: str  # for MLflow's `load_model`
     outcome: str  # of the decision
     reason: str
     dataset: Dataset
-    entry: Entry | None  # the catalogue's; None: data of one's own
-    sources: Mapping[str, int]  # images to train and validate on, by `official` or the batch that brought them
+    entry: Entry | None  # of the catalogue; None: the user's own data
+    sources: Mapping[str, int]  # number of training and validation images by source: `official` or a batch
     validation: Mapping[str, Any]  # validation.json
     split: Mapping[str, Any]  # split.json
     settings: Mapping[str, Any]  # settings.json
@@ -55,9 +55,9 @@ class Facts:
     reliability: Sequence[Mapping[str, str]]  # reliability.csv
     model_bytes: int
     run_id: str
-    recorded: str  # when the run began
+    recorded: str  # start time of the run
     tags: Mapping[str, str]  # of the run
-    figures: Mapping[str, bytes]  # PNG files, by `FIGURES`
+    figures: Mapping[str, bytes]  # PNG files by path, for all of `FIGURES`
 
     @property
     def title(self) -> str:
@@ -66,12 +66,12 @@ class Facts:
 
     @property
     def dataset_title(self) -> str:
-        """The catalogue's title of the data, or their name."""
+        """The dataset's title in the catalogue, or else its name."""
         return self.entry.title if self.entry else self.dataset.name
 
     @property
     def binary(self) -> bool:
-        """Whether the model answers yes or no."""
+        """True for a yes-or-no task."""
         return bool(self.settings["loss"] == "binary_crossentropy")
 
     @property
@@ -81,15 +81,15 @@ class Facts:
 
     @property
     def weakest(self) -> list[Mapping[str, str]]:
-        """Rows of `classes`, by recall."""
+        """The rows of `classes` with the lowest recall."""
         return sorted(self.classes, key=lambda row: float(row["recall"]))[:WEAKEST_CLASSES]
 
 
 def describe_task(dataset: Dataset, answers: Sequence[str]) -> str:
-    """What a model is for, in a sentence of Markdown.
+    """Describe the task of a model in one sentence of Markdown.
 
     Args:
-        answers: the classes it was judged on: the dataset's, or for a question of yes or no `other` and the yes.
+        answers: the dataset's classes, or for a yes-or-no task `other` and the positive class.
     """
     if tuple(answers) == dataset.classes:
         return f"Tells the {len(answers)} classes of {dataset.name} apart: {', '.join(map(escape, answers))}."
@@ -97,10 +97,10 @@ def describe_task(dataset: Dataset, answers: Sequence[str]) -> str:
 
 
 def summarise(facts: Facts, decision: str) -> str:
-    """A version's description, in Markdown: the decision, how good it is, what it was trained with, what made it.
+    """Write a version's description in Markdown: decision, quality, settings and commit.
 
     Args:
-        decision: a paragraph of Markdown about what became of the model and why. What does not fit is cut off.
+        decision: a paragraph of Markdown with the decision and its reason. Cut off if it is too long.
     """
     metrics, weakest, tags = facts.metrics, facts.weakest[0], facts.tags
     lines = [
@@ -121,7 +121,7 @@ def summarise(facts: Facts, decision: str) -> str:
 
 
 def write_markdown(facts: Facts) -> str:
-    """The card in Markdown. Its figures are linked to where they lie among the run's artifacts, beside `card/`."""
+    """Write the card in Markdown. It links the figures among the run's artifacts, relative to `card/`."""
     sections = [
         [f"# Model card: {escape(facts.title)}", _introduce(facts), _glance(facts)],
         ["## Decision", *_tell_decision(facts)],
@@ -138,7 +138,7 @@ def write_markdown(facts: Facts) -> str:
 
 
 def render_html(facts: Facts) -> str:
-    """The card as one HTML page that needs no other file: no script, style, font or image from elsewhere."""
+    """Render the card as one HTML page without external scripts, styles, fonts or images."""
     renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
     renderer.add_render_rule("image", _embed)
     renderer.add_render_rule("table_open", lambda *_: '<div class="wide"><table>')
@@ -152,7 +152,7 @@ def render_html(facts: Facts) -> str:
 
 
 def _embed(_renderer: object, tokens: Sequence[Any], place: int, _options: object, figures: Mapping[str, bytes]) -> str:
-    """An image of the Markdown with its bytes in the page. The last argument is what `render` was given."""
+    """Embed an image of the Markdown in the page. The last argument is the one passed to `render`."""
     token = tokens[place]
     data = base64.b64encode(figures[token.attrs["src"].removeprefix("../")]).decode()
     return f'<img alt="{html.escape(token.content)}" src="data:image/png;base64,{data}">'
@@ -164,7 +164,7 @@ def _introduce(facts: Facts) -> str:
 
 
 def _glance(facts: Facts) -> str:
-    """The figures that one asks for first; the page shows this list as tiles."""
+    """List the most important figures. The page shows this list as tiles."""
     metrics, weakest = facts.metrics, facts.weakest[0]
     tiles = (
         f"**{metrics['accuracy']:.2%}** test accuracy, 95% interval "
@@ -356,7 +356,7 @@ def _commit(tags: Mapping[str, str]) -> str:
 
 
 def _processor(tags: Mapping[str, str]) -> str:
-    """Without the machine's name: it is nobody's business and changes no bit."""
+    """Describe the processor. Omits the machine's name, which is private and does not affect the result."""
     parts = [tags.get("host.cpu", ""), tags.get("host.cpu_features", "")]
     if "host.threads" in tags:
         parts.append(f"{tags['host.threads']} threads")

@@ -1,7 +1,7 @@
-"""What a version of a registered model answers to the test images that stand in the workspace.
+"""Model files of registered versions, and their predictions for the workspace's test images.
 
-Its run holds the answers if it was evaluated on the very same split. Otherwise its model is loaded and asked again:
-answers to other images say nothing about these.
+If the version was evaluated on the same split, its run has the predictions. Otherwise the model file is downloaded and
+predicts again.
 """
 
 import json
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
     from pipeline.models.latency import Latency
 
-SCHEME = "models:/"  # of a version's source, before the id of its logged model
-EVALUATED_TAG = "data.test"  # of a run: MD5 of the split that its evaluation is of
+SCHEME = "models:/"  # prefix of a version's source; the id of its logged model follows
+EVALUATED_TAG = "data.test"  # of a run: MD5 of the split that it was evaluated on
 
 
 class CannotBeJudged(PipelineError):
-    """Nobody can know what a version answers to these images. The problem says why, as half a sentence."""
+    """The predictions of a version cannot be determined. `problem` is the reason, as a clause without a period."""
 
 
 def predictions_of(
     store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, question: Predictions
 ) -> Predictions:
-    """The answers of a version to the workspace's test images.
+    """Return the predictions of a version for the workspace's test images.
 
     Args:
-        question: another model's answers to them, for what is asked: ids, labels, classes.
+        question: another model's predictions for them. Only ids, labels and classes are used.
 
     Raises:
-        CannotBeJudged: it was made for other classes or images, or neither its answers nor its model are kept.
+        CannotBeJudged: its classes or image size differ, or neither its predictions nor its model file exist.
     """
     test, kept = kept_predictions(client, version)
     if kept and test == file_digest(outputs.split("test"), "md5"):
@@ -61,8 +61,9 @@ def predictions_of(
 def predictions_of_both(
     store: Store, client: "MlflowClient", versions: "tuple[ModelVersion, ModelVersion]", outputs: Outputs
 ) -> tuple[str, Predictions, Predictions]:
-    """The answers of two versions to the same test images, and the MD5 of the split: the one that both were evaluated
-    on, or else the workspace's.
+    """Return the MD5 of a test split, and the predictions of two versions for it.
+
+    It is the split that both were evaluated on, or else the workspace's.
 
     Raises:
         TrackingError: one of them cannot be judged on these images.
@@ -88,7 +89,7 @@ def predictions_of_both(
 def measure_latencies(
     store: Store, client: "MlflowClient", versions: "tuple[ModelVersion, ModelVersion]", outputs: Outputs
 ) -> "list[Latency]":
-    """How long the models of two versions take here and now.
+    """Measure the latency of the models of two versions on this machine.
 
     Raises:
         TrackingError: a model file cannot be loaded.
@@ -112,7 +113,7 @@ def measure_latencies(
 
 
 def kept_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[str, Predictions | None]:
-    """The answers that a version's run holds, and the MD5 of the test split they are of; none if they are gone."""
+    """Load the MD5 of the test split and the predictions from a version's run. Returns "" and None if they are gone."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -135,7 +136,7 @@ def kept_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[s
 def _ask_again(
     store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, question: Predictions
 ) -> Predictions:
-    """Load a version's model and ask it. TensorFlow is imported here, and takes its seconds only when it must."""
+    """Load a version's model and predict. TensorFlow is slow to import, and is imported only if this is needed."""
     model = find_model(client, version)
     _require_classes(tuple(json.loads(model.params.get("classes", "[]"))), question.classes)
     images, _ = table.read_images(outputs.split("test"))
@@ -160,10 +161,10 @@ def _ask_again(
 
 
 def find_model(client: "MlflowClient", version: "ModelVersion") -> "LoggedModel":
-    """The logged model of a version, whose file is there.
+    """Find the logged model of a version, and check that its model file exists.
 
     Raises:
-        CannotBeJudged: it is gone, or was not registered by this pipeline.
+        CannotBeJudged: one is gone, or the version was not registered by this pipeline.
     """
     source = str(version.source)
     model = logged_models.get(client, source.removeprefix(SCHEME)) if source.startswith(SCHEME) else None
@@ -176,10 +177,10 @@ def find_model(client: "MlflowClient", version: "ModelVersion") -> "LoggedModel"
 
 
 def download_model(store: Store, model: "LoggedModel", version: "ModelVersion", directory: Path) -> Path:
-    """Fetch a model file, and see that it is the one that was registered.
+    """Download a model file, and check that its digest is the registered one.
 
     Raises:
-        CannotBeJudged: somebody altered it.
+        CannotBeJudged: the digest differs.
     """
     from mlflow.artifacts import download_artifacts
 

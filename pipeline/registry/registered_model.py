@@ -1,4 +1,4 @@
-"""A registered version to be asked: its model file, seen to be the one that was registered, and its classes' names."""
+"""A registered version for predictions: its checked model file and the names of its classes."""
 
 import csv
 import json
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Served:
-    """A version whose model file lies here for as long as the block takes."""
+    """A version with its downloaded model file, which exists during the block of `fetch`."""
 
     name: str
     version: str
     aliases: tuple[str, ...]
     file: Path
-    classes: tuple[str, ...]  # the answers that it chooses among; `other` first for a question of yes or no
-    classes_ko: tuple[str, ...]  # in Korean; empty where the record does not have them
-    ground: int | None  # grey value of the ground of its training images; None where it is not known
+    classes: tuple[str, ...]  # in the order of its outputs; `other` first for a yes-or-no task
+    classes_ko: tuple[str, ...]  # in Korean; empty if not recorded
+    ground: int | None  # grey value of the background of its training images; None if unknown
 
 
 @contextmanager
 def fetch(workspace: Path, which: str) -> Iterator[Served]:
-    """Have the model file of a version.
+    """Download the model file of a version.
 
     Args:
-        which: a version's number or an alias, of the model that the workspace's dataset has; or `NAME/VERSION`.
+        which: a version number or an alias of the workspace's registered model; or `NAME/VERSION`.
 
     Raises:
-        TrackingError: there is no such version, or its model file is gone or was altered.
+        TrackingError: the version does not exist, or its model file is gone or was altered.
     """
     name, _, number = which.rpartition("/")
     name = name or current_name(workspace)
@@ -70,9 +70,9 @@ def fetch(workspace: Path, which: str) -> Iterator[Served]:
 
 
 def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") -> int | None:
-    """The grey value of the ground of a version's training images, as recorded with its model.
+    """Find the grey value of the background of a version's training images. Returns None if it is unknown.
 
-    For a version without the record it is measured, if the workspace has the images that the version was trained on.
+    It is recorded with the model. If not, it is measured, if the workspace has the version's training images.
     """
     if GROUND_TAG in model.tags:
         return int(model.tags[GROUND_TAG])
@@ -83,13 +83,13 @@ def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") 
 
 
 def _korean_names(client: "MlflowClient", version: "ModelVersion", classes: tuple[str, ...]) -> tuple[str, ...]:
-    """As the evaluation of the version calls its classes."""
+    """Read the Korean class names from the version's evaluation. Empty if they are gone."""
     from mlflow.exceptions import MlflowException
 
     with tempfile.TemporaryDirectory() as scratch:
         try:
             place = client.download_artifacts(version.run_id, f"{EVALUATION_ARTIFACT}/per_class.csv", scratch)
-        except (MlflowException, OSError):  # the run or the file is gone: the English names will do
+        except (MlflowException, OSError):  # the run or the file is gone: callers use the English names
             return ()
         with Path(place).open(newline="", encoding="utf-8") as file:
             names = {row["class"]: row["class_ko"] for row in csv.DictReader(file)}

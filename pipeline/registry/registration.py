@@ -1,8 +1,8 @@
-"""The registry: a dataset's models as numbered versions, and the aliases that say which of them serves.
+"""Registration of a model as a numbered version of its dataset's registered model.
 
-`champion` serves, `challenger` waits; which of them a model becomes, the champion rule says (`judgement`). A version
-belongs to one model file, known by its digest: the same file is found again, never registered or judged twice. What the
-absolute gate rejected gets no version at all.
+A version is identified by the digest of its model file: the same file is not registered or judged twice. A model that
+the absolute gate rejected gets no version. The champion rule (`decision`) decides on the aliases: `champion` is served,
+`challenger` waits.
 """
 
 import csv
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-VERSIONS_TAG = "mlflow.modelVersions"  # of a logged model: by it MLflow's pages lead to the versions
+VERSIONS_TAG = "mlflow.modelVersions"  # of a logged model: MLflow's pages link the versions by it
 LOCK_WAIT_SECONDS = 60
 COMMIT_TAG = "mlflow.source.git.commit"
 LINEAGE_TAGS = ("data.train", "data.validation", "data.test", "gate", "git.dirty", COMMIT_TAG)
@@ -43,14 +43,14 @@ LINEAGE_TAGS = ("data.train", "data.validation", "data.test", "gate", "git.dirty
 
 @dataclass(frozen=True)
 class Registration:
-    """Where a model stands in the registry."""
+    """The state of a model in the registry."""
 
     name: str
     version: str | None  # None: rejected, and never registered before
-    aliases: tuple[str, ...]  # that the version has now
+    aliases: tuple[str, ...]  # of the version, now
     decision: Decision
-    is_new: bool  # whether the version was registered, or its registration completed, just now
-    commit: str | None = None  # that the version was trained from
+    is_new: bool  # this call registered the version, or completed its registration
+    commit: str | None = None  # git commit of the version's training
 
     def __str__(self) -> str:
         if self.decision.outcome == "rejected":
@@ -61,10 +61,10 @@ class Registration:
 
 
 def register(record: Record, outputs: Outputs, params: RegisterParams) -> Registration:
-    """Enter the model of a run in the registry, if the gate let it pass. Doing it again changes nothing.
+    """Register the model of a run, if it passed the gate. Idempotent.
 
     Args:
-        record: the complete run that made the workspace's model, with its evaluation.
+        record: the complete run of the workspace's model, with its evaluation.
         outputs: the workspace's.
 
     Raises:
@@ -97,10 +97,10 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
 
 
 def open_registry(workspace: Path) -> "tuple[Store, MlflowClient]":
-    """The store of a workspace, to look things up in: one that is not there is not made.
+    """Open the store of a workspace for reading. Does not create a missing store.
 
     Raises:
-        TrackingError: nothing was recorded yet, or the store cannot be used.
+        TrackingError: the store does not exist yet, or cannot be used.
     """
     store = locate(workspace)
     if store.database and not store.database.exists():
@@ -109,12 +109,12 @@ def open_registry(workspace: Path) -> "tuple[Store, MlflowClient]":
 
 
 def current_name(workspace: Path) -> str:
-    """The registered name of the workspace's models, if they are of `dataset.name`; else `dataset.name` itself."""
+    """Return the registered name of the workspace's models, if they are of `dataset.name`; else `dataset.name`."""
     dataset, outputs = load_params(workspace / PARAMS_FILE).dataset.name, Outputs(workspace)
     if outputs.registration.is_file():
         name = str(read_json(outputs.registration)["name"])
     elif outputs.split("test").is_file() and (outputs.evaluation / "per_class.csv").is_file():
-        name = registered_name(outputs)  # an experiment leaves no registration
+        name = registered_name(outputs)  # an experiment has no `registration.json`
     else:
         return dataset
     if name == dataset or not _is_name_of(dataset, name):
@@ -124,12 +124,12 @@ def current_name(workspace: Path) -> str:
 
 
 def _is_name_of(dataset: str, name: str) -> bool:
-    """Whether a registered name can be of a dataset: `NAME`, `NAME-local-1a2b3c4d`, each perhaps with `-is-CLASSES`."""
+    """Match the registered names of a dataset: `NAME` or `NAME-local-1a2b3c4d`, each optionally with `-is-CLASSES`."""
     return bool(re.fullmatch(rf"{re.escape(dataset)}({LOCAL}[0-9a-f]{{8}})?(-is-.+)?", name))
 
 
 def judged_versions(workspace: Path) -> set[tuple[str, str]]:
-    """The registered name and number of every version that was judged. A store that is not there is not made.
+    """Return the registered name and number of every judged version. Does not create a missing store.
 
     Raises:
         TrackingError: the store cannot be used.
@@ -144,10 +144,10 @@ def judged_versions(workspace: Path) -> set[tuple[str, str]]:
 
 
 def find_version(client: "MlflowClient", name: str, which: str) -> "ModelVersion":
-    """A version by its number or by an alias.
+    """Find a version by its number or by an alias.
 
     Raises:
-        TrackingError: there is none, naming those that there are.
+        TrackingError: it does not exist. Lists the existing ones.
     """
     models = client.search_registered_models(f"name = '{name}'")
     if not models:
@@ -168,12 +168,12 @@ def find_version(client: "MlflowClient", name: str, which: str) -> "ModelVersion
 
 
 def write_registration(outputs: Outputs, *, judged: bool = True) -> None:
-    """Write the result of `register` into the workspace, without anything that a registry assigns.
+    """Write `registration.json`, without values that a registry assigns.
 
-    The same model leaves the same bytes, whatever was registered before it.
+    The same model therefore gives the same bytes, whatever is registered.
 
     Args:
-        judged: False in an experiment. The file then differs, and DVC runs `register` once the experiment is applied.
+        judged: False in an experiment. The file then differs, so DVC runs `register` after the experiment is applied.
     """
     passed = read_json(outputs.evaluation / "gate.json")["passed"]
     content = {
@@ -187,16 +187,16 @@ def write_registration(outputs: Outputs, *, judged: bool = True) -> None:
 
 
 def registered_name(outputs: Outputs) -> str:
-    """The dataset's name; `DATASET-is-CLASSES` for the question whether an image shows one of these classes."""
+    """Return the registered name of a workspace's model: the dataset's; `DATASET-is-CLASSES` for a yes-or-no task."""
     return name_model(table.read_dataset(outputs.split("test")), _answers(outputs))
 
 
 def name_model(dataset: table.Dataset, answers: tuple[str, ...]) -> str:
-    """The registered name of the models that give these answers: the same for no other question."""
+    """Return the registered name of the models with these classes. It is unique for them."""
     if answers == dataset.classes:
         return dataset.name
     slugs = {_slug(name) for name in dataset.classes}
-    is_clear = len(slugs) == len(dataset.classes) and "" not in slugs  # or `C` and `C++` would share a name
+    is_clear = len(slugs) == len(dataset.classes) and "" not in slugs  # `C` and `C++` have the same slug
     digest = "" if is_clear else f"-{hashlib.sha256(answers[1].encode()).hexdigest()[:8]}"
     return f"{dataset.name}-is-{_slug(answers[1])}{digest}"
 
@@ -228,19 +228,19 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
 
 
 def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":
-    """The oldest version that holds a model file."""
+    """Find the oldest version of a model file, by the file's digest."""
     same = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_TAG}` = '{digest}'")
     return min(same, key=lambda version: int(version.version), default=None)
 
 
 def _answers(outputs: Outputs) -> tuple[str, ...]:
-    """The classes that a model was judged on: the dataset's, or for a question of yes or no `other` and the yes."""
+    """Read the judged classes of a model: the dataset's, or for a yes-or-no task `other` and the positive class."""
     with (outputs.evaluation / "per_class.csv").open(newline="", encoding="utf-8") as file:
         return tuple(row["class"] for row in csv.DictReader(file))
 
 
 def _introduce(outputs: Outputs) -> str:
-    """What a registered model is for, in Markdown."""
+    """Write the description of a registered model, in Markdown."""
     dataset = table.read_dataset(outputs.split("test"))
     task = describe_task(dataset, _answers(outputs))
     shape = f"[n, {dataset.height}, {dataset.width}]"

@@ -1,6 +1,6 @@
-"""Making the tracking store agree with the outputs that stand in a workspace, without starting a stage.
+"""Synchronization of the tracking store with the outputs in a workspace, without running a stage.
 
-DVC cannot see that a store was deleted, or that a colleague's cache brought a model which this one has never seen.
+DVC does not detect a deleted store, or a model from a colleague's cache that this store does not have.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from pipeline.workspace import current_experiment
 
 @dataclass(frozen=True)
 class Synced:
-    """What the store now has of a workspace."""
+    """The records of a workspace's model in the store."""
 
-    model: str | None = None  # SHA-256 of the model file; None: the workspace has none that DVC knows
-    run: str | None = None  # MLflow's id of the run that made it
-    restored: bool = False  # whether that run was rebuilt from outputs, now or earlier
-    registration: Registration | None = None  # None: `register` has not seen them, or this is an experiment
+    model: str | None = None  # SHA-256 of the model file; None: the workspace has none that is in dvc.lock
+    run: str | None = None  # MLflow's id of the run that trained it
+    restored: bool = False  # that run was rebuilt from outputs, now or earlier
+    registration: Registration | None = None  # None: `register` did not run for it, or this is an experiment
 
     def tags(self) -> dict[str, str]:
-        """Tags of the flow's run. They do not include `model.sha256`, by which the run of a training is found."""
+        """Return tags for the flow's run. `model.sha256` is not among them, because training runs are found by it."""
         registration = self.registration
         found = {
             "result.model": self.model,
@@ -37,11 +37,10 @@ class Synced:
 
 
 def sync(workspace: Path) -> Synced:
-    """Record what is missing of the model, the evaluation and the registration that `dvc.lock` knows.
+    """Add missing records of the workspace's model, evaluation and registration, if they are those in `dvc.lock`.
 
-    A model that an experiment left in the workspace is judged here, unless this process is part of an experiment.
-    Outputs of another run that happen to lie beside them (an evaluation of the model before) are left alone. Where
-    nothing is missing, nothing is written.
+    Also judges a model from an applied experiment, unless this process is part of an experiment. Skips outputs of
+    another run, such as the evaluation of the previous model. Writes nothing if nothing is missing.
 
     Raises:
         TrackingError: the store cannot be used.

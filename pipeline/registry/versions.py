@@ -1,4 +1,4 @@
-"""What there is in the registry: the versions of a registered model, read in one request."""
+"""The versions of a registered model: list them, and find deleted runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ LARGEST_PAGE = 10_000
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version. What was never recorded of it is None."""
+    """A registered version. Values that were not recorded are None."""
 
     number: int
     aliases: tuple[str, ...]
@@ -26,15 +26,15 @@ class Version:
     accuracy_high: float | None
     data: str | None  # MD5 of the train split
     commit: str | None
-    dirty: bool  # the tree differed from the commit
+    dirty: bool  # the tree had uncommitted changes
     decision: str | None
     reason: str | None  # of the decision
     model: str | None  # SHA-256 of the model file
-    run: str | None  # id of the run that made it
+    run: str | None  # id of the training run
 
 
 def find_deleted_run(client: "MlflowClient", name: str, number: str) -> str | None:
-    """The id of the run that made a version, if that run was deleted."""
+    """Return the id of a version's run if the run was deleted, else None."""
     from mlflow.exceptions import MlflowException
 
     run = None
@@ -49,7 +49,7 @@ def find_deleted_run(client: "MlflowClient", name: str, number: str) -> str | No
 
 
 def list_versions(client: "MlflowClient", name: str, by_alias: Mapping[str, str]) -> list[Version]:
-    """List the versions of a registered model, the newest first. MLflow's search does not return their aliases."""
+    """List the versions of a registered model, newest first. MLflow's search does not return their aliases."""
     aliases: dict[str, list[str]] = {}
     for alias, number in sorted(by_alias.items()):
         aliases.setdefault(number, []).append(alias)

@@ -1,4 +1,4 @@
-"""One thread beside the caller's, so that what takes MLflow a while overlaps with training."""
+"""A background thread for MLflow's slow calls, so that they overlap with the training."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 class Background:
-    """Does things one after another, in the order in which they were asked for.
+    """A queue of calls that one thread makes, in their order.
 
-    Importing MLflow and opening its store takes 2 to 3 s; beside a training they cost next to nothing, because
+    Importing MLflow and opening its store takes 2 to 3 s. During a training this costs almost nothing, because
     TensorFlow computes without Python's interpreter lock.
     """
 
@@ -20,7 +20,7 @@ class Background:
         self._pending: list[Future[Any]] = []
 
     def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Ask for something, and return at once. What went wrong before is raised here, so that nobody trains on."""
+        """Queue a call and return at once. Raises the error of an earlier call, so that the training stops."""
         finished = [future for future in self._pending if future.done()]
         self._pending = [future for future in self._pending if not future.done()]
         for future in finished:
@@ -30,7 +30,7 @@ class Background:
         return future
 
     def finish(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Ask for something, wait for it and all before it, and return its result. The first error is raised."""
+        """Queue a call, wait for it and all earlier ones, and return its result. Raises the first error."""
         last = self.start(function, *args, **kwargs)
         for future in self._pending:
             future.result()
@@ -38,5 +38,5 @@ class Background:
         return last.result()
 
     def close(self) -> None:
-        """Wait for what is being done, and drop the rest."""
+        """Wait for the running call and cancel the others."""
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -1,7 +1,7 @@
-"""DVC's outputs and cache compared with `dvc.lock` by content.
+"""Check of DVC's outputs and cache against `dvc.lock`, by content.
 
-DVC trusts every cache file that is read-only, and whatever it has restored from one. A file that a disk or a program
-damaged is therefore restored without an error, and no setting of DVC changes that.
+DVC trusts every read-only file in its cache, and every file that it has restored from there. It therefore restores a
+damaged file without an error, and has no setting to change that.
 """
 
 import json
@@ -23,7 +23,7 @@ def require_sound_inputs(workspace: Path, stage: str) -> None:
     """Refuse to let a stage read an output of another stage that is not the one in `dvc.lock`.
 
     Raises:
-        WorkspaceError: naming the output, and the damaged object of DVC's cache if that is where it comes from.
+        WorkspaceError: it differs. Names the output, and the damaged object of DVC's cache if that is the cause.
     """
     definition = parse_yaml((workspace / "dvc.yaml").read_bytes())["stages"].get(stage, {})
     outputs = Outputs(workspace).locked_outputs()
@@ -36,17 +36,17 @@ def require_sound_outputs(workspace: Path, stage: str) -> None:
     """Refuse outputs of a stage that are not those in `dvc.lock`, after DVC has restored them.
 
     Raises:
-        WorkspaceError: naming the output, and the damaged object of DVC's cache.
+        WorkspaceError: one differs. Names the output, and the damaged object of DVC's cache.
     """
     for path, digest in Outputs(workspace).locked_outputs(stage).items():
         _require_sound(workspace, path, digest)
 
 
 def require_sound_batches(workspace: Path, incoming: Path) -> None:
-    """Refuse batches that come from a damaged object of DVC's cache. A batch that was edited is none of these.
+    """Refuse batches that come from a damaged object of DVC's cache. Edited batches are accepted here.
 
     Raises:
-        WorkspaceError: naming the batch and the object.
+        WorkspaceError: one is damaged. Names the batch and the object.
     """
     for pointer in sorted((workspace / incoming).glob(f"*{POINTER}")):
         batch, digest = pointer.with_suffix(""), _read_pointer(pointer)
@@ -57,7 +57,7 @@ def require_sound_batches(workspace: Path, incoming: Path) -> None:
 
 
 def find_objects(workspace: Path) -> list[Path]:
-    """The files in the cache of DVC that a workspace uses, each named by its MD5.
+    """List the files in the workspace's DVC cache. Each is named by its MD5.
 
     Raises:
         WorkspaceError: DVC's settings cannot be read.
@@ -68,7 +68,7 @@ def find_objects(workspace: Path) -> list[Path]:
 
 
 def find_cache(workspace: Path) -> Path | None:
-    """The directory of objects in DVC's cache. None: the workspace is not one of DVC's."""
+    """Return the directory of objects in DVC's cache. None if the workspace does not use DVC."""
     if not (workspace / ".dvc").is_dir():
         return None
     command = [sys.executable, "-m", "dvc", "cache", "dir"]
@@ -79,7 +79,7 @@ def find_cache(workspace: Path) -> Path | None:
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether the content of an object of DVC's cache is not what its name says."""
+    """Return True if the MD5 of an object in DVC's cache differs from its name."""
     return not f"{path.parent.name}{path.name}".startswith(file_digest(path, "md5"))
 
 
@@ -102,7 +102,7 @@ def _damage(path: str, expected: str, found: str, damaged: list[Path]) -> Worksp
 
 
 def _find_damaged(workspace: Path, digest: str) -> list[Path]:
-    """The damaged ones of the objects that hold a file, or a directory and its files."""
+    """Find the damaged cache objects of a file, or of a directory and its files."""
     cache = find_cache(workspace)
     if cache is None:
         return []
@@ -113,7 +113,7 @@ def _find_damaged(workspace: Path, digest: str) -> list[Path]:
 
 
 def _read_list(path: Path) -> Iterator[str]:
-    """The MD5 of every file of a directory, from its object in the cache; of a damaged or missing list none."""
+    """Yield the MD5 of each file of a directory, from its cache object. Nothing if the object is damaged or missing."""
     try:
         yield from (entry["md5"] for entry in json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError, KeyError):
@@ -121,7 +121,7 @@ def _read_list(path: Path) -> Iterator[str]:
 
 
 def _read_pointer(pointer: Path) -> str:
-    """The MD5 in a pointer; empty if it is damaged, which DVC reports."""
+    """Read the MD5 from a pointer. Empty if the pointer is damaged; DVC reports that itself."""
     try:
         return str(parse_yaml(pointer.read_bytes())["outs"][0]["md5"])
     except (OSError, ValueError, TypeError, LookupError):

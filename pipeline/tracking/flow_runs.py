@@ -1,4 +1,4 @@
-"""The flow's own run: which stages it went through, what happened to each, and which model stood at its end.
+"""The MLflow run of a flow: its stages with their outcomes, and the resulting model.
 
     with flow_run(params.dataset.name, {"flow.run": prefect_name}) as tracked:
         environment["PIPELINE_PARENT_RUN"] = tracked.id     # for the stages; waits until the run is open
@@ -6,8 +6,8 @@
         tracked.log_stages([StageResult("train", "ran", 12.3, "validation accuracy 0.88"), ...])
         tracked.finish(sync(workspace).tags())
 
-The run is opened beside the flow (importing MLflow takes 2 s), so ask for `id` as late as can be. It ends as FAILED
-when a stage failed or the block raised, as KILLED on Ctrl-C and on cancellation, and otherwise as FINISHED.
+The run is opened in the background (importing MLflow takes 2 s), so read `id` as late as possible. It ends as FAILED if
+a stage failed or the block raised, as KILLED on Ctrl-C and on cancellation, and otherwise as FINISHED.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,16 +24,16 @@ from pipeline.tracking.store import experiment_id, explained, locate, open_store
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a flow did about one stage."""
+    """The outcome of one stage of a flow."""
 
     stage: str
     outcome: Literal["ran", "restored", "unchanged", "failed", "not reached"]
     seconds: float
-    figure: str = ""  # its key figure, in words
+    figure: str = ""  # its most important figure, as text
 
 
 class FlowRun:
-    """A run that is recorded from a thread of its own, beside the flow. Every method may raise a TrackingError."""
+    """A run that is recorded in a background thread during the flow. Every method may raise a TrackingError."""
 
     def __init__(self, name: str, tags: Mapping[str, str]) -> None:
         self._background = Background()
@@ -42,20 +42,20 @@ class FlowRun:
 
     @property
     def id(self) -> str:
-        """MLflow's id of the run. Waits until it is open."""
+        """MLflow's run id. Waits until the run is open."""
         return self._record.result().id
 
     def log_stages(self, results: Sequence[StageResult]) -> None:
-        """Record what happened to the stages, in their order. May be called again as the flow goes on."""
+        """Log the outcomes of the stages, in their order. Can be called again during the flow."""
         self._failed = any(result.outcome == "failed" for result in results)
         self._background.start(_log_stages, self._record.result(), tuple(results))
 
     def finish(self, tags: Mapping[str, str]) -> None:
-        """Record the model that stands at the end, whichever run made it."""
+        """Log tags of the resulting model. Another run may have trained it."""
         self._background.start(lambda: self._record.result().set_tags(dict(tags)))
 
     def end(self, status: str) -> None:
-        """Close the run; as FAILED if a stage failed."""
+        """Close the run. FINISHED becomes FAILED if a stage failed."""
         status = "FAILED" if status == "FINISHED" and self._failed else status
         try:
             self._background.finish(lambda: self._record.result().end(status))
@@ -65,18 +65,18 @@ class FlowRun:
 
 @contextmanager
 def flow_run(name: str, tags: Mapping[str, str]) -> Iterator[FlowRun]:
-    """Record a flow, which is the block (see the top of this file).
+    """Record the flow in the block (see the top of this file).
 
     Args:
-        name: the MLflow experiment: the dataset's name, so that the trainings below it stand in the same table.
-        tags: whatever else is known of the flow.
+        name: of the MLflow experiment: the dataset's name, so that the flow's training runs are in the same table.
+        tags: further facts about the flow.
     """
     run = FlowRun(name, tags)
     try:
         yield run
     except BaseException as error:
         killed = not isinstance(error, Exception)  # Ctrl-C, an exit, a cancellation, Prefect's own termination
-        with suppress(Exception):  # what ended the flow is what the reader must see
+        with suppress(Exception):  # the first error is raised, not that of the store
             run.end("KILLED" if killed else "FAILED")
         raise
     run.end("FINISHED")

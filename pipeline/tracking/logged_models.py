@@ -1,8 +1,8 @@
-"""A model file as MLflow keeps models: with its signature, an example and its requirements, the file itself untouched.
+"""MLflow's logged models: the unchanged model file with its signature, an example and its requirements.
 
-`mlflow.keras.log_model` would load TensorFlow, save the network again and so change its digest. The directory it would
-write is small and documented, so it is written here around the file as it is: one digest runs through DVC, the run
-and the registry. A test compares it with what `mlflow.keras.save_model` of the installed version writes.
+`mlflow.keras.log_model` would load TensorFlow and save the network again, which changes the file's digest. This module
+writes the same directory around the existing file, so that DVC, the run and the registry have one digest. A test
+compares the directory with the output of the installed `mlflow.keras.save_model`.
 """
 
 import json
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
 
-MODEL_TAG = "model.sha256"  # of a run, a logged model, a version: the digest of its model file
-GROUND_TAG = "data.ground"  # of a logged model: grey value of the ground of its training images
+MODEL_TAG = "model.sha256"  # of a run, a logged model or a version: digest of the model file
+GROUND_TAG = "data.ground"  # of a logged model: grey value of the background of its training images
 MODEL_FILE = "data/model.keras"  # inside a logged model
 REQUIREMENTS = ("mlflow", "keras", "numpy", "tensorflow")
 BUILD_PACKAGES = ("pip", "setuptools", "wheel")
 
 
 def find(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
-    """The finished model that a run put out; None when there is none, or it was deleted, or never completed."""
+    """Find the finished model of a run. Returns None if there is none, or it was deleted or never completed."""
     for output in reversed(run.outputs.model_outputs if run.outputs else []):
         model = get(client, output.model_id)
         if model is not None and str(model.status) == "READY":
@@ -42,7 +42,7 @@ def find(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
 
 
 def get(client: "MlflowClient", model_id: str) -> "LoggedModel | None":
-    """A model by its id; None when it was deleted."""
+    """Load a logged model by its id. Returns None if it was deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -54,7 +54,7 @@ def get(client: "MlflowClient", model_id: str) -> "LoggedModel | None":
 
 
 def create(client: "MlflowClient", run: "Run", outputs: Outputs) -> "LoggedModel":
-    """Keep a workspace's model file as the model that a run put out."""
+    """Log a workspace's model file as the model of a run."""
     from mlflow.entities import LoggedModelOutput
 
     digest = file_digest(outputs.model)
@@ -86,7 +86,7 @@ def write_model(
 ) -> None:
     """Write the directory that `mlflow.keras.load_model` and `mlflow.pyfunc.load_model` read.
 
-    It takes uint8 [-1, height, width] and answers float32 [-1, classes], or [-1, 1] for a yes-or-no question; the
+    The model takes uint8 [-1, height, width] and returns float32 [-1, classes], or [-1, 1] for a yes-or-no task. The
     example is the first validation image.
     """
     from mlflow import pyfunc
@@ -129,12 +129,12 @@ def write_model(
 
 
 def _first_images(outputs: Outputs) -> np.ndarray:
-    """A row group of validation images, which come from the training images: uint8 [n, height, width]."""
+    """Read the first row group of validation images, which come from the training images: uint8 [n, height, width]."""
     return next(table.stream(outputs.split("validation"))).images
 
 
 def _write_environment(directory: Path) -> None:
-    """The same pinned requirements in the three forms that MLflow's ways of serving a model read."""
+    """Write the pinned requirements in the three formats that MLflow reads: pip, virtualenv and conda."""
     python = platform.python_version()
     requirements = [f"{package}=={version(package)}" for package in REQUIREMENTS]
     (directory / "requirements.txt").write_text("\n".join(requirements))

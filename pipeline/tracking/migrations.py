@@ -1,4 +1,4 @@
-"""The schema of the default store's database against that of the installed MLflow, and its upgrade."""
+"""Migrations of MLflow's database: compare its schema with the installed MLflow's, and upgrade it."""
 
 import logging
 import sqlite3
@@ -15,7 +15,7 @@ Age = Literal["current", "older", "newer"]
 
 
 def find_age(revision: str) -> Age:
-    """How a revision stands to the installed MLflow's: one that this MLflow does not know comes from a newer one."""
+    """Compare a database revision with the installed MLflow's. An unknown revision is from a newer MLflow."""
     from alembic.script import ScriptDirectory
     from mlflow.store.db.utils import _get_alembic_config
 
@@ -23,7 +23,7 @@ def find_age(revision: str) -> Age:
 
 
 def compare(revision: str, scripts: "ScriptDirectory") -> Age:
-    """How a revision stands to the migrations that a package brings along."""
+    """Compare a database revision with the migrations of a package. An unknown revision is newer."""
     known = [script.revision for script in scripts.walk_revisions()]
     if revision not in known:
         return "newer"
@@ -31,10 +31,10 @@ def compare(revision: str, scripts: "ScriptDirectory") -> Age:
 
 
 def require_tables(database: Path) -> None:
-    """Refuse a database that lacks one of MLflow's tables: opening it, MLflow would migrate it, without a copy.
+    """Refuse a database that lacks one of MLflow's tables. MLflow would migrate it when it opens it, without a copy.
 
     Raises:
-        TrackingError: it was made by an older MLflow.
+        TrackingError: an older MLflow created the database.
     """
     import mlflow.store.db.utils  # noqa: F401  # registers the tables
     from mlflow.store.db.base_sql_model import Base
@@ -51,7 +51,7 @@ def require_tables(database: Path) -> None:
 
 
 def migrate(database: Path) -> None:
-    """Bring a database to the installed MLflow's schema, in place and step by step: to be done on a copy.
+    """Upgrade a database to the installed MLflow's schema, in place. Call it on a copy.
 
     Raises:
         TrackingError: a migration failed.

@@ -1,4 +1,4 @@
-"""The files that the stages leave in a workspace, as far as they are recorded."""
+"""Outputs of the stages in a workspace: paths, contents, and digests in `dvc.lock`."""
 
 import csv
 import hashlib
@@ -21,7 +21,7 @@ REGISTRATION = "reports/registration.json"
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where they are, below the root of a workspace. A stage's current directory is that root."""
+    """The stage outputs below a workspace's root, which is the current directory of a stage."""
 
     root: Path = Path()
 
@@ -45,7 +45,7 @@ class Outputs:
 
     @property
     def about_data(self) -> list[Path]:
-        """What validation and split found. The directory of Data Docs is no output of DVC and may be missing."""
+        """Reports of `validate` and `split`. The directory of Data Docs is not a DVC output and may be missing."""
         names = ("validation.json", "split.json", "data_docs")
         return [path for path in (self.root / "reports" / name for name in names) if path.exists()]
 
@@ -53,16 +53,16 @@ class Outputs:
         return self.root / f"data/splits/{name}.parquet"
 
     def settings(self) -> dict[str, Any]:
-        """What `train` resolved: the content of `settings.json`."""
+        """Read `settings.json`, the resolved settings of `train`."""
         return dict(read_json(self.training / "settings.json"))
 
     def history(self) -> list[dict[str, float]]:
-        """The epochs of a training, as they stand in `history.csv`."""
+        """Read `history.csv`: one dict for each epoch."""
         with (self.training / "history.csv").open(newline="", encoding="utf-8") as file:
             return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
     def locked(self, stage: str) -> dict[str, str]:
-        """MD5 by path of what a stage last read and wrote, from `dvc.lock`; empty when it does not say.
+        """Read the MD5 of a stage's last inputs and outputs from `dvc.lock`, by path. Empty if the stage is not there.
 
         Raises:
             WorkspaceError: `dvc.lock` is damaged.
@@ -72,7 +72,7 @@ class Outputs:
         return {entry["path"]: entry.get("md5", "") for entry in entries}
 
     def locked_outputs(self, stage: str | None = None) -> dict[str, str]:
-        """MD5 by path of what a stage (default: every stage) last wrote, from `dvc.lock`.
+        """Read the MD5 of the last outputs of a stage (default: of all stages) from `dvc.lock`, by path.
 
         Raises:
             WorkspaceError: `dvc.lock` is damaged.
@@ -91,13 +91,13 @@ class Outputs:
             raise WorkspaceError(f"{lock} is damaged", found=str(error), remedy=mend_committed(lock)) from None
 
     def are_of(self, stage: str, *paths: str) -> bool:
-        """Whether the files (or directories) that stand in the workspace are the ones a stage last read or wrote."""
+        """Return True if the files or directories in the workspace are the ones that a stage last read or wrote."""
         locked = self.locked(stage)
         return all((self.root / path).exists() and dvc_digest(self.root / path) == locked.get(path) for path in paths)
 
 
 def dvc_digest(path: Path, *, hidden: bool = True) -> str:
-    """The MD5 by which DVC knows a file, or a directory: that of the sorted list of its files and theirs.
+    """Compute DVC's MD5 of a file, or of a directory: the MD5 of the sorted list of its files with their MD5s.
 
     Args:
         hidden: count hidden files, as DVC does except in `data/incoming/` (`.dvcignore`).
@@ -112,7 +112,7 @@ def dvc_digest(path: Path, *, hidden: bool = True) -> str:
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, the keys joined by dots."""
+    """Flatten nested mappings. Keys are joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}

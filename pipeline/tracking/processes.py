@@ -1,4 +1,4 @@
-"""Which process records a run, so that the run of one that was killed does not stay RUNNING for ever."""
+"""The process that records a run, as a tag. The run of a killed process is found by it and marked as KILLED."""
 
 import os
 import socket
@@ -16,12 +16,12 @@ PROCESS_TAG = "process"
 
 
 def this_process() -> str:
-    """The value of the tag: the machine, the process and when it started, because numbers are used again."""
+    """Return the tag of this process: machine, process id and start time. Process ids alone are reused."""
     return f"{_machine()} {os.getpid()} {start_of(psutil.Process())}"
 
 
 def start_of(process: psutil.Process) -> str:
-    """When a process started, in words that stay the same when the clock is set, and not when the machine restarts.
+    """Return the start time of a process as text. On Linux it is relative to the boot: setting the clock has no effect.
 
     Raises:
         NoSuchProcess: it has ended.
@@ -33,7 +33,7 @@ def start_of(process: psutil.Process) -> str:
 
 
 def end_abandoned(client: "MlflowClient", experiments: list[str]) -> None:
-    """Mark as KILLED the runs whose process, on this machine, is gone: `kill -9` and power cuts leave no word."""
+    """Mark runs as KILLED if their process on this machine has ended, such as by `kill -9` or a power cut."""
     query = f"attributes.status = 'RUNNING' and tags.{PROCESS_TAG} LIKE '{_machine()} %'"
     for run in client.search_runs(experiments, query):
         if not is_running(run.data.tags[PROCESS_TAG]):
@@ -41,7 +41,7 @@ def end_abandoned(client: "MlflowClient", experiments: list[str]) -> None:
 
 
 def is_running(process: str) -> bool | None:
-    """Whether a process, named as `this_process` does, is still there; None: it is of another machine."""
+    """Return True if the process of a tag (see `this_process`) still runs. None if it is on another machine."""
     machine, pid, started = process.rsplit(" ", 2)
     if machine != _machine():
         return None
@@ -52,6 +52,6 @@ def is_running(process: str) -> bool | None:
 
 
 def _machine() -> str:
-    """Unlike for every place where the same process number means another process: a host, a container."""
+    """Identify host and container: process ids repeat across them."""
     namespace = os.readlink("/proc/self/ns/pid") if sys.platform == "linux" else ""
     return f"{socket.gethostname()}-{uuid.getnode():x}{namespace.replace(':', '-')}"

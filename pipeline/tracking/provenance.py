@@ -1,4 +1,4 @@
-"""What a model came from: code, environment and machine, as facts that the tags of a run can hold."""
+"""Provenance of a model: its code, environment, machine and data, as tags of its run."""
 
 import getpass
 import os
@@ -18,23 +18,23 @@ from pipeline.files import file_digest, parse_yaml
 from pipeline.models.processor import read_processor
 from pipeline.tracking.outputs import DATASET, RAW, Outputs, dvc_digest
 
-LARGEST_UNTRACKED_FILE = 1 << 20  # bytes; a larger one is data that somebody forgot to ignore, and is only named
+LARGEST_UNTRACKED_FILE = 1 << 20  # bytes; larger files are probably data, and only their names are recorded
 LARGEST_DIFF = 10 << 20  # bytes
 PACKAGES = ("tensorflow", "keras", "numpy", "mlflow", "dvc")
 
 COMMIT_TAG = "mlflow.source.git.commit"
-BATCH_TAG = "data.batch."  # followed by the MD5 of a batch's content: a name may hold what no tag's may
+BATCH_TAG = "data.batch."  # followed by the MD5 of a batch; its name may have characters that a tag's key cannot have
 
 _SCOPE = ("--", ".", ":(exclude)dvc.lock")
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A git work tree: a commit, and how it differs from it."""
+    """A git work tree: its commit and its uncommitted changes."""
 
     commit: str
-    diff: bytes = b""  # turns the commit into this tree with `git apply`; empty when clean, or when too large to keep
-    left_out: tuple[str, ...] = ()  # files too large for the diff; `.` when that is all of it
+    diff: bytes = b""  # for `git apply` on the commit; empty if the tree is clean, or the diff too large to record
+    left_out: tuple[str, ...] = ()  # files too large for the diff; `.`: the whole diff is too large
 
     @property
     def dirty(self) -> bool:
@@ -42,14 +42,14 @@ class Tree:
 
 
 def read_tree(workspace: Path) -> Tree | None:
-    """The commit that a workspace stands on and what differs from it; None where git does not know the project.
+    """Read a workspace's commit and its uncommitted changes. Returns None if the project is not in git.
 
-    `dvc.lock` does not count: the stages before `train` have just written it. Files that are new to git do, unless they
-    are ignored: they may hold code that trains. So what git does not ignore is recorded: no place for a password.
+    Excludes `dvc.lock`, because the stages before `train` have just written it. Includes untracked files, which may
+    contain code of the training. Passwords must therefore be in files that git ignores.
     """
     try:
         commit = _git(workspace, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
-        _git(workspace, "rev-parse", "--verify", "--quiet", "HEAD:./dvc.yaml")  # not merely inside another repository
+        _git(workspace, "rev-parse", "--verify", "--quiet", "HEAD:./dvc.yaml")  # not in an unrelated repository
     except (subprocess.CalledProcessError, FileNotFoundError):
         return None
     listing = ("status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all")
@@ -57,7 +57,7 @@ def read_tree(workspace: Path) -> Tree | None:
     if not changes:
         return Tree(commit)
     top = Path(os.fsdecode(_git(workspace, "rev-parse", "--show-toplevel")).rstrip("\n"))
-    # `A`: in the index already, as `pipeline add-data` leaves a batch's pointer, and not in the commit.
+    # `A`: in the index but not in the commit, such as a batch's pointer after `pipeline add-data`.
     unknown = [change[3:] for change in changes if change.startswith("??") or "A" in change[:2]]
     new = [name for name in unknown if os.path.lexists(top / name)]
     large = tuple(name for name in new if _is_large(top / name))
@@ -66,7 +66,7 @@ def read_tree(workspace: Path) -> Tree | None:
 
 
 def environment_tags(workspace: Path) -> dict[str, str]:
-    """The versions that compute, and the digest of the file that pins them all."""
+    """Return tags with the versions of the main packages and of Python, and the digest of `requirements.lock`."""
     tags = {f"version.{package}": version(package) for package in PACKAGES}
     lock = workspace / "requirements.lock"
     return {
@@ -77,7 +77,7 @@ def environment_tags(workspace: Path) -> dict[str, str]:
 
 
 def host_tags() -> dict[str, str]:
-    """The machine and who uses it. Tags and not params: they tell runs apart, they do not define them."""
+    """Return tags for the machine and its user. They are not params, because they do not define the training."""
     processor = read_processor()
     return {
         "mlflow.user": user(),
@@ -91,7 +91,7 @@ def host_tags() -> dict[str, str]:
 
 
 def tree_tags(tree: Tree | None) -> dict[str, str]:
-    """Where the code came from; nothing where git does not know it."""
+    """Return tags for the commit and its uncommitted changes. Empty if the project is not in git."""
     if tree is None:
         return {}
     tags = {COMMIT_TAG: tree.commit, "git.dirty": str(tree.dirty).lower()}
@@ -99,16 +99,16 @@ def tree_tags(tree: Tree | None) -> dict[str, str]:
 
 
 def data_tags(outputs: Outputs, splits: Mapping[str, str]) -> dict[str, str]:
-    """What some splits were made from: the digests by which a version is found again from its data.
+    """Return tags for the data that some splits were made from. `pipeline lineage --data` searches them.
 
-    While `train` runs, `dvc.lock` tells of the stages before it. It need not tell of these very splits, where somebody
-    ran a single stage; then nothing is said.
+    Reads `dvc.lock`, which has the stages before `train` by then. If a single stage was run, it may describe other
+    splits. The result is then empty.
 
     Args:
         splits: MD5 by name of the splits that were read.
 
     Returns:
-        `data.raw`, `data.dataset`, and `data.batch.MD5` with the name of each batch in it.
+        `data.raw`, `data.dataset`, and `data.batch.MD5` with the name of each batch.
     """
     ingest, split = outputs.locked("ingest"), outputs.locked("split")
     same_splits = all(split.get(f"data/splits/{name}.parquet") == digest for name, digest in splits.items())
@@ -125,13 +125,13 @@ def data_tags(outputs: Outputs, splits: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read_pointers(incoming: Path) -> dict[str, str]:
-    """MD5 of each batch by its name, as DVC's pointers have it."""
+    """Read the MD5 of each batch from DVC's pointers, by the batch's name."""
     pointers = [parse_yaml(path.read_text(encoding="utf-8")) for path in sorted(incoming.glob(f"*{POINTER}"))]
     return {out["path"]: out["md5"] for pointer in pointers for out in pointer["outs"]}
 
 
 def _diff(workspace: Path, top: Path, new: list[str]) -> bytes:
-    """Of known and new files alike, through an index and an object store that are thrown away afterwards."""
+    """Return a diff of tracked and new files. Uses a temporary index and object store."""
     with tempfile.TemporaryDirectory() as scratch:
         objects = os.fsdecode(_git(workspace, "rev-parse", "--git-path", "objects")).rstrip("\n")
         aside = {
@@ -145,7 +145,7 @@ def _diff(workspace: Path, top: Path, new: list[str]) -> bytes:
             names = "\0".join(new).encode(errors="surrogateescape")
             _git(top, "--literal-pathspecs", "add", "--pathspec-from-file=-", "--pathspec-file-nul",
                  environment=aside, stdin=names)  # fmt: skip
-        # Spelt out, because `git apply` must be able to read it whatever a user's configuration asks of a diff.
+        # All options are explicit, because the user's git configuration may produce a diff that `git apply` rejects.
         return _git(workspace, "diff", "--cached", "--binary", "--no-color", "--no-ext-diff", "--no-renames",
                     "--no-relative", "--src-prefix=a/", "--dst-prefix=b/", "HEAD", *_SCOPE,
                     environment=aside)  # fmt: skip
@@ -160,13 +160,13 @@ def _git(
 
 
 def _is_large(path: Path) -> bool:
-    """A directory in git's list of new files is another repository: not ours to keep."""
+    """Return True for a large file, and for a directory: in git's list of new files, that is another repository."""
     return path.is_dir() or path.lstat().st_size > LARGEST_UNTRACKED_FILE
 
 
 def user() -> str:
-    """Who runs this process."""
+    """Return the name of the current user, or else the user id."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number that has no name
+    except (KeyError, OSError):  # in a container, the user id may have no name
         return str(os.getuid())

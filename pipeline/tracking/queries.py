@@ -1,4 +1,4 @@
-"""Queries over a whole MLflow store: all experiments, runs, versions and aliases, however many pages they take."""
+"""Queries for all experiments, runs, versions and aliases of an MLflow store, over all result pages."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any

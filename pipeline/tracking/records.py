@@ -1,4 +1,4 @@
-"""Training runs as they stand in the store: made, added to, found by the digest of their model, rebuilt."""
+"""Training runs in MLflow: create, extend and rebuild them, and find them by their model's digest."""
 
 import json
 import os
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Run
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-EXPERIMENT_TAG = "dvc.experiment"  # the name of the experiment that made the run
-EVALUATION_TAG = "evaluation.md5"  # DVC's digest of the directory; set last as well
+EXPERIMENT_TAG = "dvc.experiment"  # name of the DVC experiment that created the run
+EVALUATION_TAG = "evaluation.md5"  # DVC's digest of the directory; set last
 PARENT_VARIABLE = "PIPELINE_PARENT_RUN"
 DIFF_ARTIFACT = "source/changes.diff"
 LOCK_ARTIFACT = "source/dvc.lock"
 TRAINING_ARTIFACT, EVALUATION_ARTIFACT, DATA_ARTIFACT = "training", "evaluation", "data"
 SYSTEM_METRICS_SECONDS = 2
-LARGEST_BATCH = 100  # params that MLflow takes in one request
+LARGEST_BATCH = 100  # params; MLflow's limit for one request
 
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What is known when a training starts.
+    """Facts that are known when a training starts.
 
     Args:
-        dataset: its name, which becomes the MLflow experiment's.
-        params: flat and resolved: `settings.json`, flattened, so that a run can be rebuilt from there.
+        dataset: its name, also used for the MLflow experiment.
+        params: resolved and flat, as in `settings.json`, from which a run can be rebuilt.
         inputs: the Parquet file of each split that is read: `train`, `validation`.
-        machine: what the training runs on. It becomes tags, because it tells runs apart and does not define them.
+        machine: facts about the machine. Recorded as tags, because they do not define the training.
     """
 
     dataset: str
@@ -52,7 +52,7 @@ class TrainingFacts:
 
 @dataclass
 class Record:
-    """A run in the store, and what can be added to it. Every method may raise a TrackingError."""
+    """A run in the store. Every method may raise a TrackingError."""
 
     store: Store
     client: "MlflowClient"
@@ -82,7 +82,7 @@ class Record:
     def log_metrics(
         self, metrics: Mapping[str, float], step: int = 0, timestamp: int | None = None, **about: str
     ) -> None:
-        """Record figures, in one request. `about`: the model and the dataset they belong to, as in MLflow's Metric."""
+        """Log metrics in one request. `about`: their model and dataset, as in MLflow's Metric."""
         from mlflow.entities import Metric
 
         now = timestamp or milliseconds()
@@ -91,7 +91,7 @@ class Record:
             self.client.log_batch(self.id, metrics=batch)
 
     def complete(self, outputs: Outputs) -> None:
-        """Add what `train` put out: reports, logged model, and at last the digest by which the run is found."""
+        """Add the outputs of `train`: reports, logged model, and finally the digest by which the run is found."""
         with explained(self.store):
             self.client.log_artifacts(self.id, str(outputs.training), TRAINING_ARTIFACT)
             for path in outputs.about_data:
@@ -106,7 +106,7 @@ class Record:
         self.set_tags({"mlflow.runName": f"{self.run.info.run_name} {digest[:8]}", MODEL_TAG: digest})
 
     def logged_model(self, outputs: Outputs) -> "LoggedModel":
-        """The model that the run put out, kept from the workspace's file unless it already is."""
+        """Return the run's logged model. Creates it from the workspace's model file if needed."""
         with explained(self.store):
             model = logged_models.find(self.client, self.run)
             if model is None:
@@ -115,7 +115,7 @@ class Record:
             return model
 
     def add_evaluation(self, outputs: Outputs) -> None:
-        """Add what `evaluate` put out, unless this very evaluation is there."""
+        """Add the outputs of `evaluate`, unless the run already has this evaluation."""
         digest = dvc_digest(outputs.evaluation)
         if self.tags.get(EVALUATION_TAG) == digest:
             return
@@ -140,7 +140,7 @@ class Record:
 
 
 def _best(outputs: Outputs) -> dict[str, float]:
-    """The figures of the epoch whose weights are kept: a run's last ones are those of its last epoch."""
+    """Return the metrics of the epoch whose weights are kept. MLflow shows those of the last epoch."""
     number = outputs.settings()["best_epoch"]
     epoch = next(epoch for epoch in outputs.history() if epoch["epoch"] == number)
     kept = {f"best_{name}": epoch[name] for name in ("validation_accuracy", "validation_loss")}
@@ -148,9 +148,9 @@ def _best(outputs: Outputs) -> dict[str, float]:
 
 
 def open_record(facts: TrainingFacts) -> Record:
-    """A new run for a training that starts now: its code, environment, machine, data and params."""
+    """Create the run of a training that starts now, with its code, environment, machine, data and params."""
     workspace = Path()
-    tree = provenance.read_tree(workspace)  # before all else: somebody may go on editing
+    tree = provenance.read_tree(workspace)  # first, because the user may continue to edit files
     tags = provenance.tree_tags(tree) | provenance.environment_tags(workspace) | provenance.host_tags()
     if experiment := current_experiment():
         tags[EXPERIMENT_TAG] = experiment
@@ -166,7 +166,7 @@ def open_record(facts: TrainingFacts) -> Record:
 
 
 def monitor_system(record: Record) -> "SystemMetricsMonitor":
-    """Sample the machine's load into a run, until `finish` is called on the answer."""
+    """Log the machine's load to a run, until `finish` is called on the returned monitor."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor = SystemMetricsMonitor(record.id, SYSTEM_METRICS_SECONDS, tracking_uri=record.store.uri)
@@ -175,13 +175,13 @@ def monitor_system(record: Record) -> "SystemMetricsMonitor":
 
 
 def find(client: "MlflowClient", digest: str) -> "Run | None":
-    """The newest complete run that made a model."""
+    """Find the newest complete run that trained a model, by the model's SHA-256. None if there is none."""
     runs = search_runs(client, f"tags.`{MODEL_TAG}` = '{digest}' and attributes.status = 'FINISHED'")
     return max(runs, key=lambda run: int(run.info.start_time), default=None)
 
 
 def find_or_rebuild(outputs: Outputs) -> Record:
-    """The run that made a workspace's model, rebuilt from the stages' outputs if the store has never seen it.
+    """Find the run that trained a workspace's model. If the store does not have it, rebuild it from the stage outputs.
 
     Raises:
         TrackingError: the store cannot be used.
@@ -194,7 +194,7 @@ def find_or_rebuild(outputs: Outputs) -> Record:
 
 
 def _rebuild(outputs: Outputs) -> Record:
-    """The code, environment and machine of that training are not known any more, so nothing is said of them."""
+    """Rebuild a run from stage outputs. It has no tags of code, environment and machine, because they are unknown."""
     inputs = {name: outputs.split(name) for name in ("train", "validation")}
     locked = outputs.locked("train") if outputs.are_of("train", MODEL) else {}
     digests = {
@@ -217,7 +217,7 @@ def _rebuild(outputs: Outputs) -> Record:
 def _create(workspace: Path, facts: TrainingFacts, digests: Mapping[str, str], tags: Mapping[str, str]) -> Record:
     store = locate(workspace)
     client = open_store(store)
-    from mlflow.entities import Param  # not before the store is open: that sets up MLflow
+    from mlflow.entities import Param  # after `open_store`, which sets MLflow's environment variables
 
     with explained(store):
         processes.end_abandoned(client, all_experiments(client))
@@ -245,7 +245,7 @@ def _create(workspace: Path, facts: TrainingFacts, digests: Mapping[str, str], t
 
 
 def find_parent(client: "MlflowClient") -> "Run | None":
-    """The flow's run, when this process is a stage of one and the store still has it."""
+    """Find the run of the flow that started this process. None if there is no flow, or its run is not in the store."""
     from mlflow.exceptions import MlflowException
 
     if not (parent := os.environ.get(PARENT_VARIABLE)):
@@ -260,7 +260,7 @@ def find_parent(client: "MlflowClient") -> "Run | None":
 
 
 def describe_data(path: Path, split: str, digest: str) -> "DatasetInput":
-    """A split as a dataset input, with the digest of its whole file. MLflow's own takes the first 10,000 numbers."""
+    """Describe a split as MLflow's dataset input. The digest is of the whole file; MLflow uses 10,000 numbers only."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = table.read_dataset(path)
@@ -279,7 +279,7 @@ def describe_data(path: Path, split: str, digest: str) -> "DatasetInput":
 
 
 def log_bytes(client: "MlflowClient", run_id: str, content: bytes, artifact: str) -> None:
-    """Keep bytes as they are. MLflow's `log_text` takes text only, and a diff may hold anything."""
+    """Log bytes as an artifact. MLflow's `log_text` accepts text only, and a diff may contain any bytes."""
     directory, name = artifact.rsplit("/", 1)
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / name).write_bytes(content)
@@ -287,7 +287,7 @@ def log_bytes(client: "MlflowClient", run_id: str, content: bytes, artifact: str
 
 
 def milliseconds() -> int:
-    """Now, as MLflow counts."""
+    """Return the current time in MLflow's unit, milliseconds since 1970."""
     return int(time.time() * 1000)
 
 

@@ -1,9 +1,8 @@
-"""The addresses of files in the default store's database, made to follow a project folder that was moved or copied.
+"""Relocation of the default store after the project folder was moved or copied: rewrite its file addresses.
 
-MLflow records absolute addresses. So the database also says which folder it was made for, in a tag of MLflow's default
-experiment; where it stands in another one when it is opened, every address below the former folder is rewritten to
-below the present one. A copy so uses its own files and leaves the original's alone. What lies elsewhere (a bucket, a
-disk that somebody chose) is not touched.
+MLflow records absolute addresses. A tag of MLflow's default experiment holds the folder that they are for. If the
+database is opened in another folder, every address below the former folder is rewritten to the present one. A copy
+therefore uses its own files and leaves the original's unchanged. Addresses elsewhere (a bucket, another disk) are kept.
 """
 
 import sqlite3
@@ -11,8 +10,8 @@ from pathlib import Path
 
 ROOT_TAG = "project.root"  # of the default experiment: the folder of the database when it was last opened
 DEFAULT_EXPERIMENT = 0
-FOLDER = "mlruns"  # beside the database
-# Every column of MLflow's schema that holds addresses of files.
+FOLDER = "mlruns"  # in the database's folder
+# All columns of MLflow's schema with addresses of files.
 ADDRESSES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -25,8 +24,8 @@ ADDRESSES = (
 
 
 def find_former_root(connection: sqlite3.Connection, root: Path) -> Path | None:
-    """The folder that a database's addresses are of, where that is not `root`, its present one."""
-    if not _columns(connection, "experiment_tags"):  # not MLflow's, or not made to the end
+    """Return the folder that a database's addresses are for. None if it is `root`, the present one, or unknown."""
+    if not _columns(connection, "experiment_tags"):  # not MLflow's database, or incomplete
         return None
     query = "SELECT value FROM experiment_tags WHERE experiment_id = ? AND key = ?"
     found = connection.execute(query, (DEFAULT_EXPERIMENT, ROOT_TAG)).fetchone()
@@ -35,20 +34,20 @@ def find_former_root(connection: sqlite3.Connection, root: Path) -> Path | None:
 
 
 def record_root(connection: sqlite3.Connection, root: Path) -> None:
-    """Say in a database that its addresses are of this folder."""
+    """Set the folder that a database's addresses are for."""
     values = (DEFAULT_EXPERIMENT, ROOT_TAG, str(root))
     connection.execute("INSERT OR REPLACE INTO experiment_tags (experiment_id, key, value) VALUES (?, ?, ?)", values)
 
 
 def rewrite(connection: sqlite3.Connection, former: Path, root: Path) -> int:
-    """Let every address below one folder be below another, all or none of them; how many there were."""
+    """Replace the folder in all addresses, in one transaction. Returns the number of changed addresses."""
     count = 0
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         for table, column in ADDRESSES:
             if column not in _columns(connection, table):  # the schema of an older MLflow
                 continue
-            # As URIs and as plain paths: MLflow writes both.
+            # MLflow writes both URIs and plain paths.
             for old, new in ((former.as_uri(), root.as_uri()), (str(former), str(root))):
                 count += connection.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
@@ -59,7 +58,7 @@ def rewrite(connection: sqlite3.Connection, former: Path, root: Path) -> int:
 
 
 def _first_root(connection: sqlite3.Connection) -> Path | None:
-    """Of a database without the tag: the folder whose `mlruns/` the default experiment was given when it was made."""
+    """Derive the folder from the default experiment's `mlruns/`, for a database without the tag."""
     query = "SELECT artifact_location FROM experiments WHERE experiment_id = ?"
     found = connection.execute(query, (DEFAULT_EXPERIMENT,)).fetchone()
     if not found:

@@ -1,7 +1,7 @@
-"""What a stage does with a run: `train` opens one, `evaluate` joins the one whose model it has judged.
+"""MLflow runs of the stages: `train` opens a run, `evaluate` adds to the run of the same model.
 
-What DVC restored from its cache leads back to the run that made it; a store that has never seen it gets the run rebuilt
-from the outputs of the stages, tagged `restored`.
+A model that DVC restored from its cache is linked to the run that trained it. If the store does not have that run, the
+run is rebuilt from the stage outputs and tagged `restored`.
 """
 
 import signal
@@ -27,7 +27,7 @@ __all__ = ["TrainingFacts", "TrainingRun", "log_evaluation", "training_run"]
 
 
 class TrainingRun:
-    """A run that is recorded from a thread of its own, beside the training."""
+    """A run that is recorded in a background thread during the training."""
 
     def __init__(self, facts: TrainingFacts) -> None:
         self._background = Background()
@@ -35,20 +35,20 @@ class TrainingRun:
         self._completed = False
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Record the figures of an epoch, counted from 1, without waiting for it.
+        """Log the metrics of an epoch, counted from 1. Does not wait for the store.
 
         Raises:
-            TrackingError: the store failed to record what came before.
+            TrackingError: the store failed to record an earlier call.
         """
         now = milliseconds()
         self._background.start(lambda: self._record.log_metrics(metrics, step=epoch, timestamp=now))
 
     def complete(self, model_file: Path, reports: Path) -> None:
-        """Record what came out, once every output of `train` is written: reports, model, digest.
+        """Log the reports, the model and its digest, after `train` has written all outputs.
 
         Args:
             model_file: `models/model.keras`.
-            reports: the directory `reports/`, which also tells about the data.
+            reports: the directory `reports/`, which also has the reports on the data.
 
         Raises:
             TrackingError: the store failed to record it.
@@ -60,7 +60,7 @@ class TrainingRun:
         self._completed = True
 
     def end(self, status: str) -> None:
-        """End the run; as FAILED if it was to be FINISHED but never completed."""
+        """End the run. FINISHED becomes FAILED if `complete` did not succeed."""
         status = "FAILED" if status == "FINISHED" and not self._completed else status
         try:
             self._background.finish(lambda: _close(*self._opened.result(), status))
@@ -74,26 +74,26 @@ class TrainingRun:
 
 @contextmanager
 def training_run(facts: TrainingFacts) -> Iterator[TrainingRun]:
-    """Record a training, which is the block: it calls `log_epoch` as it goes, and `complete` at its end.
+    """Record the training in the block, which calls `log_epoch` after each epoch and `complete` at the end.
 
     The run ends as FINISHED, as FAILED on an exception, and as KILLED on Ctrl-C and SIGTERM.
 
     Raises:
-        TrackingError: the store cannot be used. It is opened beside the training, so any later call may say so.
+        TrackingError: the store cannot be used. It is opened in the background, so a later call may raise this.
     """
     with _exit_on_sigterm():
         run = TrainingRun(facts)
         try:
             yield run
         except BaseException as error:
-            with suppress(Exception):  # what ended the training is what the reader must see
+            with suppress(Exception):  # the first error is raised, not that of the store
                 run.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
             raise
         run.end("FINISHED")
 
 
 def log_evaluation(model_file: Path, evaluation: Path) -> None:
-    """Add an evaluation to the run that made the model.
+    """Add an evaluation to the run that trained the model.
 
     Args:
         model_file: `models/model.keras`.
@@ -109,14 +109,14 @@ def log_evaluation(model_file: Path, evaluation: Path) -> None:
 
 
 def _open(facts: TrainingFacts) -> "tuple[Record, SystemMetricsMonitor]":
-    psutil.cpu_percent()  # counts from here, in this thread, to its next call
+    psutil.cpu_percent()  # the next call in this thread returns the load since this one
     record = open_record(facts)
     return record, monitor_system(record)
 
 
 def _close(record: "Record", monitor: "SystemMetricsMonitor", status: str) -> None:
     monitor.finish()
-    # A last sample for the whole training, which may have been too short for any other.
+    # One sample over the whole training, because a short training has no other sample.
     for part in monitor.monitors:
         part.clear_metrics()
     monitor.collect_metrics()
@@ -131,7 +131,7 @@ def _outputs(model_file: Path) -> Outputs:
 
 @contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C, so that the run can be closed. Only the main thread may set that."""
+    """Raise SystemExit on SIGTERM, so that the run can be closed. Python allows this in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,10 +1,10 @@
-"""Where runs and models are recorded, and how that place is opened.
+"""The tracking store: the MLflow database and files that record runs and models.
 
-By default it is `mlflow.db` with the files in `mlruns/`, in the main repository's root and under absolute addresses:
-every worktree and every `dvc exp run --temp` shares them, and a bare `mlflow ui` there shows everything. While
-`pipeline up` serves them, they are reached through its server; the record is the same.
-`MLFLOW_TRACKING_URI` names another store (a server, or a team's database), which is then the only one used.
-For a database without a server, `MLFLOW_DEFAULT_ARTIFACT_ROOT` says where the files go.
+The default store is `mlflow.db` and `mlruns/` in the root of the main repository. Their addresses are absolute, so all
+worktrees and every `dvc exp run --temp` share them, and a plain `mlflow ui` there shows everything. While `pipeline up`
+serves the store, clients use its server; the record is the same. If `MLFLOW_TRACKING_URI` names another store (a
+server, or a team's database), only that one is used. For a database without a server, `MLFLOW_DEFAULT_ARTIFACT_ROOT` is
+the location of the files.
 
 `python -m pipeline.tracking.store` prepares the store, so that its creation can overlap with other work.
 """
@@ -34,42 +34,42 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from sqlalchemy import Connection
 
-RESTORING = STATE / "restoring.json"  # beside the database: what is to be renamed, while a restore does it
+RESTORING = STATE / "restoring.json"  # in the database's folder, during a restore: the pending renames
 LOCK_WAIT_SECONDS = 60  # creating the database takes about 2 s, 5 s on a busy machine
 BUSY_SECONDS = 10
 PROBE_SECONDS = 5
-CREATION_LOCK = 0x6D6C666C6F77  # a number of our own among PostgreSQL's advisory locks
-# Modules whose exceptions come from the store: MLflow, the database, and what reaches S3.
+CREATION_LOCK = 0x6D6C666C6F77  # key of our PostgreSQL advisory lock
+# Modules whose exceptions come from the store: MLflow, the database, and the clients of S3.
 FOREIGN = ("mlflow.", "sqlalchemy.", "botocore.", "boto3.", "s3transfer.")
 
-# Read by MLflow when it is imported and at every request. What the user has set stays.
+# MLflow reads them at its import and at every request. Values that the user has set are kept.
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_UV_AUTO_DETECT": "false",  # it would upload a `uv.lock` with every model
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a server's client does so at every run's end
-    # Together a minute for a server that hangs, and nearly half a minute for one that is being started again. MLflow's
-    # own 120 seconds and 7 retries are 20 minutes of silence.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the client of a server prints it at the end of every run
+    # In total, about 60 s for a server that hangs, and nearly 30 s for one that restarts. MLflow's defaults (120 s and
+    # 7 retries) take 20 minutes.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "9",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "4",
 }
-# Once a server has not answered for that long, whoever closes the run is not to wait for as long again.
+# Set after a server did not respond: the code that closes the run must not wait for as long again.
 AFTER_SILENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 @dataclass(frozen=True)
 class Store:
-    """An address that MLflow understands."""
+    """The address of a tracking store."""
 
     uri: str
-    artifacts: str | None  # URI below which a new experiment keeps its files; None: the server decides
-    database: Path | None  # the default store's file; None: a server, or a store that somebody configured
+    artifacts: str | None  # parent URI of the files of new experiments; None: the server decides
+    database: Path | None  # the default store's file; None: a server or a configured store
 
     @property
     def is_server(self) -> bool:
-        """Whether it is reached over HTTP."""
+        """True if clients use HTTP."""
         return self.uri.startswith(("http://", "https://"))
 
     def __str__(self) -> str:
@@ -77,9 +77,9 @@ class Store:
 
 
 def locate(workspace: Path | None = None) -> Store:
-    """The store that a workspace (default: the current directory's) records in.
+    """Return the store of a workspace (default: the current directory's).
 
-    Opens nothing. The server of `pipeline up`, if there should be one, is asked whether it answers.
+    Does not open it, but sends a health check to the server of `pipeline up`, if there is one.
     """
     direct = locate_unserved(workspace)
     if os.environ.get("MLFLOW_TRACKING_URI"):
@@ -89,7 +89,7 @@ def locate(workspace: Path | None = None) -> Store:
 
 
 def locate_unserved(workspace: Path | None = None) -> Store:
-    """The same without the server of `pipeline up`: what that server opens itself."""
+    """Return the store of a workspace without the server of `pipeline up`. That server itself opens this store."""
     data = data_directory(main_repository(workspace))
     artifacts = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or (data / "mlruns").as_uri()
     default = f"sqlite:///{data / 'mlflow.db'}"
@@ -101,9 +101,9 @@ def locate_unserved(workspace: Path | None = None) -> Store:
 
 
 def pages_command() -> str:
-    """The command that shows MLflow's pages for the current directory.
+    """Return the command that shows MLflow's pages for the current directory.
 
-    A bare `mlflow ui` opens `mlflow.db` in the current directory, and looks for it under its percent-encoded path.
+    A plain `mlflow ui` opens `mlflow.db` in the current directory, under its percent-encoded path.
     """
     database, here = locate_unserved().database, Path.cwd()
     is_found = database is None or (database.parent == here and quote(str(here)) == str(here))
@@ -111,10 +111,10 @@ def pages_command() -> str:
 
 
 def open_store(store: Store) -> "MlflowClient":
-    """A client of the store, which is created if it is the default one and new.
+    """Open a store and return its client. Creates the default store if it does not exist.
 
     Raises:
-        TrackingError: the server does not answer, or the database is locked, damaged or of another MLflow version.
+        TrackingError: the server does not respond, or the database is locked, damaged or of another MLflow version.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -123,7 +123,7 @@ def open_store(store: Store) -> "MlflowClient":
         from mlflow import MlflowClient
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        # Of what the database refuses it prints a traceback, and then raises what `explained` says in words.
+        # For a database error it logs a traceback and raises an exception. `explained` turns the latter into a message.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         if store.is_server:
             _probe(store)
@@ -131,7 +131,7 @@ def open_store(store: Store) -> "MlflowClient":
 
 
 def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
-    """The experiment of a dataset, made when it is new. Two processes may ask at once: the name is unique."""
+    """Return the id of a dataset's experiment. Creates it if needed; safe if two processes do so at the same time."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -151,10 +151,10 @@ def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
 
 @contextmanager
 def as_default(store: Store) -> Iterator[None]:
-    """Make a store MLflow's default for a moment: its registry looks models up there, and not in the client's own."""
+    """Make a store MLflow's default during the block. MLflow's registry resolves models there, not in the client's."""
     import mlflow
 
-    if os.environ.get("MLFLOW_TRACKING_URI"):  # which is then the default anyway
+    if os.environ.get("MLFLOW_TRACKING_URI"):  # it is the default already
         yield
         return
     mlflow.set_tracking_uri(store.uri)
@@ -166,7 +166,7 @@ def as_default(store: Store) -> Iterator[None]:
 
 @contextmanager
 def explained(store: Store) -> Iterator[None]:
-    """Turn what MLflow and its database raise into an error that says which store, what happened, and what to do."""
+    """Turn an exception of MLflow or its database into a TrackingError with the store, the cause and a remedy."""
     try:
         yield
     except Exception as error:
@@ -179,12 +179,12 @@ def explained(store: Store) -> Iterator[None]:
 
 
 def _is_silence(message: str) -> bool:
-    """Whether MLflow's client says that its server did not answer, after all the tries that its settings allow."""
+    """Return True if the message of MLflow's client means that the server did not respond, after all retries."""
     return "API request to http" in message
 
 
 def is_of_store(error: Exception) -> bool:
-    """Whether it is the store, its database or its files that an exception comes from."""
+    """Return True if an exception comes from the store, its database or its files."""
     return type(error).__module__.startswith(FOREIGN)
 
 
@@ -249,7 +249,7 @@ def _explain(store: Store, message: str) -> TrackingError:
 
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether SQLite says that a file is not a sound database. Other errors, such as of a full disk, may pass."""
+    """Return True if SQLite reports a damaged database. Other errors, such as a full disk, may be temporary."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -274,12 +274,12 @@ def _locked(store: Store) -> TrackingError:
 
 
 def prepare(store: Store) -> None:
-    """Make the default store's database, whole or not at all, or see that the one that is there can be read.
+    """Create the default store's database atomically, or check that the existing one can be read.
 
-    In a team's PostgreSQL database, which somebody else makes, the tables are made when it has none.
+    An empty PostgreSQL database of a team gets its tables.
 
     Raises:
-        TrackingError: it cannot be read, or not be made.
+        TrackingError: the database cannot be read or created.
     """
     if store.uri.startswith("postgresql"):
         with explained(store):
@@ -304,7 +304,7 @@ def prepare(store: Store) -> None:
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise _locked(store) from None
-        # MLflow would try this file ten times, for nearly two minutes.
+        # Checked here because MLflow would retry ten times, for nearly two minutes.
         if is_damage(error):
             raise _damaged(database, str(error)) from None
         raise TrackingError(
@@ -316,17 +316,17 @@ def prepare(store: Store) -> None:
 
 
 def _find_file(uri: str) -> Path | None:
-    """The file of an SQLite address that somebody configured."""
+    """Return the file of a configured SQLite address. None: it is another address, or has no file."""
     if not uri.startswith("sqlite"):
         return None
-    from sqlalchemy.engine import make_url  # here, so that a stage without one does not pay for it
+    from sqlalchemy.engine import make_url  # slow to import, and most stages do not need it
 
     path = make_url(uri).database
     return Path(path).absolute() if path and not path.startswith((":memory:", "file:")) else None
 
 
 def _create_if_absent(store: Store, database: Path) -> None:
-    """Make the database once, whoever opens it: the lock is beside the file, which other clones may open, too."""
+    """Create a missing database under a lock, which is in the database's folder because other clones may open it."""
     if not _is_absent(database):
         return
     remedy = "wait for it, or end that process"
@@ -334,7 +334,7 @@ def _create_if_absent(store: Store, database: Path) -> None:
     held: AbstractContextManager[Any]
     if store.database:
         held = lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=database.parent)
-    else:  # which other users may share: STATE is for its owner only
+    else:  # other users may share this file, and only its owner can read STATE
         held = filelock.FileLock(database.with_name(f".{database.name}.lock"), timeout=LOCK_WAIT_SECONDS, mode=0o666)
     with held:
         if _is_absent(database):
@@ -342,7 +342,7 @@ def _create_if_absent(store: Store, database: Path) -> None:
 
 
 def _follow(connection: sqlite3.Connection, database: Path) -> None:
-    """Let the addresses in a database be those of the folder it is in now."""
+    """Rewrite the file addresses in a database for its present folder."""
     root = database.parent
     with lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process", root=root):
         former = relocation.find_former_root(connection, root)
@@ -356,9 +356,10 @@ def _is_absent(database: Path) -> bool:
 
 
 def _create(store: Store, database: Path) -> None:
-    """Migrations run on a file of another name, so that a killed process leaves no half-made database.
+    """Create a database with MLflow's tables.
 
-    Their thousand commits need not reach the disk one by one, then: once, at the end, is enough.
+    The migrations run on a temporary file, so that a killed process leaves no incomplete database. Their thousand
+    commits are therefore written to the disk only once, at the end.
     """
     hidden = f".{database.name}.partial"
     partial = database.parent / STATE / hidden if store.database else database.with_name(hidden)
@@ -386,9 +387,9 @@ def _create(store: Store, database: Path) -> None:
 
 
 def _make_tables(store: Store) -> None:
-    """MLflow's tables in a new PostgreSQL database, made by one of those who find it empty; the others wait.
+    """Create MLflow's tables in an empty PostgreSQL database, under a lock.
 
-    MLflow makes them without a lock: of two processes that begin at once, one fails.
+    MLflow takes no lock: if two processes create the tables at the same time, one fails.
     """
     from sqlalchemy import create_engine, inspect
 
@@ -403,11 +404,11 @@ def _make_tables(store: Store) -> None:
             logging.getLogger("alembic").setLevel(logging.WARNING)
             SqlAlchemyStore(store.uri, store.artifacts).engine.dispose()
     finally:
-        engine.dispose()  # and with the connection goes the lock
+        engine.dispose()  # closing the connection releases the lock
 
 
 def hold_creation_lock(connection: "Connection") -> None:
-    """Be the only one who makes tables in a PostgreSQL database, until the connection closes.
+    """Lock the creation of tables in a PostgreSQL database until the connection closes.
 
     Raises:
         sqlalchemy.exc.OperationalError: another process held the lock for LOCK_WAIT_SECONDS.
@@ -419,7 +420,7 @@ def hold_creation_lock(connection: "Connection") -> None:
 
 
 def answers(store: Store) -> bool:
-    """Whether a store is a server that answers now, or none. MLflow must be imported."""
+    """Return False if a store is a server that does not respond. MLflow must be imported."""
     try:
         if store.is_server:
             _probe(store)
@@ -429,7 +430,7 @@ def answers(store: Store) -> bool:
 
 
 def _probe(store: Store) -> None:
-    """One quick question to a server: MLflow's own first request would be repeated for minutes if nobody answers."""
+    """Send one health check to a server. MLflow would retry its first request for minutes if the server is down."""
     from mlflow.exceptions import InvalidUrlException, MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
