@@ -110,6 +110,7 @@ def running_stack(project: Project, directory: Path, *options: str, **environmen
             "mlflow": f"http://127.0.0.1:{mlflow}",
             "prefect": f"http://127.0.0.1:{prefect}/api",
             "pid": process.pid,
+            "auth_from_file": "PREFECT_SERVER_API_AUTH_STRING" not in environment,
         }
         yield Running(project, process, log, stack["mlflow"], stack["prefect"])
     finally:
