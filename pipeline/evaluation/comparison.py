@@ -60,7 +60,7 @@ class Pairs:
 
     @property
     def loss_p_value(self) -> float:
-        """How probable at least so many lost pairs are, if the challenger is no worse: McNemar's exact test, one-sided.
+        """P-value of the lost pairs, if the challenger is no worse: McNemar's exact test, one-sided.
 
         Exact and not mid-p: it never exceeds its level, however few the pairs are.
         """

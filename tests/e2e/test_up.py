@@ -74,7 +74,7 @@ class Running:
 
     @property
     def auth(self) -> str:
-        """What Prefect's server asks for, as `pipeline up` made it."""
+        """User and password of Prefect's server, which `pipeline up` made."""
         return (self.project.path / AUTH_FILE).read_text().strip()
 
     @property

@@ -73,7 +73,7 @@ def test_a_moved_project_answers_as_its_evaluation_recorded(trained: Project, tm
 
 
 def test_the_ground_is_recorded_or_measured_on_the_same_images_or_unknown(tmp_path: Path) -> None:
-    """Of a model that was registered without it, with and without its training images in the workspace."""
+    """Models registered without the tag, with and without their training images in the workspace."""
     from mlflow.entities import LoggedModel, LoggedModelStatus
     from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 

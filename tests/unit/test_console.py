@@ -1,4 +1,4 @@
-"""What others named is shown, and cannot control the terminal."""
+"""Names that others chose are shown, and cannot control the terminal."""
 
 import io
 import json
