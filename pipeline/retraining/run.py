@@ -50,6 +50,7 @@ from pipeline.params import PARAMS_FILE, Params, load_params, parse_params
 from pipeline.process import signals_as_exceptions
 from pipeline.retraining import branches
 from pipeline.retraining.branches import Branch
+from pipeline.retraining.params import RetrainParams
 from pipeline.tracking.outputs import dvc_digest
 from pipeline.workspace import STATE, lock, main_repository
 
@@ -218,7 +219,7 @@ class _Work:
     def _read_push(self) -> Push:
         """Read `retrain.push` from the current branch, even if another commit is retrained: it is the user's choice."""
         try:
-            return self._params_of("HEAD", "HEAD")[1].retrain.push
+            return self._params_of("HEAD", "HEAD")[1].section(RetrainParams).push
         except (FlowError, ParamsError) as error:
             self._say(f"nothing will be pushed, because retrain.push cannot be read: {error.problem}")
             return "never"
@@ -227,7 +228,7 @@ class _Work:
         print(line, file=sys.stderr if self.quiet else sys.stdout, flush=True)
 
     def _read_input(self, ref: str | None, changes: Mapping[str, Any]) -> _Input:
-        ref = ref or self._params_of("HEAD", "HEAD")[1].retrain.ref or "HEAD"
+        ref = ref or self._params_of("HEAD", "HEAD")[1].section(RetrainParams).ref or "HEAD"
         try:
             sha = git(self.workspace, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
         except FlowError:
@@ -238,7 +239,7 @@ class _Work:
             ) from None
         content, _ = self._params_of(sha, ref)
         differing = {key: value for key, value in changes.items() if _change(content, key, value)}
-        dataset = parse_params(content, f"{PARAMS_FILE} of {ref}").dataset
+        dataset = parse_params(content, f"{PARAMS_FILE} of {ref}", of_commit=True).dataset
         place = self.workspace / dataset.path
         holds_files = place.is_dir() and any(not path.name.startswith(".") for path in place.iterdir())
         local = read_digest(self.root, place) if holds_files else ""
@@ -251,7 +252,7 @@ class _Work:
         except ValueError as error:
             remedy = f"correct {PARAMS_FILE} and commit it, or name another commit: pipeline retrain --ref"
             raise ParamsError(f"{PARAMS_FILE} of {ref} is not YAML", found=str(error), remedy=remedy) from None
-        return content, parse_params(content, f"{PARAMS_FILE} of {ref}")
+        return content, parse_params(content, f"{PARAMS_FILE} of {ref}", of_commit=True)
 
     def _find_own(self, sha: str) -> dict[str, str]:
         """Find new batches in data/incoming/: neither HEAD nor the retrained commit has their content."""
@@ -282,7 +283,7 @@ class _Work:
 
     def _bring_local_files(self, directory: Path, given: _Input) -> None:
         """Copy the files of `dataset.path`, which are not in git."""
-        place = load_params(directory / PARAMS_FILE).dataset.path
+        place = load_params(directory / PARAMS_FILE, of_commit=True).dataset.path
         if not given.local or Path(place).is_absolute():
             return
         copy_files(self.workspace / place, directory / place)

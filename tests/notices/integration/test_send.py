@@ -99,7 +99,7 @@ def test_a_flows_process_says_which_channel_it_could_not_reach(closed_port: int)
 import os
 from pipeline.flows.prefect_server import SETTINGS
 os.environ.update(SETTINGS)
-import pipeline.servers.deployments
+import pipeline.flows.prefect_flow
 from pipeline.notices.send import notify
 notify("failed", "train failed", "It did.")
 """
