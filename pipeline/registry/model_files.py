@@ -20,6 +20,7 @@ from pipeline.files import file_digest
 from pipeline.tracking import logged_models
 from pipeline.tracking.logged_models import MODEL_FILE, MODEL_TAG
 from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.queries import find_or_none
 from pipeline.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -114,14 +115,7 @@ def measure_latencies(
 
 def kept_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[str, Predictions | None]:
     """Load the MD5 of the test split and the predictions from a version's run. Returns "" and None if they are gone."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(version.run_id) if version.run_id else None
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        run = None
+    run = find_or_none(client.get_run, version.run_id) if version.run_id else None
     path = f"evaluation/{PREDICTIONS}"
     if run is None or path not in [entry.path for entry in client.list_artifacts(run.info.run_id, "evaluation")]:
         return "", None
