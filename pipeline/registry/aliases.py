@@ -153,6 +153,11 @@ def find_aliases(client: "MlflowClient", name: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in model.aliases.items()} if model else {}
 
 
+def find_aliases_of(client: "MlflowClient", name: str, version: str) -> tuple[str, ...]:
+    """Return the aliases of a version, sorted."""
+    return tuple(sorted(alias for alias, number in find_aliases(client, name).items() if number == version))
+
+
 def move_alias(
     client: "MlflowClient",
     name: str,

@@ -202,7 +202,7 @@ def test_other_test_images_start_a_new_count(judged: Workspace, monkeypatch: pyt
     judged.split(IMAGES + 3)
     # The champion's file is no model, so what it would answer is put in its place.
     monkeypatch.setattr(
-        model_files, "_ask_again", lambda *_: answer(judged.outputs.split("test"), CLASSES, wrong=range(60))
+        model_files, "_predict", lambda *_: answer(judged.outputs.split("test"), CLASSES, wrong=range(60))
     )
     judged.enter(b"b", wrong=range(58))
     assert decision_of(judged)["place"] == 1
