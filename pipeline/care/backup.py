@@ -40,8 +40,10 @@ from pipeline.files import (
     write_json,
 )
 from pipeline.redaction import without_password
+from pipeline.tracking.database import RESTORING
 from pipeline.tracking.relocation import FOLDER
-from pipeline.tracking.store import RESTORING, is_damage, locate_unserved
+from pipeline.tracking.store import locate_unserved
+from pipeline.tracking.store_errors import is_damage
 from pipeline.workspace import STATE, lock, main_repository, make_state
 
 FORMAT = 1

@@ -21,7 +21,8 @@ from pipeline.errors import TrackingError, WorkspaceError
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.registry import aliases
 from pipeline.stack import move_data
-from pipeline.tracking.store import RESTORING, locate, open_store
+from pipeline.tracking.database import RESTORING
+from pipeline.tracking.store import locate, open_store
 from pipeline.workspace import lock
 from tests.integration.recorded import Workspace, empty_store, fill, making_workspace, prefect_database, workspace
 
