@@ -29,8 +29,8 @@ class Picture:
     notes: tuple[str, ...] = ()  # changes and warnings
 
 
-def measure_background(images: np.ndarray) -> int:
-    """Return the grey value of the background of images: the median of their border pixels. images: uint8 [n, h, w]."""
+def measure_ground(images: np.ndarray) -> int:
+    """The grey value of the ground that images are on: the median of their border pixels. images: uint8 [n, h, w]."""
     return round(float(np.median(_borders(images))))
 
 
@@ -108,7 +108,7 @@ def _require(path: Path, shape: tuple[int, ...], size: tuple[int, int], found: s
 
 
 def _borders(images: np.ndarray) -> np.ndarray:
-    """Return the border pixels of images: uint8 [n, m]."""
+    """The outermost pixels of images: uint8 [n, m]."""
     sides = (images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1])
     return np.concatenate(sides, axis=1)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
-from pipeline.data.pictures import measure_background
+from pipeline.data.pictures import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.registry.aliases import find_aliases
@@ -79,7 +79,7 @@ def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") 
     split = Outputs(workspace).split("train")
     if not split.is_file() or file_digest(split, "md5") != version.tags.get("data.train"):
         return None
-    return measure_background(next(table.stream(split)).images)
+    return measure_ground(next(table.stream(split)).images)
 
 
 def _korean_names(client: "MlflowClient", version: "ModelVersion", classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from pipeline.data import table
-from pipeline.data.pictures import measure_background
+from pipeline.data.pictures import measure_ground
 from pipeline.files import file_digest
 from pipeline.tracking.outputs import Outputs
 
@@ -62,7 +62,7 @@ def create(client: "MlflowClient", run: "Run", outputs: Outputs) -> "LoggedModel
         run.info.experiment_id,
         name=f"model-{digest[:8]}",
         source_run_id=run.info.run_id,
-        tags={MODEL_TAG: digest, GROUND_TAG: str(measure_background(_first_images(outputs)))},
+        tags={MODEL_TAG: digest, GROUND_TAG: str(measure_ground(_first_images(outputs)))},
         params=run.data.params,
         model_type="classifier",
     )

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipeline.data import table
-from pipeline.data.pictures import measure_background
+from pipeline.data.pictures import measure_ground
 from pipeline.files import file_digest, write_json
 from pipeline.registry import decision, registration
 from pipeline.registry.registered_model import fetch
@@ -70,7 +70,7 @@ def test_a_version_knows_the_ground_of_its_training_images(workspace: Workspace)
     for name in ("train", "validation"):
         workspace.outputs.split(name).unlink()
     with fetch(workspace.root, "garments/1") as served:
-        assert served.ground == measure_background(images) > 0
+        assert served.ground == measure_ground(images) > 0
 
 
 def test_the_same_model_is_found_and_not_judged_again(workspace: Workspace) -> None:

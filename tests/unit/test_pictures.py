@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data import idx
-from pipeline.data.pictures import measure_background, read_pictures
+from pipeline.data.pictures import measure_ground, read_pictures
 from pipeline.errors import DataError
 
 SIZE = (4, 5)  # height, width
@@ -100,8 +100,8 @@ def test_a_different_background_is_warned_about(
 
 def test_the_background_is_the_median_of_the_borders() -> None:
     images = np.stack([PIXELS, PIXELS, np.full(SIZE, 90, np.uint8)])
-    assert measure_background(images) == 0
-    assert measure_background(255 - images) == 255
+    assert measure_ground(images) == 0
+    assert measure_ground(255 - images) == 255
 
 
 def test_arrays_are_read_from_npz_and_idx(tmp_path: Path) -> None:
