@@ -5,7 +5,6 @@ The stages run in a temporary checkout with an MLflow store of its own. Only the
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -30,9 +29,9 @@ from pipeline.data.batches import INCOMING, POINTER
 from pipeline.dvc import run_in_checkout
 from pipeline.errors import FlowError
 from pipeline.evaluation.predictions import PREDICTIONS
-from pipeline.files import file_digest, parse_yaml
+from pipeline.files import file_digest
+from pipeline.flows.checkout_data import copy_dataset_files, dataset_path, restore
 from pipeline.flows.terminal import Terminal
-from pipeline.params import PARAMS_FILE
 from pipeline.process import signals_as_exceptions
 from pipeline.tracking.outputs import EVALUATION, MODEL, Outputs, dvc_digest
 from pipeline.tracking.provenance import COMMIT_TAG
@@ -112,13 +111,10 @@ class _Rerun:
         pointers = sorted(f"{INCOMING / path.name}" for path in (self._directory / INCOMING).glob(f"*{POINTER}"))
         if pointers and not self._restore(*pointers):
             missing.append(f"one of {', '.join(pointers)} is neither in DVC's cache nor in a remote")
-        place = Path(parse_yaml((self._directory / PARAMS_FILE).read_bytes())["dataset"]["path"])
+        place = dataset_path(self._directory)
         digest = Outputs(self._directory).locked("ingest").get(place.as_posix())
-        if self._recorded and digest and digest != _digest(self._directory / place):
-            if digest == _digest(self._workspace / place):
-                shutil.copytree(self._workspace / place, self._directory / place, dirs_exist_ok=True)
-            else:
-                missing.append(f"{place} does not hold the recorded files (MD5 {digest})")
+        if self._recorded and digest and not copy_dataset_files(self._workspace, self._directory, digest):
+            missing.append(f"{place} does not hold the recorded files (MD5 {digest})")
         return missing
 
     def _start_from_recorded_data(self, missing: Sequence[str]) -> None:
@@ -137,7 +133,9 @@ class _Rerun:
         )
 
     def _restore(self, *targets: str) -> bool:
-        return self._dvc("checkout", *targets) or self._dvc("pull", *targets)
+        restored, lines = restore(self._directory, *targets, without=NOT_INHERITED)
+        self.log += lines
+        return restored
 
     def _repro(self, *targets: str) -> None:
         def follow(line: str) -> None:

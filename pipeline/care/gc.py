@@ -28,7 +28,7 @@ from pipeline.checkout import PLACE, RETRAININGS
 from pipeline.errors import FlowError
 from pipeline.files import parse_yaml
 from pipeline.git import git_or_none
-from pipeline.retraining.run import HISTORY
+from pipeline.retraining.report import REPORTS
 from pipeline.tracking.store import locate_unserved, open_store
 from pipeline.workspace import STATE, main_repository
 
@@ -171,7 +171,7 @@ def _find_leftovers(root: Path, keep_runs: int, before: float) -> Iterator[Lefto
     copies left by killed processes.
     """
     dated = [path for pattern in AGING for path in sorted((root / STATE).glob(pattern))]
-    reports = sorted(path for path in (root / HISTORY).glob("*") if path.is_dir())  # sorted by the time in their names
+    reports = sorted(path for path in (root / REPORTS).glob("*") if path.is_dir())  # sorted by the time in their names
     abandoned = [path for place in (PLACE, RETRAININGS) for path in sorted((root / place).glob("*"))]
     abandoned += (root / STATE).glob(SCRATCH)
     old = [path for path in dated if path.stat().st_mtime < before]

@@ -42,4 +42,4 @@ def test_a_retraining_takes_a_batch_in_and_is_judged(trained: Project) -> None:
     output = trained.run("python", "-m", "pipeline.cli", "retrain", "--json").stdout
     again = json.loads(output[output.index("\n{") :])
     assert (again["outcome"], again["version"]) == ("not promoted", "1")  # made at the desk, as it was before
-    assert "which was there before this retraining" in again["reason"]
+    assert "which existed before this retraining" in again["reason"]
