@@ -25,9 +25,9 @@ from pipeline.retraining.report import Retraining
 from pipeline.retraining.run import retrain
 from pipeline.workspace import lock
 from tests.conftest import STAGES, Project
-from tests.integration.conftest import behave, started_stages
 from tests.integration.test_flow import processes_of, wait_until
-from tests.integration.test_notices import Endpoint, endpoint
+from tests.notices.integration.test_send import Endpoint, endpoint
+from tests.stand_ins import behave, started_stages
 
 __all__ = ["endpoint"]  # a fixture
 
