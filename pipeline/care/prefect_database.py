@@ -101,7 +101,8 @@ def find_age(revision: str) -> Age:
 
     config = alembic_config()
     config.set_main_option("version_locations", str(AioSqliteORMConfiguration().versions_dir))
-    return compare(revision, ScriptDirectory.from_config(config))
+    scripts = ScriptDirectory.from_config(config)
+    return compare(revision, [script.revision for script in scripts.walk_revisions()])
 
 
 def migrate(database: Path) -> None:

@@ -13,7 +13,6 @@ These runs are kept:
 """
 
 import contextlib
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from pipeline.registry.ledger import LEDGER_TAG
 from pipeline.registry.model_files import SCHEME
 from pipeline.tracking import logged_models
 from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.mlflow_internals import delete_permanently, find_deleted_models
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.provenance import BATCH_TAG, COMMIT_TAG
 from pipeline.tracking.queries import all_experiments, all_versions, pages
@@ -35,6 +35,7 @@ from pipeline.tracking.store import Store, explained
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 SOURCE_TAG, PARENT_TAG = "mlflow.source.name", "mlflow.parentRunId"
 TRAINING = "pipeline.stages.train"
@@ -119,7 +120,6 @@ def delete(retention: Retention) -> None:
     """
     with explained(retention.store):
         from mlflow import MlflowClient
-        from mlflow.cli import _gc_tracking_resources
 
         client, direct = MlflowClient(retention.store.uri), _open_directly(retention.store)
         for first in range(0, max(len(retention.runs), len(retention.models)), RUNS_AT_ONCE):
@@ -130,19 +130,7 @@ def delete(retention: Retention) -> None:
             for model in models:
                 if logged_models.get(client, model):
                     client.delete_logged_model(model)
-            # The command `mlflow gc` would also delete all experiments that are marked as deleted.
-            with contextlib.redirect_stdout(io.StringIO()):
-                _gc_tracking_resources(
-                    direct,
-                    run_ids=runs,
-                    experiment_ids=None,
-                    logged_model_ids=models,
-                    older_than=None,
-                    time_delta=0,
-                    skip_experiments=True,
-                    skip_logged_models=False,
-                    ignore_not_found=True,
-                )
+            delete_permanently(direct, runs, models)
         for gone in retention.runs + retention.models:
             _tidy(gone.place)
 
@@ -196,16 +184,14 @@ def _all_runs(client: "MlflowClient") -> "Iterator[Run]":
 def _all_models(store: Store, client: "MlflowClient") -> "Iterator[LoggedModel]":
     """Yield every logged model, including those marked as deleted, which MLflow's search omits."""
     yield from pages(client.search_logged_models, all_experiments(client), size=MODELS_PAGE)
-    direct = _open_directly(store)
-    for model in direct._get_deleted_logged_models():
-        yield direct.get_logged_model(model, allow_deleted=True)
+    yield from find_deleted_models(_open_directly(store))
 
 
-def _open_directly(store: Store) -> Any:
-    """Open MLflow's internal store of a database, which has more methods than its client."""
-    from mlflow.tracking._tracking_service.utils import _get_store
+def _open_directly(store: Store) -> "SqlAlchemyStore":
+    """Open MLflow's store of a database, which has more methods than its client."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    return _get_store(store.uri, store.artifacts)
+    return SqlAlchemyStore(store.uri, store.artifacts)
 
 
 def _find_data(run: "Run") -> Iterator[str]:

@@ -57,7 +57,7 @@ def upgrade(workspace: Path) -> list[Upgraded]:
     ]
     with alone(workspace, beside_servers=False):
         found = [
-            (tool, tool.database, _read_revision(tool.database))
+            (tool, tool.database, migrations.read_revision(tool.database))
             for tool in tools
             if tool.database and tool.database.exists()
         ]
@@ -112,16 +112,7 @@ def _upgrade(tool: _Tool, database: Path, revision: str) -> Upgraded:
             sidecar.unlink(missing_ok=True)
     finally:
         copy.unlink(missing_ok=True)
-    return Upgraded(label, database, revision, _read_revision(database), kept)
-
-
-def _read_revision(database: Path) -> str:
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-        try:
-            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        except sqlite3.OperationalError:  # no such table
-            return ""
-    return str(found[0]) if found else ""
+    return Upgraded(label, database, revision, migrations.read_revision(database), kept)
 
 
 def _count(database: Path, tables: tuple[str, ...]) -> dict[str, int]:

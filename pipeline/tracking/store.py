@@ -312,7 +312,7 @@ def prepare(store: Store) -> None:
             found=str(error),
             remedy="see that this file and its folder can be read and written, and that the disk is not full",
         ) from None
-    migrations.require_tables(database)
+    migrations.require_current_schema(database)
 
 
 def _find_file(uri: str) -> Path | None:

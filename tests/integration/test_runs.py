@@ -467,7 +467,7 @@ def test_a_locked_store_is_named(workspace: Workspace, monkeypatch: pytest.Monke
 def test_a_store_of_another_mlflow_version_is_named(workspace: Workspace) -> None:
     with closing(sqlite3.connect(workspace.root / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '0'")
-    with pytest.raises(TrackingError, match="another version of MLflow"):
+    with pytest.raises(TrackingError, match="is newer than the installed MLflow's"):
         open_store(locate())
 
 
