@@ -27,6 +27,7 @@ from pipeline.audit.verdict import (
 from pipeline.checkout import checkout
 from pipeline.data.batches import INCOMING, POINTER
 from pipeline.dvc import run_in_checkout
+from pipeline.dvc_yaml import read_stages, stages_up_to
 from pipeline.errors import FlowError
 from pipeline.evaluation.predictions import PREDICTIONS
 from pipeline.files import file_digest
@@ -36,7 +37,7 @@ from pipeline.process import signals_as_exceptions
 from pipeline.tracking.outputs import EVALUATION, MODEL, Outputs, dvc_digest
 from pipeline.tracking.provenance import COMMIT_TAG
 
-STAGES = ("ingest", "validate", "split", "train", "evaluate")  # without `register`, which writes to the registry
+LAST_STAGE = "evaluate"  # `register`, which comes after it, writes to the registry
 RESTORABLE = ("ingest", "split")  # the later stages can start from their recorded outputs
 EVENT = re.compile(r"(Running stage|ERROR: failed to reproduce) '([^']+)'")  # in DVC's output
 # Variables of the caller's run. With them, the stages would not use the checkout.
@@ -88,7 +89,8 @@ class _Rerun:
 
     def __init__(self, workspace: Path, directory: Path, recorded: Mapping[str, Any], terminal: Terminal) -> None:
         self.log: list[str] = []
-        self.outcomes: dict[str, StageOutcome] = dict.fromkeys(STAGES, "not reached")
+        self._stages = stages_up_to(LAST_STAGE, read_stages(directory))
+        self.outcomes: dict[str, StageOutcome] = dict.fromkeys(self._stages, "not reached")
         self._workspace, self._directory, self._recorded, self._terminal = workspace, directory, recorded, terminal
 
     def run(self) -> None:
@@ -99,7 +101,7 @@ class _Rerun:
         with self._terminal.waiting("fetching batches and local files"):
             missing = self._fetch_sources()
         if not missing:
-            self._repro("evaluate")
+            self._repro(LAST_STAGE)
             if self.outcomes["ingest"] == "failed":
                 missing = ["ingest failed"]
         if missing:
@@ -120,10 +122,11 @@ class _Rerun:
     def _start_from_recorded_data(self, missing: Sequence[str]) -> None:
         for stage in RESTORABLE:
             if stage in self._recorded and self._restore(stage):
-                first = STAGES.index(stage) + 1
-                self.outcomes |= {name: "restored" if name in STAGES[:first] else "not reached" for name in STAGES}
+                first = self._stages.index(stage) + 1
+                self.outcomes |= dict.fromkeys(self._stages[:first], "restored")
+                self.outcomes |= dict.fromkeys(self._stages[first:], "not reached")
                 self._terminal.show(f"{'; '.join(missing)}: starting from the recorded outputs of {stage}")
-                self._repro("--single-item", *STAGES[first:])
+                self._repro("--single-item", *self._stages[first:])
                 return
         raise FlowError(
             "cannot reproduce the version: its data cannot be found",
@@ -147,7 +150,7 @@ class _Rerun:
         with self._terminal.waiting("running the stages", announce=False):
             succeeded = self._dvc("repro", "--force", "--no-commit", *targets, on_line=follow)
         if not succeeded and "failed" not in self.outcomes.values():  # DVC could not start a stage
-            first = next((stage for stage in STAGES if self.outcomes[stage] == "not reached"), STAGES[-1])
+            first = next((stage for stage in self._stages if self.outcomes[stage] == "not reached"), LAST_STAGE)
             self.outcomes[first] = "failed"
 
     def _dvc(self, *arguments: str, on_line: Callable[[str], None] = lambda line: None) -> bool:

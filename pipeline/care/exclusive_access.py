@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from pipeline.dvc_yaml import read_stages
 from pipeline.workspace import STATE, lock, main_repository
 
 WORK = ("the flow", "retraining", "retrainings", "reproductions", "monitoring", "the registry", "backup")
-STAGES = ("ingest", "validate", "split", "train", "evaluate", "register")
 SERVERS = ("the stack", "the runner")  # they hold their locks also while they are idle
 TRAINING = "training-"  # prefix of the names of trainings' locks, before a digest
 OPENING = "tracking store"  # held briefly while the store is opened
@@ -27,7 +27,7 @@ def alone(workspace: Path, *, beside_servers: bool) -> Iterator[None]:
         WorkspaceError: another process holds one of the locks.
     """
     root = main_repository(workspace)
-    names = {_stem(name) for name in (*WORK, *(f"stage {stage}" for stage in STAGES), *SERVERS)}
+    names = {_stem(name) for name in (*WORK, *(f"stage {stage}" for stage in read_stages(root)), *SERVERS)}
     names |= {path.stem for path in (root / STATE / "locks").glob("*.lock")}  # includes trainings and parts of stages
     names -= {_stem(OPENING), *(map(_stem, SERVERS) if beside_servers else ())}
     trainings = {name for name in names if name.startswith(TRAINING)}

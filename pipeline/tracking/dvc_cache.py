@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.dvc_yaml import read_stages
 from pipeline.errors import WorkspaceError
 from pipeline.files import file_digest, parse_yaml
 from pipeline.tracking.outputs import Outputs, dvc_digest
@@ -25,9 +26,8 @@ def require_sound_inputs(workspace: Path, stage: str) -> None:
     Raises:
         WorkspaceError: it differs. Names the output, and the damaged object of DVC's cache if that is the cause.
     """
-    definition = parse_yaml((workspace / "dvc.yaml").read_bytes())["stages"].get(stage, {})
     outputs = Outputs(workspace).locked_outputs()
-    for dependency in definition.get("deps", ()):
+    for dependency in read_stages(workspace)[stage].deps:
         if dependency in outputs:
             _require_sound(workspace, dependency, outputs[dependency])
 

@@ -27,6 +27,7 @@ def test_any_number_of_trainings_may_have_left_their_locks(
     tmp_path: Path, few_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {cmd: 'true'}}\n")
     locks = tmp_path / ".pipeline/locks"
     locks.mkdir(parents=True)
     for number in range(2 * SPARE):
