@@ -6,7 +6,7 @@ The stages run in a temporary checkout with an MLflow store of its own. Only the
 import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import distributions
 from pathlib import Path
@@ -141,23 +141,19 @@ class _Rerun:
         return restored
 
     def _repro(self, *targets: str) -> None:
-        def follow(line: str) -> None:
+        def read_outcome(line: str) -> None:
             self._terminal.show(line)
             if found := EVENT.match(line):
                 self.outcomes[found[2]] = "ran" if found[1] == "Running stage" else "failed"
 
         # Without --no-commit, outputs that differ would enter the run-cache, and later the user's workspace.
         with self._terminal.waiting("running the stages", announce=False):
-            succeeded = self._dvc("repro", "--force", "--no-commit", *targets, on_line=follow)
-        if not succeeded and "failed" not in self.outcomes.values():  # DVC could not start a stage
+            command = ("repro", "--force", "--no-commit", *targets)
+            code, lines = run_in_checkout(self._directory, *command, without=NOT_INHERITED, on_line=read_outcome)
+        self.log += lines
+        if code and "failed" not in self.outcomes.values():  # DVC could not start a stage
             first = next((stage for stage in self._stages if self.outcomes[stage] == "not reached"), LAST_STAGE)
             self.outcomes[first] = "failed"
-
-    def _dvc(self, *arguments: str, on_line: Callable[[str], None] = lambda line: None) -> bool:
-        """Run a DVC command. Returns True on success."""
-        code, lines = run_in_checkout(self._directory, *arguments, without=NOT_INHERITED, on_line=on_line)
-        self.log += lines
-        return code == 0
 
 
 def _compare(stage: str, outcome: StageOutcome, recorded: RecordedRun, directory: Path) -> ReproducedStage:
