@@ -14,6 +14,7 @@ from pydantic import AllowInfNan, ConfigDict, Field, Strict, TypeAdapter, Valida
 from pipeline.errors import ParamsError, mend_committed
 from pipeline.files import parse_yaml
 from pipeline.rooms import find_rooms
+from pipeline.workspace import OWNER
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -202,11 +203,8 @@ class Params(Section):
         raise ParamsError(f"{PARAMS_FILE} lacks the section of {kind.__name__}", remedy="pipeline schema")
 
 
-def load_params(path: Path = PARAMS_FILE, *, of_commit: bool = False) -> Params:
+def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read `params.yaml`, resolve the preset, and refuse what cannot run.
-
-    Args:
-        of_commit: see `parse_params`.
 
     Raises:
         ParamsError: naming every key at fault and what it should be.
@@ -218,7 +216,8 @@ def load_params(path: Path = PARAMS_FILE, *, of_commit: bool = False) -> Params:
         raise ParamsError(f"{path} is missing", remedy=mend_committed(path)) from None
     except ValueError as error:
         raise ParamsError(f"{path} is not YAML", found=str(error), remedy=mend_committed(path)) from None
-    return parse_params(raw, str(path), remedy=remedy, of_commit=of_commit)
+    # The checkout of a retraining has the file of its commit.
+    return parse_params(raw, str(path), remedy=remedy, of_commit=(path.parent / OWNER).is_file())
 
 
 def parse_params(

@@ -7,25 +7,32 @@ them to workers. The flow `train` is here; the other flows are their rooms'.
 
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from prefect import Flow, State, flow
 from prefect.states import Completed
+from pydantic import Field
 
+from pipeline.dvc_yaml import read_stages
 from pipeline.flows import prefect_flow
 from pipeline.flows.deployed import run_deployed
+from pipeline.flows.execution import ALL_STAGES
 from pipeline.flows.run import run_training
 from pipeline.notices.send import notify_of_failure, notify_of_run
 from pipeline.rooms import find_rooms
+from pipeline.workspace import find_workspace
 
-Stage = Literal["ingest", "validate", "split", "train", "evaluate", "register"]
+STAGES = list(read_stages(find_workspace()))
+# Prefect shows the choices of a parameter, and refuses other values, by the JSON Schema of its annotation.
+Stage = Annotated[str, Field(json_schema_extra={"enum": STAGES})]
+StageOrAll = Annotated[str, Field(json_schema_extra={"enum": [*STAGES, ALL_STAGES]})]
 
 RETRAINING = "retrain/retrain"  # the deployment in Prefect: FLOW/DEPLOYMENT
 SKIPPED = "Skipped"  # state of a due run that did nothing: a later run replaces it, or another was active
 
 
 @flow(name="train", description=prefect_flow.DESCRIPTION)
-def train(until: Stage | None = None, force: Stage | Literal["all"] | None = None) -> State[None]:
+def train(until: Stage | None = None, force: StageOrAll | None = None) -> State[None]:
     """Run the pipeline in the checkout itself. A run that is going on there is waited for.
 
     Args:

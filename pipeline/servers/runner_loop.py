@@ -48,7 +48,7 @@ from pipeline.flows.run import IfBusy
 from pipeline.notices.send import notify_of_failure
 from pipeline.redaction import without_password
 from pipeline.retraining.flow import read_if_busy, retrain
-from pipeline.retraining.run import LOG
+from pipeline.retraining.report import LOG
 from pipeline.servers.deployments import RETRAINING, SKIPPED, find_flows
 from pipeline.servers.flow_run_processes import end_processes, read_notes
 

@@ -72,7 +72,7 @@ def read_params() -> Params:
     Raises:
         ParamsError, ModelError: it cannot be used, or names a dataset or a class that is not in the catalogue.
     """
-    params = load_params(of_commit=OWNER.is_file())
+    params = load_params()
     dataset = load_entry(params.dataset.name).dataset
     create_task(params.train.loss, dataset.classes, params.dataset.positive_classes)
     return params
