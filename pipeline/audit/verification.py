@@ -16,7 +16,8 @@ from pipeline.tracking.logged_models import MODEL_FILE, MODEL_TAG
 from pipeline.tracking.outputs import EVALUATION, MODEL, REGISTRATION, TRAINING, Outputs, dvc_digest
 from pipeline.tracking.queries import all_aliases, all_runs, all_versions
 from pipeline.tracking.records import EVALUATION_ARTIFACT, EVALUATION_TAG, find
-from pipeline.tracking.store import Store, explained, is_of_store, locate, open_store
+from pipeline.tracking.store import Store, explained, locate, open_store
+from pipeline.tracking.store_errors import is_of_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

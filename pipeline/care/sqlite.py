@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import WorkspaceError
 from pipeline.files import PRIVATE
-from pipeline.tracking.store import is_damage
+from pipeline.tracking.store_errors import is_damage
 
 SIDECARS = ("-journal", "-wal", "-shm")  # SQLite would apply them to any database of that name
 

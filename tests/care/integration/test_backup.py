@@ -22,7 +22,8 @@ from pipeline.errors import TrackingError, WorkspaceError
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.registry import aliases
 from pipeline.stack import move_data
-from pipeline.tracking.store import RESTORING, locate, open_store
+from pipeline.tracking.database import RESTORING
+from pipeline.tracking.store import locate, open_store
 from pipeline.workspace import lock
 from tests.integration.recorded import Workspace, empty_store, fill, making_workspace, prefect_database, workspace
 
@@ -286,7 +287,7 @@ def test_an_interrupted_restore_is_completed_first(recorded: Workspace, tmp_path
     write_json(root / RESTORING, {"moves": [[str(old), str(new)] for old, new in moves]})
     (root / "mlflow.db").rename(aside / "mlflow.db")
 
-    with pytest.raises(TrackingError, match="was cut off"):
+    with pytest.raises(TrackingError, match="was interrupted"):
         open_store(locate(root))
     assert not (root / "mlflow.db").exists()  # no new one in its place
     with pytest.raises(WorkspaceError, match="--replace"):  # the first is completed, and then its files exist
