@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.batches.quarantine import find_quarantined, read_digests
+from pipeline.batches.incoming import read_digests
+from pipeline.batches.quarantine import find_quarantined
 from pipeline.data.batches import INCOMING
 from pipeline.workspace import main_repository
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.batches.quarantine import read_digests
+from pipeline.batches.incoming import read_digests
 from pipeline.data import batches, decoders, features, table
 from pipeline.data.batches import INCOMING, POINTER, Pair, read_batch
 from pipeline.data.table import OFFICIAL, Dataset

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.batches.quarantine import read_digest, read_digests, read_pointers, read_quarantine
+from pipeline.batches.incoming import read_digest, read_digests, read_pointers
+from pipeline.batches.quarantine import read_quarantine
 from pipeline.data.batches import INCOMING
 from pipeline.errors import FlowError, ParamsError
 from pipeline.files import parse_yaml

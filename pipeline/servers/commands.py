@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from pipeline.cli.app import EVERY_DAY, UNATTENDED, command, console, enter_workspace, group, print_json
 from pipeline.rooms import find_rooms
@@ -30,8 +28,6 @@ def _known(flow: str) -> str:
 Flow = Annotated[
     str, typer.Option("--flow", callback=_known, metavar=f"[{'|'.join(FLOWS)}]", help="The flow to start.")
 ]
-
-COLOURS = {"mlflow": "blue", "prefect": "magenta", "runner": "green", "up": "bold"}
 
 schedule = group("schedule", UNATTENDED, 50)
 
@@ -70,14 +66,12 @@ def up(
     """
     data = data.resolve() if data else None
     workspace = enter_workspace()
-    from pipeline.servers.up import Listening, serve
+    from pipeline import logs
+    from pipeline.servers.parts import Listening
+    from pipeline.servers.up import serve
 
-    def show(part: str, line: str) -> None:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        head = Text(f"{stamp} {part:7} | ", style=COLOURS[part])
-        console.print(head + Text(line), soft_wrap=True)
-
-    serve(workspace, Listening(host, mlflow_port, prefect_port, allowed_hosts), only=only, data=data, show=show)
+    logs.configure("up")
+    serve(workspace, Listening(host, mlflow_port, prefect_port, allowed_hosts), only=only, data=data)
 
 
 @command(EVERY_DAY, 50)
