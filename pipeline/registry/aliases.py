@@ -30,7 +30,8 @@ from pipeline.errors import TrackingError
 from pipeline.tracking import provenance
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.processes import is_running, this_process
-from pipeline.tracking.records import PARENT_VARIABLE, milliseconds
+from pipeline.tracking.parent_run import read_parent_run
+from pipeline.tracking.records import milliseconds
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -484,7 +485,7 @@ def _differences(before: Versions, after: Versions) -> list[str]:
 
 
 def _who() -> str:
-    flow = os.environ.get(PARENT_VARIABLE)
+    flow = read_parent_run()
     return f"flow run {flow}" if flow else f"{provenance.user()}@{platform.node()}"
 
 
