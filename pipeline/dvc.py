@@ -56,7 +56,10 @@ def is_advice(line: str) -> bool:
 
 
 def start_python(
-    *module: str, workspace: Path | None = None, without: tuple[str, ...] = (), **environment: str
+    *module: str,
+    environment: Mapping[str, str],
+    workspace: Path | None = None,
+    without: tuple[str, ...] = (),
 ) -> subprocess.Popen[str]:
     """Start `python -m MODULE ARGUMENTS` in its own process group, with pipes to its input and from its output.
 
@@ -64,16 +67,16 @@ def start_python(
     stage is not buffered.
 
     Args:
+        environment: variables to add to those that it inherits.
         workspace: the directory in which it starts; None for the current one.
         without: prefixes of environment variables that it does not inherit.
-        environment: variables to add.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(without)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return subprocess.Popen(
         [sys.executable, "-m", *module],
         cwd=workspace,
-        env=inherited | {"PATH": path, "PYTHONUNBUFFERED": "1"} | environment,
+        env=inherited | {"PATH": path, "PYTHONUNBUFFERED": "1", **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -108,7 +111,8 @@ def run_in_checkout(
     """
     # Import the module from the current directory: the commit in `directory` may not have it.
     attached_dvc = ("pipeline.process", "dvc", "--cd", str(directory), "--wait-for-lock")
-    process = start_python(*attached_dvc, *arguments, without=without, DVC_SITE_CACHE_DIR=str(site_cache(directory)))
+    cache = {"DVC_SITE_CACHE_DIR": str(site_cache(directory))}
+    process = start_python(*attached_dvc, *arguments, environment=cache, without=without)
     assert process.stdin
     assert process.stdout
     limit = threading.Timer(seconds or 0, signal_group, (process, signal.SIGKILL))

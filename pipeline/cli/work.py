@@ -73,7 +73,8 @@ def status() -> None:
         pipeline status
     """
     workspace = enter_workspace()
-    from pipeline.batches.quarantine import find_quarantined, read_digests
+    from pipeline.batches.incoming import read_digests
+    from pipeline.batches.quarantine import find_quarantined
     from pipeline.data.batches import INCOMING
     from pipeline.flows.dvc_process import read_plan
     from pipeline.flows.summary import describe_refused_batches, describe_standing
@@ -93,7 +94,9 @@ def status() -> None:
     table = Table("stage", "a run would", "because", box=SIMPLE_HEAD)
     for stage in plan.stages:
         would = "run or restore it" if stage.changes else "run it if need be" if stage.name in pending else "skip it"
-        because = "; ".join(stage.changes) or (f"{', '.join(stage.upstream)} may change" if stage.name in pending else "")
+        because = "; ".join(stage.changes) or (
+            f"{', '.join(stage.upstream)} may change" if stage.name in pending else ""
+        )
         table.add_row(stage.name, Text(would, "yellow" if stage.name in pending else "dim"), Text(because))
     console.print(table, as_grid(standing))
 

@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import psutil
@@ -64,10 +65,15 @@ class DvcProcess:
         environment: variables to add to that of DVC and the stages.
     """
 
-    def __init__(self, workspace: Path, show: Callable[[str], None] = lambda line: None, **environment: str) -> None:
+    def __init__(
+        self,
+        workspace: Path,
+        show: Callable[[str], None] = lambda line: None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         remove_stale_rwlock_entries(workspace)
         self._workspace, self._show = workspace, show
-        self._process = start_python("pipeline.flows.dvc_process", workspace=workspace, **environment)
+        self._process = start_python("pipeline.flows.dvc_process", environment=environment, workspace=workspace)
         self._stages: list[str] = []  # to reproduce, in order, and not yet followed
         self._lines: queue.SimpleQueue[tuple[float, str | None]] = queue.SimpleQueue()  # None: end of the output
         self._next: tuple[float, str | None] | None = None  # read from the queue, but about the next stage

@@ -138,7 +138,7 @@ class Execution:
 
     def _open_process(self) -> DvcProcess:
         file = {PARENT_FILE_VARIABLE: str(self.parent_file.absolute())}
-        self._process = DvcProcess(self.workspace, self.terminal.show, **file)
+        self._process = DvcProcess(self.workspace, self.terminal.show, file)
         return self._process
 
     def _end_process(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.files import atomic_file
+from pipeline.tracking.queries import find_or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,14 +44,9 @@ def read_parent_run() -> str | None:
 
 def find_parent(client: "MlflowClient") -> "Run | None":
     """Find the run of the flow that started this process. None if there is no flow, or its run is not in the store."""
-    from mlflow.exceptions import MlflowException
-
     if not (parent := read_parent_run()):
         return None
-    try:
-        return client.get_run(parent)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    run = find_or_none(client.get_run, parent)
+    if run is None:
         print(f"the flow's run {parent} is not in the tracking store: recording without it", flush=True)
-        return None
+    return run
