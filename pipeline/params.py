@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AllowInfNan, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
-from pipeline.errors import ParamsError, mend_committed
+from pipeline.errors import ParamsError, remedy_for_committed
 from pipeline.files import parse_yaml
 
 PARAMS_FILE = Path("params.yaml")
@@ -219,9 +219,9 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         raw = parse_yaml(path.read_bytes())
     except FileNotFoundError:
-        raise ParamsError(f"{path} is missing", remedy=mend_committed(path)) from None
+        raise ParamsError(f"{path} is missing", remedy=remedy_for_committed(path)) from None
     except ValueError as error:
-        raise ParamsError(f"{path} is not YAML", found=str(error), remedy=mend_committed(path)) from None
+        raise ParamsError(f"{path} is not YAML", found=str(error), remedy=remedy_for_committed(path)) from None
     return parse_params(raw, str(path), remedy=remedy)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.batches.watcher import Files, read_batches
 from pipeline.data.batches import INCOMING, POINTER, copy_batch, read_files, read_linked_files
 from pipeline.errors import DataError
-from pipeline.files import parse_yaml, read_kept, write_json
+from pipeline.files import parse_yaml, read_cached_json, write_json
 from pipeline.git import git
 from pipeline.tracking.outputs import dvc_digest
 from pipeline.workspace import STATE
@@ -45,7 +45,7 @@ def read_digests(root: Path, directory: Path) -> tuple[dict[str, str], dict[str,
         root: the main repository, which contains the cache of digests.
     """
     batches, odd = read_batches(directory)
-    known: dict[str, dict[str, str]] = read_kept(root / DIGESTS) or {}
+    known: dict[str, dict[str, str]] = read_cached_json(root / DIGESTS) or {}
     now: dict[str, dict[str, str]] = {}
     for name, files in batches.items():
         try:
@@ -66,7 +66,7 @@ def read_digest(root: Path, path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    known: dict[str, dict[str, str]] = read_kept(root / DIGESTS) or {}
+    known: dict[str, dict[str, str]] = read_cached_json(root / DIGESTS) or {}
     now = _digest(path, read_linked_files(path), known, hidden=True)
     if known.get(str(path)) != now:
         write_json(root / DIGESTS, known | {str(path): now})
@@ -127,7 +127,7 @@ def remove(path: Path) -> None:
 def read_quarantine(root: Path) -> dict[str, Quarantined]:
     """Read the quarantine records of a main repository, by digest."""
     files = sorted((root / QUARANTINE).glob("[!.]*.json"))
-    return {path.stem: Quarantined(**record) for path in files if (record := read_kept(path))}
+    return {path.stem: Quarantined(**record) for path in files if (record := read_cached_json(path))}
 
 
 def find_quarantined(root: Path, digests: Mapping[str, str]) -> list[Quarantined]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import FlowError, mend_committed
+from pipeline.errors import FlowError, remedy_for_committed
 from pipeline.git import require_repository
 from pipeline.params import PARAMS_FILE
 
@@ -85,7 +85,7 @@ def read_plan(workspace: Path) -> Plan:
         raise FlowError(
             "DVC cannot read this workspace",
             found=message.replace("\n", "\n" + 12 * " ") or f"exit code {asked.returncode}",
-            remedy=mend_committed(broken) if broken else "dvc status --verbose",
+            remedy=remedy_for_committed(broken) if broken else "dvc status --verbose",
         )
     return parse_plan(json.loads(asked.stdout))
 

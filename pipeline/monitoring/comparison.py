@@ -20,7 +20,7 @@ from pipeline.data.batches import INCOMING, POINTER, Pair, read_batch
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import class_probabilities
-from pipeline.files import file_digest, read_kept, write_json
+from pipeline.files import file_digest, read_cached_json, write_json
 from pipeline.monitoring import drift
 from pipeline.monitoring.drift import BatchDrift, Sample
 from pipeline.params import MonitorParams
@@ -61,7 +61,7 @@ def compare_batches(workspace: Path, params: MonitorParams) -> Compared:
     batches, used = [], set()
     for name, digest in digests.items():
         kept = keep / _key(digest, training.identity, oracle.identity)
-        result = read_kept(kept)
+        result = read_cached_json(kept)
         if result is None:
             reference = training.describe(oracle.confidences)  # outside `try`: an error here is not about the batch
             try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import atomic_directory, read_kept, write_json
+from pipeline.files import atomic_directory, read_cached_json, write_json
 from pipeline.monitoring import drift
 from pipeline.monitoring.comparison import compare_batches
 from pipeline.monitoring.drift import BatchDrift
@@ -81,7 +81,7 @@ def _tell_new(
 ) -> dict[str, list[str]]:
     """Notify about drift not yet reported for a batch's content. Returns the new quantities by batch name."""
     file = workspace / TOLD
-    told = {tuple(found) for found in read_kept(file) or []}
+    told = {tuple(found) for found in read_cached_json(file) or []}
     found = {(digests[batch.name], quantity) for batch in batches for quantity in batch.drifted}
     new = {
         batch.name: fresh

@@ -14,7 +14,7 @@ from uuid import UUID
 import psutil
 from prefect.runtime import flow_run
 
-from pipeline.files import read_kept, write_json
+from pipeline.files import read_cached_json, write_json
 from pipeline.process import end_with_input
 from pipeline.tracking.processes import start_of
 from pipeline.workspace import STATE
@@ -59,7 +59,7 @@ def end_processes(notes: Iterable[Note]) -> None:
 
 
 def _process(path: Path) -> psutil.Process | None:
-    if not (found := read_kept(path)):
+    if not (found := read_cached_json(path)):
         return None
     try:
         process = psutil.Process(found["pid"])
