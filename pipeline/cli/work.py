@@ -73,7 +73,8 @@ def status() -> None:
         pipeline status
     """
     workspace = enter_workspace()
-    from pipeline.batches.quarantine import find_quarantined, read_digests
+    from pipeline.batches.incoming import read_digests
+    from pipeline.batches.quarantine import find_quarantined
     from pipeline.data.batches import INCOMING
     from pipeline.flows.plan import read_plan
     from pipeline.flows.summary import describe_refused_batches, describe_standing

@@ -6,9 +6,10 @@ predicts again.
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from pipeline.files import file_digest
 from pipeline.tracking import logged_models
 from pipeline.tracking.logged_models import MODEL_FILE, MODEL_TAG
 from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.queries import find_or_none
 from pipeline.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -38,24 +40,24 @@ class CannotBeJudged(PipelineError):
 
 
 def predictions_of(
-    store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, question: Predictions
+    store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, reference: Predictions
 ) -> Predictions:
     """Return the predictions of a version for the workspace's test images.
 
     Args:
-        question: another model's predictions for them. Only ids, labels and classes are used.
+        reference: another model's predictions for them. Only ids, labels and classes are used.
 
     Raises:
         CannotBeJudged: its classes or image size differ, or neither its predictions nor its model file exist.
     """
-    test, kept = kept_predictions(client, version)
-    if kept and test == file_digest(outputs.split("test"), "md5"):
-        _require_classes(kept.classes, question.classes)
-        if sorted(zip(kept.ids, kept.labels.tolist(), strict=True)) == sorted(
-            zip(question.ids, question.labels.tolist(), strict=True)
+    test, recorded = recorded_predictions(client, version)
+    if recorded and test == file_digest(outputs.split("test"), "md5"):
+        _require_classes(recorded.classes, reference.classes)
+        if sorted(zip(recorded.ids, recorded.labels.tolist(), strict=True)) == sorted(
+            zip(reference.ids, reference.labels.tolist(), strict=True)
         ):
-            return kept.in_order_of(question.ids)
-    return _ask_again(store, client, version, outputs, question)
+            return recorded.in_order_of(reference.ids)
+    return _predict(store, client, version, outputs, reference)
 
 
 def predictions_of_both(
@@ -68,22 +70,22 @@ def predictions_of_both(
     Raises:
         TrackingError: one of them cannot be judged on these images.
     """
-    (test, first), (other, second) = (kept_predictions(client, version) for version in versions)
+    (test, first), (other, second) = (recorded_predictions(client, version) for version in versions)
     if first and second and test == other:
         return test, first, second
-    question = read_predictions(outputs.evaluation / PREDICTIONS)
-    answers = []
+    reference = read_predictions(outputs.evaluation / PREDICTIONS)
+    found = []
     for version in versions:
         try:
-            answers.append(predictions_of(store, client, version, outputs, question))
+            found.append(predictions_of(store, client, version, outputs, reference))
         except CannotBeJudged as error:
             raise TrackingError(
-                f"version {version.version} of {version.name} has no answers to the present test images",
-                expected="a model that can be asked",
+                f"cannot compare version {version.version} of {version.name}: it has no predictions for these images",
+                expected="recorded predictions for the present test images, or a model that can predict them",
                 found=error.problem,
                 remedy="pipeline versions, then: pipeline compare champion ANOTHER",
             ) from None
-    return file_digest(outputs.split("test"), "md5"), answers[0], answers[1]
+    return file_digest(outputs.split("test"), "md5"), found[0], found[1]
 
 
 def measure_latencies(
@@ -94,34 +96,22 @@ def measure_latencies(
     Raises:
         TrackingError: a model file cannot be loaded.
     """
-    from pipeline.models import archive
     from pipeline.models.latency import measure
 
     images, _ = table.read_images(outputs.split("test"))
     networks = []
     for version in versions:
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                networks.append(
-                    archive.load(download_model(store, find_model(client, version), version, Path(scratch)))
-                )
-            except (CannotBeJudged, ModelError) as error:
-                raise TrackingError(
-                    f"version {version.version} of {version.name} cannot be timed", found=error.problem
-                ) from None
+        try:
+            networks.append(load_network(store, find_model(client, version), version))
+        except CannotBeJudged as error:
+            problem = f"cannot measure the latency of version {version.version} of {version.name}"
+            raise TrackingError(problem, found=error.problem) from None
     return measure(networks, images)
 
 
-def kept_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[str, Predictions | None]:
+def recorded_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[str, Predictions | None]:
     """Load the MD5 of the test split and the predictions from a version's run. Returns "" and None if they are gone."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(version.run_id) if version.run_id else None
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        run = None
+    run = find_or_none(client.get_run, version.run_id) if version.run_id else None
     path = f"evaluation/{PREDICTIONS}"
     if run is None or path not in [entry.path for entry in client.list_artifacts(run.info.run_id, "evaluation")]:
         return "", None
@@ -133,31 +123,53 @@ def kept_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[s
             return "", None
 
 
-def _ask_again(
-    store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, question: Predictions
+def _predict(
+    store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, reference: Predictions
 ) -> Predictions:
-    """Load a version's model and predict. TensorFlow is slow to import, and is imported only if this is needed."""
     model = find_model(client, version)
-    _require_classes(tuple(json.loads(model.params.get("classes", "[]"))), question.classes)
+    _require_classes(tuple(json.loads(model.params.get("classes", "[]"))), reference.classes)
     images, _ = table.read_images(outputs.split("test"))
-    print(f"version {version.version} was evaluated on other test images: asking it again", flush=True)
+    print(f"version {version.version} was evaluated on other test images: predicting with its model file", flush=True)
+    predict = create_predictor(store, model, version, images.shape[1:])
+    probabilities = class_probabilities(predict(images)).astype(np.float32)
+    ids = table.read_ids(outputs.split("test"))
+    return replace(reference, ids=ids, probabilities=probabilities).in_order_of(reference.ids)
+
+
+def create_predictor(
+    store: Store, model: "LoggedModel", version: "ModelVersion", shape: tuple[int, ...]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Load the model of a version.
+
+    Returns:
+        a function from images uint8 [n, *shape] to the model's outputs, float32 [n, outputs].
+
+    Raises:
+        CannotBeJudged: the file was altered or is damaged, or the model takes images of another shape.
+    """
+    network = load_network(store, model, version)
+    from pipeline.models import inference
+
+    if network.input_shape[1:] != shape:
+        shapes = [" x ".join(map(str, sides)) for sides in (network.input_shape[1:], shape)]
+        raise CannotBeJudged(f"it takes images of {shapes[0]} pixels, and these have {shapes[1]}")
+    return inference.create_predictor(network)
+
+
+def load_network(store: Store, model: "LoggedModel", version: "ModelVersion") -> Any:
+    """Load the network of a version. TensorFlow is slow to import, and is imported only if this is needed.
+
+    Raises:
+        CannotBeJudged: the file was altered or is damaged.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         file = download_model(store, model, version, Path(scratch))
         from pipeline.models import archive
-        from pipeline.models.inference import predict
 
         try:
-            network = archive.load(file)
+            return archive.load(file)
         except ModelError as error:
             raise CannotBeJudged(f"its model file cannot be loaded ({error.problem})") from None
-        if network.input_shape[1:] != images.shape[1:]:
-            shapes = [" x ".join(map(str, shape)) for shape in (network.input_shape[1:], images.shape[1:])]
-            raise CannotBeJudged(f"it takes images of {shapes[0]} pixels, and these have {shapes[1]}")
-        probabilities = class_probabilities(predict(network, images))
-    answers = replace(
-        question, ids=table.read_ids(outputs.split("test")), probabilities=probabilities.astype(np.float32)
-    )
-    return answers.in_order_of(question.ids)
 
 
 def find_model(client: "MlflowClient", version: "ModelVersion") -> "LoggedModel":
@@ -191,6 +203,6 @@ def download_model(store: Store, model: "LoggedModel", version: "ModelVersion", 
     return file
 
 
-def _require_classes(theirs: tuple[str, ...], asked: tuple[str, ...]) -> None:
-    if theirs != asked:
-        raise CannotBeJudged(f"it was made for other classes ({', '.join(theirs) or 'unknown'})")
+def _require_classes(found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    if found != expected:
+        raise CannotBeJudged(f"it was made for other classes ({', '.join(found) or 'unknown'})")

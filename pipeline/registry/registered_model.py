@@ -13,7 +13,7 @@ from pipeline.data import table
 from pipeline.data.pictures import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
-from pipeline.registry.aliases import find_aliases
+from pipeline.registry.aliases import find_aliases_of
 from pipeline.registry.model_files import CannotBeJudged, download_model, find_model
 from pipeline.registry.registration import current_name, find_version, open_registry
 from pipeline.tracking.logged_models import GROUND_TAG
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Served:
-    """A version with its downloaded model file, which exists during the block of `fetch`."""
+class RegisteredModel:
+    """A version with its downloaded model file, which exists during the block of `open_registered_model`."""
 
     name: str
     version: str
@@ -41,7 +41,7 @@ class Served:
 
 
 @contextmanager
-def fetch(workspace: Path, which: str) -> Iterator[Served]:
+def open_registered_model(workspace: Path, which: str) -> Iterator[RegisteredModel]:
     """Download the model file of a version.
 
     Args:
@@ -61,12 +61,12 @@ def fetch(workspace: Path, which: str) -> Iterator[Served]:
             file = download_model(store, model, version, Path(scratch))
         except CannotBeJudged as error:
             raise TrackingError(
-                f"{name} version {number} cannot be asked: {error.problem}", remedy="pipeline verify"
+                f"{name} version {number} cannot be loaded: {error.problem}", remedy="pipeline verify"
             ) from None
         classes = tuple(json.loads(model.params["classes"]))
-        aliases = tuple(sorted(alias for alias, at in find_aliases(client, name).items() if at == number))
+        aliases = find_aliases_of(client, name, number)
         names = _korean_names(client, version, classes)
-        yield Served(name, number, aliases, file, classes, names, find_ground(workspace, version, model))
+        yield RegisteredModel(name, number, aliases, file, classes, names, find_ground(workspace, version, model))
 
 
 def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") -> int | None:

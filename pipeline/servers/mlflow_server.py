@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline import logs
 from pipeline.allowed_hosts import Application, guard, own_names
 from pipeline.errors import PipelineError
 from pipeline.files import make_private
 from pipeline.proxies import bypass_proxy
 from pipeline.stack import data_directory
+from pipeline.tracking.mlflow_internals import get_server_store, select_uvicorn
 from pipeline.tracking.store import SETTINGS, Store, locate_unserved, prepare
 from pipeline.workspace import STATE, main_repository
 
@@ -42,7 +44,10 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
 
     Raises:
         TrackingError: the default store's database cannot be read or created.
+        ParamsError: PIPELINE_LOG_LEVEL is not a level.
     """
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # read when MLflow is imported
+    logs.configure("mlflow", "mlflow", "uvicorn")
     os.umask(0o077)  # only the owner may read new files, such as the database of users
     root = main_repository()
     make_private(*data_directory(root).glob(f"{USERS}*"))
@@ -59,7 +64,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
     import uvicorn
 
     application = guard(_application(root, store), host, allowed_hosts, CLOSED)
-    uvicorn.run(application, host=host, port=port, log_level="warning", access_log=False)
+    uvicorn.run(application, host=host, port=port, log_config=None, access_log=False)
 
 
 def _application(root: Path, store: Store) -> Application:
@@ -68,9 +73,10 @@ def _application(root: Path, store: Store) -> Application:
 
     artifacts = os.environ["MLFLOW_DEFAULT_ARTIFACT_ROOT"]
     os.environ |= dict.fromkeys((constants.BACKEND_STORE_URI_ENV_VAR, constants.REGISTRY_STORE_URI_ENV_VAR), store.uri)
-    os.environ |= {constants.ARTIFACT_ROOT_ENV_VAR: artifacts, "_MLFLOW_SGI_NAME": "uvicorn"}
+    os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = artifacts
+    select_uvicorn()
     handlers.initialize_backend_stores(store.uri, store.uri, artifacts)
-    _keep_files_inside(handlers._get_tracking_store(), artifacts)
+    _keep_files_inside(get_server_store(), artifacts)
     if all(map(os.environ.get, PROTECTION)):
         os.environ.setdefault("MLFLOW_AUTH_CONFIG_PATH", str(write_auth_config(root)))
         from mlflow.server.auth import create_app

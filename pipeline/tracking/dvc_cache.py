@@ -108,12 +108,12 @@ def _find_damaged(workspace: Path, digest: str) -> list[Path]:
         return []
     objects = [cache / digest[:2] / digest[2:]]
     if digest.endswith(".dir"):
-        objects += (cache / name[:2] / name[2:] for name in _read_list(objects[0]))
+        objects += (cache / name[:2] / name[2:] for name in digests_in_directory(objects[0]))
     return [path for path in dict.fromkeys(objects) if path.is_file() and is_damaged(path)]
 
 
-def _read_list(path: Path) -> Iterator[str]:
-    """Yield the MD5 of each file of a directory, from its cache object. Nothing if the object is damaged or missing."""
+def digests_in_directory(path: Path) -> Iterator[str]:
+    """Yield the MD5 of each file of a directory from its cache object. Nothing if that is damaged or missing."""
     try:
         yield from (entry["md5"] for entry in json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError, KeyError):

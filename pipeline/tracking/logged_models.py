@@ -20,6 +20,7 @@ from pipeline.data import table
 from pipeline.data.pictures import measure_ground
 from pipeline.files import file_digest
 from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.queries import find_or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,14 +44,7 @@ def find(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
 
 def get(client: "MlflowClient", model_id: str) -> "LoggedModel | None":
     """Load a logged model by its id. Returns None if it was deleted."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_logged_model(model_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
+    return find_or_none(client.get_logged_model, model_id)
 
 
 def create(client: "MlflowClient", run: "Run", outputs: Outputs) -> "LoggedModel":

@@ -10,7 +10,7 @@ from pipeline.data import table
 from pipeline.data.pictures import measure_ground
 from pipeline.files import file_digest, write_json
 from pipeline.registry import decision, registration
-from pipeline.registry.registered_model import fetch
+from pipeline.registry.registered_model import open_registered_model
 from pipeline.registry.registration import current_name, judged_versions
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
@@ -69,7 +69,7 @@ def test_a_version_knows_the_ground_of_its_training_images(workspace: Workspace)
     images, _ = table.read_images(workspace.outputs.split("validation"))
     for name in ("train", "validation"):
         workspace.outputs.split(name).unlink()
-    with fetch(workspace.root, "garments/1") as served:
+    with open_registered_model(workspace.root, "garments/1") as served:
         assert served.ground == measure_ground(images) > 0
 
 

@@ -1,4 +1,4 @@
-"""Being the only one at work in a repository."""
+"""Exclusive access to a repository."""
 
 import resource
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.care.exclusive_access import alone
+from pipeline.care.exclusive_access import exclusive_access
 from pipeline.errors import WorkspaceError
 from pipeline.workspace import lock
 
@@ -16,14 +16,14 @@ SPARE = 40  # files that may be open besides: the fixed locks are fifteen
 
 @pytest.fixture
 def few_files() -> Iterator[None]:
-    """Lets this process open few more files, as after a thousand trainings."""
+    """Lower the limit of open files of this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + SPARE, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_any_number_of_trainings_may_have_left_their_locks(
+def test_the_locks_of_many_trainings_are_checked_without_keeping_them_open(
     tmp_path: Path, few_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DVC_ROOT", raising=False)
@@ -33,7 +33,7 @@ def test_any_number_of_trainings_may_have_left_their_locks(
     for number in range(2 * SPARE):
         (locks / f"training-{number:04}.lock").touch()
     with (
-        alone(tmp_path, beside_servers=False),
+        exclusive_access(tmp_path, with_servers=True),
         pytest.raises(WorkspaceError),
         lock("stage train", wait=0, remedy="", root=tmp_path),
     ):
@@ -41,6 +41,6 @@ def test_any_number_of_trainings_may_have_left_their_locks(
     with (
         lock(f"training {SPARE:04}", wait=0, remedy="", root=tmp_path),
         pytest.raises(WorkspaceError, match=f"training-{SPARE:04}"),
-        alone(tmp_path, beside_servers=True),
+        exclusive_access(tmp_path, with_servers=False),
     ):
         pass

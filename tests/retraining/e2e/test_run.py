@@ -1,4 +1,4 @@
-"""A retraining with the real stages: judged by the reader's registry, from a commit that stays in their repository."""
+"""A retraining with the real stages: judged by the user's registry, from a commit in the user's repository."""
 
 import json
 import sqlite3
@@ -16,7 +16,7 @@ from tests.e2e.test_repro import aliases_of, runs_of
 
 
 @pytest.mark.faults
-def test_a_retraining_takes_a_batch_in_and_is_judged(trained: Project) -> None:
+def test_a_retraining_takes_in_a_batch_and_is_judged(trained: Project) -> None:
     incoming = trained.path / "data/incoming"
     images, labels = tiny.generate(200, seed=7)
     np.savez(incoming / "march.npz", images=images, labels=labels)
@@ -44,8 +44,8 @@ def test_a_retraining_takes_a_batch_in_and_is_judged(trained: Project) -> None:
     trained.commit()
     output = trained.run("python", "-m", "pipeline.cli", "retrain", "--json").stdout
     again = json.loads(output[output.index("\n{") :])
-    assert (again["outcome"], again["version"]) == ("not promoted", "1")  # made at the desk, as it was before
-    assert "which was there before this retraining" in again["reason"]
+    assert (again["outcome"], again["version"]) == ("not promoted", "1")  # the user trained it before
+    assert "which existed before this retraining" in again["reason"]
 
 
 def test_a_retraining_reports_its_promotion_although_the_stores_clock_is_behind(tmp_path: Path) -> None:
