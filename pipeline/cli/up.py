@@ -1,15 +1,11 @@
 """`pipeline up`: the project's servers, in the foreground."""
 
-import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.text import Text
 
-from pipeline.cli.app import app, console, enter_workspace
-
-COLOURS = {"mlflow": "blue", "prefect": "magenta", "runner": "green", "up": "bold"}
+from pipeline.cli.app import app, enter_workspace
 
 
 @app.command()
@@ -46,11 +42,9 @@ def up(
     """
     data = data.resolve() if data else None
     workspace = enter_workspace()
-    from pipeline.servers.up import Listening, serve
+    from pipeline import logs
+    from pipeline.servers.parts import Listening
+    from pipeline.servers.up import serve
 
-    def show(part: str, line: str) -> None:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        head = Text(f"{stamp} {part:7} | ", style=COLOURS[part])
-        console.print(head + Text(line), soft_wrap=True)
-
-    serve(workspace, Listening(host, mlflow_port, prefect_port, allowed_hosts), only=only, data=data, show=show)
+    logs.configure("up")
+    serve(workspace, Listening(host, mlflow_port, prefect_port, allowed_hosts), only=only, data=data)

@@ -136,7 +136,7 @@ def stack(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_it_says_where_its_servers_answer_and_takes_little_memory(stack: Running) -> None:
     assert stack.is_well()
     for address in (stack.mlflow, stack.prefect.removesuffix("/api")):
-        assert f"answers: {address}" in stack.log.read_text()
+        assert f"responds: {address}" in stack.log.read_text()
     leader = psutil.Process(stack.process.pid)
     memory = {process.pid: process.memory_full_info().pss for process in (leader, *leader.children(recursive=True))}
     assert sum(memory.values()) < MOST_MEMORY
