@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 PIP_AUDIT := pip-audit==2.10.1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-CORE := data models evaluation tracking registry stages flows
+CORE := data models evaluation tracking registry stages flows cli
 ROOMS := batches monitoring notices retraining audit servers care
 
 PYTEST := pytest --dist loadgroup -n
@@ -34,11 +34,11 @@ test-faults: $(VENV)/.dev ## kills, full disks, servers, the browser, the README
 lint: $(VENV)/.dev ## style, types and the direction of imports
 	@ruff check . && ruff check --quiet --preview --select PLC2701 . && ruff format --check . && mypy && lint-imports
 
-lines: ## count the lines of each package: ground, core, rooms, command line, tests
+lines: ## count the lines of each package: ground, core, rooms, tests
 	@count() { printf '%7d  %s\n' "$$(find $$2 $$3 -name '*.py' -exec cat {} + | wc -l)" "$$1"; }; \
 	count ground pipeline '-maxdepth 1'; \
 	for package in $(CORE); do count $$package pipeline/$$package; done; count core 'pipeline $(CORE:%=pipeline/%)' '-maxdepth 1'; \
-	for package in $(ROOMS) cli; do count $$package pipeline/$$package; done; count pipeline pipeline; count tests tests
+	for package in $(ROOMS); do count $$package pipeline/$$package; done; count pipeline pipeline; count tests tests
 
 audit: $(VENV)/bin/python ## look up published vulnerabilities of the locked packages (needs a network)
 	@uv tool run --python $(BIN)/python $(PIP_AUDIT) --requirement requirements.lock --require-hashes --disable-pip \
