@@ -66,6 +66,6 @@ def _imports(texts: Iterable[str], names: Iterable[str]) -> bool:
 
 
 if __name__ == "__main__":
-    if unknown := set(sys.argv[1:]) - find_rooms().keys():
-        sys.exit(f"no room of this project: {', '.join(sorted(unknown))}. Rooms: {', '.join(find_rooms())}")
+    if not sys.argv[1:] or set(sys.argv[1:]) - find_rooms().keys():
+        sys.exit(f"cannot list paths: expected rooms of this project: {', '.join(find_rooms()) or 'there are none'}")
     print("\n".join(list_paths(find_dependents(sys.argv[1:]))))

@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from pipeline.cli.__main__ import app
-from pipeline.rooms import Room, find_remedy, find_rooms
+from pipeline.rooms import Room, find_dependents, find_remedy, find_rooms
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "pipeline"
@@ -46,3 +46,10 @@ def test_what_a_room_names_is_there(room: Room) -> None:
 
 def test_a_task_that_no_room_does_has_another_remedy() -> None:
     assert find_remedy("water the plants", "ask a gardener") == "ask a gardener"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_page_says_what_goes_with_a_room(room: str) -> None:
+    (row,) = re.findall(rf"^\| `{room}` \|.*$", (REPOSITORY / "docs/rooms.md").read_text(), re.MULTILINE)
+    *_, others, _ = row.split("|")
+    assert set(find_dependents([room])) == {room} | set(re.findall("`(.+?)`", others)) & ROOMS.keys()
