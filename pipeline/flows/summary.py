@@ -68,7 +68,7 @@ class Summary:
 
 
 def _server() -> str:
-    """Return the address of the tracking server (configured, or of `pipeline up`); empty if there is none."""
+    """Return the address of the tracking server (configured, or the project's own); empty if there is none."""
     from pipeline.tracking.store import locate
 
     store = locate()
@@ -127,7 +127,7 @@ def _describe_aliases(workspace: Path) -> Iterator[tuple[str, str]]:
     for alias, run in deleted.items():
         yield (
             "incomplete",
-            f"the run of the {alias} was deleted: mlflow runs restore --run-id {run}, or pipeline verify",
+            f"the run of the {alias} was deleted: mlflow runs restore --run-id {run}",
         )
 
 

@@ -16,6 +16,7 @@ from pipeline.files import file_digest
 from pipeline.registry.aliases import find_aliases_of
 from pipeline.registry.model_files import CannotBeJudged, download_model, find_model
 from pipeline.registry.registration import current_name, find_version, open_registry
+from pipeline.rooms import find_remedy
 from pipeline.tracking.logged_models import GROUND_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import EVALUATION_ARTIFACT
@@ -61,7 +62,8 @@ def open_registered_model(workspace: Path, which: str) -> Iterator[RegisteredMod
             file = download_model(store, model, version, Path(scratch))
         except CannotBeJudged as error:
             raise TrackingError(
-                f"{name} version {number} cannot be loaded: {error.problem}", remedy="pipeline verify"
+                f"{name} version {number} cannot be loaded: {error.problem}",
+                remedy=find_remedy("find what is wrong", "pipeline versions"),
             ) from None
         classes = tuple(json.loads(model.params["classes"]))
         aliases = find_aliases_of(client, name, number)

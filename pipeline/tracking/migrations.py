@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import TrackingError
+from pipeline.rooms import find_remedy
 from pipeline.tracking.mlflow_internals import read_schema_revisions
 
 Age = Literal["current", "older", "newer"]
@@ -49,5 +50,5 @@ def require_current_schema(database: Path) -> None:
             f"the schema of the tracking store {database} is {age} than the installed MLflow's",
             expected=f"revision {read_schema_revisions()[0]}",
             found=f"revision {revision}",
-            remedy="pipeline upgrade",
+            remedy=find_remedy("migrate the store", f"back it up, then: mlflow db upgrade sqlite:///{database}"),
         )

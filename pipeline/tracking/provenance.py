@@ -57,7 +57,7 @@ def read_tree(workspace: Path) -> Tree | None:
     if not changes:
         return Tree(commit)
     top = Path(os.fsdecode(_git(workspace, "rev-parse", "--show-toplevel")).rstrip("\n"))
-    # `A`: in the index but not in the commit, such as a batch's pointer after `pipeline add-data`.
+    # `A`: in the index but not in the commit, such as the pointer of a new batch.
     unknown = [change[3:] for change in changes if change.startswith("??") or "A" in change[:2]]
     new = [name for name in unknown if os.path.lexists(top / name)]
     large = tuple(name for name in new if _is_large(top / name))
@@ -99,7 +99,7 @@ def tree_tags(tree: Tree | None) -> dict[str, str]:
 
 
 def data_tags(outputs: Outputs, splits: Mapping[str, str]) -> dict[str, str]:
-    """Return tags for the data that some splits were made from. `pipeline lineage --data` searches them.
+    """Return tags for the data that some splits were made from.
 
     Reads `dvc.lock`, which has the stages before `train` by then. If a single stage was run, it may describe other
     splits. The result is then empty.
