@@ -13,8 +13,9 @@ from prefect.states import State
 
 from pipeline.batches.watcher import arrived_batches
 from pipeline.data.batches import INCOMING
+from pipeline.flows.deployed import RESOURCE
 from pipeline.retraining.report import LOG
-from pipeline.servers.deployments import RESOURCE, RETRAINING, SKIPPED
+from pipeline.servers.deployments import RETRAINING, SKIPPED
 from pipeline.servers.flow_run_cleanup import find_active_runs, log_server_errors
 
 BUSY_SECONDS = 5  # between two checks for an active retraining

@@ -20,12 +20,14 @@ from prefect.runner import Runner
 
 from pipeline.data.batches import INCOMING
 from pipeline.errors import FlowError
+from pipeline.flows.deployed import RUNNER_VARIABLE
 from pipeline.flows.prefect_internals import execute_only, set_flow_for_hooks
 from pipeline.flows.run import IfBusy
+from pipeline.retraining.flow import read_if_busy, retrain
 from pipeline.servers.batch_trigger import retrain_on_arrivals
-from pipeline.servers.deployments import FLOWS, read_if_busy, retrain
+from pipeline.servers.deployments import find_flows
 from pipeline.servers.flow_run_cleanup import clean_up, clean_up_repeatedly, mark_crashed
-from pipeline.servers.flow_run_processes import RUNNER_VARIABLE, end_processes, read_notes
+from pipeline.servers.flow_run_processes import end_processes, read_notes
 
 POLL_SECONDS = 5  # between two queries for runs that are due
 COLLISION_STRATEGIES = {"wait": ConcurrencyLimitStrategy.ENQUEUE, "leave": ConcurrencyLimitStrategy.CANCEL_NEW}
@@ -59,7 +61,7 @@ class PipelineRunner(Runner):
     async def register(self, if_busy: IfBusy) -> dict[UUID, str]:
         """Register the deployments with Prefect's server. Returns their names by id."""
         served = {}
-        for flow, deployment in zip(FLOWS, deployments(if_busy), strict=True):
+        for flow, deployment in zip(find_flows(), deployments(if_busy), strict=True):
             found = await self.aadd_deployment(deployment)
             set_flow_for_hooks(self, found, flow)
             self._entrypoints[found] = str(deployment.entrypoint)
@@ -131,7 +133,7 @@ def deployments(if_busy: IfBusy) -> list[RunnerDeployment]:
     """
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=COLLISION_STRATEGIES[if_busy])
     found = []
-    for flow in FLOWS:
+    for flow in find_flows():
         limit = one_at_a_time if flow.name == retrain.name else None
         module = EntrypointType.MODULE_PATH  # flow-run processes can import it like this process
         one = RunnerDeployment.from_flow(flow, flow.name, concurrency_limit=limit, entrypoint_type=module)
