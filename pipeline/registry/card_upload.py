@@ -22,7 +22,7 @@ CARD, PAGE = "card/card.md", "card/card.html"  # artifacts of the run
 CARD_TAG = "card.sha256"  # of a run: digest of both, set last
 
 
-def publish(record: Record, outputs: Outputs, registration: "Registration") -> None:
+def upload_card(record: Record, outputs: Outputs, registration: "Registration") -> None:
     """Log the card of a model as artifacts of its run, and set its summary as the version's description.
 
     Skips a card with the same content. Keeps an existing description, because a user may have edited it.
@@ -30,7 +30,7 @@ def publish(record: Record, outputs: Outputs, registration: "Registration") -> N
     Raises:
         TrackingError: the store cannot be used.
     """
-    facts = gather(record, outputs, registration)
+    facts = collect_facts(record, outputs, registration)
     card, page = write_markdown(facts), render_html(facts)
     digest = hashlib.sha256((card + page).encode()).hexdigest()
     if record.tags.get(CARD_TAG) != digest:
@@ -39,10 +39,10 @@ def publish(record: Record, outputs: Outputs, registration: "Registration") -> N
             record.client.log_text(record.id, page, PAGE)
         record.set_tags({CARD_TAG: digest})
     if registration.version:
-        _describe(record, facts, registration)
+        _set_description(record, facts, registration)
 
 
-def gather(record: Record, outputs: Outputs, registration: "Registration") -> Facts:
+def collect_facts(record: Record, outputs: Outputs, registration: "Registration") -> Facts:
     """Gather the facts for the card of the workspace's model. Its run and evaluation must be complete."""
     dataset = table.read_dataset(outputs.split("test"))
     reports = outputs.root / "reports"
@@ -75,7 +75,7 @@ def gather(record: Record, outputs: Outputs, registration: "Registration") -> Fa
     )
 
 
-def _describe(record: Record, facts: Facts, registration: "Registration") -> None:
+def _set_description(record: Record, facts: Facts, registration: "Registration") -> None:
     with explained(record.store):
         version = record.client.get_model_version(registration.name, registration.version)
         if not version.description:

@@ -29,8 +29,8 @@ from pipeline.registry.aliases import (
     find_aliases,
     find_aliases_of,
 )
-from pipeline.registry.card_upload import publish
-from pipeline.registry.decision import judge
+from pipeline.registry.card_upload import upload_card
+from pipeline.registry.decision import decide_on_version
 from pipeline.registry.model_card import describe_task
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
@@ -62,8 +62,10 @@ class Registration:
 
     def __str__(self) -> str:
         if self.decision.outcome == "rejected":
-            held = f" Version {self.version}, from other thresholds, stays as it is." if self.version else ""
-            return f"{self.name}: rejected. {self.decision.reason}{held}"
+            earlier = (
+                f" Version {self.version}, which passed other thresholds, stays registered." if self.version else ""
+            )
+            return f"{self.name}: rejected. {self.decision.reason}{earlier}"
         aliases = f" ({', '.join(self.aliases)})" if self.aliases else ""
         return f"{self.name} version {self.version}{aliases}. {self.decision.reason}"
 
@@ -87,9 +89,9 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
         is_new = passed and (version is None or DECISION_TAG not in version.tags)
         if is_new:
             version = version or _create_version(record, outputs, name)
-            decision = judge(record, outputs, version, params)
+            decision = decide_on_version(record, outputs, version, params)
         elif passed and version:
-            decision = Decision(version.tags[DECISION_TAG], version.tags.get(REASON_TAG, "It was judged before."))
+            decision = Decision(version.tags[DECISION_TAG], version.tags.get(REASON_TAG, "It has an earlier decision."))
         else:
             decision = Decision("rejected", "The model did not pass the absolute gate.", "gate")
         number = str(version.version) if version else None
@@ -99,7 +101,7 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
         record.set_tags(tags)
     commit = version.tags.get(COMMIT_TAG) if version else None
     registration = Registration(name, number, aliases, decision, is_new, commit)
-    publish(record, outputs, registration)
+    upload_card(record, outputs, registration)
     return registration
 
 
@@ -195,7 +197,7 @@ def write_registration(outputs: Outputs, *, judged: bool = True) -> None:
 
 def registered_name(outputs: Outputs) -> str:
     """Return the registered name of a workspace's model: the dataset's; `DATASET-is-CLASSES` for a yes-or-no task."""
-    return name_model(table.read_dataset(outputs.split("test")), _answers(outputs))
+    return name_model(table.read_dataset(outputs.split("test")), _read_judged_classes(outputs))
 
 
 def name_model(dataset: table.Dataset, answers: tuple[str, ...]) -> str:
@@ -212,7 +214,7 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
     from mlflow.exceptions import MlflowException
 
     try:
-        record.client.create_registered_model(name, description=_introduce(outputs))
+        record.client.create_registered_model(name, description=_write_description(outputs))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -240,16 +242,16 @@ def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVe
     return min(same, key=lambda version: int(version.version), default=None)
 
 
-def _answers(outputs: Outputs) -> tuple[str, ...]:
+def _read_judged_classes(outputs: Outputs) -> tuple[str, ...]:
     """Read the judged classes of a model: the dataset's, or for a yes-or-no task `other` and the positive class."""
     with (outputs.evaluation / "per_class.csv").open(newline="", encoding="utf-8") as file:
         return tuple(row["class"] for row in csv.DictReader(file))
 
 
-def _introduce(outputs: Outputs) -> str:
+def _write_description(outputs: Outputs) -> str:
     """Write the description of a registered model, in Markdown."""
     dataset = table.read_dataset(outputs.split("test"))
-    task = describe_task(dataset, _answers(outputs))
+    task = describe_task(dataset, _read_judged_classes(outputs))
     shape = f"[n, {dataset.height}, {dataset.width}]"
     return f"{task} Takes raw uint8 images {shape}. `{CHAMPION}` serves, `{CHALLENGER}` waits."
 

@@ -4,7 +4,7 @@
         environment["PIPELINE_PARENT_RUN"] = tracked.id     # for the stages; waits until the run is open
         ...
         tracked.log_stages([StageResult("train", "ran", 12.3, "validation accuracy 0.88"), ...])
-        tracked.finish(sync(workspace).tags())
+        tracked.log_result(sync(workspace).tags())
 
 The run is opened in the background (importing MLflow takes 2 s), so read `id` as late as possible. It ends as FAILED if
 a stage failed or the block raised, as KILLED on Ctrl-C and on cancellation, and otherwise as FINISHED.
@@ -50,7 +50,7 @@ class FlowRun:
         self._failed = any(result.outcome == "failed" for result in results)
         self._background.start(_log_stages, self._record.result(), tuple(results))
 
-    def finish(self, tags: Mapping[str, str]) -> None:
+    def log_result(self, tags: Mapping[str, str]) -> None:
         """Log tags of the resulting model. Another run may have trained it."""
         self._background.start(lambda: self._record.result().set_tags(dict(tags)))
 

@@ -55,7 +55,7 @@ class TrainingRun:
         """
         outputs = _outputs(model_file)
         if reports.resolve() != (outputs.root / "reports").resolve():
-            raise ValueError(f"{reports} does not tell about {model_file}")
+            raise ValueError(f"{reports} does not belong to {model_file}")
         self._background.finish(lambda: self._record.complete(outputs))
         self._completed = True
 
@@ -104,7 +104,7 @@ def log_evaluation(model_file: Path, evaluation: Path) -> None:
     """
     outputs = _outputs(model_file)
     if evaluation.resolve() != outputs.evaluation.resolve():
-        raise ValueError(f"{evaluation} does not judge {model_file}")
+        raise ValueError(f"{evaluation} does not belong to {model_file}")
     find_or_rebuild(outputs).add_evaluation(outputs)
 
 
