@@ -9,13 +9,13 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.evaluation.predictions import read_predictions
+from pipeline.tracking.outputs import MODEL
 
 # Limits between rounding and a different training. Measured on the test predictions of the `mlp` preset: the
 # same training on one to four threads, and trainings with other seeds (numbers in docs/reproduction.md).
 MIN_SAME_PREDICTIONS = 0.96  # share of the images
 MAX_MEAN_DISTANCE = 0.04  # total variation distance of an image's probabilities (0 to 1), mean over the images
 
-MODEL = "models/model.keras"
 SHOWN_FILES = 4
 TEXT = (".csv", ".json", ".md")
 

@@ -28,7 +28,7 @@ from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.mlflow_internals import delete_permanently, find_deleted_models
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.provenance import BATCH_TAG, COMMIT_TAG
-from pipeline.tracking.queries import all_experiments, all_versions, pages
+from pipeline.tracking.queries import all_experiments, all_versions, pages, search_runs
 from pipeline.tracking.records import EVALUATION_TAG, LOCK_ARTIFACT
 from pipeline.tracking.store import Store, explained
 
@@ -77,7 +77,7 @@ def review(store: Store, client: "MlflowClient", workspace: Path, keep_runs: int
     """
     require_direct(store)
     with explained(store):
-        runs = {run.info.run_id: run for run in _all_runs(client)}
+        runs = {run.info.run_id: run for run in search_runs(client, "", deleted=True)}
         versions = all_versions(client)
         needed = set(_find_needed(runs.values(), workspace, keep_runs)) | {version.run_id for version in versions}
         while parents := {_parent(runs[run]) for run in needed & runs.keys()} - needed:
@@ -100,10 +100,8 @@ def review(store: Store, client: "MlflowClient", workspace: Path, keep_runs: int
         kept = [run for number, run in runs.items() if number not in unneeded]
         return Retention(
             store,
-            tuple(
-                _unneeded(number, run.info.run_name or "", run.info.artifact_uri) for number, run in unneeded.items()
-            ),
-            tuple(_unneeded(model.model_id, model.name or "", model.artifact_location) for model in models),
+            tuple(_measure(number, run.info.run_name, run.info.artifact_uri) for number, run in unneeded.items()),
+            tuple(_measure(model.model_id, model.name, model.artifact_location) for model in models),
             frozenset(run.data.tags[COMMIT_TAG] for run in kept if COMMIT_TAG in run.data.tags),
             frozenset(digest for run in kept for digest in _find_data(run)),
         )
@@ -131,8 +129,8 @@ def delete(retention: Retention) -> None:
                 if logged_models.get(client, model):
                     client.delete_logged_model(model)
             delete_permanently(direct, runs, models)
-        for gone in retention.runs + retention.models:
-            _tidy(gone.place)
+        for deleted in retention.runs + retention.models:
+            _remove_empty_parent(deleted.place)
 
 
 def require_direct(store: Store) -> None:
@@ -143,7 +141,7 @@ def require_direct(store: Store) -> None:
     """
     if store.uri.startswith(("http://", "https://")):
         raise TrackingError(
-            f"runs are deleted for good in a database, not through the server {store}",
+            f"runs are permanently deleted in a database, not through the server {store}",
             expected="MLFLOW_TRACKING_URI with the address of the server's database",
             found=str(store),
             remedy="MLFLOW_TRACKING_URI=postgresql://... pipeline gc, on a machine that reaches its artifacts too",
@@ -152,14 +150,14 @@ def require_direct(store: Store) -> None:
 
 def _find_needed(runs: "Iterable[Run]", workspace: Path, keep_runs: int) -> Iterator[str]:
     model = Outputs(workspace).model
-    standing = file_digest(model) if model.is_file() else None
+    current = file_digest(model) if model.is_file() else None
     newest: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for run in sorted(runs, key=lambda run: -run.info.start_time):
         tags, number = run.data.tags, run.info.run_id
         if ROLE_TAG in tags:
             yield from (value for name, value in tags.items() if name == f"{EVIDENCE}run")
             yield number
-        if run.info.status not in ENDED or tags.get(MODEL_TAG, "") == standing:
+        if run.info.status not in ENDED or tags.get(MODEL_TAG, "") == current:
             yield number
         if any(name.startswith(f"{LEDGER_TAG}.") for name in tags):
             yield number
@@ -171,14 +169,6 @@ def _find_needed(runs: "Iterable[Run]", workspace: Path, keep_runs: int) -> Iter
 
 def _parent(run: "Run") -> str:
     return str(run.data.tags.get(PARENT_TAG, run.info.run_id))
-
-
-def _all_runs(client: "MlflowClient") -> "Iterator[Run]":
-    """Yield every run of every experiment, including those marked as deleted."""
-    from mlflow.entities import ViewType
-
-    experiments = client.search_experiments(ViewType.ALL)
-    return pages(client.search_runs, [found.experiment_id for found in experiments], "", ViewType.ALL)
 
 
 def _all_models(store: Store, client: "MlflowClient") -> "Iterator[LoggedModel]":
@@ -218,12 +208,8 @@ def _read_lock(run: "Run") -> Mapping[str, Any]:
     return parse_yaml(file.read_bytes()) or {}
 
 
-def _unneeded(number: str, name: str, place: str) -> Unneeded:
-    return Unneeded(number, name, place, _measure(place))
-
-
-def _tidy(uri: str) -> None:
-    """Remove the directory of the artifacts of a run or model if it is local and empty."""
+def _remove_empty_parent(uri: str) -> None:
+    """Remove the parent directory of deleted artifacts if it is local and empty."""
     from mlflow.utils.file_utils import local_file_uri_to_path
     from mlflow.utils.uri import is_local_uri
 
@@ -232,15 +218,15 @@ def _tidy(uri: str) -> None:
             Path(local_file_uri_to_path(uri)).parent.rmdir()
 
 
-def _measure(uri: str) -> int:
-    """Sum up the sizes in bytes of the files at a URI."""
+def _measure(number: str, name: str | None, place: str) -> Unneeded:
+    """Sum up the sizes of the artifacts of a run or model."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    repository = get_artifact_repository(uri)
+    repository = get_artifact_repository(place)
 
     def below(path: str | None) -> int:
         return sum(
             below(entry.path) if entry.is_dir else entry.file_size or 0 for entry in repository.list_artifacts(path)
         )
 
-    return below(None)
+    return Unneeded(number, name or "", place, below(None))

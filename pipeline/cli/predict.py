@@ -54,7 +54,7 @@ def predict(
         pictures = [
             (str(path) + picture.name.removeprefix(str(place)), picture)
             for path, place in paths
-            for picture in read_pictures(place, network.input_shape[1:], invert=invert, ground=registered.ground)
+            for picture in read_pictures(place, network.input_shape[1:], invert=invert, background=registered.ground)
         ]
         answers = class_probabilities(ask(network, np.stack([picture.pixels for _, picture in pictures])))
     found: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""How long networks take to answer, on this machine and at this moment: to be seen side by side, never to decide."""
+"""Latency of networks on this machine, for information only: no decision depends on it."""
 
 import statistics
 import time
@@ -16,17 +16,17 @@ ROUNDS = 30
 
 @dataclass(frozen=True)
 class Latency:
-    """Medians, in milliseconds."""
+    """Median times in milliseconds."""
 
-    one: float  # for an image alone
-    batch: float  # an image, in a batch of `BATCH`
+    one: float  # for a single image
+    batch: float  # for an image in a batch of `BATCH`
 
 
 def measure(networks: Sequence[keras.Model], images: np.ndarray) -> list[Latency]:
-    """Time networks in turns, so that what else the machine does falls on all alike.
+    """Time networks alternately, so that other load on the machine affects all of them equally.
 
     Args:
-        images: uint8 [n, height, width], of which the first are taken.
+        images: uint8 [n, height, width]; the first `BATCH` are used.
     """
     filled = np.resize(images, (BATCH, *images.shape[1:]))
     calls = [_compile(network) for network in networks]

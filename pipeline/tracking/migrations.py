@@ -1,9 +1,6 @@
-"""Migrations of MLflow's database: compare its schema with the installed MLflow's, and upgrade it."""
+"""Migrations of MLflow's database: compare its schema with the installed MLflow's."""
 
-import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -53,20 +50,4 @@ def require_current_schema(database: Path) -> None:
             expected=f"revision {read_schema_revisions()[0]}",
             found=f"revision {revision}",
             remedy="pipeline upgrade",
-        )
-
-
-def migrate(database: Path) -> None:
-    """Upgrade a database to the installed MLflow's schema, in place. Call it on a copy.
-
-    Raises:
-        TrackingError: a migration failed.
-    """
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{database}"]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
-    if done.returncode or find_age(read_revision(database)) != "current":
-        raise TrackingError(
-            "MLflow could not upgrade the copy of its database",
-            found="\n".join((done.stderr or done.stdout).strip().splitlines()[-3:]),
-            remedy="the database itself has not changed; look in MLflow's issues for this migration",
         )

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from pipeline.audit.verdict import (
-    MODEL,
     Agreement,
     Difference,
     ReproducedStage,
@@ -16,6 +15,7 @@ from pipeline.audit.verdict import (
     find_causes,
 )
 from pipeline.evaluation.predictions import Predictions, write_predictions
+from pipeline.tracking.outputs import MODEL
 
 CLOSE = Agreement(images=500, same_predictions=0.99, mean_distance=0.01)
 FAR = Agreement(images=500, same_predictions=0.95, mean_distance=0.05)
