@@ -1,17 +1,15 @@
 """Upload of a run's model card: gather the facts from the stage outputs and the run, and log the card."""
 
-import csv
 import hashlib
 from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
 from pipeline.data.catalog import CATALOG_FILE, load_catalog
 from pipeline.files import read_json
 from pipeline.registry.model_card import FIGURES, Facts, render_html, summarise, write_markdown
-from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.outputs import Outputs, read_csv
 from pipeline.tracking.records import Record
 from pipeline.tracking.store import explained
 
@@ -62,11 +60,9 @@ def collect_facts(record: Record, outputs: Outputs, registration: "Registration"
         history=outputs.history(),
         metrics=read_json(outputs.evaluation / "metrics.json"),
         gate=read_json(outputs.evaluation / "gate.json"),
-        classes=_read_csv(outputs.evaluation / "per_class.csv"),
-        confusions=Counter(
-            (row["actual"], row["predicted"]) for row in _read_csv(outputs.evaluation / "confusion.csv")
-        ),
-        reliability=_read_csv(outputs.evaluation / "reliability.csv"),
+        classes=read_csv(outputs.evaluation / "per_class.csv"),
+        confusions=Counter((row["actual"], row["predicted"]) for row in read_csv(outputs.evaluation / "confusion.csv")),
+        reliability=read_csv(outputs.evaluation / "reliability.csv"),
         model_bytes=outputs.model.stat().st_size,
         run_id=record.id,
         recorded=f"{datetime.fromtimestamp(record.run.info.start_time / 1000, UTC):%Y-%m-%d %H:%M} UTC",
@@ -90,8 +86,3 @@ def _count_sources(outputs: Outputs) -> Counter[str]:
         for rows in table.stream_columns(outputs.split(split), ["source"]):
             counts.update(rows.column("source").to_pylist())
     return counts
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

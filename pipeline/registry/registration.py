@@ -5,7 +5,6 @@ the absolute gate rejected gets no version. The champion rule (`decision`) decid
 `challenger` waits.
 """
 
-import csv
 import hashlib
 import json
 import re
@@ -33,7 +32,7 @@ from pipeline.registry.card_upload import upload_card
 from pipeline.registry.decision import decide_on_version
 from pipeline.registry.model_card import describe_task
 from pipeline.tracking.logged_models import MODEL_TAG
-from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.outputs import Outputs, read_csv
 from pipeline.tracking.queries import pages
 from pipeline.tracking.records import Record
 from pipeline.tracking.store import Store, as_default, explained, locate, open_store
@@ -244,8 +243,7 @@ def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVe
 
 def _read_judged_classes(outputs: Outputs) -> tuple[str, ...]:
     """Read the judged classes of a model: the dataset's, or for a yes-or-no task `other` and the positive class."""
-    with (outputs.evaluation / "per_class.csv").open(newline="", encoding="utf-8") as file:
-        return tuple(row["class"] for row in csv.DictReader(file))
+    return tuple(row["class"] for row in read_csv(outputs.evaluation / "per_class.csv"))
 
 
 def _write_description(outputs: Outputs) -> str:

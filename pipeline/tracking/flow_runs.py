@@ -11,12 +11,12 @@ a stage failed or the block raised, as KILLED on Ctrl-C and on cancellation, and
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pipeline.tracking import processes
-from pipeline.tracking.background import Background
+from pipeline.tracking.background import Background, ended_with_block
 from pipeline.tracking.queries import all_experiments
 from pipeline.tracking.records import Record
 from pipeline.tracking.store import experiment_id, explained, locate, open_store
@@ -72,14 +72,8 @@ def flow_run(name: str, tags: Mapping[str, str]) -> Iterator[FlowRun]:
         tags: further facts about the flow.
     """
     run = FlowRun(name, tags)
-    try:
+    with ended_with_block(run.end):
         yield run
-    except BaseException as error:
-        killed = not isinstance(error, Exception)  # Ctrl-C, an exit, a cancellation, Prefect's own termination
-        with suppress(Exception):  # the first error is raised, not that of the store
-            run.end("KILLED" if killed else "FAILED")
-        raise
-    run.end("FINISHED")
 
 
 def _open(name: str, tags: Mapping[str, str]) -> Record:
