@@ -15,16 +15,10 @@ from pipeline.evaluation.predictions import PREDICTIONS, read_predictions
 from pipeline.files import file_digest, read_json
 from pipeline.params import RegisterParams
 from pipeline.registry import ledger
-from pipeline.registry.aliases import (
-    CHALLENGER,
-    CHAMPION,
-    DECISION_TAG,
-    REASON_TAG,
-    AliasChanged,
-    find_aliases,
-    move_alias,
-)
+from pipeline.registry.alias_history import find_aliases
+from pipeline.registry.aliases import CHALLENGER, CHAMPION, AliasChanged, move_alias
 from pipeline.registry.model_files import CannotBeJudged, predictions_of
+from pipeline.registry.versions import DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import Record

@@ -12,7 +12,7 @@ from pipeline.data import table
 from pipeline.data.pictures import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
-from pipeline.registry.aliases import find_aliases_of
+from pipeline.registry.alias_history import find_aliases_of
 from pipeline.registry.model_files import CannotBeJudged, download_model, find_model
 from pipeline.registry.registration import current_name, find_version, open_registry
 from pipeline.tracking.logged_models import GROUND_TAG

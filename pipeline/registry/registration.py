@@ -19,18 +19,12 @@ from pipeline.errors import TrackingError
 from pipeline.evaluation.champion_rule import Decision
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import PARAMS_FILE, RegisterParams, load_params
-from pipeline.registry.aliases import (
-    ACCURACY_TAG,
-    CHALLENGER,
-    CHAMPION,
-    DECISION_TAG,
-    REASON_TAG,
-    find_aliases,
-    find_aliases_of,
-)
+from pipeline.registry.alias_history import find_aliases, find_aliases_of
+from pipeline.registry.aliases import CHALLENGER, CHAMPION
 from pipeline.registry.card_upload import upload_card
 from pipeline.registry.decision import decide_on_version
 from pipeline.registry.model_card import describe_task
+from pipeline.registry.versions import ACCURACY_TAG, DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs, read_csv
 from pipeline.tracking.queries import pages
