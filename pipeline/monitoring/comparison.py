@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.batches.quarantine import read_digests
+from pipeline.batches.incoming import read_digests
 from pipeline.data import batches, decoders, features, table
 from pipeline.data.batches import INCOMING, POINTER, Pair, read_batch
 from pipeline.data.table import OFFICIAL, Dataset
@@ -23,7 +23,7 @@ from pipeline.evaluation.metrics import class_probabilities
 from pipeline.files import file_digest, read_kept, write_json
 from pipeline.monitoring import drift
 from pipeline.monitoring.drift import BatchDrift, Sample
-from pipeline.params import MonitorParams
+from pipeline.monitoring.params import MonitorParams
 from pipeline.registry.champion import find_champion
 from pipeline.registry.model_files import CannotBeJudged
 from pipeline.tracking.outputs import DATASET, Outputs

@@ -6,7 +6,6 @@ move that never happened.
 """
 
 import json
-import os
 import platform
 import uuid
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import TrackingError
 from pipeline.tracking import provenance
+from pipeline.tracking.parent_run import read_parent_run
 from pipeline.tracking.queries import find_or_none
-from pipeline.tracking.records import PARENT_VARIABLE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -201,7 +200,7 @@ def find_aliases_of(client: "MlflowClient", name: str, version: str) -> tuple[st
 
 def current_actor() -> str:
     """Return the user and machine, or the flow run, that moves an alias."""
-    flow = os.environ.get(PARENT_VARIABLE)
+    flow = read_parent_run()
     return f"flow run {flow}" if flow else f"{provenance.user()}@{platform.node()}"
 
 

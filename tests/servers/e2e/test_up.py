@@ -136,7 +136,7 @@ def stack(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_it_says_where_its_servers_answer_and_takes_little_memory(stack: Running) -> None:
     assert stack.is_well()
     for address in (stack.mlflow, stack.prefect.removesuffix("/api")):
-        assert f"answers: {address}" in stack.log.read_text()
+        assert f"responds: {address}" in stack.log.read_text()
     leader = psutil.Process(stack.process.pid)
     memory = {process.pid: process.memory_full_info().pss for process in (leader, *leader.children(recursive=True))}
     assert sum(memory.values()) < MOST_MEMORY
@@ -222,7 +222,7 @@ def served_page(directory: Path) -> Iterator[int]:
 
 def test_nothing_runs_that_a_hostile_page_sends(stack: Running, tmp_path: Path) -> None:
     """By a page of a foreign name, one of another port of this machine, and one whose name leads to the server."""
-    wait_until(lambda: "serving train, retrain" in stack.log.read_text(), stack.log)
+    wait_until(lambda: "serving monitor-data, retrain, train" in stack.log.read_text(), stack.log)
     mark = tmp_path / "mark"
     steps = [{"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}]
     known = partial(httpx.request, headers=stack.credentials, timeout=60)
