@@ -81,7 +81,7 @@ def run_flow(execution: Execution, dataset: str, tell: Callable[[Summary], None]
                     synced = sync(execution.workspace)
                     summary = Summary(stage_results(execution, synced.registration), synced, execution.is_whole)
                     tracked.log_stages(summary.stages)
-                    tracked.finish(synced.tags())
+                    tracked.log_result(synced.tags())
                 execution.terminal.summarise(summary)
                 await_answer()
                 publish(summary)

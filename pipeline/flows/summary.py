@@ -108,7 +108,7 @@ def describe_standing(workspace: Path) -> Iterator[tuple[str, str]]:
 
 def _describe_aliases(workspace: Path) -> Iterator[tuple[str, str]]:
     """Describe the aliases of the current dataset's model. Does not create a missing store."""
-    from pipeline.registry.aliases import find_aliases
+    from pipeline.registry.alias_history import find_aliases
     from pipeline.registry.registration import current_name
     from pipeline.registry.versions import find_deleted_run
     from pipeline.tracking.store import explained, locate, open_store

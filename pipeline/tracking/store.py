@@ -139,16 +139,13 @@ def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
     """Return the id of a dataset's experiment. Creates it if needed; safe if two processes do so at the same time."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    if client.get_experiment_by_name(name) is None:
         try:
             return str(client.create_experiment(name, store.artifacts and f"{store.artifacts}/{name}"))
-        except MlflowException as error:
+        except MlflowException as error:  # another process may have created it
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
+    found = client.get_experiment_by_name(name)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)

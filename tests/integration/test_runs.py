@@ -295,7 +295,7 @@ def test_a_flow_lists_its_stages_above_its_training(workspace: Workspace, monkey
         write_parent_run(Path("flow-run"), tracked.id)
         workspace.record_training()
         tracked.log_stages(results)
-        tracked.finish(Synced("0123", "4567").tags())
+        tracked.log_result(Synced("0123", "4567").tags())
     training, flow = workspace.runs()
     assert training.data.tags["mlflow.parentRunId"] == flow.info.run_id
     assert training.info.experiment_id == flow.info.experiment_id
