@@ -23,7 +23,7 @@ from pipeline.evaluation.metrics import class_probabilities
 from pipeline.files import file_digest, read_cached_json, write_json
 from pipeline.monitoring import drift
 from pipeline.monitoring.drift import BatchDrift, Sample
-from pipeline.params import MonitorParams
+from pipeline.monitoring.params import MonitorParams
 from pipeline.registry.champion import find_champion
 from pipeline.registry.model_files import CannotBeJudged
 from pipeline.tracking.outputs import DATASET, Outputs

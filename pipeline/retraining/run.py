@@ -35,6 +35,7 @@ from pipeline.retraining import branches
 from pipeline.retraining.branches import Branch
 from pipeline.retraining.inputs import RetrainingInput, read_input, read_params, set_param
 from pipeline.retraining.intake import Intake
+from pipeline.retraining.params import RetrainParams
 from pipeline.retraining.report import REPORT, REPORTS, Outcome, Retraining, append_to_log, write_report
 from pipeline.workspace import lock, main_repository
 
@@ -151,7 +152,7 @@ class _Job:
     def _read_push(self) -> Push:
         """Read `retrain.push` from the current branch, even if another commit is retrained: it is the user's choice."""
         try:
-            return read_params(self.workspace).retrain.push
+            return read_params(self.workspace).section(RetrainParams).push
         except (FlowError, ParamsError) as error:
             self._print(f"nothing will be pushed, because retrain.push cannot be read: {error.problem}")
             return "never"

@@ -13,7 +13,6 @@ from typing import IO
 import pytest
 from dvc.utils.serialize import loads_yaml
 
-from pipeline.cli.retrain import _parse_change
 from pipeline.files import (
     atomic_directory,
     atomic_file,
@@ -142,7 +141,6 @@ def test_yaml_is_read_as_dvc_reads_it() -> None:
     """YAML 1.1 reads each of these as something else: text, True, 15, 90."""
     text = "- 1e-05\n- yes\n- 017\n- 1:30\n- off\n- 0o17\n"
     assert parse_yaml(text) == loads_yaml(text) == [1e-05, "yes", 17, "1:30", "off", 15]
-    assert _parse_change("train.weight_decay=1e-5") == ("train.weight_decay", 1e-5)
 
 
 @pytest.mark.parametrize("text", ["!!int ''", "!!bool x", "[" * 100_000, "- " * 100_000, "{a: " * 50_000])

@@ -31,7 +31,7 @@ def history_template(template: Project, shared: Callable[[str, Callable[[Path], 
 
     def build(path: Path) -> None:
         project = with_own_records(template, path / "project")
-        add_batch(project, path / "batch.npz")
+        add_batch(project)
         train = project.path / "pipeline/stages/train.py"
         train.write_text(train.read_text().replace("params.train.seed\n", "params.train.seed + 100\n", 1))
         project.set_params(**{"train.epochs": 4})
@@ -67,13 +67,13 @@ def with_own_records(project: Project, path: Path) -> Project:
     return copy
 
 
-def add_batch(project: Project, path: Path) -> None:
+def add_batch(project: Project) -> None:
     images = read_idx(project.path / "data/raw/train-images-idx3-ubyte")
     labels = read_idx(project.path / "data/raw/train-labels-idx1-ubyte")
     chosen = np.concatenate([np.flatnonzero(labels == label)[:4] for label in range(10)])
     brighter = np.where(images[chosen] > 0, np.minimum(images[chosen].astype(int) + 9, 255), 0).astype(np.uint8)
-    np.savez(path, images=brighter, labels=labels[chosen])
-    project.run("pipeline", "add-data", str(path), "--name", Path(BATCH).name)
+    np.savez(project.path / BATCH, images=brighter, labels=labels[chosen])
+    project.run("dvc", "add", BATCH)
 
 
 def reproduce(project: Project, version: str) -> tuple[int, dict[str, Any]]:

@@ -12,11 +12,12 @@ from pipeline.data import features, table, tiny
 from pipeline.monitoring import drift
 from pipeline.monitoring.comparison import ComparedBatches
 from pipeline.monitoring.drift import CONFIDENCE, BatchDrift, Comparison, Sample
+from pipeline.monitoring.params import MonitorParams
 from pipeline.monitoring.report import write_report
-from pipeline.params import MonitorParams, load_params
+from pipeline.params import load_params
 from tests.conftest import REPOSITORY
 
-PARAMS = load_params(REPOSITORY / "params.yaml").monitor
+PARAMS = load_params(REPOSITORY / "params.yaml").section(MonitorParams)
 CLASSES = tuple("abcdefghij")
 Pair = tuple[np.ndarray, np.ndarray]
 

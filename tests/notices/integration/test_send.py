@@ -97,7 +97,7 @@ def test_a_flows_process_prints_the_channel_that_failed(closed_port: int) -> Non
 import os
 from pipeline.flows.prefect_server import SETTINGS
 os.environ.update(SETTINGS)
-import pipeline.servers.deployments
+import pipeline.flows.prefect_flow
 from pipeline.notices.send import notify
 notify("failed", "train failed", "It did.")
 """

@@ -33,9 +33,9 @@ def test_a_retraining_takes_in_a_batch_and_is_judged(trained: Project) -> None:
     assert trained.run("git", "status", "--porcelain").stdout == before
 
     trained.run("git", "checkout", "--quiet", "params.yaml")
-    record = json.loads(trained.run("python", "-m", "pipeline.cli", "lineage", "2", "--json").stdout)
+    listed = json.loads(trained.run("python", "-m", "pipeline.cli", "versions", "--json").stdout)["versions"]
     first = trained.run("git", "rev-parse", f"{result['branch']}~1").stdout.strip()
-    assert first in json.dumps(record)
+    assert [version["commit"] for version in listed if version["number"] == 2] == [first]
 
     trailer = f"--format=%(trailers:key={VERSION},valueonly)"
     assert trained.run("git", "log", "-1", trailer, result["branch"]).stdout.strip() == "tiny/2"

@@ -71,7 +71,7 @@ def ask(stack: Running, path: str, **content: Any) -> Any:
 
 def deploy(stack: Running, flow: str, **parameters: Any) -> str:
     """Start a flow run of a deployment, as a schedule does and Prefect's pages do, and return its id."""
-    wait_until(lambda: "serving train, retrain" in stack.log.read_text(), stack.log)
+    wait_until(lambda: "serving monitor-data, retrain, train" in stack.log.read_text(), stack.log)
     deployment = ask(stack, f"deployments/name/{flow}/{flow}")["id"]
     return str(ask(stack, f"deployments/{deployment}/create_flow_run", parameters=parameters)["id"])
 

@@ -222,7 +222,7 @@ def served_page(directory: Path) -> Iterator[int]:
 
 def test_nothing_runs_that_a_hostile_page_sends(stack: Running, tmp_path: Path) -> None:
     """By a page of a foreign name, one of another port of this machine, and one whose name leads to the server."""
-    wait_until(lambda: "serving train, retrain" in stack.log.read_text(), stack.log)
+    wait_until(lambda: "serving monitor-data, retrain, train" in stack.log.read_text(), stack.log)
     mark = tmp_path / "mark"
     steps = [{"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}]
     known = partial(httpx.request, headers=stack.credentials, timeout=60)
