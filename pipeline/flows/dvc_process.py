@@ -23,7 +23,7 @@ from typing import Any, Self
 import psutil
 
 from pipeline.dvc import Outcome, is_advice, parse_announcement, remove_stale_rwlock_entries, signal_group, start_python
-from pipeline.errors import TEMPORARY_FAILURE, FlowError, mend_committed
+from pipeline.errors import TEMPORARY_FAILURE, FlowError, remedy_for_committed
 from pipeline.flows.plan import Plan, parse_plan
 from pipeline.git import require_repository
 from pipeline.params import PARAMS_FILE
@@ -98,7 +98,7 @@ class DvcProcess:
         raise FlowError(
             "DVC cannot read this workspace",
             found=("\n" + 12 * " ").join(messages) or f"exit code {self._process.wait()}",
-            remedy=mend_committed(broken) if broken else "dvc status --verbose",
+            remedy=remedy_for_committed(broken) if broken else "dvc status --verbose",
         )
 
     def reproduce(self, stages: Sequence[str], forced: Collection[str]) -> None:
