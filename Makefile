@@ -14,7 +14,7 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-a
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # half an environment would look like a whole one
-.PHONY: help setup run test test-faults lint lines audit ui bench lock clean
+.PHONY: help setup run test test-fast test-faults lint lines audit ui bench lock clean
 
 help: ## list every task
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ setup: $(VENV)/.dev ## create .venv with everything the tasks below need
 
 run: $(VENV)/.run ## ingest, validate, split, train, evaluate and register, on real Fashion-MNIST
 	@pipeline run
+
+test-fast: $(VENV)/.dev ## the unit tests of the core and the rooms: no tool is started
+	@$(PYTEST) 2 tests/unit $(wildcard tests/*/unit)
 
 test: $(VENV)/.dev ## the test suite (ten minutes on two cores)
 	@$(PYTEST) 2 -m "not faults"

@@ -21,7 +21,7 @@ UNATTENDED = {
 OF_ANOTHER_COMMAND = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY")
 INITIALISE = "git init && git add . && git commit -m 'Start from the archive'"
 SET_AUTHOR = "git config --global user.name 'YOUR NAME' && git config --global user.email YOU@EXAMPLE.COM"
-AUTHOR = {"user.name": "pipeline retrain", "user.email": "pipeline-retrain@localhost"}  # if none is configured
+AUTHOR = {"user.name": "pipeline", "user.email": "pipeline@localhost"}  # if none is configured
 
 
 def git(directory: Path, *arguments: str, stdin: bytes | None = None, seconds: float | None = None) -> str:

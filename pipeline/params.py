@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AllowInfNan, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
-from pipeline.errors import ParamsError, mend_committed
+from pipeline.errors import ParamsError, remedy_for_committed
 from pipeline.files import parse_yaml
 from pipeline.rooms import find_rooms
 from pipeline.workspace import OWNER
@@ -213,9 +213,9 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         raw = parse_yaml(path.read_bytes())
     except FileNotFoundError:
-        raise ParamsError(f"{path} is missing", remedy=mend_committed(path)) from None
+        raise ParamsError(f"{path} is missing", remedy=remedy_for_committed(path)) from None
     except ValueError as error:
-        raise ParamsError(f"{path} is not YAML", found=str(error), remedy=mend_committed(path)) from None
+        raise ParamsError(f"{path} is not YAML", found=str(error), remedy=remedy_for_committed(path)) from None
     # The checkout of a retraining has the file of its commit.
     return parse_params(raw, str(path), remedy=remedy, of_commit=(path.parent / OWNER).is_file())
 
@@ -312,8 +312,8 @@ def _in_words(detail: Any, prefix: str, kind: Any) -> str:
     key = ".".join([prefix, *parts] if prefix else parts)
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         near = _near(parts[-1], _all_keys(kind))
-        if len(parts) == 1 and not prefix and not near:
-            near = ": no part of this project reads this section. Delete it if its room was deleted"
+        if len(parts) == 1 and not prefix:
+            near = f"{near or '.'} No part of this project reads this section: delete it if its room was deleted"
         return f"{key} is not a parameter{near}"
     if detail["type"] in ("missing", "missing_argument"):
         return f"{key} is missing"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.data.batches import INCOMING, POINTER, copy_batch, read_files, read_linked_files
 from pipeline.errors import DataError
-from pipeline.files import parse_yaml, read_kept, write_json
+from pipeline.files import parse_yaml, read_cached_json, write_json
 from pipeline.git import git
 from pipeline.tracking.outputs import dvc_digest
 from pipeline.workspace import STATE
@@ -50,7 +50,7 @@ def read_digests(root: Path, directory: Path) -> tuple[dict[str, str], dict[str,
         root: the main repository, which contains the cache of digests.
     """
     batches, unreadable = list_batches(directory)
-    cached: dict[str, dict[str, str]] = read_kept(root / DIGESTS) or {}
+    cached: dict[str, dict[str, str]] = read_cached_json(root / DIGESTS) or {}
     entries: dict[str, dict[str, str]] = {}
     for name, files in batches.items():
         try:
@@ -72,7 +72,7 @@ def read_digest(root: Path, path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    cached: dict[str, dict[str, str]] = read_kept(root / DIGESTS) or {}
+    cached: dict[str, dict[str, str]] = read_cached_json(root / DIGESTS) or {}
     entry = _compute_entry(path, read_linked_files(path), cached, hidden=True)
     if cached.get(str(path)) != entry:
         write_json(root / DIGESTS, cached | {str(path): entry})

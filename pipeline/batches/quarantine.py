@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.files import read_kept, write_json
+from pipeline.files import read_cached_json, write_json
 from pipeline.workspace import STATE
 
 QUARANTINE = STATE / "quarantine"
@@ -28,7 +28,7 @@ class Quarantined:
 def read_quarantine(root: Path) -> dict[str, Quarantined]:
     """Read the quarantine records of a main repository, by digest."""
     files = sorted((root / QUARANTINE).glob("[!.]*.json"))
-    return {path.stem: Quarantined(**record) for path in files if (record := read_kept(path))}
+    return {path.stem: Quarantined(**record) for path in files if (record := read_cached_json(path))}
 
 
 def find_quarantined(root: Path, digests: Mapping[str, str]) -> list[Quarantined]:

@@ -70,7 +70,7 @@ def status() -> None:
         pipeline status
     """
     workspace = enter_workspace()
-    from pipeline.flows.plan import read_plan
+    from pipeline.flows.dvc_process import read_plan
     from pipeline.flows.summary import describe_refused_batches, describe_standing
     from pipeline.flows.terminal import as_grid
     from pipeline.stages.entrypoint import read_params
@@ -85,9 +85,11 @@ def status() -> None:
     pending = plan.pending()
     table = Table("stage", "a run would", "because", box=SIMPLE_HEAD)
     for stage in plan.stages:
-        would = "run or restore it" if stage.changes else "run it if need be" if stage in pending else "skip it"
-        because = "; ".join(stage.changes) or (f"{', '.join(stage.upstream)} may change" if stage in pending else "")
-        table.add_row(stage.name, Text(would, "yellow" if stage in pending else "dim"), Text(because))
+        would = "run or restore it" if stage.changes else "run it if need be" if stage.name in pending else "skip it"
+        because = "; ".join(stage.changes) or (
+            f"{', '.join(stage.upstream)} may change" if stage.name in pending else ""
+        )
+        table.add_row(stage.name, Text(would, "yellow" if stage.name in pending else "dim"), Text(because))
     console.print(table, as_grid(standing))
 
 

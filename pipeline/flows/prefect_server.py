@@ -1,4 +1,4 @@
-"""The Prefect server of a run: the configured one, that of `pipeline up`, or a temporary one.
+"""The Prefect server of a run: the configured one, the project's own, or a temporary one.
 
 Prefect can start a temporary server itself, but first imports the whole server into the flow's process. This module
 starts it before anything else, in a separate process. Its start takes 5 s (15 s with a new database), in parallel with
@@ -7,8 +7,8 @@ the other preparations. It ends when the run's process ends, even after `kill -9
 `python -m pipeline.flows.prefect_server SOCKET` is the temporary server. It exits at once if a profile or
 `prefect.toml` names another server. Only Prefect can find all such settings, and to load them in the flow's process
 first would delay the start.
-`python -m pipeline.flows.prefect_server HOST PORT [ALLOWED_HOSTS]` is the server of `pipeline up`, which also runs
-Prefect's services. Both require credentials, and refuse foreign hosts and origins.
+`python -m pipeline.flows.prefect_server HOST PORT [ALLOWED_HOSTS]` is the project's own server (`stack.py`), which
+also runs Prefect's services. Both require credentials, and refuse foreign hosts and origins.
 """
 
 import logging
@@ -57,7 +57,7 @@ SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run prints its own lines; Prefect stores them as logs
-    # Retry for half a minute if the server is down, in which `pipeline up` restarts it, and for a minute if it hangs.
+    # Retry for half a minute if the server is down, in which it is restarted, and for a minute if it hangs.
     # Prefect's default of 60 s for each try takes 5 minutes for each of several requests.
     RETRIES: "4",
     "PREFECT_API_REQUEST_TIMEOUT": "8",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import atomic_directory, read_kept, write_json
+from pipeline.files import atomic_directory, read_cached_json, write_json
 from pipeline.monitoring import drift
 from pipeline.monitoring.comparison import ComparedBatches, compare_batches
 from pipeline.monitoring.drift import BatchDrift
@@ -79,7 +79,7 @@ def monitor(workspace: Path) -> Monitoring:
 def _notify_about_new_drift(workspace: Path, compared: ComparedBatches, sentence: str) -> dict[str, list[str]]:
     """Notify about drift that no notice reported for a batch's content. Returns the new quantities by batch name."""
     file = workspace / NOTIFIED
-    notified = {(digest, quantity) for digest, quantity in read_kept(file) or []}
+    notified = {(digest, quantity) for digest, quantity in read_cached_json(file) or []}
     new: dict[str, list[str]] = {}
     for batch in compared.batches:
         for quantity in batch.drifted:

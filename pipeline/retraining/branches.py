@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.checkout import RETRAININGS, checkout
 from pipeline.dvc import TRANSFER_SECONDS, run_in_checkout
 from pipeline.errors import TEMPORARY_FAILURE, FlowError, PipelineError
-from pipeline.files import read_kept, write_json
+from pipeline.files import read_cached_json, write_json
 from pipeline.git import git, git_or_none, telling_line
 from pipeline.workspace import STATE
 
@@ -132,7 +132,7 @@ def _is_to_push(branch: Branch) -> bool:
 
 def _read_unpushed(workspace: Path, root: Path) -> dict[str, list[str]]:
     """Read the list of unpushed branches. If it is missing or corrupt, list finished branches not on a remote."""
-    unpushed = read_kept(root / UNPUSHED)
+    unpushed = read_cached_json(root / UNPUSHED)
     if unpushed is not None:
         return dict(unpushed)
     finished = [branch for branch in read_branches(workspace) if _is_to_push(branch)]

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import psutil
 
-from pipeline.files import read_kept
+from pipeline.files import read_cached_json
 from pipeline.flows.deployed import NOTES
 from pipeline.tracking.processes import start_of
 
@@ -47,7 +47,7 @@ def end_processes(notes: Iterable[Note]) -> None:
 
 
 def _process(path: Path) -> psutil.Process | None:
-    if not (found := read_kept(path)):
+    if not (found := read_cached_json(path)):
         return None
     try:
         process = psutil.Process(found["pid"])

@@ -1,7 +1,7 @@
 """The common entry point of all stage processes.
 
-It reads the parameters, holds the stage's lock, and ends the process when the DVC or flow process that started it has
-ended. It refuses damaged data, and a workspace that lacks a batch of the main repository. It turns an error into a
+It reads the parameters, holds the stage's lock, and ends the process when the DVC process that started it has ended.
+It refuses damaged data, and a workspace that lacks a batch of the main repository. It turns an error into a
 message and an exit code.
 """
 
@@ -22,13 +22,13 @@ from pipeline.errors import PipelineError, WorkspaceError
 from pipeline.models.tasks import create_task
 from pipeline.params import Params, load_params
 from pipeline.proxies import bypass_proxy
+from pipeline.rooms import find_remedy
 from pipeline.tracking.dvc_cache import require_sound_batches, require_sound_inputs
 from pipeline.workspace import OWNER, lock, main_repository
 
 ORPHAN_POLL_SECONDS = 0.5
+FULL = {errno.ENOSPC: "on that disk", errno.EDQUOT: "in your quota"}
 REMEDIES = {  # by errno
-    errno.ENOSPC: "free space on that disk (pipeline gc), then run the same command again",
-    errno.EDQUOT: "free space in your quota (pipeline gc), then run the same command again",
     errno.EACCES: "correct the permissions, then run the same command again",
     errno.EPERM: "correct the owner or the permissions, then run the same command again",
     errno.EROFS: "mount that disk for writing, or choose another place",
@@ -94,7 +94,10 @@ def explain(error: OSError) -> WorkspaceError:
     names = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes) and name]
     paths = [Path(os.fsdecode(name)) for name in names]
     found, kind = error.strerror or str(error), error.errno
-    if paths and kind in (errno.ENOSPC, errno.EDQUOT):
+    remedy = REMEDIES.get(kind or 0, "run the same command again")
+    if kind in FULL:
+        remedy = f"free space {FULL[kind]} ({find_remedy('free space', 'by hand')}), then run the same command again"
+    if paths and kind in FULL:
         place = next(parent for parent in (paths[-1], *paths[-1].absolute().parents) if parent.exists())
         found += f" ({shutil.disk_usage(place).free // 2**20} MiB free on the disk of {place})"
     return WorkspaceError(
@@ -102,16 +105,16 @@ def explain(error: OSError) -> WorkspaceError:
         if paths
         else "cannot read or write a file, or reach a server",
         found=found,
-        remedy=REMEDIES.get(kind or 0, "run the same command again"),
+        remedy=remedy,
     )
 
 
 def end_with_parent() -> None:
-    """End this process when the DVC or flow process that started it ends.
+    """End this process when the DVC process that started it ends. DVC ends with its flow.
 
-    After `kill -9` of either, the stage would keep running, and a rerun would start a second writer. DVC starts the
-    stage through a shell, so this watches the parent and the grandparent. It does nothing for a stage that a user
-    starts without DVC.
+    After `kill -9` of DVC, the stage would keep running, and a rerun would start a second writer. DVC starts the stage
+    through a shell, so this watches the parent and the grandparent. It does nothing for a stage that a user starts
+    without DVC.
     """
     if "DVC_STAGE" not in os.environ:
         return
@@ -119,9 +122,6 @@ def end_with_parent() -> None:
 
     parent = psutil.Process().parent()
     watched = [parent, parent.parent() if parent and "dvc" not in " ".join(parent.cmdline()) else None]
-    if "PIPELINE_FLOW_PID" in os.environ:
-        with suppress(psutil.NoSuchProcess):
-            watched.append(psutil.Process(int(os.environ["PIPELINE_FLOW_PID"])))
 
     def alive(process: psutil.Process) -> bool:
         try:

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from pipeline.cli.__main__ import app
 from pipeline.errors import DataError, FlowError, ParamsError
-from pipeline.flows.plan import read_plan
+from pipeline.flows.dvc_process import read_plan
 from pipeline.flows.run import run_training
 from pipeline.flows.summary import Summary
 from pipeline.git import git

@@ -314,7 +314,7 @@ def test_pages_that_cannot_be_written_do_not_change_the_verdict(
     stage.PAGES.write_text("a file where the directory should be")
     stage.run(params)
     assert read_json(stage.REPORT)["passed"]
-    assert "reports/data_docs could not be written" in capsys.readouterr().out
+    assert "cannot write reports/data_docs" in capsys.readouterr().out
 
 
 def test_thresholds_come_from_params(data: Data, params: Params) -> None:

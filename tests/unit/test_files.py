@@ -13,7 +13,15 @@ from typing import IO
 import pytest
 from dvc.utils.serialize import loads_yaml
 
-from pipeline.files import atomic_directory, atomic_file, file_digest, parse_yaml, read_json, read_kept, write_json
+from pipeline.files import (
+    atomic_directory,
+    atomic_file,
+    file_digest,
+    parse_yaml,
+    read_cached_json,
+    read_json,
+    write_json,
+)
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "pipeline"
@@ -110,11 +118,11 @@ def test_json_is_the_same_bytes_for_the_same_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", [b"", b"\0\0\0", b'{"a": ', b"\xff"])
 def test_what_a_power_cut_left_of_json_counts_as_nothing(tmp_path: Path, left: bytes) -> None:
-    assert read_kept(tmp_path / "a") is None
+    assert read_cached_json(tmp_path / "a") is None
     (tmp_path / "a").write_bytes(left)
-    assert read_kept(tmp_path / "a") is None
+    assert read_cached_json(tmp_path / "a") is None
     write_json(tmp_path / "a", {"a": 1})
-    assert read_kept(tmp_path / "a") == {"a": 1}
+    assert read_cached_json(tmp_path / "a") == {"a": 1}
 
 
 def test_json_refuses_what_json_does_not_have(tmp_path: Path) -> None:

@@ -169,6 +169,6 @@ def test_servers_that_stay_away_stop_a_run_in_words_and_the_next_one_does_withou
     assert "Traceback" not in output
     assert stack.mlflow in output
     again = project.run(*PIPELINE, "run").stdout
-    assert "going on without it, on the same records" in again
+    assert "continuing without it, on the same records" in again
     assert lost_of(project, [7]) == []
     assert processes_of(project) == []
