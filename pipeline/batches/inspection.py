@@ -43,7 +43,7 @@ def read_known(tables: Path, dataset: Dataset) -> Known:
 
 
 def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params: ValidateParams) -> Features:
-    """Read a whole batch like `ingest`, and check its images like `validate`.
+    """Read a batch like `ingest`, and check its images like `validate`.
 
     Args:
         path: the batch, in any folder.

@@ -20,7 +20,7 @@ from pipeline.git import find_reason, git, git_or_none
 from pipeline.workspace import STATE
 
 PREFIX = "retrain/"
-TAKEN = "Retrain-Takes"  # first commit: digest of the whole input
+TAKEN = "Retrain-Takes"  # first commit: digest of the input
 INPUT = "Retrain-Input"  # last commit: the same digest
 RESULT = "Retrain-Result"  # last commit: digest of the input after this branch is merged
 OUTCOME = "Retrain-Outcome"
