@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,17 +67,15 @@ def add_batch(
             remedy=f"pipeline add-data {shlex.quote(str(source))} --name ANOTHER",
         )
     if in_place:
+        source = target
         refuse_links(target)
-        digest = dvc_digest(target, hidden=False)
-        features = _inspect(target, target, dataset, known, thresholds)
-        with _undone_on_error(target, keep=True):
-            return AddedBatch(target, _count(features, dataset), features, _track(target, digest), find_hidden(target))
-    with _copied(source, target) as copy:
-        digest = dvc_digest(copy)
-        features = _inspect(copy, source, dataset, known, thresholds)  # of the copy, because the source may change
-        with _undone_on_error(target, keep=False):
-            copy.rename(target)
-            return AddedBatch(target, _count(features, dataset), features, _track(target, digest), find_hidden(source))
+    with nullcontext(target) if in_place else _copied(source, target) as path:
+        digest = dvc_digest(path, hidden=False)
+        features = _inspect(path, source, dataset, known, thresholds)  # of the copy, because the source may change
+        with _undone_on_error(target, keep=in_place):
+            path.rename(target)
+            changed = _track(target, digest)
+            return AddedBatch(target, _count(features, dataset), features, changed, find_hidden(source))
 
 
 def _file_name(source: Path, name: str) -> str:

@@ -1,6 +1,5 @@
 """A registered version for predictions: its checked model file and the names of its classes."""
 
-import csv
 import json
 import tempfile
 from collections.abc import Iterator
@@ -13,11 +12,12 @@ from pipeline.data import table
 from pipeline.data.pictures import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
-from pipeline.registry.aliases import find_aliases_of
+from pipeline.registry.alias_history import find_aliases_of
 from pipeline.registry.model_files import CannotBeJudged, download_model, find_model
 from pipeline.registry.registration import current_name, find_version, open_registry
+from pipeline.rooms import find_remedy
 from pipeline.tracking.logged_models import GROUND_TAG
-from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.outputs import Outputs, read_csv
 from pipeline.tracking.records import EVALUATION_ARTIFACT
 from pipeline.tracking.store import explained
 
@@ -61,7 +61,8 @@ def open_registered_model(workspace: Path, which: str) -> Iterator[RegisteredMod
             file = download_model(store, model, version, Path(scratch))
         except CannotBeJudged as error:
             raise TrackingError(
-                f"{name} version {number} cannot be loaded: {error.problem}", remedy="pipeline verify"
+                f"{name} version {number} cannot be loaded: {error.problem}",
+                remedy=find_remedy("find what is wrong", "pipeline versions"),
             ) from None
         classes = tuple(json.loads(model.params["classes"]))
         aliases = find_aliases_of(client, name, number)
@@ -91,6 +92,5 @@ def _korean_names(client: "MlflowClient", version: "ModelVersion", classes: tupl
             place = client.download_artifacts(version.run_id, f"{EVALUATION_ARTIFACT}/per_class.csv", scratch)
         except (MlflowException, OSError):  # the run or the file is gone: callers use the English names
             return ()
-        with Path(place).open(newline="", encoding="utf-8") as file:
-            names = {row["class"]: row["class_ko"] for row in csv.DictReader(file)}
+        names = {row["class"]: row["class_ko"] for row in read_csv(Path(place))}
     return tuple(names[name] for name in classes) if names.keys() >= set(classes) else ()
