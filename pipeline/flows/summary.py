@@ -40,7 +40,7 @@ class Summary:
             yield "decision", f"{registration.decision.outcome}: {registration.decision.reason}"
             yield "model", describe_version(registration)
 
-    def where_to_look(self) -> Iterator[tuple[str, str]]:
+    def next_steps(self) -> Iterator[tuple[str, str]]:
         """Yield reports and next steps as pairs of a name and a file, an address or a command."""
         from pipeline.tracking.store import pages_command
 
@@ -91,7 +91,7 @@ def describe_version(registration: "Registration") -> str:
     return f"{registration.name} version {registration.version}{aliases}"
 
 
-def describe_standing(workspace: Path) -> Iterator[tuple[str, str]]:
+def describe_state(workspace: Path) -> Iterator[tuple[str, str]]:
     """Describe the model in the workspace and those in the registry: pairs of a name and a sentence.
 
     Raises:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pipeline.errors import FlowError, ParamsError
 from pipeline.flows.prefect_internals import next_times
-from pipeline.flows.prefect_server import answering_server
+from pipeline.flows.prefect_server import explain_server_errors
 from pipeline.redaction import without_password
 from pipeline.rooms import find_rooms
 from pipeline.servers.prefect_connection import use_lasting_server
@@ -133,7 +133,7 @@ def _deployments(workspace: Path, *flows: str) -> Iterator[tuple["SyncPrefectCli
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
-    with answering_server():
+    with explain_server_errors():
         try:
             with get_client(sync_client=True) as client:
                 yield client, [client.read_deployment_by_name(f"{name}/{name}") for name in flows or FLOW_NAMES]
