@@ -16,7 +16,8 @@ import numpy as np
 
 from pipeline.batches.incoming import read_digests
 from pipeline.data import batches, decoders, features, table
-from pipeline.data.batches import INCOMING, POINTER, Pair, read_batch
+from pipeline.data.batch_formats import Pair, read_batch
+from pipeline.data.batches import INCOMING, POINTER
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import class_probabilities
