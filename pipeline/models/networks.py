@@ -121,8 +121,9 @@ def average_views(network: keras.Model, settings: TrainSettings) -> keras.Model:
     image = keras.Input(network.input_shape[1:], dtype="uint8", name="image")
     weighted = [(image, 1)]
     if settings.tta == "shift":
-        up_left = ops.pad(image, [[0, 0], [0, 1], [0, 1]])[:, 1:, 1:]
-        down_right = ops.pad(image, [[0, 0], [1, 0], [1, 0]])[:, :-1, :-1]
+        values = ops.cast(image, "float32")  # LiteRT cannot pad uint8
+        up_left = ops.cast(ops.pad(values, [[0, 0], [0, 1], [0, 1]])[:, 1:, 1:], "uint8")
+        down_right = ops.cast(ops.pad(values, [[0, 0], [1, 0], [1, 0]])[:, :-1, :-1], "uint8")
         weighted = [(image, 2), (up_left, 1), (down_right, 1)]
     if settings.tta != "none" and settings.flip:
         weighted += [(ops.flip(view, axis=2), weight) for view, weight in weighted]
