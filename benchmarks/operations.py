@@ -197,10 +197,11 @@ def measure_kills(report: Report, count: int = KILLS) -> None:
     """Random kills in a project whose stages do next to nothing, and what they leave. The tests do five."""
     sys.path.insert(0, str(REPOSITORY))
     from tests.e2e import light
-    from tests.e2e.kills import kill_at_random
+    from tests.e2e.kills import RETRAIN, RUN, kill_at_random
 
     with temporary_directory() as directory:
-        found = kill_at_random(light.build(directory / "project", directory / "home"), count, seed=count)
+        project = light.build(directory / "project", directory / "home")
+        found = kill_at_random(project, count, seed=count, commands=(RUN, RETRAIN))
     remains = [*found.orphans, *found.locks, *found.checkouts, *found.partials]
     what = "orphan processes, locks, temporary checkouts or half-written files"
     report.at_most(f"{what} after {count} random kills", len(remains), 0, "")

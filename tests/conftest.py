@@ -18,6 +18,8 @@ import yaml
 
 from pipeline.tracking import relocation
 
+pytest_plugins = ["tests.stand_ins"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 # The variables of an HTTP proxy that nobody reaches: requests to this machine are not to use it.
 CLOSED_PROXY = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9")

@@ -7,13 +7,12 @@ from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
-from prefect.events.worker import EventsWorker
-from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run as prefect_run
 from prefect.states import Cancelled, Completed, Failed
 
 from pipeline.errors import FlowError, PipelineError
 from pipeline.flows.execution import Execution
+from pipeline.flows.prefect_internals import send_buffered_records
 from pipeline.flows.prefect_server import await_answer
 from pipeline.flows.summary import EVALUATION_REPORT, Summary, key_figure
 from pipeline.process import skip_exit_handlers
@@ -160,7 +159,5 @@ def send_records() -> None:
     If the server does not accept them within SEND_SECONDS, skip Prefect's exit handler, which would wait without a
     limit.
     """
-    for worker in (APILogWorker, EventsWorker):
-        sent = cast(Any, worker.drain_all(timeout=SEND_SECONDS))
-        if sent.not_done:
-            skip_exit_handlers()
+    if not send_buffered_records(SEND_SECONDS):
+        skip_exit_handlers()

@@ -30,6 +30,12 @@ from typing import Self
 from pipeline.allowed_hosts import guard
 from pipeline.errors import FlowError
 from pipeline.files import PRIVATE, make_private
+from pipeline.flows.prefect_internals import (
+    apply_environment,
+    create_server,
+    database_interface,
+    disable_client_retries,
+)
 from pipeline.proxies import bypass_proxy
 from pipeline.redaction import without_password
 from pipeline.stack import CLIENT_AUTH, SERVER_AUTH, auth_string, find_server, prefect_credentials, prefect_home
@@ -157,10 +163,9 @@ def await_answer() -> None:
     Raises:
         FlowError: the server did not respond in time.
     """
-    from prefect.context import SettingsContext, get_settings_context
+    from prefect.settings import get_current_settings
 
-    context = get_settings_context()
-    current = context.settings
+    current = get_current_settings()
     url, start = str(current.api.url), time.monotonic()
     waits = [2**retry for retry in range(1, current.client.max_retries + 1)]  # the same as in Prefect's client
     for place in range(len(waits) + 1):
@@ -168,8 +173,7 @@ def await_answer() -> None:
             return require_answer(url)
         except FlowError as error:
             if place == len(waits):
-                hurried = current.copy_with_update(updates={"client.max_retries": 0})
-                SettingsContext(profile=context.profile, settings=hurried).__enter__()  # until the run ends
+                disable_client_retries()
                 raise _stopped_answering(error.found) from None
             time.sleep(max(0.0, start + sum(waits[: place + 1]) - time.monotonic()))
 
@@ -248,7 +252,6 @@ class TemporaryServer:
             FlowError: the server ended or took too long, with the last lines of its log; or the other one does not
                 respond.
         """
-        from prefect.context import refresh_global_settings_context
         from prefect.settings import get_current_settings, temporary_settings
 
         if configured := get_current_settings().api.url:
@@ -258,7 +261,7 @@ class TemporaryServer:
         self._wait()
         own = {"PREFECT_API_URL": self.url, CLIENT_AUTH: self.auth, RETRIES: "2"}  # few retries: no process restarts it
         with _environment(own):
-            refresh_global_settings_context()
+            apply_environment()
             # No service here checks heartbeats, and their thread takes up to a second to end.
             with temporary_settings(updates={"flows.heartbeat_frequency": None}):
                 yield
@@ -301,8 +304,6 @@ def make_tables() -> None:
 
     Prefect's migrations take no lock: if two servers find an empty database, one of them fails.
     """
-    from prefect.server.database import provide_database_interface
-
     address = _database_address()
     if not address.startswith("postgresql"):
         return
@@ -315,7 +316,7 @@ def make_tables() -> None:
         try:
             async with engine.connect() as connection:
                 await connection.run_sync(hold_creation_lock)
-                await provide_database_interface().run_migrations_upgrade()
+                await database_interface().run_migrations_upgrade()
         finally:
             await engine.dispose()  # closing the connection releases the lock
 
@@ -338,9 +339,8 @@ def serve_temporarily(descriptor: int) -> None:
     _make_private_home(get_current_settings().home)
     make_tables()
     import uvicorn
-    from prefect.server.api.server import create_app
 
-    app = guard(create_app(ephemeral=True, final=True), "127.0.0.1")
+    app = guard(create_server(temporary=True), "127.0.0.1")
     config = uvicorn.Config(app, log_level="error", lifespan="on")
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
@@ -356,12 +356,11 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
         os.environ.setdefault(name, value)
     os.environ[SERVER_AUTH] = os.environ.get(SERVER_AUTH) or auth_string(root)
     import uvicorn
-    from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
 
     _make_private_home(get_current_settings().home)
     make_tables()
-    app = guard(create_app(final=True), host, allowed_hosts)
+    app = guard(create_server(), host, allowed_hosts)
     uvicorn.run(app, host=host, port=port, log_level="warning", lifespan="on")
 
 

@@ -72,14 +72,3 @@ def test_an_experiment_aside_is_judged_once_it_is_applied_and_run(project: Proje
     assert stages_that_ran(project.repro().stdout) == ["register"]
     assert (versions_of(project), ledger_of(project)) == (["1", "2"], ["1"])
     assert aliases_of(project) == {("tiny", "champion"): "2"}
-
-
-def test_a_retraining_reports_its_promotion_although_the_stores_clock_is_behind(project: Project) -> None:
-    with closing(sqlite3.connect(project.path / "mlflow.db")) as store, store:
-        store.execute(
-            "CREATE TRIGGER behind AFTER INSERT ON model_versions BEGIN "
-            "UPDATE model_versions SET creation_time = 1000, last_updated_time = 1000; END"
-        )
-    output = project.run("pipeline", "retrain", "--set", "train.seed=3", "--json").stdout
-    assert '"outcome": "champion"' in output
-    assert aliases_of(project) == {("tiny", "champion"): "2"}

@@ -22,7 +22,7 @@ from pipeline.flows.prefect_server import TemporaryServer
 from pipeline.flows.run import IfBusy, run_training
 from pipeline.workspace import lock
 from tests.conftest import CLOSED_PROXY, STAGES, Project
-from tests.integration.conftest import behave, started_stages
+from tests.stand_ins import behave, started_stages
 
 pytestmark = pytest.mark.xdist_group("prefect")
 

@@ -34,9 +34,7 @@ def addresses(database: Path) -> list[str]:
 
 def test_a_moved_project_answers_as_its_evaluation_recorded(trained: Project, tmp_path: Path) -> None:
     moved = Project(trained.path.rename(tmp_path / "moved 옷"), trained.home)
-    told = moved.run("pipeline", "verify").stdout
-    assert f"comes from {trained.path}" in told
-    assert "all agree" in told
+    assert f"comes from {trained.path}" in moved.run("pipeline", "versions").stdout
     assert not [text for text in addresses(moved.path / "mlflow.db") if str(trained.path) in text]
     assert "comes from" not in moved.run("pipeline", "versions").stdout  # once
 

@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.redaction import without_password
-from pipeline.servers.up import Part, _Member
 
 SEED = 11
 CASES = 300
@@ -197,12 +196,3 @@ def test_each_address_of_a_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_secret_that_is_no_text_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTGRES_PASSWORD", "\udcffabc-defg")
     assert without_password("it is %FFabc-defg") == "it is ***"
-
-
-def test_the_secret_of_prefects_server_is_masked_in_the_lines_of_up(tmp_path: Path) -> None:
-    shown: list[tuple[str, str]] = []
-    login = "pipeline:made-by-up"
-    member = _Member(Part("prefect", "x"), tmp_path, lambda *line: shown.append(line), None, [login])
-    member._take(f"{login} made-by-up {b64encode(login.encode()).decode()} of pipeline")
-    assert shown == [("prefect", "*** *** *** of pipeline")]
-    assert list(member.last_lines) == ["*** *** *** of pipeline"]

@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.flows.prefect_server import LASTING_SETTINGS, SETTINGS
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 COMPOSE = REPOSITORY / "compose.yaml"
 EXAMPLE = REPOSITORY / ".env.example"
 SERVERS = ("postgres", "s3", "mlflow", "prefect")

@@ -21,8 +21,8 @@ from pipeline.servers import schedules
 from pipeline.servers.flow_run_processes import NOTES
 from tests import prefect_http
 from tests.conftest import STAGES, Project
-from tests.integration.conftest import behave, started_stages
-from tests.integration.test_retraining import add_batch, spoil
+from tests.retraining.integration.test_run import add_batch, spoil
+from tests.stand_ins import behave, started_stages
 from tests.webhook import Endpoint, webhook
 
 pytestmark = pytest.mark.xdist_group("prefect")

@@ -14,9 +14,9 @@ from pipeline.servers.flow_run_processes import NOTES
 from tests import prefect_http
 from tests.conftest import Project
 from tests.e2e.servers import find_free_port
-from tests.integration.conftest import behave, started_stages
 from tests.integration.test_flow import processes_of, wait_until
-from tests.integration.test_retraining import add_batch
+from tests.retraining.integration.test_run import add_batch
+from tests.stand_ins import behave, started_stages
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("prefect")]
 

@@ -24,9 +24,9 @@ from pipeline.retraining.branches import UNPUSHED
 from pipeline.retraining.run import Retraining, retrain
 from pipeline.workspace import lock
 from tests.conftest import STAGES, Project
-from tests.integration.conftest import behave, started_stages
 from tests.integration.test_flow import processes_of, wait_until
-from tests.integration.test_notices import Endpoint, endpoint
+from tests.notices.integration.test_send import Endpoint, endpoint
+from tests.stand_ins import behave, started_stages
 
 __all__ = ["endpoint"]  # a fixture
 

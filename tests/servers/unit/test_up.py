@@ -2,6 +2,7 @@
 
 import os
 import socket
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,17 @@ import pytest
 
 from pipeline.errors import FlowError
 from pipeline.servers import up
-from pipeline.servers.up import Listening, describe, find_owner, plan, require_free_port, require_protection, serve
+from pipeline.servers.up import (
+    Listening,
+    Part,
+    _Member,
+    describe,
+    find_owner,
+    plan,
+    require_free_port,
+    require_protection,
+    serve,
+)
 
 SECRETS = {
     "MLFLOW_FLASK_SERVER_SECRET_KEY": "first-secret",
@@ -211,3 +222,12 @@ def test_the_runner_knows_what_the_servers_ask_for(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("only", ["mlflow", "prefect"])
 def test_one_server_comes_alone(only: str) -> None:
     assert [part.name for part in plan(Listening(), only)] == [only]  # type: ignore[arg-type]
+
+
+def test_the_secret_of_prefects_server_is_masked_in_the_lines_of_up(tmp_path: Path) -> None:
+    shown: list[tuple[str, str]] = []
+    login = "pipeline:made-by-up"
+    member = _Member(Part("prefect", "x"), tmp_path, lambda *line: shown.append(line), None, [login])
+    member._take(f"{login} made-by-up {b64encode(login.encode()).decode()} of pipeline")
+    assert shown == [("prefect", "*** *** *** of pipeline")]
+    assert list(member.last_lines) == ["*** *** *** of pipeline"]

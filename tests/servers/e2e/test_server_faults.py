@@ -15,7 +15,7 @@ from pipeline.errors import TEMPORARY_FAILURE
 from pipeline.notices.send import URLS_VARIABLE
 from tests.e2e import light
 from tests.e2e.kills import lost_of, processes_of
-from tests.e2e.test_up import Running, running_stack, wait_until
+from tests.servers.e2e.test_up import Running, running_stack, wait_until
 from tests.webhook import Endpoint, webhook
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("server faults")]

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.audit.verification import verify
 from pipeline.errors import WorkspaceError
 from pipeline.flows.execution import Execution
 from pipeline.flows.terminal import Terminal
@@ -54,24 +53,6 @@ def test_a_damaged_restored_output_ends_a_run_until_the_object_is_removed(
         assert f"rm -rf {stored}" in lines
     stored.unlink()
     assert run()[0] == "ran"
-
-
-def test_verify_compares_the_data_and_the_cache_by_content(stand_ins: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(stand_ins.path)
-    for name, value in stand_ins.environment.items():
-        monkeypatch.setenv(name, value)
-    sound = verify(stand_ins.path)
-    assert sound.objects > 6
-    stored = damage(stand_ins, "out/split.txt")
-    (stand_ins.path / "out/split.txt").unlink()
-    stand_ins.run("dvc", "checkout", "split")  # which succeeds
-    assert "up to date" in stand_ins.run("dvc", "status").stdout
-    before = {(finding.subject, finding.problem) for finding in sound.findings}
-    new = [finding for finding in verify(stand_ins.path).findings if (finding.subject, finding.problem) not in before]
-    assert [finding.subject for finding in new] == ["out/split.txt", str(stored)]
-    assert "of out/split.txt: DVC would restore it" in new[1].problem
-    assert f"rm -f {stored}" in new[1].remedy
-    assert verify(stand_ins.path, fast=True).findings == sound.findings
 
 
 def test_a_batch_from_a_damaged_object_is_refused_and_an_edited_one_is_not(stand_ins: Project) -> None:

@@ -9,7 +9,9 @@ from pipeline.audit.verification import verify
 from pipeline.files import file_digest
 from pipeline.registry.registration import write_registration
 from pipeline.tracking.store import locate
+from tests.conftest import Project
 from tests.integration.recorded import Workspace, empty_store, workspace
+from tests.integration.test_dvc_cache import damage
 
 __all__ = ["empty_store", "workspace"]  # fixtures
 
@@ -122,3 +124,28 @@ def test_a_model_without_a_version_is_found(registered: Workspace) -> None:
     registered.client.delete_model_version("garments", "2")
     write_registration(registered.outputs)
     assert problems(registered) == [("models/model.keras", "garments has no version of it")]
+
+
+def test_verify_compares_the_data_and_the_cache_by_content(stand_ins: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(stand_ins.path)
+    for name, value in stand_ins.environment.items():
+        monkeypatch.setenv(name, value)
+    sound = verify(stand_ins.path)
+    assert sound.objects > 6
+    stored = damage(stand_ins, "out/split.txt")
+    (stand_ins.path / "out/split.txt").unlink()
+    stand_ins.run("dvc", "checkout", "split")  # which succeeds
+    assert "up to date" in stand_ins.run("dvc", "status").stdout
+    before = {(finding.subject, finding.problem) for finding in sound.findings}
+    new = [finding for finding in verify(stand_ins.path).findings if (finding.subject, finding.problem) not in before]
+    assert [finding.subject for finding in new] == ["out/split.txt", str(stored)]
+    assert "of out/split.txt: DVC would restore it" in new[1].problem
+    assert f"rm -f {stored}" in new[1].remedy
+    assert verify(stand_ins.path, fast=True).findings == sound.findings
+
+
+def test_a_moved_project_verifies(trained: Project, tmp_path: Path) -> None:
+    moved = Project(trained.path.rename(tmp_path / "moved 옷"), trained.home)
+    printed = moved.run("pipeline", "verify").stdout
+    assert f"comes from {trained.path}" in printed
+    assert "all agree" in printed

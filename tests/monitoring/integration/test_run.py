@@ -18,7 +18,7 @@ from pipeline.errors import DataError
 from pipeline.monitoring.run import Monitoring, monitor
 from pipeline.notices.send import URLS_VARIABLE
 from tests.conftest import REPOSITORY, Project
-from tests.integration.test_notices import Endpoint, endpoint
+from tests.notices.integration.test_send import Endpoint, endpoint
 
 __all__ = ["endpoint"]  # a fixture
 

@@ -1,6 +1,9 @@
 """A retraining with the real stages: judged by the reader's registry, from a commit that stays in their repository."""
 
 import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +11,11 @@ import pytest
 from pipeline.data import tiny
 from pipeline.retraining.branches import VERSION
 from tests.conftest import Project
+from tests.e2e import light
 from tests.e2e.test_repro import aliases_of, runs_of
 
-pytestmark = pytest.mark.faults
 
-
+@pytest.mark.faults
 def test_a_retraining_takes_a_batch_in_and_is_judged(trained: Project) -> None:
     incoming = trained.path / "data/incoming"
     images, labels = tiny.generate(200, seed=7)
@@ -43,3 +46,17 @@ def test_a_retraining_takes_a_batch_in_and_is_judged(trained: Project) -> None:
     again = json.loads(output[output.index("\n{") :])
     assert (again["outcome"], again["version"]) == ("not promoted", "1")  # made at the desk, as it was before
     assert "which was there before this retraining" in again["reason"]
+
+
+def test_a_retraining_reports_its_promotion_although_the_stores_clock_is_behind(tmp_path: Path) -> None:
+    project = light.build(tmp_path / "project", tmp_path / "home")
+    project.repro()
+    project.commit("lock")
+    with closing(sqlite3.connect(project.path / "mlflow.db")) as store, store:
+        store.execute(
+            "CREATE TRIGGER behind AFTER INSERT ON model_versions BEGIN "
+            "UPDATE model_versions SET creation_time = 1000, last_updated_time = 1000; END"
+        )
+    output = project.run("pipeline", "retrain", "--set", "train.seed=3", "--json").stdout
+    assert '"outcome": "champion"' in output
+    assert aliases_of(project) == {("tiny", "champion"): "2"}

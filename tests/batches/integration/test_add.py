@@ -17,7 +17,7 @@ from pipeline.data.catalog import load_entry
 from pipeline.errors import DataError, FlowError
 from pipeline.params import load_params
 from tests.conftest import REPOSITORY, STAGES, Project
-from tests.integration.conftest import TABLES
+from tests.stand_ins import TABLES
 
 Add = Callable[..., AddedBatch]
 PIPELINE = ("python", "-m", "pipeline.cli")

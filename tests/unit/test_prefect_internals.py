@@ -1,0 +1,33 @@
+"""Functions of Prefect that its documentation does not cover: these tests fail if an upgrade removes one."""
+
+import pytest
+
+from pipeline.flows import prefect_internals
+
+
+def test_buffered_records_are_sent() -> None:
+    assert prefect_internals.send_buffered_records(seconds=5) is True
+
+
+def test_settings_follow_the_environment_and_retries_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.context import get_settings_context
+    from prefect.settings import get_current_settings
+
+    with monkeypatch.context() as environment:
+        environment.setenv("PREFECT_CLIENT_MAX_RETRIES", "7")
+        prefect_internals.apply_environment()
+        assert get_current_settings().client.max_retries == 7
+        prefect_internals.disable_client_retries()
+        assert get_current_settings().client.max_retries == 0
+        get_settings_context().__exit__()
+    prefect_internals.apply_environment()
+
+
+@pytest.mark.parametrize("temporary", [True, False])
+def test_the_server_is_an_application_with_prefects_routes(temporary: bool) -> None:
+    routes = {str(getattr(route, "path", "")) for route in prefect_internals.create_server(temporary=temporary).routes}
+    assert "/api" in routes
+
+
+def test_the_database_has_migrations() -> None:
+    assert callable(prefect_internals.database_interface().run_migrations_upgrade)
