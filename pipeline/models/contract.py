@@ -5,6 +5,7 @@ TensorFlow: it is evaluated and served. `contract.json` describes both. Who uses
 the parameters of a workspace, which may have changed since. This module does not import TensorFlow.
 """
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pipeline.errors import ModelError
-from pipeline.files import write_json
+from pipeline.files import file_digest, write_json
 from pipeline.models.tasks import Task, create_task
 from pipeline.params import Loss
 
@@ -67,6 +68,13 @@ class Contract:
         """Height and width of an image."""
         return self.height, self.width
 
+    @property
+    def answers_ko(self) -> tuple[str, ...]:
+        """The names of the possible answers in Korean: the dataset's, or no and yes in its terms."""
+        if not (positive := self.create_task().positive):
+            return self.classes_ko
+        return ("기타", " 또는 ".join(self.classes_ko[label] for label in positive))
+
     def create_task(self) -> Task:
         """Create the task with the possible answers and the encoding of labels.
 
@@ -74,6 +82,23 @@ class Contract:
             ModelError: loss, classes and positive classes do not fit together.
         """
         return create_task(self.task.loss, self.classes, self.task.positive_classes)
+
+
+def require_keras_file(path: Path, contract: Contract) -> None:
+    """Refuse a `model.keras` that is not the one of the contract.
+
+    Raises:
+        ModelError: it is missing, damaged, or of another model.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} is missing", remedy="dvc repro train")
+    if (digest := file_digest(path)) != contract.keras_sha256:
+        raise ModelError(
+            f"{path} is not the file of its contract: it is damaged, or of another model",
+            expected=f"SHA-256 {contract.keras_sha256}",
+            found=digest,
+            remedy=f"rm {shlex.quote(str(path))} && dvc checkout train",
+        )
 
 
 def write_contract(path: Path, contract: Contract) -> None:

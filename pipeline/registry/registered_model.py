@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
-from pipeline.data.pictures import measure_ground
+from pipeline.data.ground import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.registry.aliases import find_aliases

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from pipeline.data import table
-from pipeline.data.pictures import measure_ground
+from pipeline.data.ground import measure_ground
 from pipeline.files import file_digest
 from pipeline.tracking.outputs import Outputs
 

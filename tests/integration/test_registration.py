@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipeline.data import table
-from pipeline.data.pictures import measure_ground
+from pipeline.data.ground import measure_ground
 from pipeline.files import file_digest, write_json
 from pipeline.registry import decision, registration
 from pipeline.registry.registered_model import fetch
