@@ -15,7 +15,7 @@ from pipeline.evaluation.predictions import read_predictions
 MIN_SAME_PREDICTIONS = 0.96  # share of the images
 MAX_MEAN_DISTANCE = 0.04  # total variation distance of an image's probabilities (0 to 1), mean over the images
 
-MODEL = "models/model.keras"
+MODEL_FILES = ("models/model.keras", "models/model.tflite")
 SHOWN_FILES = 4
 TEXT = (".csv", ".json", ".md")
 
@@ -73,7 +73,7 @@ class Verdict:
 
 
 def decide_verdict(stages: Sequence[ReproducedStage], agreement: Agreement | None, causes: Sequence[str]) -> Verdict:
-    """Determine the verdict of a reproduction.
+    """Determine the verdict of a reproduction. It is identical if the model files are: the rest follows from them.
 
     A different model is equivalent only if there is a known cause that may change the last bits. Otherwise a cause that
     was not recorded changed the model, however close the predictions are.
@@ -86,7 +86,7 @@ def decide_verdict(stages: Sequence[ReproducedStage], agreement: Agreement | Non
     stages = tuple(stages)
     differing = [(stage.stage, stage.differences[0]) for stage in stages if stage.differences]
     train = next(stage for stage in stages if stage.stage == "train")
-    if train.outcome == "ran" and all(difference.path != MODEL for difference in train.differences):
+    if train.outcome == "ran" and not any(difference.path in MODEL_FILES for difference in train.differences):
         others = ", ".join(f"{stage} ({difference.how})" for stage, difference in differing)
         others = f"; other outputs differ: {others}" if others else ""
         return Verdict("identical", f"the model file is the same, byte for byte{others}", stages)

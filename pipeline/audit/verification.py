@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.files import file_digest, read_json
 from pipeline.redaction import without_password
 from pipeline.tracking import dvc_cache
-from pipeline.tracking.logged_models import MODEL_FILE, MODEL_TAG
+from pipeline.tracking.logged_models import MODEL_FILES, MODEL_TAG, OUTPUT_PATHS
 from pipeline.tracking.outputs import EVALUATION, MODEL, REGISTRATION, TRAINING, Outputs, dvc_digest
 from pipeline.tracking.queries import all_aliases, all_runs, all_versions
 from pipeline.tracking.records import EVALUATION_ARTIFACT, EVALUATION_TAG, find
@@ -111,7 +111,7 @@ def _check_version(
             remedy=f"if the pipeline did not register it, delete it: MLflow's page of {version.name}",
         )
         return
-    yield from _check_model_file(client, outputs, version, subject, digest, aliases)
+    yield from _check_model_files(client, outputs, version, subject, aliases)
     yield from _check_logged_model(client, version, subject, digest)
     if run is None or run.info.lifecycle_stage != "active":
         yield Finding(
@@ -133,29 +133,28 @@ def _check_version(
     yield from _check_evaluation(client, run, subject)
 
 
-def _check_model_file(
-    client: "MlflowClient",
-    outputs: Outputs,
-    version: "ModelVersion",
-    subject: str,
-    digest: str,
-    aliases: tuple[str, ...],
+def _check_model_files(
+    client: "MlflowClient", outputs: Outputs, version: "ModelVersion", subject: str, aliases: tuple[str, ...]
 ) -> Iterator[Finding]:
-    """Check the model file that MLflow loads for the version."""
-    place = f"{client.get_model_version_download_uri(version.name, version.version)}/{MODEL_FILE}"
-    found, problem = _download_digest(place)
-    if found == digest:
-        return
+    """Check the model files that a version has: those that MLflow loads, and those that are served."""
+    folder = client.get_model_version_download_uri(version.name, version.version)
     serves = "pipeline rollback --reason 'its model file was altered'; " if "champion" in aliases else ""
-    here = outputs.model.is_file() and file_digest(outputs.model) == digest
     again = f"see whether it can be made again: pipeline reproduce {version.version} --model {version.name}"
-    yield Finding(
-        subject,
-        "the model file in the artifact store is not the one that was registered",
-        expected=f"SHA-256 {digest} at {place}",
-        found=found or problem,
-        remedy=f"do not load it; {serves}" + (f"copy {MODEL} there, which is the one" if here else again),
-    )
+    for tag, file in MODEL_FILES.items():
+        if not (digest := version.tags.get(tag)):
+            continue  # it was registered before there were contracts
+        found, problem = _download_digest(f"{folder}/{file}")
+        if found != digest:
+            path = OUTPUT_PATHS[tag]
+            here = outputs.root / path
+            same = here.is_file() and file_digest(here) == digest
+            yield Finding(
+                subject,
+                f"the model file {Path(file).name} in the artifact store is not the one that was registered",
+                expected=f"SHA-256 {digest} at {folder}/{file}",
+                found=found or problem,
+                remedy=f"do not load it; {serves}" + (f"copy {path} there, which is the one" if same else again),
+            )
 
 
 def _check_logged_model(
@@ -216,7 +215,7 @@ def _check_workspace(
             yield Finding(
                 "dvc.lock", f"{stage} has not seen the model that train made", train[MODEL], locked, "dvc repro"
             )
-    for stage, paths in {"train": (MODEL, TRAINING), "evaluate": (EVALUATION,)}.items():
+    for stage, paths in {"train": (*OUTPUT_PATHS.values(), TRAINING), "evaluate": (EVALUATION,)}.items():
         locked_paths = outputs.locked(stage)
         for path in (path for path in paths if path in locked_paths):
             here = outputs.root / path
@@ -242,7 +241,7 @@ def _check_workspace(
 
 def _check_data(outputs: Outputs) -> Iterator[Finding]:
     """Check the existing outputs of all stages, except for those that `_check_workspace` checks."""
-    others = (MODEL, TRAINING, EVALUATION, REGISTRATION)
+    others = (*OUTPUT_PATHS.values(), TRAINING, EVALUATION, REGISTRATION)
     for path, locked in outputs.locked_outputs().items():
         here = outputs.root / path
         if path not in others and here.exists() and (found := dvc_digest(here)) != locked:

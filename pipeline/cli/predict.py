@@ -42,21 +42,19 @@ def predict(
     workspace = enter_workspace()
     from pipeline.registry.registered_model import fetch
 
-    with console.status("asking the model"), fetch(workspace, model) as served:
+    with console.status("asking the model"):
+        served = fetch(workspace, model)
         import numpy as np
 
         from pipeline.data.pictures import read_pictures
         from pipeline.evaluation.metrics import class_probabilities
-        from pipeline.models import archive
-        from pipeline.models.inference import predict as ask
 
-        network = archive.load(served.file)
         pictures = [
             (str(path) + picture.name.removeprefix(str(place)), picture)
             for path, place in paths
-            for picture in read_pictures(place, network.input_shape[1:], invert=invert, ground=served.ground)
+            for picture in read_pictures(place, served.model.size, invert=invert, ground=served.ground)
         ]
-        answers = class_probabilities(ask(network, np.stack([picture.pixels for _, picture in pictures])))
+        answers = class_probabilities(served.model.predict(np.stack([picture.pixels for _, picture in pictures])))
     found: list[dict[str, Any]] = []
     for (name, picture), probabilities in zip(pictures, answers, strict=True):
         ranked = sorted(range(len(served.classes)), key=lambda label: -probabilities[label])

@@ -51,7 +51,7 @@ class ExportedModel:
                     f"{np.dtype(kind)} {list(shape)}" for kind, shape in zip(kinds, shapes, strict=True)
                 ),
             )
-        self.size = shapes[0][1:]  # height and width of an image
+        self.size = (shapes[0][1], shapes[0][2])  # height and width of an image
         self.units = shapes[1][1]  # outputs for an image
 
     def predict(self, images: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def publish(record: Record, outputs: Outputs, registration: "Registration") -> N
 
 def gather(record: Record, outputs: Outputs, registration: "Registration") -> Facts:
     """Gather the facts for the card of the workspace's model. Its run and evaluation must be complete."""
-    dataset = table.read_dataset(outputs.split("test"))
+    dataset, contract = table.read_dataset(outputs.split("test")), outputs.contract()
     reports = outputs.root / "reports"
     name, version = registration.name, registration.version
     return Facts(
@@ -67,7 +67,8 @@ def gather(record: Record, outputs: Outputs, registration: "Registration") -> Fa
             (row["actual"], row["predicted"]) for row in _read_csv(outputs.evaluation / "confusion.csv")
         ),
         reliability=_read_csv(outputs.evaluation / "reliability.csv"),
-        model_bytes=outputs.model.stat().st_size,
+        model_bytes=(outputs.exported_model if contract else outputs.model).stat().st_size,
+        contract=contract,
         run_id=record.id,
         recorded=f"{datetime.fromtimestamp(record.run.info.start_time / 1000, UTC):%Y-%m-%d %H:%M} UTC",
         tags=record.tags,

@@ -1,6 +1,5 @@
 """The champion of a workspace's dataset: find it, and load its model on demand."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import ModelError
 from pipeline.registry.aliases import CHAMPION, find_aliases
-from pipeline.registry.model_files import CannotBeJudged, download_model, find_model
+from pipeline.registry.load import load_version
 from pipeline.registry.registration import current_name
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.store import Store, explained, locate, open_store
@@ -37,7 +35,7 @@ class Champion:
         return str(self.version.tags.get(MODEL_TAG, ""))
 
     def create_predictor(self, shape: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
-        """Load the model. TensorFlow is slow to import, and is imported only here.
+        """Load the model.
 
         Returns:
             a function from images uint8 [n, height, width] to the model's outputs, float32 [n, outputs].
@@ -45,19 +43,10 @@ class Champion:
         Raises:
             CannotBeJudged: the file is gone, altered or damaged, or the model takes images of another shape.
         """
-        with tempfile.TemporaryDirectory() as scratch, explained(self.store):
-            file = download_model(self.store, find_model(self.client, self.version), self.version, Path(scratch))
-            from pipeline.models import archive
-            from pipeline.models.inference import create_predictor
-
-            try:
-                network = archive.load(file)
-            except ModelError as error:
-                raise CannotBeJudged(f"its model file cannot be loaded ({error.problem})") from None
-        if network.input_shape[1:] != shape:
-            shapes = [" x ".join(map(str, sides)) for sides in (network.input_shape[1:], shape)]
-            raise CannotBeJudged(f"it takes images of {shapes[0]} pixels, and these have {shapes[1]}")
-        return create_predictor(network)
+        with explained(self.store):
+            loaded = load_version(self.store, self.client, self.version)
+        loaded.require_size(shape)
+        return loaded.predict
 
 
 def find_champion(workspace: Path) -> Champion | None:

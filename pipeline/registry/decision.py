@@ -24,7 +24,8 @@ from pipeline.registry.aliases import (
     find_aliases,
     move_alias,
 )
-from pipeline.registry.model_files import CannotBeJudged, predictions_of
+from pipeline.registry.load import CannotBeJudged
+from pipeline.registry.model_files import predictions_of
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import Record

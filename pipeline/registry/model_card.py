@@ -18,6 +18,7 @@ from pipeline.data.catalog import Entry
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.evaluation.markdown import escape, table
 from pipeline.evaluation.metrics import wilson_interval
+from pipeline.models.contract import Contract
 
 LONGEST_SUMMARY = 5_000  # characters; the registry's limit for a version's description
 SHOWN_CONFUSIONS = 6
@@ -53,7 +54,8 @@ class Facts:
     classes: Sequence[Mapping[str, str]]  # per_class.csv
     confusions: Mapping[tuple[str, str], int]  # images by actual and predicted class, from confusion.csv
     reliability: Sequence[Mapping[str, str]]  # reliability.csv
-    model_bytes: int
+    model_bytes: int  # of the file that is served
+    contract: Contract | None  # None: a commit without contracts trained the model
     run_id: str
     recorded: str  # start time of the run
     tags: Mapping[str, str]  # of the run
@@ -330,7 +332,10 @@ def _tell_training(facts: Facts) -> Iterator[str]:
 
 def _tell_lineage(facts: Facts) -> Iterator[str]:
     tags = facts.tags
-    rows = [("model file, SHA-256", f"`{tags['model.sha256']}`"), ("MLflow run", f"`{facts.run_id}`")]
+    rows = [("`model.keras`, SHA-256", f"`{tags['model.sha256']}`")]
+    if facts.contract:
+        rows.append(("`model.tflite`, SHA-256", f"`{facts.contract.litert_sha256}`"))
+    rows.append(("MLflow run", f"`{facts.run_id}`"))
     if "restored" in tags:
         rows.append(("recorded", "rebuilt from the stages' outputs: what trained it is not known here"))
     else:
@@ -338,7 +343,7 @@ def _tell_lineage(facts: Facts) -> Iterator[str]:
         rows.append(("git commit", _commit(tags)))
         if lock := tags.get("environment.lock"):
             rows.append(("environment, SHA-256 of `requirements.lock`", f"`{lock}`"))
-        names = ("python", "tensorflow", "keras", "numpy", "mlflow", "dvc")
+        names = ("python", "tensorflow", "keras", "ai-edge-litert", "numpy", "mlflow", "dvc")
         versions = [f"{name} {tags[f'version.{name}']}" for name in names if f"version.{name}" in tags]
         rows.append(("versions", escape(", ".join(versions))))
         rows.append(("processor", escape(_processor(tags))))
@@ -376,9 +381,22 @@ def _tell_use(facts: Facts) -> Iterator[str]:
         f"It takes grey values as they are, `uint8 {shape}`: scaling is part of the model. It answers "
         f"`float32 {answers}`, {meaning}. Stock layers only: it loads where none of this project's code is."
     )
+    if facts.contract:
+        yield _tell_files(facts.contract)
     lines = ["import mlflow", f'model = mlflow.keras.load_model("{facts.model_uri}")', "model.predict(images)"]
     yield "\n".join(["```python", *lines, "```"])
     yield "\n".join(["```sh", f"mlflow models serve -m {facts.model_uri} --env-manager local --port 5001", "```"])
+
+
+def _tell_files(contract: Contract) -> str:
+    """Say which of the two files was judged, and how much the other one differs."""
+    check = contract.check
+    return (
+        "What is judged is what is served: `model.tflite`, by LiteRT. The Keras file answers alike: on "
+        f"{check.images:,} validation images, probabilities differ by at most {check.largest_difference:.0e}, and "
+        f"another class is the most probable one for {check.other_top_class:,}. `contract.json` beside them has the "
+        "classes, the size and the ground of the images, and the digests of both files."
+    )
 
 
 def _image(description: str, path: str) -> str:

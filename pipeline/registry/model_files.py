@@ -13,28 +13,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.data import table
-from pipeline.errors import DataError, ModelError, PipelineError, TrackingError
+from pipeline.errors import DataError, TrackingError
 from pipeline.evaluation.metrics import class_probabilities
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.files import file_digest
-from pipeline.tracking import logged_models
-from pipeline.tracking.logged_models import MODEL_FILE, MODEL_TAG
+from pipeline.registry.load import CannotBeJudged, find_model, load_version
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
     from pipeline.models.latency import Latency
 
-SCHEME = "models:/"  # prefix of a version's source; the id of its logged model follows
 EVALUATED_TAG = "data.test"  # of a run: MD5 of the split that it was evaluated on
-
-
-class CannotBeJudged(PipelineError):
-    """The predictions of a version cannot be determined. `problem` is the reason, as a clause without a period."""
 
 
 def predictions_of(
@@ -94,22 +87,18 @@ def measure_latencies(
     Raises:
         TrackingError: a model file cannot be loaded.
     """
-    from pipeline.models import archive
     from pipeline.models.latency import measure
 
     images, _ = table.read_images(outputs.split("test"))
-    networks = []
+    models = []
     for version in versions:
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                networks.append(
-                    archive.load(download_model(store, find_model(client, version), version, Path(scratch)))
-                )
-            except (CannotBeJudged, ModelError) as error:
-                raise TrackingError(
-                    f"version {version.version} of {version.name} cannot be timed", found=error.problem
-                ) from None
-    return measure(networks, images)
+        try:
+            models.append(load_version(store, client, version).predict_unpadded)
+        except CannotBeJudged as error:
+            raise TrackingError(
+                f"version {version.version} of {version.name} cannot be timed", found=error.problem
+            ) from None
+    return measure(models, images)
 
 
 def kept_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[str, Predictions | None]:
@@ -136,59 +125,19 @@ def kept_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[s
 def _ask_again(
     store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, question: Predictions
 ) -> Predictions:
-    """Load a version's model and predict. TensorFlow is slow to import, and is imported only if this is needed."""
+    """Load a version's model and predict."""
     model = find_model(client, version)
     _require_classes(tuple(json.loads(model.params.get("classes", "[]"))), question.classes)
     images, _ = table.read_images(outputs.split("test"))
     print(f"version {version.version} was evaluated on other test images: asking it again", flush=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        file = download_model(store, model, version, Path(scratch))
-        from pipeline.models import archive
-        from pipeline.models.inference import predict
-
-        try:
-            network = archive.load(file)
-        except ModelError as error:
-            raise CannotBeJudged(f"its model file cannot be loaded ({error.problem})") from None
-        if network.input_shape[1:] != images.shape[1:]:
-            shapes = [" x ".join(map(str, shape)) for shape in (network.input_shape[1:], images.shape[1:])]
-            raise CannotBeJudged(f"it takes images of {shapes[0]} pixels, and these have {shapes[1]}")
-        probabilities = class_probabilities(predict(network, images))
+    loaded = load_version(store, client, version)
+    loaded.require_size(images.shape[1:])
     answers = replace(
-        question, ids=table.read_ids(outputs.split("test")), probabilities=probabilities.astype(np.float32)
+        question,
+        ids=table.read_ids(outputs.split("test")),
+        probabilities=class_probabilities(loaded.predict(images)).astype(np.float32),
     )
     return answers.in_order_of(question.ids)
-
-
-def find_model(client: "MlflowClient", version: "ModelVersion") -> "LoggedModel":
-    """Find the logged model of a version, and check that its model file exists.
-
-    Raises:
-        CannotBeJudged: one is gone, or the version was not registered by this pipeline.
-    """
-    source = str(version.source)
-    model = logged_models.get(client, source.removeprefix(SCHEME)) if source.startswith(SCHEME) else None
-    if model is None or MODEL_TAG not in version.tags:
-        raise CannotBeJudged("its model is gone, or was not registered by this pipeline")
-    folder = str(Path(MODEL_FILE).parent)
-    if MODEL_FILE not in [entry.path for entry in client.list_logged_model_artifacts(model.model_id, folder)]:
-        raise CannotBeJudged("its model file is gone from the artifact store")
-    return model
-
-
-def download_model(store: Store, model: "LoggedModel", version: "ModelVersion", directory: Path) -> Path:
-    """Download a model file, and check that its digest is the registered one.
-
-    Raises:
-        CannotBeJudged: the digest differs.
-    """
-    from mlflow.artifacts import download_artifacts
-
-    address = f"{model.artifact_location}/{MODEL_FILE}"
-    file = Path(download_artifacts(artifact_uri=address, dst_path=str(directory), tracking_uri=store.uri))
-    if file_digest(file) != version.tags[MODEL_TAG]:
-        raise CannotBeJudged("its model file was altered in the artifact store")
-    return file
 
 
 def _require_classes(theirs: tuple[str, ...], asked: tuple[str, ...]) -> None:

@@ -1,10 +1,8 @@
-"""A registered version for predictions: its checked model file and the names of its classes."""
+"""A registered version for predictions: its loaded model and the names of its classes."""
 
 import csv
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +12,7 @@ from pipeline.data.ground import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.registry.aliases import find_aliases
-from pipeline.registry.model_files import CannotBeJudged, download_model, find_model
+from pipeline.registry.load import CannotBeJudged, LoadedVersion, load_version
 from pipeline.registry.registration import current_name, find_version, open_registry
 from pipeline.tracking.logged_models import GROUND_TAG
 from pipeline.tracking.outputs import Outputs
@@ -29,44 +27,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Served:
-    """A version with its downloaded model file, which exists during the block of `fetch`."""
+    """A version that is ready to answer."""
 
     name: str
     version: str
     aliases: tuple[str, ...]
-    file: Path
+    model: LoadedVersion
     classes: tuple[str, ...]  # in the order of its outputs; `other` first for a yes-or-no task
     classes_ko: tuple[str, ...]  # in Korean; empty if not recorded
     ground: int | None  # grey value of the background of its training images; None if unknown
 
 
-@contextmanager
-def fetch(workspace: Path, which: str) -> Iterator[Served]:
-    """Download the model file of a version.
+def fetch(workspace: Path, which: str) -> Served:
+    """Load a version. What it takes and answers is in its contract; without one, in the records of its run.
 
     Args:
         which: a version number or an alias of the workspace's registered model; or `NAME/VERSION`.
 
     Raises:
-        TrackingError: the version does not exist, or its model file is gone or was altered.
+        TrackingError: the version does not exist, or a model file is gone, altered or damaged.
     """
     name, _, number = which.rpartition("/")
     name = name or current_name(workspace)
     store, client = open_registry(workspace)
-    with explained(store), tempfile.TemporaryDirectory() as scratch:
+    with explained(store):
         version = find_version(client, name, number)
         number = str(version.version)
         try:
-            model = find_model(client, version)
-            file = download_model(store, model, version, Path(scratch))
+            loaded = load_version(store, client, version)
         except CannotBeJudged as error:
             raise TrackingError(
                 f"{name} version {number} cannot be asked: {error.problem}", remedy="pipeline verify"
             ) from None
-        classes = tuple(json.loads(model.params["classes"]))
         aliases = tuple(sorted(alias for alias, at in find_aliases(client, name).items() if at == number))
+        if contract := loaded.contract:
+            classes = contract.create_task().classes
+            return Served(name, number, aliases, loaded, classes, contract.answers_ko, contract.ground)
+        classes = tuple(json.loads(loaded.model.params["classes"]))
         names = _korean_names(client, version, classes)
-        yield Served(name, number, aliases, file, classes, names, find_ground(workspace, version, model))
+        return Served(name, number, aliases, loaded, classes, names, find_ground(workspace, version, loaded.model))
 
 
 def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") -> int | None:

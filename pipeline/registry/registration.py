@@ -24,7 +24,7 @@ from pipeline.registry.aliases import ACCURACY_TAG, CHALLENGER, CHAMPION, DECISI
 from pipeline.registry.card_upload import publish
 from pipeline.registry.decision import judge
 from pipeline.registry.model_card import describe_task
-from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.logged_models import MODEL_TAG, digest_tags
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.queries import pages
 from pipeline.tracking.records import Record
@@ -217,7 +217,7 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
         f"{ACCURACY_TAG}.low": str(metrics["accuracy_low"]),
         f"{ACCURACY_TAG}.high": str(metrics["accuracy_high"]),
     }
-    tags = lineage | accuracy | {MODEL_TAG: file_digest(outputs.model)}
+    tags = lineage | accuracy | digest_tags(outputs)
     with as_default(record.store):
         version = record.client.create_model_version(
             name, model.model_uri, record.id, tags=tags, model_id=model.model_id

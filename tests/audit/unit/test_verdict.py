@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.audit.verdict import (
-    MODEL,
+    MODEL_FILES,
     Agreement,
     Difference,
     ReproducedStage,
@@ -37,24 +37,25 @@ def test_the_same_model_file_is_identical_whatever_else_differs() -> None:
     assert "other outputs differ: evaluate (line 2 was 'x', is 'y')" in verdict.reason
 
 
-def test_another_model_with_close_predictions_is_equivalent_only_with_a_cause() -> None:
-    equivalent = decide_verdict(stages(train=MODEL), CLOSE, [CAUSE])
+@pytest.mark.parametrize("file", MODEL_FILES)
+def test_another_model_with_close_predictions_is_equivalent_only_with_a_cause(file: str) -> None:
+    equivalent = decide_verdict(stages(train=file), CLOSE, [CAUSE])
     assert equivalent.outcome == "equivalent"
     assert CAUSE in equivalent.reason
-    without = decide_verdict(stages(train=MODEL), CLOSE, [])
+    without = decide_verdict(stages(train=file), CLOSE, [])
     assert without.outcome == "not reproduced"
     assert "Libraries, processor and threads are as recorded" in without.reason
 
 
 @pytest.mark.parametrize("agreement", [FAR, None])
 def test_a_cause_does_not_excuse_other_predictions(agreement: Agreement | None) -> None:
-    verdict = decide_verdict(stages(train=MODEL), agreement, [CAUSE])
+    verdict = decide_verdict(stages(train=MODEL_FILES[0]), agreement, [CAUSE])
     assert verdict.outcome == "not reproduced"
     assert CAUSE in verdict.reason
 
 
 def test_the_first_stage_that_differs_is_named() -> None:
-    results = stages(split="data/splits/train.parquet", train=MODEL, evaluate="reports/evaluation")
+    results = stages(split="data/splits/train.parquet", train=MODEL_FILES[0], evaluate="reports/evaluation")
     verdict = decide_verdict(results, FAR, [])
     assert verdict.reason.startswith("split is the first stage whose output differs: data/splits/train.parquet")
 
