@@ -32,7 +32,7 @@ test-faults: $(VENV)/.dev ## kills, full disks, servers, the browser, the README
 	@$(PYTEST) 3 --no-loadscope-reorder -m faults
 
 lint: $(VENV)/.dev ## style, types and the direction of imports
-	@ruff check . && ruff format --check . && mypy && lint-imports
+	@ruff check . && ruff check --quiet --preview --select PLC2701 . && ruff format --check . && mypy && lint-imports
 
 lines: ## count the lines of each package: ground, core, rooms, command line, tests
 	@count() { printf '%7d  %s\n' "$$(find $$2 $$3 -name '*.py' -exec cat {} + | wc -l)" "$$1"; }; \

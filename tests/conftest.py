@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.dvc_yaml import read_stages
 from pipeline.tracking import relocation
 
 pytest_plugins = ["tests.stand_ins"]
@@ -23,7 +24,9 @@ pytest_plugins = ["tests.stand_ins"]
 REPOSITORY = Path(__file__).resolve().parent.parent
 # The variables of an HTTP proxy that nobody reaches: requests to this machine are not to use it.
 CLOSED_PROXY = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
+# The stages that the project comes with. The stand-ins of the integration tests have the same.
 STAGES = ("ingest", "validate", "split", "train", "evaluate", "register")
+DECLARED_STAGES = tuple(read_stages(REPOSITORY))  # these, and any that were added to `dvc.yaml`
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,9 @@ def settle_store(copy: Path, origin: Path) -> None:
 
 
 def stages_that_ran(output: str) -> list[str]:
-    """The stages a `dvc repro` executed, in order, from what it printed."""
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+    """The stages that a `dvc repro` executed, in order, from what it printed. Added stages are left out."""
+    ran = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+    return [stage for stage in ran if stage in STAGES]
 
 
 def create_project(path: Path, home: Path) -> Project:

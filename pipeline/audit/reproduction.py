@@ -5,9 +5,8 @@ The stages run in a temporary checkout with an MLflow store of its own. Only the
 
 import json
 import re
-import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import distributions
 from pathlib import Path
@@ -28,16 +27,17 @@ from pipeline.audit.verdict import (
 from pipeline.checkout import checkout
 from pipeline.data.batches import INCOMING, POINTER
 from pipeline.dvc import run_in_checkout
+from pipeline.dvc_yaml import read_stages, stages_up_to
 from pipeline.errors import FlowError
 from pipeline.evaluation.predictions import PREDICTIONS
-from pipeline.files import file_digest, parse_yaml
+from pipeline.files import file_digest
+from pipeline.flows.checkout_data import copy_dataset_files, dataset_path, restore
 from pipeline.flows.terminal import Terminal
-from pipeline.params import PARAMS_FILE
 from pipeline.process import signals_as_exceptions
 from pipeline.tracking.outputs import EVALUATION, MODEL, Outputs, dvc_digest
 from pipeline.tracking.provenance import COMMIT_TAG
 
-STAGES = ("ingest", "validate", "split", "train", "evaluate")  # without `register`, which writes to the registry
+LAST_STAGE = "evaluate"  # `register`, which comes after it, writes to the registry
 RESTORABLE = ("ingest", "split")  # the later stages can start from their recorded outputs
 EVENT = re.compile(r"(Running stage|ERROR: failed to reproduce) '([^']+)'")  # in DVC's output
 # Variables of the caller's run. With them, the stages would not use the checkout.
@@ -89,7 +89,8 @@ class _Rerun:
 
     def __init__(self, workspace: Path, directory: Path, recorded: Mapping[str, Any], terminal: Terminal) -> None:
         self.log: list[str] = []
-        self.outcomes: dict[str, StageOutcome] = dict.fromkeys(STAGES, "not reached")
+        self._stages = stages_up_to(LAST_STAGE, read_stages(directory))
+        self.outcomes: dict[str, StageOutcome] = dict.fromkeys(self._stages, "not reached")
         self._workspace, self._directory, self._recorded, self._terminal = workspace, directory, recorded, terminal
 
     def run(self) -> None:
@@ -100,7 +101,7 @@ class _Rerun:
         with self._terminal.waiting("fetching batches and local files"):
             missing = self._fetch_sources()
         if not missing:
-            self._repro("evaluate")
+            self._repro(LAST_STAGE)
             if self.outcomes["ingest"] == "failed":
                 missing = ["ingest failed"]
         if missing:
@@ -112,22 +113,20 @@ class _Rerun:
         pointers = sorted(f"{INCOMING / path.name}" for path in (self._directory / INCOMING).glob(f"*{POINTER}"))
         if pointers and not self._restore(*pointers):
             missing.append(f"one of {', '.join(pointers)} is neither in DVC's cache nor in a remote")
-        place = Path(parse_yaml((self._directory / PARAMS_FILE).read_bytes())["dataset"]["path"])
+        place = dataset_path(self._directory)
         digest = Outputs(self._directory).locked("ingest").get(place.as_posix())
-        if self._recorded and digest and digest != _digest(self._directory / place):
-            if digest == _digest(self._workspace / place):
-                shutil.copytree(self._workspace / place, self._directory / place, dirs_exist_ok=True)
-            else:
-                missing.append(f"{place} does not hold the recorded files (MD5 {digest})")
+        if self._recorded and digest and not copy_dataset_files(self._workspace, self._directory, digest):
+            missing.append(f"{place} does not hold the recorded files (MD5 {digest})")
         return missing
 
     def _start_from_recorded_data(self, missing: Sequence[str]) -> None:
         for stage in RESTORABLE:
             if stage in self._recorded and self._restore(stage):
-                first = STAGES.index(stage) + 1
-                self.outcomes |= {name: "restored" if name in STAGES[:first] else "not reached" for name in STAGES}
+                first = self._stages.index(stage) + 1
+                self.outcomes |= dict.fromkeys(self._stages[:first], "restored")
+                self.outcomes |= dict.fromkeys(self._stages[first:], "not reached")
                 self._terminal.show(f"{'; '.join(missing)}: starting from the recorded outputs of {stage}")
-                self._repro("--single-item", *STAGES[first:])
+                self._repro("--single-item", *self._stages[first:])
                 return
         raise FlowError(
             "cannot reproduce the version: its data cannot be found",
@@ -137,26 +136,24 @@ class _Rerun:
         )
 
     def _restore(self, *targets: str) -> bool:
-        return self._dvc("checkout", *targets) or self._dvc("pull", *targets)
+        restored, lines = restore(self._directory, *targets, without=NOT_INHERITED)
+        self.log += lines
+        return restored
 
     def _repro(self, *targets: str) -> None:
-        def follow(line: str) -> None:
+        def read_outcome(line: str) -> None:
             self._terminal.show(line)
             if found := EVENT.match(line):
                 self.outcomes[found[2]] = "ran" if found[1] == "Running stage" else "failed"
 
         # Without --no-commit, outputs that differ would enter the run-cache, and later the user's workspace.
         with self._terminal.waiting("running the stages", announce=False):
-            succeeded = self._dvc("repro", "--force", "--no-commit", *targets, on_line=follow)
-        if not succeeded and "failed" not in self.outcomes.values():  # DVC could not start a stage
-            first = next((stage for stage in STAGES if self.outcomes[stage] == "not reached"), STAGES[-1])
-            self.outcomes[first] = "failed"
-
-    def _dvc(self, *arguments: str, on_line: Callable[[str], None] = lambda line: None) -> bool:
-        """Run a DVC command. Returns True on success."""
-        code, lines = run_in_checkout(self._directory, *arguments, without=NOT_INHERITED, on_line=on_line)
+            command = ("repro", "--force", "--no-commit", *targets)
+            code, lines = run_in_checkout(self._directory, *command, without=NOT_INHERITED, on_line=read_outcome)
         self.log += lines
-        return code == 0
+        if code and "failed" not in self.outcomes.values():  # DVC could not start a stage
+            first = next((stage for stage in self._stages if self.outcomes[stage] == "not reached"), LAST_STAGE)
+            self.outcomes[first] = "failed"
 
 
 def _compare(stage: str, outcome: StageOutcome, recorded: RecordedRun, directory: Path) -> ReproducedStage:

@@ -9,13 +9,13 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.evaluation.predictions import read_predictions
+from pipeline.tracking.outputs import EXPORTED_MODEL, MODEL
 
 # Limits between rounding and a different training. Measured on the test predictions of the `mlp` preset: the
 # same training on one to four threads, and trainings with other seeds (numbers in docs/reproduction.md).
 MIN_SAME_PREDICTIONS = 0.96  # share of the images
 MAX_MEAN_DISTANCE = 0.04  # total variation distance of an image's probabilities (0 to 1), mean over the images
 
-MODEL_FILES = ("models/model.keras", "models/model.tflite")
 SHOWN_FILES = 4
 TEXT = (".csv", ".json", ".md")
 
@@ -86,7 +86,9 @@ def decide_verdict(stages: Sequence[ReproducedStage], agreement: Agreement | Non
     stages = tuple(stages)
     differing = [(stage.stage, stage.differences[0]) for stage in stages if stage.differences]
     train = next(stage for stage in stages if stage.stage == "train")
-    if train.outcome == "ran" and not any(difference.path in MODEL_FILES for difference in train.differences):
+    if train.outcome == "ran" and not any(
+        difference.path in (MODEL, EXPORTED_MODEL) for difference in train.differences
+    ):
         others = ", ".join(f"{stage} ({difference.how})" for stage, difference in differing)
         others = f"; other outputs differ: {others}" if others else ""
         return Verdict("identical", f"the model file is the same, byte for byte{others}", stages)

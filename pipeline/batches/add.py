@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.batches.quarantine import remove
-from pipeline.data.batches import FORMATS, INCOMING, POINTER, copy_batch, find_hidden, refuse_links, refused
+from pipeline.data.batches import FORMATS, INCOMING, POINTER, as_batch_error, copy_batch, find_hidden, refuse_links
 from pipeline.data.features import Features
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError, FlowError
@@ -99,7 +99,7 @@ def _copied(source: Path, target: Path) -> Iterator[Path]:
     scratch.mkdir(parents=True)
     try:
         if not source.exists():
-            raise refused(source, DataError(f"{source} does not exist", expected=FORMATS))
+            raise as_batch_error(source, DataError(f"{source} does not exist", expected=FORMATS))
         refuse_links(source)
         copy_batch(source, scratch / target.name)
         yield scratch / target.name

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data import table
-from pipeline.data.batches import read_batch, refused
+from pipeline.data.batches import as_batch_error, read_batch
 from pipeline.data.features import Features, by_source, measure, read_features
 from pipeline.data.sources import LOCAL
 from pipeline.data.table import Dataset
@@ -72,5 +72,5 @@ def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params:
     failures = [finding for finding in findings if not finding.passed]
     if failures:
         found = "\n            ".join(map(describe, failures))
-        raise refused(path, DataError("its images are not fit to train on", found=found))
+        raise as_batch_error(path, DataError("its images are not fit to train on", found=found))
     return batch

@@ -111,14 +111,6 @@ def copy_whole(source: Path, target: Path, digest: str) -> bool:
     return False
 
 
-def copy_files(source: Path, target: Path) -> None:
-    """Copy all files that DVC's digest covers, for a path that is no batch. An error names one file."""
-    for file in read_linked_files(source):
-        copy = target / Path(file).relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
-
-
 def remove(path: Path) -> None:
     """Remove a file or a directory if it exists."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -10,25 +10,22 @@ a restore is interrupted between two renames, the next restore completes it; unt
 """
 
 import errno
-import hashlib
-import io
-import json
 import os
 import shlex
 import shutil
-import sqlite3
 import tarfile
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
-from pipeline.care.exclusive_access import alone
+from pipeline.care.exclusive_access import exclusive_access
 from pipeline.care.prefect_database import find_file
+from pipeline.care.sqlite import copy_database, find_damage, sidecars
 from pipeline.errors import WorkspaceError
 from pipeline.files import (
     PRIVATE,
@@ -40,8 +37,9 @@ from pipeline.files import (
     write_json,
 )
 from pipeline.redaction import without_password
+from pipeline.tracking.database import RESTORING
 from pipeline.tracking.relocation import FOLDER
-from pipeline.tracking.store import RESTORING, is_damage, locate_unserved
+from pipeline.tracking.store import locate_unserved
 from pipeline.workspace import STATE, lock, main_repository, make_state
 
 FORMAT = 1
@@ -49,9 +47,8 @@ SUFFIX = ".tar.gz"
 MANIFEST = "manifest.json"
 MLFLOW, PREFECT = "mlflow.db", "prefect.db"  # names in the archive, next to `mlruns/` and `state/`
 KEPT_STATE = ("quarantine", "retraining", "monitoring/told.json")  # below `.pipeline/`
-SIDECARS = ("-journal", "-wal", "-shm")  # SQLite would apply them to any database of that name
 SCRATCH = "backup.partial"  # directory in `.pipeline/` for the copies to archive
-STAGED, ASIDE = "restore.partial", "replaced"  # directories in `.pipeline/`; the time is appended to the second
+UNPACKED, REPLACED = "restore.partial", "replaced"  # directories in `.pipeline/`; the second has the time in its name
 
 
 @dataclass(frozen=True)
@@ -82,19 +79,16 @@ def back_up(workspace: Path, target: Path) -> Backup:
     Raises:
         WorkspaceError: the store is not embedded or does not exist, or the file exists.
     """
-    root = main_repository(workspace)
-    database = require_embedded(workspace)
+    root, database = main_repository(workspace), require_embedded(workspace)
     if not database.exists():
         raise WorkspaceError("there is nothing to back up yet", found=f"no {database}", remedy="pipeline run")
     now = time.gmtime()
     if not target.name.endswith(SUFFIX):
         target = target / f"{root.name}-{time.strftime('%Y%m%dT%H%M%SZ', now)}{SUFFIX}"
     if target.exists():
-        raise WorkspaceError(f"{target} is there already", remedy="choose another name, or give a directory")
+        raise WorkspaceError(f"{target} exists already", remedy="choose another name, or give a directory")
     prefect = find_file(root)
-    left_out = ["DVC's cache: dvc push"]
-    if prefect is None:
-        left_out.append("Prefect's database, which is a server's: pg_dump")
+    digests = {}
     with (
         lock("backup", wait=0, remedy="wait for it", root=root),
         _scratch(root) as scratch,
@@ -102,22 +96,22 @@ def back_up(workspace: Path, target: Path) -> Backup:
         tarfile.open(partial, "w:gz", compresslevel=1) as archive,
     ):
         remove_abandoned(target.parent, f"*{SUFFIX}")  # a killed backup has another time in its name
-        writer = _Writer(archive, scratch)
-        for name, file in ((MLFLOW, database), (PREFECT, prefect)):
-            if file and file.exists():
-                copy_database(file, scratch / name)
-                writer.add(scratch / name, name)
-        for path in _files(database.parent / FOLDER):
-            writer.add(path, f"{FOLDER}/{path.relative_to(database.parent / FOLDER).as_posix()}")
-        for name in KEPT_STATE:
-            for path in _files(root / STATE / name):
-                writer.add(path, f"state/{path.relative_to(root / STATE).as_posix()}")
+        for path, name in _find_files(root, database, prefect, scratch):
+            copy = scratch / "copy"  # another process may change the file
+            try:
+                shutil.copyfile(path, copy)
+            except FileNotFoundError:
+                continue
+            digests[name] = file_digest(copy)
+            _add(archive, copy, name)
         about = {"format": FORMAT, "made": time.strftime("%Y-%m-%d %H:%M:%S", now), "root": str(database.parent)}
         versions = {name: version(name) for name in ("mlflow", "prefect")}
-        writer.add_manifest({**about, "versions": versions, "files": writer.digests})
+        write_json(scratch / MANIFEST, {**about, "versions": versions, "files": digests})
+        _add(archive, scratch / MANIFEST, MANIFEST)
     with target.open("rb") as written:
         os.fsync(written)
-    return Backup(target, len(writer.digests), target.stat().st_size, tuple(left_out))
+    left_out = ["DVC's cache: dvc push", *([] if prefect else ["Prefect's database, which is a server's: pg_dump"])]
+    return Backup(target, len(digests), target.stat().st_size, tuple(left_out))
 
 
 def restore(workspace: Path, source: Path, *, replace: bool, with_prefect: bool) -> Restored:
@@ -132,39 +126,39 @@ def restore(workspace: Path, source: Path, *, replace: bool, with_prefect: bool)
             store is not embedded. Nothing has changed.
     """
     root, database = main_repository(workspace), require_embedded(workspace)
-    with alone(workspace, beside_servers=False):
-        if (database.parent / RESTORING).exists():
-            _complete(database.parent)
-        staged = database.parent / STATE / STAGED
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
+    journal = database.parent / RESTORING
+    with exclusive_access(workspace, with_servers=True):
+        if journal.exists():
+            _complete(journal)
+        unpacked = database.parent / STATE / UNPACKED
+        shutil.rmtree(unpacked, ignore_errors=True)
+        unpacked.mkdir(parents=True)
         try:
-            manifest = _unpack(source, staged)
-            make_private(*staged.rglob("*"))
-            targets = [(staged / MLFLOW, database), (staged / FOLDER, database.parent / FOLDER)]
-            targets += [(staged / "state" / name, root / STATE / name) for name in KEPT_STATE]
+            manifest = _unpack(source, unpacked)
+            make_private(*unpacked.rglob("*"))
+            targets = {unpacked / MLFLOW: database, unpacked / FOLDER: database.parent / FOLDER}
+            targets |= {unpacked / "state" / name: root / STATE / name for name in KEPT_STATE}
             if with_prefect and (prefect := find_file(root)):
-                targets.append((staged / PREFECT, prefect))
-            targets = [(new, target) for new, target in targets if new.exists()]
-            files = sum(1 for new, _ in targets for _ in _files(new))
-            former = [path for _, target in targets for path in (target, *sidecars(target)) if path.exists()]
+                targets[unpacked / PREFECT] = prefect
+            targets = {new: target for new, target in targets.items() if new.exists()}
+            files = sum(1 for new in targets for _ in _files_below(new))
+            former = [path for target in targets.values() for path in (target, *sidecars(target)) if path.exists()]
             if former and not replace:
                 raise WorkspaceError(
-                    "a restore would replace what is here",
+                    "a restore would replace existing files",
                     expected="none of these yet",
                     found=", ".join(map(str, former)),
-                    remedy=f"pipeline restore {shlex.quote(str(source))} --replace: what is here is kept aside",
+                    remedy=f"pipeline restore {shlex.quote(str(source))} --replace: it keeps the existing files",
                 )
-            aside = f"{ASIDE}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-            moves = [(path, state_beside(path) / aside / path.name) for path in former]
-            moves += [(_bring_beside(new, target), target) for new, target in targets]
-            write_json(database.parent / RESTORING, {"moves": [[str(old), str(new)] for old, new in moves]})
-            _complete(database.parent)
+            folder = f"{REPLACED}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+            aside = {path: state_beside(path) / folder / path.name for path in former}
+            moves = [*aside.items(), *((_bring_beside(new, target), target) for new, target in targets.items())]
+            write_json(journal, {"moves": [[str(old), str(new)] for old, new in moves]})
+            _complete(journal)
         finally:
-            if not (database.parent / RESTORING).exists():
-                shutil.rmtree(staged, ignore_errors=True)
-    kept = tuple(dict.fromkeys(new.parent for _, new in moves[: len(former)]))
-    return Restored(manifest["made"], files, kept)
+            if not journal.exists():
+                shutil.rmtree(unpacked, ignore_errors=True)
+    return Restored(manifest["made"], files, tuple(dict.fromkeys(new.parent for new in aside.values())))
 
 
 def require_embedded(workspace: Path) -> Path:
@@ -174,68 +168,30 @@ def require_embedded(workspace: Path) -> Path:
         WorkspaceError: another store is configured, which has its own backup tools.
     """
     store = locate_unserved(workspace)
-    remedies = {"http": "back it up where its server runs", "postgresql": "pg_dump it", "mysql": "mysqldump it"}
     if store.database is None:
-        remedy = next(
-            (text for scheme, text in remedies.items() if store.uri.startswith(scheme)), "copy it by its means"
-        )
+        remedies = {"http": "back it up where its server runs", "postgresql": "pg_dump it", "mysql": "mysqldump it"}
+        fitting = (text for scheme, text in remedies.items() if store.uri.startswith(scheme))
         raise WorkspaceError(
             f"MLflow's store is not the project's own but {store}",
             expected="mlflow.db and mlruns/ in the project",
-            remedy=f"{remedy}; for a bucket with its files, switch versioning on",
+            remedy=f"{next(fitting, 'copy it with its own tools')}; for a bucket with its files, switch versioning on",
         )
-    if store.artifacts != (database_folder := (store.database.parent / FOLDER).as_uri()):
+    if store.artifacts != (embedded := (store.database.parent / FOLDER).as_uri()):
         raise WorkspaceError(
             "MLflow's files are not in the project",
-            expected=database_folder,
+            expected=embedded,
             found=without_password(store.artifacts or ""),
             remedy="switch versioning on for that bucket, and unset MLFLOW_DEFAULT_ARTIFACT_ROOT to back up the rest",
         )
     return store.database
 
 
-def copy_database(file: Path, copy: Path) -> None:
-    """Copy an SQLite database that other processes may use. The copy is consistent and readable only by its owner.
+def state_beside(path: Path) -> Path:
+    """Find the `.pipeline/` on the same disk as a file: its project's, or one in the file's own directory.
 
-    Raises:
-        WorkspaceError: the database is damaged.
-        OSError: the copy cannot be written.
+    A rename is atomic only within a disk. The second case is Prefect's database.
     """
-    copy.touch(PRIVATE)
-    try:
-        with (
-            closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as source,
-            closing(sqlite3.connect(copy)) as to,
-        ):
-            source.backup(to)
-    except sqlite3.DatabaseError as error:
-        if is_damage(error):
-            raise _damaged(file, str(error)) from None
-        if "full" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(copy)) from None
-        raise WorkspaceError(f"{file} cannot be copied to {copy}", found=str(error)) from None
-    if found := find_damage(copy):
-        raise _damaged(file, found)
-
-
-def find_damage(database: Path) -> str:
-    """Run SQLite's check on a database. Returns the problem found, or an empty string."""
-    try:
-        with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
-            (found,) = connection.execute("PRAGMA quick_check").fetchone()
-            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.DatabaseError as error:
-        return str(error)
-    return str(found) if found != "ok" else "" if tables != (0,) else "it has no tables"
-
-
-def _damaged(file: Path, found: str) -> WorkspaceError:
-    return WorkspaceError(
-        f"{file} is damaged",
-        expected="a sound SQLite database",
-        found=found,
-        remedy="pipeline restore BACKUP --replace, if there is an earlier backup",
-    )
+    return next((parent for parent in path.parents if parent.name == STATE.name), path.parent / STATE)
 
 
 @contextmanager
@@ -250,47 +206,23 @@ def _scratch(root: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def state_beside(path: Path) -> Path:
-    """Find the `.pipeline/` on the same disk as a file: its project's, or one in the file's own directory.
+def _find_files(root: Path, database: Path, prefect: Path | None, scratch: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the files to archive and their names in the archive: first the copied databases."""
+    for name, file in ((MLFLOW, database), (PREFECT, prefect)):
+        if file and file.exists():
+            copy_database(file, scratch / name)
+            yield scratch / name, name
+    places = {FOLDER: database.parent / FOLDER} | {f"state/{name}": root / STATE / name for name in KEPT_STATE}
+    for name, place in places.items():
+        for path in _files_below(place):
+            yield path, str(PurePosixPath(name, path.relative_to(place)))
 
-    A rename is atomic only within a disk. The second case is Prefect's database.
-    """
-    return next((parent for parent in path.parents if parent.name == STATE.name), path.parent / STATE)
 
-
-class _Writer:
-    """Writer of an archive that records the digests of its files."""
-
-    def __init__(self, archive: tarfile.TarFile, scratch: Path) -> None:
-        self.digests: dict[str, str] = {}
-        self._archive, self._scratch = archive, scratch
-
-    def add(self, path: Path, name: str) -> None:
-        """Add a file with its current content. Skip it if it no longer exists."""
-        try:
-            with path.open("rb") as file, (self._scratch / "copy").open("w+b") as copy:
-                try:
-                    shutil.copyfileobj(file, copy)
-                    copy.flush()
-                except OSError as error:  # this error has no file name
-                    raise OSError(error.errno, error.strerror, str(path), None, copy.name) from None
-                self._add(copy, name)
-        except FileNotFoundError:
-            return
-
-    def add_manifest(self, content: dict[str, Any]) -> None:
-        """Add the manifest as the last file."""
-        self._add(io.BytesIO(json.dumps(content, indent=2, sort_keys=True).encode()), MANIFEST)
-        del self.digests[MANIFEST]
-
-    def _add(self, content: IO[bytes], name: str) -> None:
-        info = tarfile.TarInfo(name)
-        info.mode = PRIVATE
-        info.size, info.mtime = content.seek(0, os.SEEK_END), int(time.time())
-        content.seek(0)
-        self.digests[name] = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
-        content.seek(0)
-        self._archive.addfile(info, content)
+def _add(archive: tarfile.TarFile, file: Path, name: str) -> None:
+    info = tarfile.TarInfo(name)
+    info.mode, info.size, info.mtime = PRIVATE, file.stat().st_size, int(time.time())
+    with file.open("rb") as content:
+        archive.addfile(info, content)
 
 
 def _unpack(source: Path, directory: Path) -> dict[str, Any]:
@@ -298,76 +230,72 @@ def _unpack(source: Path, directory: Path) -> dict[str, Any]:
 
     def refuse_links(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo:
         if not (member.isreg() or member.isdir()):
-            raise _not_ours(source, f"{member.name} is neither a file nor a directory")
+            raise tarfile.TarError(f"{member.name} is neither a file nor a directory")
         return tarfile.data_filter(member, place)
 
     try:
         with tarfile.open(source, "r:gz") as archive:
             archive.extractall(directory, filter=refuse_links)
         manifest = read_json(directory / MANIFEST)
+        found = _find_mismatch(directory, manifest)
     except FileNotFoundError:
-        raise _not_ours(source, "no such file, or no manifest in it") from None
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # a full disk, not a damaged archive
+        found = "no such file, or no manifest in it"
+    except (OSError, tarfile.TarError, zlib.error, EOFError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # not a damaged archive
             raise OSError(error.errno, error.strerror, error.filename or str(directory)) from None
-        raise _not_ours(source, str(error)) from None
-    except (tarfile.TarError, zlib.error, EOFError, ValueError, RecursionError) as error:
-        raise _not_ours(source, str(error)) from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise _not_ours(source, f"format {found}, where this version reads {FORMAT}")
-    files = manifest.get("files")
-    if not isinstance(manifest.get("made"), str) or not isinstance(files, dict):
-        raise _not_ours(source, f"{MANIFEST} does not say when it was made, or which files are in it")
-    there = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()} - {MANIFEST}
-    for name in sorted(there ^ files.keys()):
-        raise _not_ours(source, f"{name} is {'not in its manifest' if name in there else 'missing'}")
+        found = str(error)
+    if found:
+        raise WorkspaceError(
+            f"{source} cannot be restored from", expected="an unaltered archive of `pipeline backup`", found=found
+        )
+    return dict(manifest)
+
+
+def _find_mismatch(directory: Path, manifest: Any) -> str:
+    """Find a difference between an unpacked archive and its manifest. Returns an empty string if there is none."""
+    content = manifest if isinstance(manifest, dict) else {}
+    if content.get("format") != FORMAT:
+        return f"format {content.get('format')}, where this version reads {FORMAT}"
+    files = content.get("files")
+    if not isinstance(content.get("made"), str) or not isinstance(files, dict):
+        return f"{MANIFEST} lacks the time of the backup or the list of its files"
+    present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
+    for name in sorted((present - {MANIFEST}) ^ files.keys()):
+        return f"{name} is {'not in its manifest' if name in present else 'missing'}"
     for name, digest in files.items():
-        if file_digest(directory / PurePosixPath(name)) != digest:
-            raise _not_ours(source, f"{name} has another digest than its manifest says")
+        if file_digest(directory / name) != digest:
+            return f"{name} has another digest than in its manifest"
     if MLFLOW not in files:
-        raise _not_ours(source, f"no {MLFLOW} in it")
+        return f"no {MLFLOW} in it"
     for name in files.keys() & {MLFLOW, PREFECT}:
-        if found := find_damage(directory / name):
-            raise _not_ours(source, f"{name} is not a sound SQLite database: {found}")
-    return manifest
+        if damage := find_damage(directory / name):
+            return f"{name} is a damaged SQLite database: {damage}"
+    return ""
 
 
-def _not_ours(source: Path, found: str) -> WorkspaceError:
-    return WorkspaceError(
-        f"{source} cannot be restored from", expected="an unaltered archive of `pipeline backup`", found=found
-    )
-
-
-def _complete(folder: Path) -> None:
-    """Make the renames listed in the journal. Skip those made before a kill."""
-    for old, new in read_json(folder / RESTORING)["moves"]:
+def _complete(journal: Path) -> None:
+    """Make the renames listed in a journal. Skip those made before a kill."""
+    for old, new in read_json(journal)["moves"]:
         if Path(old).exists() and not Path(new).exists():
             Path(new).parent.mkdir(parents=True, exist_ok=True)
             os.rename(old, new)
-    (folder / RESTORING).unlink()
+    journal.unlink()
 
 
 def _bring_beside(new: Path, target: Path) -> Path:
     """Move an unpacked file or directory to the disk of its target."""
-    place = state_beside(target) / STAGED
+    place = state_beside(target) / UNPACKED
     if new.is_relative_to(place):
         return new
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_state(place.parent.parent)
     place.mkdir(exist_ok=True)
     copy = place / target.name
     shutil.rmtree(copy, ignore_errors=True)
     copy.unlink(missing_ok=True)
-    shutil.move(new, copy)
-    return copy
+    return Path(shutil.move(new, copy))
 
 
-def sidecars(path: Path) -> list[Path]:
-    """List the files that SQLite may create next to a database."""
-    return [path.with_name(path.name + ending) for ending in SIDECARS] if path.suffix == ".db" else []
-
-
-def _files(path: Path) -> Iterator[Path]:
+def _files_below(path: Path) -> Iterator[Path]:
     """Yield the files at or below a path in a fixed order, without partly written ones."""
     if path.is_file():
         yield path

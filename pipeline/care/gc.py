@@ -10,7 +10,6 @@ references are deleted before the objects that they refer to.
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -21,19 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.care.backup import SCRATCH
-from pipeline.care.exclusive_access import alone
-from pipeline.care.prefect_database import Unwanted, count_old, delete_old
+from pipeline.care.exclusive_access import exclusive_access
+from pipeline.care.prefect_database import OldHistory, count_old, delete_old
 from pipeline.care.retention import Retention, delete, review
 from pipeline.checkout import PLACE, RETRAININGS
 from pipeline.errors import FlowError
 from pipeline.files import parse_yaml
 from pipeline.git import git_or_none
-from pipeline.retraining.run import HISTORY
+from pipeline.retraining.report import REPORTS
+from pipeline.tracking.dvc_cache import digests_in_directory
 from pipeline.tracking.store import locate_unserved, open_store
 from pipeline.workspace import STATE, main_repository
 
 AGING = ("checkpoints/*", "replaced-*", "*-*Z.db")  # checkpoints, and copies kept by restores and upgrades
-GOING = ".going"  # suffix of a directory that is being deleted
+DELETED = ".going"  # suffix of a directory whose deletion has begun
 DAY = 86_400  # seconds
 
 
@@ -52,7 +52,7 @@ class Garbage:
     retention: Retention
     cached_runs: tuple[Leftover, ...]  # entries of DVC's run-cache whose outputs are deleted
     objects: tuple[Leftover, ...]  # of DVC's cache, lists of directories first
-    prefect: Unwanted
+    prefect: OldHistory
     files: tuple[Leftover, ...]  # below `.pipeline/`
 
     @property
@@ -76,7 +76,7 @@ def review_all(workspace: Path, *, keep_runs: int, days: int) -> Iterator[Garbag
         TrackingError: the store cannot be used, or is behind a server.
         FlowError: DVC or Prefect cannot list its data.
     """
-    with alone(workspace, beside_servers=True):
+    with exclusive_access(workspace, with_servers=False):
         store, root = locate_unserved(workspace), main_repository(workspace)
         retention = review(store, open_store(store), workspace, keep_runs)
         cached_runs, objects = _find_unused(workspace, retention)
@@ -116,46 +116,35 @@ def _find_unused(workspace: Path, retention: Retention) -> tuple[tuple[Leftover,
             cache, runs = Path(repo.cache.local.path), Path(repo.cache.local_cache_dir) / "runs"
     except DvcException as error:
         raise FlowError(
-            "DVC cannot tell what is needed", found=str(error), remedy="mend it, or remove that branch or tag"
+            "DVC cannot list the data in use", found=str(error), remedy="correct it, or delete that branch or tag"
         ) from None
     if not cache.is_relative_to(main_repository(workspace)):  # other projects may share this cache
         return (), ()
     needed = {info.value for infos in used.values() for info in infos} | retention.data
-    needed |= {entry["md5"] for name in needed if name.endswith(".dir") for entry in _read_list(_object(cache, name))}
+    lists = [cache / digest[:2] / digest[2:] for digest in needed if digest.endswith(".dir")]
+    needed.update(digest for path in lists for digest in digests_in_directory(path))
     objects = [
         Leftover(path, path.stat().st_size)
         for path in sorted(cache.glob("[0-9a-f][0-9a-f]/*"))
         if path.parent.name + path.name not in needed and path.is_file()
     ]
-    gone = {leftover.path.parent.name + leftover.path.name for leftover in objects}
-    cached = tuple(Leftover(path, _size(path)) for path in _find_broken(runs, gone))
+    deleted = {leftover.path.parent.name + leftover.path.name for leftover in objects}
+    cached = tuple(Leftover(path, _size(path)) for path in _find_broken(runs, deleted))
     return cached, tuple(sorted(objects, key=lambda leftover: leftover.path.suffix != ".dir"))
 
 
-def _find_broken(runs: Path, gone: Collection[str]) -> Iterator[Path]:
+def _find_broken(runs: Path, deleted: Collection[str]) -> Iterator[Path]:
     """Yield the entries of DVC's run-cache whose outputs are deleted.
 
     A directory holds the entries of one input. If all are broken, yield the directory: DVC fails on an empty one.
     """
     for directory in sorted(runs.glob("??/*")):
         entries = sorted(path for path in directory.iterdir() if path.is_file())
-        broken = [path for path in entries if not _outputs(path).isdisjoint(gone)]
-        if len(broken) == len(entries) or directory.suffix == GOING:
+        broken = [path for path in entries if not _outputs(path).isdisjoint(deleted)]
+        if len(broken) == len(entries) or directory.suffix == DELETED:
             yield directory
         else:
             yield from broken
-
-
-def _object(cache: Path, digest: str) -> Path:
-    return cache / digest[:2] / digest[2:]
-
-
-def _read_list(path: Path) -> list[dict[str, str]]:
-    """Read the list of a directory's files from DVC's cache; empty if it is missing or corrupt."""
-    try:
-        return list(json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError):
-        return []
 
 
 def _outputs(entry: Path) -> set[str]:
@@ -171,7 +160,7 @@ def _find_leftovers(root: Path, keep_runs: int, before: float) -> Iterator[Lefto
     copies left by killed processes.
     """
     dated = [path for pattern in AGING for path in sorted((root / STATE).glob(pattern))]
-    reports = sorted(path for path in (root / HISTORY).glob("*") if path.is_dir())  # sorted by the time in their names
+    reports = sorted(path for path in (root / REPORTS).glob("*") if path.is_dir())  # sorted by the time in their names
     abandoned = [path for place in (PLACE, RETRAININGS) for path in sorted((root / place).glob("*"))]
     abandoned += (root / STATE).glob(SCRATCH)
     old = [path for path in dated if path.stat().st_mtime < before]
@@ -187,11 +176,11 @@ def _size(path: Path) -> int:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        going = path.with_suffix(GOING)  # rename first: no process must find half a directory
-        if path != going:
-            shutil.rmtree(going, ignore_errors=True)
-            path.rename(going)
-        shutil.rmtree(going)
+        renamed = path.with_suffix(DELETED)  # so that no process finds half a directory
+        if path != renamed:
+            shutil.rmtree(renamed, ignore_errors=True)
+            path.rename(renamed)
+        shutil.rmtree(renamed)
         return
     with contextlib.suppress(FileNotFoundError):
         path.chmod(0o644)  # DVC makes cached files read-only

@@ -1,22 +1,20 @@
-"""Prefect's database without its server: count and delete old history, compare and upgrade the schema."""
+"""Prefect's database without its server: count and delete old history, list the schema revisions."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FlowError
+from pipeline.flows.prefect_internals import database_interface
 from pipeline.flows.prefect_server import settings
-from pipeline.tracking.migrations import Age, compare
 
 
 @dataclass(frozen=True)
-class Unwanted:
+class OldHistory:
     """Amount of Prefect's history older than `days`. True as a condition if there is any."""
 
     days: int
@@ -39,17 +37,15 @@ def find_file(root: Path) -> Path | None:
     return Path(path) if is_file and path and ":memory:" not in path else None
 
 
-async def count_old(root: Path, days: int) -> Unwanted:
+async def count_old(root: Path, days: int) -> OldHistory:
     """Count the history older than `days`. All counts are 0 if there is no database yet or a server holds it."""
     file = find_file(root)
     if _settings(root).api.url or (file is not None and not file.exists()):
-        return Unwanted(days)
+        return OldHistory(days)
     import sqlalchemy as sa
-    from prefect.server.database import provide_database_interface
     from prefect.server.schemas.states import TERMINAL_STATES
-    from prefect.types._datetime import now
 
-    db, before = provide_database_interface(), now("UTC") - timedelta(days=days)
+    db, before = database_interface(), datetime.now(UTC) - timedelta(days=days)
     old = sa.select(db.FlowRun.id).where(
         db.FlowRun.parent_task_run_id.is_(None),
         db.FlowRun.state_type.in_(TERMINAL_STATES),
@@ -61,7 +57,7 @@ async def count_old(root: Path, days: int) -> Unwanted:
             async def count(model: Any, condition: Any) -> int:
                 return int(await session.scalar(sa.select(sa.func.count()).select_from(model).where(condition)) or 0)
 
-            return Unwanted(
+            return OldHistory(
                 days,
                 await count(db.FlowRun, db.FlowRun.id.in_(old)),
                 await count(db.Log, db.Log.flow_run_id.in_(old)),
@@ -70,9 +66,8 @@ async def count_old(root: Path, days: int) -> Unwanted:
             )
 
 
-async def delete_old(unwanted: Unwanted) -> None:
+async def delete_old(history: OldHistory) -> None:
     """Delete old history with the vacuum of Prefect's server, in small transactions."""
-    from prefect.server.database import provide_database_interface
     from prefect.server.services import db_vacuum
     from prefect.settings import (
         PREFECT_SERVER_EVENTS_RETENTION_PERIOD,
@@ -80,7 +75,7 @@ async def delete_old(unwanted: Unwanted) -> None:
         temporary_settings,
     )
 
-    period, db = timedelta(days=unwanted.days), provide_database_interface()
+    period, db = timedelta(days=history.days), database_interface()
     retention = {
         PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD: period,
         PREFECT_SERVER_EVENTS_RETENTION_PERIOD: period,
@@ -93,32 +88,15 @@ async def delete_old(unwanted: Unwanted) -> None:
         await db_vacuum.vacuum_old_events(db=db)
 
 
-def find_age(revision: str) -> Age:
-    """Compare the schema revision of Prefect's SQLite database with the installed Prefect."""
+def read_schema_revisions() -> list[str]:
+    """Return the revisions of the installed Prefect's schema for SQLite, the newest first."""
     from alembic.script import ScriptDirectory
     from prefect.server.database.alembic_commands import alembic_config
     from prefect.server.database.orm_models import AioSqliteORMConfiguration
 
     config = alembic_config()
     config.set_main_option("version_locations", str(AioSqliteORMConfiguration().versions_dir))
-    return compare(revision, ScriptDirectory.from_config(config))
-
-
-def migrate(database: Path) -> None:
-    """Migrate a database to the installed Prefect's schema, in place. Call this on a copy.
-
-    Raises:
-        FlowError: a migration failed.
-    """
-    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
-    address = {"PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}"}
-    done = subprocess.run(command, env=os.environ | address, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise FlowError(
-            "Prefect could not upgrade the copy of its database",
-            found="\n".join((done.stderr or done.stdout).strip().splitlines()[-3:]),
-            remedy="the database itself is as it was; look in Prefect's issues for this migration",
-        )
+    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
 
 
 @contextmanager

@@ -13,7 +13,6 @@ These runs are kept:
 """
 
 import contextlib
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +25,17 @@ from pipeline.registry.ledger import LEDGER_TAG
 from pipeline.registry.load import SCHEME
 from pipeline.tracking import logged_models
 from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.mlflow_internals import delete_permanently, find_deleted_models
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.provenance import BATCH_TAG, COMMIT_TAG
-from pipeline.tracking.queries import all_experiments, all_versions, pages
+from pipeline.tracking.queries import all_experiments, all_versions, pages, search_runs
 from pipeline.tracking.records import EVALUATION_TAG, LOCK_ARTIFACT
 from pipeline.tracking.store import Store, explained
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 SOURCE_TAG, PARENT_TAG = "mlflow.source.name", "mlflow.parentRunId"
 TRAINING = "pipeline.stages.train"
@@ -76,7 +77,7 @@ def review(store: Store, client: "MlflowClient", workspace: Path, keep_runs: int
     """
     require_direct(store)
     with explained(store):
-        runs = {run.info.run_id: run for run in _all_runs(client)}
+        runs = {run.info.run_id: run for run in search_runs(client, "", deleted=True)}
         versions = all_versions(client)
         needed = set(_find_needed(runs.values(), workspace, keep_runs)) | {version.run_id for version in versions}
         while parents := {_parent(runs[run]) for run in needed & runs.keys()} - needed:
@@ -99,10 +100,8 @@ def review(store: Store, client: "MlflowClient", workspace: Path, keep_runs: int
         kept = [run for number, run in runs.items() if number not in unneeded]
         return Retention(
             store,
-            tuple(
-                _unneeded(number, run.info.run_name or "", run.info.artifact_uri) for number, run in unneeded.items()
-            ),
-            tuple(_unneeded(model.model_id, model.name or "", model.artifact_location) for model in models),
+            tuple(_measure(number, run.info.run_name, run.info.artifact_uri) for number, run in unneeded.items()),
+            tuple(_measure(model.model_id, model.name, model.artifact_location) for model in models),
             frozenset(run.data.tags[COMMIT_TAG] for run in kept if COMMIT_TAG in run.data.tags),
             frozenset(digest for run in kept for digest in _find_data(run)),
         )
@@ -119,7 +118,6 @@ def delete(retention: Retention) -> None:
     """
     with explained(retention.store):
         from mlflow import MlflowClient
-        from mlflow.cli import _gc_tracking_resources
 
         client, direct = MlflowClient(retention.store.uri), _open_directly(retention.store)
         for first in range(0, max(len(retention.runs), len(retention.models)), RUNS_AT_ONCE):
@@ -130,21 +128,9 @@ def delete(retention: Retention) -> None:
             for model in models:
                 if logged_models.get(client, model):
                     client.delete_logged_model(model)
-            # The command `mlflow gc` would also delete all experiments that are marked as deleted.
-            with contextlib.redirect_stdout(io.StringIO()):
-                _gc_tracking_resources(
-                    direct,
-                    run_ids=runs,
-                    experiment_ids=None,
-                    logged_model_ids=models,
-                    older_than=None,
-                    time_delta=0,
-                    skip_experiments=True,
-                    skip_logged_models=False,
-                    ignore_not_found=True,
-                )
-        for gone in retention.runs + retention.models:
-            _tidy(gone.place)
+            delete_permanently(direct, runs, models)
+        for deleted in retention.runs + retention.models:
+            _remove_empty_parent(deleted.place)
 
 
 def require_direct(store: Store) -> None:
@@ -155,7 +141,7 @@ def require_direct(store: Store) -> None:
     """
     if store.uri.startswith(("http://", "https://")):
         raise TrackingError(
-            f"runs are deleted for good in a database, not through the server {store}",
+            f"runs are permanently deleted in a database, not through the server {store}",
             expected="MLFLOW_TRACKING_URI with the address of the server's database",
             found=str(store),
             remedy="MLFLOW_TRACKING_URI=postgresql://... pipeline gc, on a machine that reaches its artifacts too",
@@ -164,14 +150,14 @@ def require_direct(store: Store) -> None:
 
 def _find_needed(runs: "Iterable[Run]", workspace: Path, keep_runs: int) -> Iterator[str]:
     model = Outputs(workspace).model
-    standing = file_digest(model) if model.is_file() else None
+    current = file_digest(model) if model.is_file() else None
     newest: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for run in sorted(runs, key=lambda run: -run.info.start_time):
         tags, number = run.data.tags, run.info.run_id
         if ROLE_TAG in tags:
             yield from (value for name, value in tags.items() if name == f"{EVIDENCE}run")
             yield number
-        if run.info.status not in ENDED or tags.get(MODEL_TAG, "") == standing:
+        if run.info.status not in ENDED or tags.get(MODEL_TAG, "") == current:
             yield number
         if any(name.startswith(f"{LEDGER_TAG}.") for name in tags):
             yield number
@@ -185,27 +171,17 @@ def _parent(run: "Run") -> str:
     return str(run.data.tags.get(PARENT_TAG, run.info.run_id))
 
 
-def _all_runs(client: "MlflowClient") -> "Iterator[Run]":
-    """Yield every run of every experiment, including those marked as deleted."""
-    from mlflow.entities import ViewType
-
-    experiments = client.search_experiments(ViewType.ALL)
-    return pages(client.search_runs, [found.experiment_id for found in experiments], "", ViewType.ALL)
-
-
 def _all_models(store: Store, client: "MlflowClient") -> "Iterator[LoggedModel]":
     """Yield every logged model, including those marked as deleted, which MLflow's search omits."""
     yield from pages(client.search_logged_models, all_experiments(client), size=MODELS_PAGE)
-    direct = _open_directly(store)
-    for model in direct._get_deleted_logged_models():
-        yield direct.get_logged_model(model, allow_deleted=True)
+    yield from find_deleted_models(_open_directly(store))
 
 
-def _open_directly(store: Store) -> Any:
-    """Open MLflow's internal store of a database, which has more methods than its client."""
-    from mlflow.tracking._tracking_service.utils import _get_store
+def _open_directly(store: Store) -> "SqlAlchemyStore":
+    """Open MLflow's store of a database, which has more methods than its client."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    return _get_store(store.uri, store.artifacts)
+    return SqlAlchemyStore(store.uri, store.artifacts)
 
 
 def _find_data(run: "Run") -> Iterator[str]:
@@ -232,12 +208,8 @@ def _read_lock(run: "Run") -> Mapping[str, Any]:
     return parse_yaml(file.read_bytes()) or {}
 
 
-def _unneeded(number: str, name: str, place: str) -> Unneeded:
-    return Unneeded(number, name, place, _measure(place))
-
-
-def _tidy(uri: str) -> None:
-    """Remove the directory of the artifacts of a run or model if it is local and empty."""
+def _remove_empty_parent(uri: str) -> None:
+    """Remove the parent directory of deleted artifacts if it is local and empty."""
     from mlflow.utils.file_utils import local_file_uri_to_path
     from mlflow.utils.uri import is_local_uri
 
@@ -246,15 +218,15 @@ def _tidy(uri: str) -> None:
             Path(local_file_uri_to_path(uri)).parent.rmdir()
 
 
-def _measure(uri: str) -> int:
-    """Sum up the sizes in bytes of the files at a URI."""
+def _measure(number: str, name: str | None, place: str) -> Unneeded:
+    """Sum up the sizes of the artifacts of a run or model."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    repository = get_artifact_repository(uri)
+    repository = get_artifact_repository(place)
 
     def below(path: str | None) -> int:
         return sum(
             below(entry.path) if entry.is_dir else entry.file_size or 0 for entry in repository.list_artifacts(path)
         )
 
-    return below(None)
+    return Unneeded(number, name or "", place, below(None))

@@ -6,23 +6,23 @@ and then replaces it by one rename. The original is kept. A kill before the rena
 
 import os
 import sqlite3
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.care import prefect_database
-from pipeline.care.backup import copy_database, require_embedded, sidecars, state_beside
-from pipeline.care.exclusive_access import alone
+from pipeline.care.backup import require_embedded, state_beside
+from pipeline.care.exclusive_access import exclusive_access
+from pipeline.care.sqlite import copy_database, count_rows, sidecars
 from pipeline.errors import WorkspaceError
-from pipeline.tracking import migrations
+from pipeline.tracking.migrations import compare, read_revision
+from pipeline.tracking.mlflow_internals import read_schema_revisions
 from pipeline.workspace import main_repository
-
-# An upgrade must keep the number of rows of these tables.
-MLFLOW_RECORD = ("experiments", "runs", "params", "metrics", "tags", "model_versions", "registered_model_aliases")
-PREFECT_RECORD = ("flow", "flow_run", "task_run", "log", "artifact", "deployment")
 
 
 @dataclass(frozen=True)
@@ -36,56 +36,57 @@ class Upgraded:
     kept: Path | None  # copy of the old database; None if there was no upgrade
 
 
+@dataclass(frozen=True)
+class _Tool:
+    name: str
+    database: Path | None
+    tables: tuple[str, ...]  # an upgrade must keep the number of their rows
+    revisions: Sequence[str]  # of the installed schema, the newest first
+    command: Callable[[Path], tuple[str, ...]]  # upgrades a database; Prefect reads its address from the environment
+
+    @property
+    def version(self) -> str:
+        return version(self.name.lower())
+
+
 def upgrade(workspace: Path) -> list[Upgraded]:
     """Upgrade the databases of a workspace's main repository made by an older MLflow or Prefect.
 
     Raises:
-        WorkspaceError: a newer version made a database, another command is running, or the store is not embedded.
-        TrackingError, FlowError: a migration failed. The database has not changed.
+        WorkspaceError: a newer version made a database, another command is running, the store is not embedded, or a
+            migration failed. The database has not changed.
     """
-    root = main_repository(workspace)
-    tools = [
-        _Tool("mlflow", "MLflow", require_embedded(workspace), MLFLOW_RECORD, migrations.find_age, migrations.migrate),
-        _Tool(
-            "prefect",
-            "Prefect",
-            prefect_database.find_file(root),
-            PREFECT_RECORD,
-            prefect_database.find_age,
-            prefect_database.migrate,
-        ),
-    ]
-    with alone(workspace, beside_servers=False):
-        found = [
-            (tool, tool.database, _read_revision(tool.database))
-            for tool in tools
-            if tool.database and tool.database.exists()
-        ]
-        for tool, database, revision in found:
-            if tool.find_age(revision) == "newer":
+    mlflow = _Tool(
+        "MLflow",
+        require_embedded(workspace),
+        ("experiments", "runs", "params", "metrics", "tags", "model_versions", "registered_model_aliases"),
+        read_schema_revisions(),
+        lambda copy: ("mlflow", "db", "upgrade", f"sqlite:///{copy}"),
+    )
+    prefect = _Tool(
+        "Prefect",
+        prefect_database.find_file(main_repository(workspace)),
+        ("flow", "flow_run", "task_run", "log", "artifact", "deployment"),
+        prefect_database.read_schema_revisions(),
+        lambda _: ("prefect", "server", "database", "upgrade", "-y"),
+    )
+    with exclusive_access(workspace, with_servers=True):
+        existing = [(tool, tool.database) for tool in (mlflow, prefect) if tool.database and tool.database.exists()]
+        for tool, database in existing:
+            if compare(found := read_revision(database), tool.revisions) == "newer":
                 raise WorkspaceError(
-                    f"{database} was made by a newer {tool.name} than the installed {version(tool.package)}",
-                    expected=f"a schema that {tool.name} {version(tool.package)} knows",
-                    found=revision or "none",
+                    f"{database} was made by a newer {tool.name} than the installed {tool.version}",
+                    expected=f"a schema that {tool.name} {tool.version} knows",
+                    found=found or "none",
                     remedy=f"install that {tool.name} (requirements.lock has it where the database comes from): "
-                    "schemas are not taken back",
+                    "schemas cannot be downgraded",
                 )
-        return [_upgrade(tool, database, revision) for tool, database, revision in found]
+        return [_upgrade(tool, database) for tool, database in existing]
 
 
-@dataclass(frozen=True)
-class _Tool:
-    package: str
-    name: str
-    database: Path | None
-    record: tuple[str, ...]
-    find_age: Callable[[str], migrations.Age]
-    migrate: Callable[[Path], None]
-
-
-def _upgrade(tool: _Tool, database: Path, revision: str) -> Upgraded:
-    label = f"{tool.name} {version(tool.package)}"
-    if tool.find_age(revision) == "current":
+def _upgrade(tool: _Tool, database: Path) -> Upgraded:
+    label, revision = f"{tool.name} {tool.version}", read_revision(database)
+    if compare(revision, tool.revisions) == "current":
         return Upgraded(label, database, revision, revision, None)
     place = state_beside(database)
     place.mkdir(mode=0o700, exist_ok=True)
@@ -93,13 +94,11 @@ def _upgrade(tool: _Tool, database: Path, revision: str) -> Upgraded:
     copy.unlink(missing_ok=True)
     try:
         copy_database(database, copy)
-        tool.migrate(copy)
-        before, after = _count(database, tool.record), _count(copy, tool.record)
+        _migrate(tool, copy)
+        before, after = count_rows(database, tool.tables), count_rows(copy, tool.tables)
         if before != after:
             raise WorkspaceError(
-                f"the upgrade of {database} would lose something, and was not made",
-                expected=str(before),
-                found=str(after),
+                f"cannot upgrade {database}: records would be lost", expected=str(before), found=str(after)
             )
         with closing(sqlite3.connect(copy)) as connection:  # moves the content of the WAL file into the database
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -112,24 +111,17 @@ def _upgrade(tool: _Tool, database: Path, revision: str) -> Upgraded:
             sidecar.unlink(missing_ok=True)
     finally:
         copy.unlink(missing_ok=True)
-    return Upgraded(label, database, revision, _read_revision(database), kept)
+    return Upgraded(label, database, revision, read_revision(database), kept)
 
 
-def _read_revision(database: Path) -> str:
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-        try:
-            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        except sqlite3.OperationalError:  # no such table
-            return ""
-    return str(found[0]) if found else ""
-
-
-def _count(database: Path, tables: tuple[str, ...]) -> dict[str, int]:
-    """Count the rows of the existing tables."""
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-        there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        return {
-            table: int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-            for table in tables
-            if table in there
-        }
+def _migrate(tool: _Tool, copy: Path) -> None:
+    """Run the tool's own command on a copy of its database."""
+    command = [sys.executable, "-m", *tool.command(copy)]
+    environment = os.environ | {"PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{copy}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode or read_revision(copy) != tool.revisions[0]:
+        raise WorkspaceError(
+            f"{tool.name} could not upgrade the copy of its database",
+            found="\n".join((done.stderr or done.stdout).strip().splitlines()[-3:]),
+            remedy=f"the database itself has not changed; look in {tool.name}'s issues for this migration",
+        )

@@ -40,35 +40,36 @@ def predict(
     """
     paths = [(path, path.resolve()) for path in images]
     workspace = enter_workspace()
-    from pipeline.registry.registered_model import fetch
+    from pipeline.registry.registered_model import load_registered_model
 
-    with console.status("asking the model"):
-        served = fetch(workspace, model)
+    with console.status("predicting"):
+        registered = load_registered_model(workspace, model)
         import numpy as np
 
         from pipeline.data.pictures import read_pictures
         from pipeline.evaluation.metrics import class_probabilities
 
+        size, background = registered.model.size, registered.ground
         pictures = [
             (str(path) + picture.name.removeprefix(str(place)), picture)
             for path, place in paths
-            for picture in read_pictures(place, served.model.size, invert=invert, ground=served.ground)
+            for picture in read_pictures(place, size, invert=invert, background=background)
         ]
-        answers = class_probabilities(served.model.predict(np.stack([picture.pixels for _, picture in pictures])))
+        answers = class_probabilities(registered.model.predict(np.stack([picture.pixels for _, picture in pictures])))
     found: list[dict[str, Any]] = []
     for (name, picture), probabilities in zip(pictures, answers, strict=True):
-        ranked = sorted(range(len(served.classes)), key=lambda label: -probabilities[label])
+        ranked = sorted(range(len(registered.classes)), key=lambda label: -probabilities[label])
         classes = [
             {
-                "class": served.classes[label],
-                "class_ko": served.classes_ko[label] if served.classes_ko else None,
+                "class": registered.classes[label],
+                "class_ko": registered.classes_ko[label] if registered.classes_ko else None,
                 "probability": round(float(probabilities[label]), 6),
             }
             for label in ranked
         ]
         found.append({"image": name, "classes": classes, "notes": list(picture.notes)})
     if as_json:
-        about = {"name": served.name, "version": served.version, "aliases": list(served.aliases)}
+        about = {"name": registered.name, "version": registered.version, "aliases": list(registered.aliases)}
         print_json(about | {"predictions": found})
         return
     table = Table("image", "class", "", Column("probability", justify="right"), "notes", box=SIMPLE_HEAD)
@@ -79,5 +80,5 @@ def predict(
             probability = f"{of['probability']:.1%}"
             table.add_row(Text(head), Text(of["class"], style), of["class_ko"] or "", probability, Text(notes))
     console.print(table)
-    aliases = f" ({', '.join(served.aliases)})" if served.aliases else ""
-    console.print(f"by {served.name} version {served.version}{aliases}")
+    aliases = f" ({', '.join(registered.aliases)})" if registered.aliases else ""
+    console.print(f"by {registered.name} version {registered.version}{aliases}")

@@ -107,9 +107,9 @@ def promote(
         pipeline promote 4 --reason "..." --model fashion-mnist
     """
     with _registry(model) as (client, name):
-        from pipeline.registry import aliases as aliases
+        from pipeline.registry import promotion
 
-        move = aliases.promote(client, name, version, reason=_require(reason))
+        move = promotion.promote(client, name, version, reason=_require(reason))
     _tell(name, move, as_json)
 
 
@@ -132,9 +132,9 @@ def rollback(
         pipeline rollback --to 2 --reason "the last that knew sandals"
     """
     with _registry(model) as (client, name):
-        from pipeline.registry import aliases as aliases
+        from pipeline.registry import promotion
 
-        move = aliases.rollback(client, name, to=to, reason=_require(reason))
+        move = promotion.rollback(client, name, to=to, reason=_require(reason))
     _tell(name, move, as_json)
 
 

@@ -1,1 +1,1 @@
-"""Where images come from, what they look like on disk, and whether they are good."""
+"""Sources and decoders of images, the table on disk, batches, validation, split and window."""

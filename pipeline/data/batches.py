@@ -1,8 +1,8 @@
 """`data/incoming/`: labelled batches that a team adds to the training images over time.
 
 A batch is a directory of idx pairs, a directory with one folder of PNG or JPEG files per class, or an `.npz` file with
-`images` and `labels`. It consists of regular files: links are refused, and hidden files are no part of it. Its content
-is DVC's: the pointer `NAME.dvc` beside it is what git holds.
+`images` and `labels`. It consists of regular files: links are refused, and hidden files are ignored. DVC stores its
+content; git stores the pointer `NAME.dvc` beside it.
 """
 
 import errno
@@ -25,7 +25,7 @@ from pipeline.errors import DataError
 
 INCOMING = Path("data/incoming")
 POINTER = ".dvc"
-IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"  # what names in an idx pair end in
+IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"  # ends of the file names in an idx pair
 FORMATS = (
     "pairs of *images-idx3-ubyte[.gz] and *labels-idx1-ubyte[.gz], or one folder of PNG or JPEG files per class, "
     "or an .npz file with images and labels"
@@ -37,12 +37,12 @@ Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width], labels 
 
 
 def find_batches(directory: Path) -> list[Path]:
-    """The batches of a directory, in the order of their names, in which they are appended to the training images.
+    """Return the batches of a directory, sorted by name. `ingest` appends them to the training images in this order.
 
     Raises:
-        DataError: a batch has no pointer, so a clone would miss it, or a pointer has no content.
+        DataError: a batch has no pointer, so clones would not have it, or a pointer has no batch.
     """
-    batches, pointers = _names(directory)
+    batches, pointers = _list_names(directory)
     for name in sorted(batches - pointers):
         raise DataError(
             f"batch {name} has no pointer: other checkouts would not have it",
@@ -51,7 +51,7 @@ def find_batches(directory: Path) -> list[Path]:
         )
     for name in sorted(pointers - batches):
         raise DataError(
-            f"batch {name} is not here: only its pointer is",
+            f"batch {name} is missing: only its pointer exists",
             expected=str(directory / name),
             remedy=f"dvc checkout {shlex.quote(str(directory / name))}{POINTER}, or dvc pull if another machine has it",
         )
@@ -59,13 +59,11 @@ def find_batches(directory: Path) -> list[Path]:
 
 
 def read_files(path: Path) -> dict[str, tuple[int, int]]:
-    """The files of a batch, by path: bytes, and time of the last change in ns. Hidden ones are no part of it.
-
-    No link is followed.
+    """Return size in bytes and modification time in ns of each file of a batch, by path. Ignores hidden files.
 
     Raises:
-        DataError: the batch holds, hidden or not, something that is neither a file nor a folder, such as a link.
-        OSError: something there cannot be looked at, such as another's folder.
+        DataError: the batch contains, hidden or not, something other than files and folders, such as a link.
+        OSError: a file or folder cannot be accessed.
     """
     files = {}
     for file, status in _walk(path):
@@ -78,23 +76,23 @@ def read_files(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def refuse_links(path: Path) -> None:
-    """Refuse a batch by name unless it consists of regular files.
+    """Refuse a batch that does not consist of regular files only.
 
     Raises:
-        DataError: naming the link, pipe or device.
-        OSError: something there cannot be looked at.
+        DataError: names the batch and the link, pipe or device.
+        OSError: a file or folder cannot be accessed.
     """
     try:
         read_files(path)
     except DataError as error:
-        raise refused(path, error) from None
+        raise as_batch_error(path, error) from None
 
 
 def read_linked_files(path: Path) -> dict[str, tuple[int, int]]:
-    """Like `read_files`, for a path that is no batch: also hidden files, and files that links lead to.
+    """Like `read_files`, but includes hidden files and follows links: for a path that is not a batch.
 
     Raises:
-        OSError: something there cannot be looked at, such as a link that leads nowhere.
+        OSError: a file or folder cannot be accessed, or a link is broken.
     """
     statuses = {str(file): file.stat() for file, _ in _walk(path)}
     return {
@@ -103,13 +101,13 @@ def read_linked_files(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def find_hidden(path: Path) -> tuple[str, ...]:
-    """The hidden files and folders of a batch, which are no part of it, relative to it."""
+    """Return the hidden files and folders of a batch, relative to it. They are ignored when the batch is read."""
     below = (file.relative_to(path) for file, _ in _walk(path))
     return tuple(sorted(str(file) for file in below if _is_hidden(file) and not _is_hidden(file.parent)))
 
 
 def copy_batch(source: Path, target: Path) -> None:
-    """Copy the files of a batch, and nothing that came in their place since they were listed but is no file.
+    """Copy the files of a batch. A file that was replaced by a link or a pipe in the meantime is refused.
 
     Raises:
         DataError: the batch does not consist of regular files.
@@ -133,12 +131,12 @@ def _open_regular(name: str, flags: int) -> int:
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise DataError(f"{name} is no file", expected=REGULAR)
+        raise DataError(f"{name} is not a file", expected=REGULAR)
     return descriptor
 
 
 def _walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """A path and all that is below it. Links are not followed, and what has just been taken away is left out."""
+    """Yield a path and everything below it. Does not follow links, and skips files that were just deleted."""
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -159,7 +157,10 @@ def _is_hidden(relative: Path) -> bool:
 
 
 def read_state(directory: Path) -> dict[str, tuple[int, int]]:
-    """The files of all batches and pointers. Those of a batch that holds a link are left out: reading it refuses it."""
+    """Return size and modification time of the files of all batches and pointers, by path.
+
+    Skips batches that contain a link: `read_batch` refuses them.
+    """
     files: dict[str, tuple[int, int]] = {}
     for path in directory.glob("*"):
         if not path.name.startswith("."):
@@ -169,39 +170,40 @@ def read_state(directory: Path) -> dict[str, tuple[int, int]]:
 
 
 def require_unchanged(directory: Path, before: dict[str, tuple[int, int]]) -> None:
-    """Refuse what was read of batches that changed meanwhile.
+    """Refuse batches that changed while they were read.
 
     Args:
-        before: what `read_state` found when the reading began.
+        before: the result of `read_state` before reading.
 
     Raises:
-        DataError: a file has come, gone or changed since.
+        DataError: a file was added, deleted or changed since.
     """
     now = read_state(directory)
     if changed := sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path)):
         raise DataError(
             f"{directory} changed while it was read",
-            expected="batches that stay as they are until the stage has ended",
-            found=f"{changed[0]} has come, gone or changed{f', and {len(changed) - 1} more' if changed[1:] else ''}",
-            remedy="run the same command again: it reads them all",
+            expected="no change until the stage has ended",
+            found=f"added, deleted or changed: {changed[0]}{f', and {len(changed) - 1} more' if changed[1:] else ''}",
+            remedy="run the same command again",
         )
 
 
 def require_same_batches(here: Path, main: Path) -> None:
-    """Refuse to work in a temporary copy or a worktree that lacks a batch, or an edit of one, of the main repository.
+    """Refuse a temporary copy or a worktree that lacks a batch, or an edit of one, of the main repository.
 
-    Such a copy holds what git has, and what DVC has for it: a batch that was never added is left out without a word.
+    Such a copy contains only what git and DVC store. Without this check, a batch that was never added to DVC would be
+    left out silently.
 
     Args:
         here: `data/incoming` of the workspace.
-        main: that of the repository it belongs to.
+        main: `data/incoming` of its main repository.
 
     Raises:
-        DataError: naming the batch that differs and how to bring it along.
+        DataError: names the batch that differs, and the commands that add it.
     """
     if here.resolve() == main.resolve():
         return
-    batches, pointers = _names(main)
+    batches, pointers = _list_names(main)
     for name in sorted(batches | pointers):
         pointer = main / f"{name}{POINTER}"
         batch_word, pointer_word = shlex.quote(str(main / name)), shlex.quote(str(pointer))  # for a shell
@@ -214,7 +216,10 @@ def require_same_batches(here: Path, main: Path) -> None:
         elif same_pointer:
             continue
         elif pointer.exists():
-            found, remedy = f"{pointer} is not the one in {here}, or not there", f"git add {pointer_word}, and commit"
+            found, remedy = (
+                f"{pointer} differs from the one in {here}, or is missing there",
+                f"git add {pointer_word}, and commit",
+            )
         else:
             found, remedy = f"there is no {pointer}", f"pipeline add-data {batch_word}, and commit {pointer_word}"
         raise DataError(
@@ -226,9 +231,9 @@ def require_same_batches(here: Path, main: Path) -> None:
 
 
 def require_same_local_data(here: Path, main: Path) -> None:
-    """Refuse to work in a temporary copy or a worktree that lacks the files of `dataset.path`: git does not hold them.
+    """Refuse a temporary copy or a worktree that lacks the files of `dataset.path`, which are not in git.
 
-    Without them, `ingest` would take the catalogue's dataset for the reader's own.
+    Without them, `ingest` would use the catalogue's dataset instead of the user's own.
 
     Raises:
         DataError: the main repository has other files there.
@@ -236,20 +241,20 @@ def require_same_local_data(here: Path, main: Path) -> None:
     if here.resolve() != main.resolve() and main.is_dir() and not _same_content(here, main):
         raise DataError(
             f"this workspace does not have the files of dataset.path as {main} has them",
-            expected="the same files in both: a temporary workspace takes what git holds",
+            expected="the same files in both; a temporary workspace contains only what is in git",
             found=f"others, or none, in {here}",
             remedy=f"set dataset.path to {main.resolve()} while you experiment",
         )
 
 
 def read_batch(path: Path, dataset: Dataset) -> Iterator[Pair]:
-    """The images and labels of a batch, a chunk in memory at a time.
+    """Yield the images and labels of a batch in chunks, in the same order every time.
 
     Yields:
-        images uint8 [n, height, width] and labels uint8 [n], in the same order every time.
+        images uint8 [n, height, width] and labels uint8 [n].
 
     Raises:
-        DataError: it is malformed, is empty, or does not fit the dataset's shape and classes.
+        DataError: it is malformed or empty, or does not fit the dataset's shape and classes.
     """
     try:
         if path.name == OFFICIAL:
@@ -262,26 +267,26 @@ def read_batch(path: Path, dataset: Dataset) -> Iterator[Pair]:
         if not images_read:
             raise DataError(f"{path} holds no images", expected=FORMATS)
     except DataError as error:
-        raise refused(path, error) from error
+        raise as_batch_error(path, error) from error
 
 
-def refused(path: Path, error: DataError) -> DataError:
-    """The error that names the batch, for one that says what is wrong with it."""
+def as_batch_error(path: Path, error: DataError) -> DataError:
+    """Convert an error about a file of a batch to an error that names the batch."""
     in_place = path.parent.resolve() == INCOMING.resolve()
     word = shlex.quote(str(path))
-    take_out = f", or take it out: dvc remove {word}{POINTER}; rm -r {word}" if in_place else ""
+    removal = f", or remove it: dvc remove {word}{POINTER}; rm -r {word}" if in_place else ""
     return DataError(
         f"batch {path.name} is refused: {error.problem}",
         expected=error.expected,
         found=error.found,
-        remedy=f"mend {path}{take_out}",
+        remedy=f"correct {path}{removal}",
     )
 
 
 def _reader(path: Path, dataset: Dataset) -> Iterator[Pair]:
     if path.is_file():
         if path.suffix != ".npz":
-            raise DataError(f"{path} is in no known format", expected=FORMATS)
+            raise DataError(f"{path} has an unknown format", expected=FORMATS)
         return _read_npz(path, dataset)
     if not path.is_dir():
         raise DataError(f"{path} does not exist", expected=FORMATS)
@@ -297,7 +302,7 @@ def _read_idx_pairs(files: list[Path], dataset: Dataset) -> Iterator[Pair]:
     for file in files:
         name = file.name.removesuffix(".gz")
         if by_name[name] != file:
-            raise DataError(f"{file.with_name(name)} is there twice", expected="either as it is or with .gz")
+            raise DataError(f"{file.with_name(name)} exists twice", expected="one file, with or without .gz")
         if _partner(name) not in by_name:
             raise DataError(f"{file} belongs to no pair of images and labels", expected=FORMATS)
     for name, file in by_name.items():
@@ -306,7 +311,7 @@ def _read_idx_pairs(files: list[Path], dataset: Dataset) -> Iterator[Pair]:
 
 
 def _partner(name: str) -> str:
-    """The name of the labels file that belongs to an images file, or the other way round."""
+    """Return the name of the labels file of an images file, or the reverse. Empty for other files."""
     for ending, other in ((IMAGES, LABELS), (LABELS, IMAGES)):
         if name.endswith(ending):
             return name.removesuffix(ending) + other
@@ -343,7 +348,7 @@ def _not_a_pair(path: Path, images: StoredArray, labels: StoredArray) -> DataErr
 
 
 def _read_folders(folders: list[Path], dataset: Dataset) -> Iterator[Pair]:
-    """One folder of pictures for each class."""
+    """Yield the pictures in folders that are named after their classes."""
     labelled = [
         (file, label)
         for folder, label in zip(folders, _labels_of(folders, dataset), strict=True)
@@ -357,17 +362,17 @@ def _read_folders(folders: list[Path], dataset: Dataset) -> Iterator[Pair]:
 
 
 def _labels_of(folders: list[Path], dataset: Dataset) -> list[int]:
-    """The class that each folder is named after.
+    """Return the label of the class that each folder is named after.
 
     Raises:
-        DataError: a name is that of no class or of several, or two names differ in case and separators only.
+        DataError: a name matches no class or several, or two names differ only in case and separators.
     """
     found: dict[tuple[int, str], Path] = {}
     for folder in folders:
         labels = find_class(folder.name, dataset.classes, dataset.classes_ko)
         if not labels:
             raise DataError(
-                f"{folder} is named after no class",
+                f"{folder} does not have the name of a class",
                 expected=f"the English or Korean name, or the number, of one of {', '.join(dataset.classes)}",
             )
         if len(labels) > 1:
@@ -379,15 +384,15 @@ def _labels_of(folders: list[Path], dataset: Dataset) -> list[int]:
         key = (labels.pop(), simplify(folder.name))
         if key in found:
             raise DataError(
-                f"{found[key]} and {folder} are taken for the same class, {dataset.classes[key[0]]}",
-                expected="one folder, or names that tell them apart",
+                f"{found[key]} and {folder} match the same class, {dataset.classes[key[0]]}",
+                expected="one folder, or names of different classes",
             )
         found[key] = folder
     return [label for label, _ in found]
 
 
-def _names(directory: Path) -> tuple[set[str], set[str]]:
-    """Names of the batches in a directory, and names that its pointers speak of."""
+def _list_names(directory: Path) -> tuple[set[str], set[str]]:
+    """Return the names of the batches in a directory, and the names in its pointers."""
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     visible = {name for name in names if not name.startswith(".")}
     pointers = {name for name in visible if name.endswith(POINTER)}
@@ -402,6 +407,6 @@ def _same_content(one: Path, other: Path) -> bool:
 
 
 def _files(directory: Path) -> list[Path]:
-    """Files below a directory, relative to it, in a fixed order; dot-files left out."""
+    """Return the files below a directory, relative to it and sorted, without hidden ones."""
     found = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
     return sorted(path for path in found if not _is_hidden(path))

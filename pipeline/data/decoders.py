@@ -1,6 +1,6 @@
-"""Decoders of files that people bring: pictures and `.npz` archives. Whatever a decoder raises becomes a DataError.
+"""Decoders of users' files: pictures and `.npz` archives. Every exception of a decoder becomes a DataError.
 
-Announced sizes are compared with the real ones before memory is allocated, and large files are refused.
+The sizes in a file's header are compared with its real size before memory is allocated. Large files are refused.
 """
 
 import errno
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-MOST_FILE_BYTES = 2**26  # of a picture's file
-MOST_PIXELS = 50_000_000  # of a picture: up to 200 MB when decoded
+MOST_FILE_BYTES = 2**26  # size limit of a picture's file
+MOST_PIXELS = 50_000_000  # limit for a picture: up to 200 MB when decoded
 NPZ = "an .npz file that NumPy wrote"
 _IMAGE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I")
-_MOST_HEADER_BYTES = 2**16  # of an array in an .npz file; NumPy's own limit is lower
-_MOST_REASON = 200  # characters of what a decoder says
+_MOST_HEADER_BYTES = 2**16  # of an array's header in an .npz file; NumPy's own limit is lower
+_MOST_REASON = 200  # characters of a decoder's message
 
 
 @contextmanager
 def decoding(path: Path, expected: str, problem: str = "is damaged", remedy: str = "") -> Iterator[None]:
-    """Refuse a file for whatever a decoder raises in the block. Put only the decoder's call into it.
+    """Convert every exception of a decoder in the block to a DataError. Put only the decoder's call into the block.
 
     Decoders raise nearly anything for damaged input: ValueError, SyntaxError, RuntimeError, MemoryError, struct.error.
 
@@ -48,22 +48,22 @@ def decoding(path: Path, expected: str, problem: str = "is damaged", remedy: str
     except Exception as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek before the start
             raise
-        told = " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split())
-        found = told[:_MOST_REASON] or type(error).__name__
+        reason = " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split())
+        found = reason[:_MOST_REASON] or type(error).__name__
         raise DataError(f"{path} {problem}", expected=expected, found=found, remedy=remedy) from None
 
 
 def read_grey(path: Path, dataset: Dataset | None = None) -> np.ndarray:
     """Read a PNG or JPEG file as grey values: uint8 [height, width].
 
-    The picture is turned upright as its EXIF data says. Colours become grey, transparency is ignored, and of 16 bits
-    the upper eight are kept.
+    The picture is rotated as its EXIF data says. Colours become grey, transparency is ignored, and of 16-bit values
+    the upper eight bits are kept.
 
     Args:
-        dataset: refuse a picture that does not have its size.
+        dataset: if given, refuse a picture of another size.
 
     Raises:
-        DataError: it is no such file, is damaged, is too large, or has another size.
+        DataError: it is not a PNG or JPEG file, is damaged, is too large, or has another size.
     """
     from PIL import Image, ImageOps
 
@@ -74,7 +74,7 @@ def read_grey(path: Path, dataset: Dataset | None = None) -> np.ndarray:
         raise _too_large(path, f"{MOST_FILE_BYTES:,} bytes", f"{size:,}")
     content, expected = io.BytesIO(path.read_bytes()), "a PNG or JPEG file"
     with warnings.catch_warnings(), decoding(path, expected):
-        warnings.simplefilter("ignore")  # of doubtful metadata, and of sizes that are refused below
+        warnings.simplefilter("ignore")  # about metadata, and about sizes that are refused below
         try:
             picture = Image.open(content, formats=("PNG", "JPEG"))
         except Image.DecompressionBombError as error:
@@ -84,7 +84,7 @@ def read_grey(path: Path, dataset: Dataset | None = None) -> np.ndarray:
     if dataset and {picture.height, picture.width} != {dataset.height, dataset.width}:
         dataset.require_shape((picture.height, picture.width), path)
     if picture.mode not in _IMAGE_MODES:
-        raise DataError(f"{path} has pixels of an unknown kind", expected=", ".join(_IMAGE_MODES), found=picture.mode)
+        raise DataError(f"{path} has an unsupported pixel format", expected=", ".join(_IMAGE_MODES), found=picture.mode)
     with warnings.catch_warnings(), decoding(path, expected):
         warnings.simplefilter("ignore")
         pixels = np.asarray(ImageOps.exif_transpose(_to_grey(picture)))
@@ -104,12 +104,12 @@ def _to_grey(picture: "Image") -> "Image":
 
 
 def _too_large(path: Path, limit: str, found: str) -> DataError:
-    return DataError(f"{path} is too large a picture", expected=f"at most {limit}", found=found, remedy="scale it down")
+    return DataError(f"{path} is too large", expected=f"at most {limit}", found=found, remedy="scale it down")
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in an `.npz` file, read some rows at a time: `numpy.load` would read all of it."""
+    """An array in an `.npz` file that is read in chunks; `numpy.load` would read all of it."""
 
     path: Path
     shape: tuple[int, ...]
@@ -121,7 +121,7 @@ class StoredArray:
         return f"{self.dtype} {list(self.shape)}{' in Fortran order' * self.fortran}"
 
     def read(self, rows: int) -> np.ndarray:
-        """The next rows.
+        """Read the next rows.
 
         Raises:
             DataError: the file is damaged.
@@ -136,10 +136,10 @@ class StoredArray:
 
 @contextmanager
 def open_npz(path: Path, *names: str) -> Iterator[list[StoredArray]]:
-    """Some arrays of an `.npz` file, which are read in the block.
+    """Open arrays of an `.npz` file, to be read in the block.
 
     Raises:
-        DataError: the file is damaged, or lacks one of them.
+        DataError: the file is damaged, or an array is missing.
     """
     with path.open("rb") as content, ExitStack() as stack:
         with decoding(path, NPZ):
@@ -162,8 +162,8 @@ def _open_array(path: Path, archive: zipfile.ZipFile, name: str, stack: ExitStac
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read_header(head)
     has_length = min(shape, default=0) >= 0 and head.tell() + math.prod(shape) * dtype.itemsize == info.file_size
-    if not has_length and not dtype.hasobject:  # objects have no fixed length, and are never read
-        raise ValueError(f"{name} is not as long as its header says")
+    if not has_length and not dtype.hasobject:  # objects have no fixed length; the caller refuses them by their dtype
+        raise ValueError(f"the length of {name} differs from its header")
     file = stack.enter_context(archive.open(name))
     file.read(head.tell())
     return StoredArray(path, shape, dtype, fortran, file)

@@ -1,4 +1,4 @@
-"""Fetching over the network, each call bounded in time: a file from a mirror, a Debian package through apt."""
+"""Downloads with time limits: a file from a mirror, or a Debian package through apt."""
 
 import os
 import shutil
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 
-STALL_SECONDS = 10.0  # a mirror that delivers less than one chunk in this time is given up
+STALL_SECONDS = 10.0  # the download fails if no chunk arrives for this long
 CHUNK_BYTES = 2**16
 PROGRESS_SECONDS = 2.0
-APT_SECONDS = 300.0  # for each of apt's commands
+APT_SECONDS = 300.0  # limit of each apt command
 
 
 def download(url: str, file: Path) -> None:
-    """Fetch one file; a transfer that breaks off is tried once more.
+    """Download a file. A transfer that breaks off is retried once.
 
     Raises:
-        DataError: the host is not reached, refuses, or delivers nothing for `STALL_SECONDS`.
+        DataError: the host cannot be reached, refuses the request, or sends nothing for `STALL_SECONDS`.
     """
     import requests
 
@@ -29,7 +29,7 @@ def download(url: str, file: Path) -> None:
         try:
             _transfer(url, file)
         except requests.RequestException as error:
-            if not _may_pass(error):
+            if not _is_transient(error):
                 raise
             _transfer(url, file)
     except requests.RequestException as error:
@@ -37,19 +37,19 @@ def download(url: str, file: Path) -> None:
 
 
 def download_package(package: str, directory: Path) -> Path:
-    """Fetch a Debian package from the sources that apt has, and unpack it into `directory`; neither needs root.
+    """Download a Debian package from apt's sources and unpack it into `directory`. Needs no root permissions.
 
     Returns:
-        What stands for the file system's root: `/usr/share/...` of the package is below it.
+        the unpacked root directory: the package's `/usr/share/...` is below it.
 
     Raises:
-        DataError: there is no apt, or it cannot fetch the package.
+        DataError: apt is not installed, or cannot download the package.
     """
     missing = [tool for tool in ("apt-get", "dpkg-deb") if not shutil.which(tool)]
     if missing:
         raise DataError(f"this machine has no {' and no '.join(missing)}")
     options = {
-        "APT::Sandbox::User": "root",  # else root's apt warns that its download user cannot write here
+        "APT::Sandbox::User": "root",  # otherwise apt warns that its download user cannot write here
         "Acquire::Retries": "0",
         "Acquire::http::Timeout": f"{STALL_SECONDS:.0f}",
         "Acquire::https::Timeout": f"{STALL_SECONDS:.0f}",
@@ -58,9 +58,9 @@ def download_package(package: str, directory: Path) -> Path:
         _apt_get("download", package, options=options, directory=directory)
     except DataError as error:
         if "Failed to fetch" in error.found and "404" not in error.found:
-            raise  # the package is known, but its host is not reached
-        # The machine's package lists are missing or stale, and only root may renew them.
-        print("renewing apt's package lists in a temporary directory", flush=True)
+            raise  # the package exists, but its host cannot be reached
+        # The machine's package lists are missing or stale, and only root may update them.
+        print("updating apt's package lists in a temporary directory", flush=True)
         own = directory / "apt"
         (own / "lists/partial").mkdir(parents=True)
         options |= {
@@ -78,30 +78,30 @@ def download_package(package: str, directory: Path) -> Path:
 
 
 class _Progress:
-    """What pooch calls a progress bar: it prints a line now and then, and knows when the last chunk came."""
+    """A progress bar for pooch: prints a line every few seconds, and records when the last chunk arrived."""
 
     total = 0  # bytes, set by pooch; 0 where the server does not say
 
     def __init__(self, name: str) -> None:
         self._name, self._done = name, 0
-        self.moved = self._printed = time.monotonic()
+        self.last_chunk_at = self._printed = time.monotonic()
 
     def update(self, count: int) -> None:
         self._done += count
-        self.moved = time.monotonic()
-        if self.moved - self._printed >= PROGRESS_SECONDS:
-            self._printed = self.moved
+        self.last_chunk_at = time.monotonic()
+        if self.last_chunk_at - self._printed >= PROGRESS_SECONDS:
+            self._printed = self.last_chunk_at
             print(f"  {self._name}: {self._done / 1e6:.1f} of {self.total / 1e6:.1f} MB", flush=True)
 
     def reset(self) -> None:
         self._done = 0
 
     def close(self) -> None:
-        """Nothing to tidy: the lines stay."""
+        """Do nothing: pooch requires this method."""
 
 
 def _transfer(url: str, file: Path) -> None:
-    """One attempt, in a thread: time-outs of sockets bound neither name resolution nor many addresses in a row."""
+    """Try a download once, in a thread: socket timeouts do not limit name resolution, or many addresses in a row."""
     import pooch
 
     progress = _Progress(file.name)
@@ -117,16 +117,16 @@ def _transfer(url: str, file: Path) -> None:
     thread = threading.Thread(target=work, name="download", daemon=True)
     thread.start()
     while thread.is_alive():
-        remaining = progress.moved + STALL_SECONDS - time.monotonic()
+        remaining = progress.last_chunk_at + STALL_SECONDS - time.monotonic()
         if remaining <= 0:
-            raise DataError(f"{file.name} cannot be fetched", found=f"nothing came for {STALL_SECONDS:g} seconds")
+            raise DataError(f"{file.name} cannot be fetched", found=f"no data for {STALL_SECONDS:g} seconds")
         thread.join(remaining)
     if failures:
         raise failures[0]
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether a second attempt may succeed where the first did not: the host was there, but did not finish."""
+def _is_transient(error: Exception) -> bool:
+    """Return True if a retry may succeed: the host responded, but the transfer failed."""
     import requests
 
     if isinstance(error, requests.HTTPError) and error.response is not None:
@@ -135,7 +135,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _cause(error: Exception) -> str:
-    """The reason inside the layers that requests and urllib3 put around it."""
+    """Return the innermost reason of an exception that requests and urllib3 have wrapped."""
     inner = getattr(error.args[0], "reason", error) if error.args else error
     return str(inner).rpartition("): ")[2] or repr(error)
 
@@ -146,7 +146,7 @@ def _apt_get(*arguments: str, options: Mapping[str, str], directory: Path) -> No
 
 
 def _run(command: Sequence[str], directory: Path) -> None:
-    """Run one of apt's commands, its output shown as it comes."""
+    """Run an apt command and show its output."""
     sys.stdout.flush()
     try:
         result = subprocess.run(

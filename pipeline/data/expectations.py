@@ -1,7 +1,7 @@
-"""What must hold for the images before anything trains on them: Great Expectations suites, built from code.
+"""The expectations about the images, as Great Expectations suites, and the tables that they check.
 
-Four tables are looked at: `files`, a row per Parquet file; `splits`, a row per split; `classes`, a row per split and
-class; `images`, a row per image. A critical expectation that fails stops the pipeline; a warning is reported.
+There are four tables: `files` has a row for each Parquet file, `splits` for each split, `classes` for each split and
+class, `images` for each image. A critical expectation that fails stops the pipeline; a warning is only reported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,14 +38,14 @@ def build_tables(
     entry: Entry | None,
     share: float = 1.0,
 ) -> Tables:
-    """What the expectations look at.
+    """Build the tables that the expectations check.
 
     Args:
-        schemas: of the files of `train` and `test`.
-        features: of their images; empty when a file's columns are not those to measure.
-        dataset: the facts the images came with.
-        entry: the catalogue's facts about this dataset; None when it has none, as for a local directory's images.
-        share: of the dataset's own training images, that a window keeps.
+        schemas: the schemas of the files of `train` and `test`.
+        features: the features of their images; empty if the columns of a file do not allow to measure them.
+        dataset: the facts that are stored with the images.
+        entry: the catalogue's entry; None if there is none, as for the images of a local directory.
+        share: the share of the dataset's own training images that a window keeps.
     """
     columns = {split: describe_schema(schema) for split, schema in schemas.items()}
     files = pd.DataFrame({"columns": columns})
@@ -60,7 +60,7 @@ def build_tables(
 
 
 def describe_schema(schema: pa.Schema) -> str:
-    """The columns of a table and their types, in one line."""
+    """Return the columns of a table and their types as one line."""
     return ", ".join(f"{field.name}: {field.type}" for field in schema)
 
 
@@ -95,7 +95,7 @@ def _tabulate_classes(features: Mapping[str, Features], dataset: Dataset) -> pd.
 
 
 def _tabulate_images(train: Features, test: Features) -> pd.DataFrame:
-    """The rows of `train`, then those of `test`. No column holds strings: they would take more room than the rest."""
+    """Build the table of images, `train` before `test`. Strings would take more memory than all other columns."""
     digest = np.concatenate([train.digest, test.digest])
     label = np.concatenate([train.label, test.label])
     is_test = np.repeat(np.array([0, 1], np.int8), [len(train), len(test)])
@@ -115,7 +115,11 @@ def _tabulate_images(train: Features, test: Features) -> pd.DataFrame:
 
 
 def tabulate_batch(batch: Features, train: Sequence[Features], test: Sequence[Features]) -> pd.DataFrame:
-    """A row for each image of a batch, beside those of `train` and `test` that are known already."""
+    """Build the table of a batch's images.
+
+    Args:
+        train, test: the features of the images that the batch is compared with.
+    """
     labels = np.concatenate([batch.label, *(features.label for features in (*train, *test))])
     digests = np.concatenate([batch.digest, *(features.digest for features in (*train, *test))])
     of_train, of_test = np.split(digests[len(batch) :], [sum(map(len, train))])
@@ -134,12 +138,12 @@ def tabulate_batch(batch: Features, train: Sequence[Features], test: Sequence[Fe
 
 
 def build_batch_suite(dataset: Dataset, params: ValidateParams) -> list[gxe.Expectation]:
-    """What must hold for each image of a batch, so that `validate` will not stop at it later."""
+    """Build the expectations about the images of a batch: those that `validate` would refuse it for."""
     return [
         *_image_expectations(dataset, params),
         _allowed(
             "already_there",
-            "images that the training images have already",
+            "images that are already training images",
             "repeated",
             [False],
             tolerated=params.max_duplicate_fraction,
@@ -148,7 +152,7 @@ def build_batch_suite(dataset: Dataset, params: ValidateParams) -> list[gxe.Expe
 
 
 def build_suites(dataset: Dataset, entry: Entry | None, params: ValidateParams) -> Suites:
-    """The expectations about each table. `dataset` and `entry` as for `build_tables`; `params` holds the thresholds."""
+    """Build the expectations about each table. `dataset` and `entry` as for `build_tables`; `params`: thresholds."""
     return {
         "files": [_allowed("schema", "columns and types of the file", "columns", [describe_schema(dataset.schema)])],
         "splits": _split_expectations(entry, params),
@@ -167,7 +171,7 @@ def build_suites(dataset: Dataset, entry: Entry | None, params: ValidateParams) 
 
 
 def list_skipped(dataset: Dataset, entry: Entry | None) -> dict[str, str]:
-    """The expectations that `build_suites` leaves out for such data, and why."""
+    """Return the expectations that `build_suites` leaves out for this dataset, each with the reason."""
     no_reference = f"the catalogue has no reference for {dataset.name}"
     no_flip = f"a mirrored image of {dataset.name} need not keep its class"
     return {

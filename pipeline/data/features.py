@@ -1,7 +1,7 @@
-"""What each image looks like in a few numbers, measured in one streamed pass: the table that validation looks at.
+"""Features of images for validation and drift: brightness, centre of mass, digests. Measured in one streamed pass.
 
-Everything is an integer per image, so that sums over images are exact and the same on any processor; means, shares
-and centres are derived from them.
+Each is an integer for each image, so that sums over images are exact and equal on every processor. Means, shares and
+centres are computed from them.
 """
 
 import math
@@ -25,27 +25,27 @@ Chunk = tuple[np.ndarray, np.ndarray, pa.Array]  # images uint8 [n, height, widt
 class Features:
     """Features of a table's images, in its order: arrays [n], one value per image."""
 
-    pixels: int  # of one image: height * width
+    pixels: int  # number in an image: height * width
     sources: tuple[str, ...]
     source: np.ndarray  # uint16, an index into `sources`
     label: np.ndarray  # uint8
     pixel_sum: np.ndarray  # int64
     square_sum: np.ndarray  # int64, of the squared pixels
     row_moment: np.ndarray  # int64, sum over the pixels of value * row
-    column_moment: np.ndarray  # int64, likewise
+    column_moment: np.ndarray  # int64, sum of value * column
     darkest: np.ndarray  # uint8
     brightest: np.ndarray  # uint8
     ink: np.ndarray  # int32, pixels above 0
     white: np.ndarray  # int32, pixels at 255
     digest: np.ndarray  # int64, the first 8 bytes of the pixels' SHA-1: among 10 million images, none agree by chance
-    mirrored: np.ndarray  # int64, likewise of the image mirrored left to right
+    mirrored: np.ndarray  # int64, the same for the image mirrored left to right
 
     def __len__(self) -> int:
         return len(self.label)
 
     @property
     def images_by_source(self) -> dict[str, int]:
-        """Number of images that came from each source."""
+        """Number of images from each source."""
         return dict(zip(self.sources, np.bincount(self.source, minlength=len(self.sources)).tolist(), strict=True))
 
     @property
@@ -60,13 +60,13 @@ class Features:
 
     @property
     def centre(self) -> tuple[np.ndarray, np.ndarray]:
-        """Row and column of each image's centre of mass, float64 [n], in pixels; NaN where there is no mass."""
+        """Row and column of each image's centre of mass, float64 [n], in pixels; NaN for a black image."""
         with np.errstate(invalid="ignore"):
             return self.row_moment / self.pixel_sum, self.column_moment / self.pixel_sum
 
 
 def by_source(features: Features) -> dict[str, Features]:
-    """The features of each source's images."""
+    """Divide features by source."""
     columns = [column.name for column in fields(Features) if column.name not in ("pixels", "sources")]
     return {
         name: replace(features, **{column: getattr(features, column)[features.source == number] for column in columns})
@@ -78,7 +78,7 @@ def read_features(path: Path) -> Features:
     """Measure a table's images, one row group in memory at a time.
 
     Raises:
-        DataError: the file is missing, damaged, not one of ours, or has no images.
+        DataError: the file is missing, damaged, not a table of this pipeline, or has no images.
     """
     features = measure((rows.images, rows.labels, rows.sources) for rows in table.stream(path))
     if features is None:
@@ -87,7 +87,7 @@ def read_features(path: Path) -> Features:
 
 
 def measure(chunks: Iterable[Chunk]) -> Features | None:
-    """Measure images, a chunk in memory at a time; None when there are none."""
+    """Measure images in chunks. Returns None if there are none."""
     sources: dict[str, int] = {}
     parts, pixels = [], 0
     for images, labels, named in chunks:
@@ -112,7 +112,7 @@ def overall_std(features: Features) -> float:
 
 
 def find_conflicts(digests: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which images also occur with another label: bool [n]. digests: int64 [n]; labels: uint8 [n]."""
+    """Find images that also occur with another label: bool [n]. digests: int64 [n]; labels: uint8 [n]."""
     different, group = np.unique(digests, return_inverse=True)
     lowest, highest = np.full(len(different), 255, np.uint8), np.zeros(len(different), np.uint8)
     np.minimum.at(lowest, group, labels)
@@ -121,20 +121,20 @@ def find_conflicts(digests: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def find_mirrored(features: Features, digests: np.ndarray) -> np.ndarray:
-    """Which images have their mirror image among those of the digests: bool [n].
+    """Find images whose mirror image is among the given digests: bool [n].
 
-    An image that is its own mirror image has none: its copies are duplicates.
+    Symmetric images do not count: their copies are duplicates.
     """
     return np.isin(features.mirrored, digests) & (features.mirrored != features.digest)
 
 
 def class_separation(features: Features, reference: Features) -> float:
-    """How well simple features tell the classes apart: what shuffled labels bring down to 0.
+    """Measure how well simple features separate the classes. Shuffled labels give 0.
 
-    For the amount of ink, the mean pixel and the centre of mass: the share of the feature's variance that the classes'
-    means explain, the means taken from `reference` (with the reference itself this is the correlation ratio, eta
-    squared). Of those, the largest: 1 when the class determines the feature, 0 or below when labels say nothing about
-    the images, or something else than in the reference.
+    For the number of pixels above 0, the mean pixel and the centre of mass, this is the share of the feature's variance
+    that the means of the classes in `reference` explain (for the reference itself: the correlation ratio, eta squared).
+    Returns the largest share: 1 if the class determines the feature, 0 or less if the labels do not describe the
+    images, or describe them differently than in the reference.
     """
     pairs = zip(_class_features(features), _class_features(reference), strict=True)
     return max(_explained(*own, *others) for own, others in pairs)
@@ -143,7 +143,7 @@ def class_separation(features: Features, reference: Features) -> float:
 def _measure(
     images: np.ndarray, labels: np.ndarray, origins: pa.Array, sources: dict[str, int]
 ) -> Mapping[str, np.ndarray]:
-    """The arrays of `Features` for some rows. `sources` numbers the names seen so far, and gains those that are new."""
+    """Compute the arrays of `Features` for some rows. Adds new names to `sources`, which numbers them."""
     count, height, width = images.shape
     flat = images.reshape(count, height * width)
     named = origins.dictionary_encode()
@@ -171,20 +171,20 @@ def _digests(flat: np.ndarray) -> np.ndarray:
 
 
 def _class_features(features: Features) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Labels, and values of each feature that may tell classes apart, of the images that have it.
+    """Yield labels and values of each feature that may separate classes, for the images where it is defined.
 
-    Values are int64, in 1/256 of a grey level or a pixel, so that their sums are exact.
+    Values are int64 in units of 1/256 grey level or pixel, so that their sums are exact.
     """
     ink = features.ink * (WHITE / features.pixels)
     for values in (ink, features.mean * WHITE, *features.centre):
-        there = np.isfinite(values)
-        yield features.label[there], np.rint(values[there] * 256).astype(np.int64)
+        defined = np.isfinite(values)
+        yield features.label[defined], np.rint(values[defined] * 256).astype(np.int64)
 
 
 def _explained(
     labels: np.ndarray, values: np.ndarray, reference_labels: np.ndarray, reference_values: np.ndarray
 ) -> float:
-    """Coefficient of determination of predicting each value by the mean of its class in the reference."""
+    """Return the coefficient of determination if each value is predicted by the mean of its class in the reference."""
     total = int((values**2).sum()) - int(values.sum()) ** 2 / max(len(values), 1)
     residual = 0.0
     for label in np.unique(labels):

@@ -25,7 +25,7 @@ _UNSIGNED_BYTE = 0x08
 
 @contextmanager
 def open_binary(path: Path) -> Iterator[IO[bytes]]:
-    """A file's content, for `read`: decompressed where it is gzip, whatever its name says."""
+    """Open a file for `read`. Decompresses gzip, which is detected by the content and not by the name."""
     with path.open("rb") as file:
         compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     with gzip.open(path) if compressed else path.open("rb") as content:
@@ -33,23 +33,23 @@ def open_binary(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read(content: IO[bytes], size: int, path: Path) -> bytes:
-    """The next bytes of a content, at most `size`; `path` is where they are, for the message.
+    """Read at most `size` bytes. `path` is the file's, for the error message.
 
     Raises:
-        DataError: they are in a damaged gzip file.
+        DataError: the file is damaged gzip.
     """
-    with decoding(path, "a complete one", problem="is a damaged gzip file", remedy=f"fetch {path} again"):
+    with decoding(path, "a complete file", problem="is a damaged gzip file", remedy=f"fetch {path} again"):
         return content.read(size)
 
 
 def stream(path: Path, dimensions: int, rows: int = CHUNK_ROWS) -> Iterator[np.ndarray]:
-    """The values of an idx file, at most `rows` along the first dimension in memory at a time.
+    """Read the values of an idx file in chunks of at most `rows` along the first dimension.
 
     Yields:
-        uint8 [n, ...] with `dimensions` dimensions; one empty array when the file has no rows.
+        uint8 [n, ...] with `dimensions` dimensions; one empty array if the file has no rows.
 
     Raises:
-        DataError: not an idx file of bytes with `dimensions` dimensions, or not as long as its header says.
+        DataError: not an idx file of bytes with `dimensions` dimensions, or its length differs from its header.
     """
     with open_binary(path) as content:
         shape = _read_header(content, path, dimensions)
@@ -61,23 +61,23 @@ def stream(path: Path, dimensions: int, rows: int = CHUNK_ROWS) -> Iterator[np.n
                 raise _wrong_length(path, shape, f"{start * row_bytes + len(values)} bytes of values")
             yield np.frombuffer(values, np.uint8).reshape(count, *shape[1:])
         if read(content, 1, path):
-            raise _wrong_length(path, shape, "more than that")
+            raise _wrong_length(path, shape, "more bytes")
 
 
 def read_shape(path: Path, dimensions: int) -> tuple[int, ...]:
-    """The sizes that the header gives."""
+    """Read the sizes in the header."""
     with open_binary(path) as content:
         return _read_header(content, path, dimensions)
 
 
 def stream_pair(images: Path, labels: Path, dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """An images file and its labels file side by side, held against the dataset's shape and classes.
+    """Read an images file and its labels file together, and check them against the dataset's shape and classes.
 
     Yields:
         images uint8 [n, height, width] and labels uint8 [n].
 
     Raises:
-        DataError: a file is malformed, the counts differ, the shape is another, or a label is out of range.
+        DataError: a file is malformed, the counts or the shape differ, or a label is out of range.
     """
     count, *shape = read_shape(images, 3)
     (label_count,) = read_shape(labels, 1)
@@ -119,7 +119,7 @@ def _read_header(content: IO[bytes], path: Path, dimensions: int) -> tuple[int, 
 
 def _wrong_length(path: Path, shape: tuple[int, ...], found: str) -> DataError:
     return DataError(
-        f"{path} is not as long as its header says",
+        f"the length of {path} differs from its header",
         expected=f"{math.prod(shape)} bytes of values, for {' x '.join(map(str, shape))}",
         found=found,
     )

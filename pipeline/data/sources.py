@@ -1,7 +1,7 @@
-"""Where a dataset's four idx files come from. The sources are tried in turn; none is believed without its SHA-256.
+"""Fetch the four idx files of a dataset. The sources are tried in order, and every file's SHA-256 is checked.
 
-The order: a local directory, the download cache, the directory of a Debian package if that is installed, the mirrors,
-and the Debian package itself, fetched with apt.
+The order is: a local directory, the download cache, the directory of an installed Debian package, the mirrors, and the
+Debian package, downloaded with apt.
 """
 
 import hashlib
@@ -26,31 +26,31 @@ from pipeline.errors import DataError
 from pipeline.files import file_digest
 
 CACHE_VARIABLE = "FASHION_MNIST_CACHE"
-LOCAL = "-local-"  # in the name of what a local directory holds, after that of the catalogue's dataset
+LOCAL = "-local-"  # between the catalogue's name and a digest, in the name of a local dataset
 CHECKSUMS = "SHA256SUMS"  # in the format of `sha256sum --check`
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """The files of a dataset, and what they turned out to be."""
+    """The fetched files of a dataset, and the facts about it."""
 
-    dataset: Dataset  # under a name of its own when a local directory holds other content than the catalogue's
+    dataset: Dataset  # with its own name if a local directory has other content than the catalogue's
     origin: str  # the source, in words
     train: tuple[Path, Path]  # images and labels
     test: tuple[Path, Path]
 
 
 def fetch(entry: Entry, local: Path, into: Path) -> Fetched:
-    """Put the four files of a dataset, decompressed and checked, into a directory, and their digests in `SHA256SUMS`.
+    """Write the four files of a dataset, decompressed and checked, and their digests in `SHA256SUMS`.
 
     Args:
-        entry: the catalogue's.
-        local: a directory (`dataset.path`) whose files, gzip or plain, are used when it has any.
-        into: an empty directory.
+        entry: of the catalogue.
+        local: a directory (`dataset.path`). If it has files, gzip or plain, they are used.
+        into: the empty directory to write to.
 
     Raises:
-        DataError: `local` lacks some of the files or holds malformed ones; or no source has them all, in which case
-            it says of each why not.
+        DataError: some files in `local` are missing or malformed, or no source has all files. Lists the reason for
+            each source.
     """
     dataset = entry.dataset
     expected = {file.name: file.sha256 for file in entry.files}
@@ -69,25 +69,25 @@ def fetch(entry: Entry, local: Path, into: Path) -> Fetched:
 
 
 def cache_directory() -> Path:
-    """Where downloads are kept for all checkouts: the user's cache, or what `FASHION_MNIST_CACHE` names."""
+    """Return the directory of downloads for all checkouts: in the user's cache, or `FASHION_MNIST_CACHE`."""
     return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("fashion-mnist-pipeline"))
 
 
 def _find_local(directory: Path, names: Sequence[str]) -> dict[str, Path]:
-    """The files of a local directory by name: all of them or, where it holds nothing but dot-files, none."""
+    """Return the files of a local directory by name: all of them, or none if it has only hidden files."""
     if not directory.is_dir():
         name = shlex.quote(str(directory))
         remedy = f"rm {name} && mkdir {name}, or another dataset.path" if directory.exists() else f"mkdir -p {name}"
-        raise DataError(f"dataset.path is {directory}, which is no directory", remedy=remedy)
+        raise DataError(f"dataset.path is {directory}, which is not a directory", remedy=remedy)
     if all(path.name.startswith(".") for path in directory.iterdir()):
         return {}
     found = {name: file for name in names if (file := _find(directory, name))}
     if len(found) < len(names):
         raise DataError(
-            f"{directory} holds files, but not all of the dataset's",
-            expected=f"{', '.join(names)}, each as it is or with .gz",
+            f"{directory} has only some of the dataset's files",
+            expected=f"{', '.join(names)}, each with or without .gz",
             found=f"no {', '.join(name for name in names if name not in found)}",
-            remedy="add what is missing, or empty the directory to use the catalogue's sources",
+            remedy="add the missing files, or empty the directory to use the catalogue's sources",
         )
     return found
 
@@ -98,7 +98,7 @@ def _find(directory: Path, name: str) -> Path | None:
 
 
 def _local_dataset(entry: Entry, files: Mapping[str, Path], digests: Mapping[str, str]) -> Dataset:
-    """A dataset for content that the catalogue does not know, sound as it is, named after its digests."""
+    """Check files that are not the catalogue's, and return their dataset, which is named after their digests."""
     train_images, train_labels, test_images, test_labels = files.values()
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
         for _ in idx.stream_pair(images, labels, entry.dataset):
@@ -108,18 +108,18 @@ def _local_dataset(entry: Entry, files: Mapping[str, Path], digests: Mapping[str
 
 
 def _use_first(entry: Entry, local: Path, into: Path) -> str:
-    """Unpack the files from the first source that has them all, keep what was downloaded, and name the source."""
+    """Unpack the files from the first source that has all of them, and cache downloads. Returns the source's name."""
     cache = cache_directory() / entry.name
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"the download cache {cache} cannot be made",
+            f"cannot create the download cache {cache}",
             found=error.strerror or str(error),
             remedy=f"set {CACHE_VARIABLE} to a directory that you can write to",
         ) from None
     failures = []
-    # A second checkout that needs the same download waits here for the first one's, and then finds it in the cache.
+    # A second checkout that needs the same download waits here, and then finds the files in the cache.
     with filelock.FileLock(cache / ".lock"), _work_directory(cache) as work:
         for name, obtain in _sources(entry, cache, work):
             try:
@@ -136,13 +136,13 @@ def _use_first(entry: Entry, local: Path, into: Path) -> str:
         f"no source has {entry.name}",
         expected=", ".join(file.name for file in entry.files),
         found="\n             ".join(failures),
-        remedy=f"bring one of these within reach, or put the files, gzip or plain, into {local}",
-        temporary=bool(entry.mirrors or entry.debian),  # another try asks them again; the cache stays as it is
+        remedy=f"make one of these sources available, or put the files, gzip or plain, into {local}",
+        temporary=bool(entry.mirrors or entry.debian),  # a retry may reach them
     )
 
 
 def _sources(entry: Entry, cache: Path, work: Path) -> Iterator[tuple[str, Callable[[], Path]]]:
-    """Each source's name, and what leads to the directory that has the files, fetching them where that is needed."""
+    """Yield the name of each source, and a function that fetches its files and returns their directory."""
     yield f"download cache {cache}", lambda: cache
     if entry.debian:
         installed = entry.debian.directory
@@ -169,7 +169,7 @@ def _fetch_package(debian: DebianPackage, work: Path) -> Path:
 
 @contextmanager
 def _work_directory(cache: Path) -> Iterator[Path]:
-    """An empty directory for downloads on the cache's own file system; one that a killed process left is removed."""
+    """Create an empty directory for downloads in the cache's file system. Removes that of a killed process."""
     work = cache / ".partial"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -180,10 +180,10 @@ def _work_directory(cache: Path) -> Iterator[Path]:
 
 
 def _unpack_checked(directory: Path, file: IdxFile, into: Path, cache: Path) -> Path:
-    """Unpack one file of a source and return where it was; one in the cache that turns out bad is dropped from it."""
+    """Unpack a file of a source and return its path. A wrong file is deleted from the cache."""
     source = _find(directory, file.name)
     if not source:
-        raise DataError(f"{file.name} is not there")
+        raise DataError(f"{file.name} is missing")
     try:
         digest = _unpack(source, into / file.name)
         if digest != file.sha256:
@@ -196,7 +196,7 @@ def _unpack_checked(directory: Path, file: IdxFile, into: Path, cache: Path) -> 
 
 
 def _unpack(source: Path, target: Path) -> str:
-    """Copy a file, decompressed where it is gzip, and return the SHA-256 of what was written."""
+    """Copy a file, decompressing gzip, and return the SHA-256 of the copy."""
     digest = hashlib.sha256()
     with idx.open_binary(source) as content, target.open("wb") as out:
         while chunk := idx.read(content, 2**20, source):

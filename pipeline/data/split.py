@@ -1,8 +1,9 @@
-"""Which training images become the validation split: stratified, seeded, decided by a hash of each image.
+"""The validation split: stratified, seeded, and decided by a hash of each image.
 
-An image draws a number from the seed and its pixels alone. In each class, the official images with the lowest draws
-go to validation, as many as the fraction asks for; the highest of those draws is the threshold of the class. Images
-added later are held against the same thresholds: they move no earlier image, and copies of an image share its split.
+The draw of an image is a hash of the seed and its pixels. In each class, the official images with the lowest draws go
+to validation, as many as the fraction requires; the highest of these draws is the threshold of the class. Images that
+are added later are compared with the same thresholds. They therefore move no earlier image, and copies of an image are
+in the same split.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,27 +18,27 @@ from pipeline.data import table
 from pipeline.data.table import OFFICIAL
 from pipeline.errors import DataError, ParamsError
 
-SHA1_DIGITS = 40  # of an id: what follows them counts the copies of an image
+SHA1_DIGITS = 40  # of an id; the digits after them count the copies of an image
 EXAMPLES = 5
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What the images of a table drew, in its order."""
+    """The draws of a table's images, in its order."""
 
-    number: np.ndarray  # uint64 [n]: among 10 million images, none but copies of each other draw the same
+    number: np.ndarray  # uint64 [n]: among 10 million images, only copies have the same number
     label: np.ndarray  # uint8 [n]
     official: np.ndarray  # bool [n]
 
 
 def draw_numbers(ids: Iterable[str], seed: int) -> np.ndarray:
-    """A number for each image, the same for every copy of it: uint64 [n], uniform."""
+    """Return a uniform number for each image, equal for its copies: uint64 [n]."""
     digests = (blake2b(f"{seed} {id_[:SHA1_DIGITS]}".encode(), digest_size=8).digest() for id_ in ids)
     return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
 def read_draws(path: Path, seed: int) -> Draws:
-    """The draws of a table's images, from its small columns only, one row group in memory at a time."""
+    """Compute the draws of a table's images from its small columns, one row group in memory at a time."""
     numbers, labels, official = [], [], []
     for rows in table.stream_columns(path, ["id", "label", "source"]):
         numbers.append(draw_numbers(rows.column("id").to_pylist(), seed))
@@ -47,7 +48,7 @@ def read_draws(path: Path, seed: int) -> Draws:
 
 
 def find_thresholds(draws: Draws, classes: Sequence[str], fraction: float) -> np.ndarray:
-    """The highest draw of each class that still goes to validation: uint64 [classes].
+    """Find the highest draw of each class that goes to validation: uint64 [classes].
 
     Raises:
         DataError: a class has no official image.
@@ -75,47 +76,47 @@ def find_thresholds(draws: Draws, classes: Sequence[str], fraction: float) -> np
 
 
 def choose_validation(draws: Draws, thresholds: np.ndarray) -> np.ndarray:
-    """Which training images go to validation: bool [n]."""
+    """Return True for each training image that goes to validation: bool [n]."""
     return draws.number <= thresholds[draws.label]
 
 
 def require_disjoint(train: Draws, is_validation: np.ndarray, test: Draws, path: Path) -> None:
-    """Refuse an image that would be in two splits. `path` is the table of `train`, for the ids in the message.
+    """Refuse images that would be in two splits. `path` is the table of `train`, for the ids in the message.
 
     Raises:
-        DataError: copies of an image are in train and test, or have labels whose thresholds part them.
+        DataError: copies of an image are in train and test, or have labels whose thresholds separate them.
     """
     leaks = _are_among(train.number, test.number)
-    parted = ~is_validation & _are_among(train.number, train.number[is_validation])
-    for shared, splits in ((leaks, "the test images"), (parted, "both training and validation, under two labels")):
+    separated = ~is_validation & _are_among(train.number, train.number[is_validation])
+    for shared, splits in ((leaks, "the test images"), (separated, "both training and validation, under two labels")):
         rows = np.flatnonzero(shared)
         if len(rows):
             raise DataError(
                 f"{len(rows):,} training images are also among {splits}",
                 expected="no image in two splits",
                 found=f"such as {', '.join(table.ids_at(path, rows[:EXAMPLES].tolist()))}",
-                remedy="remove the copies: `dvc repro validate` tells where they come from",
+                remedy="remove the copies: `dvc repro validate` prints their sources",
             )
 
 
 def write_splits(source: Path, is_validation: np.ndarray, train: Path, validation: Path) -> None:
-    """Divide a table's rows between two new ones, in their order, one row group in memory at a time."""
+    """Write the rows of a table to two new ones, in their order, one row group in memory at a time."""
     dataset = table.read_dataset(source)
     first = 0
-    with table.writer(train, dataset) as kept, table.writer(validation, dataset) as carved:
+    with table.writer(train, dataset) as kept, table.writer(validation, dataset) as held_out:
         for rows in table.stream(source):
             chosen = is_validation[first : first + len(rows)]
-            for split, mask in ((kept, ~chosen), (carved, chosen)):
+            for split, mask in ((kept, ~chosen), (held_out, chosen)):
                 ids, sources = (column.filter(_as_arrow(mask)) for column in (rows.ids, rows.sources))
                 split.write(rows.images[mask], rows.labels[mask], ids, sources)
             first += len(rows)
 
 
 def count_classes(split: str, labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
-    """Number of images of a split by class name. labels: uint8 [n], indices into `classes`.
+    """Count the images of a split by class name. labels: uint8 [n], indices into `classes`.
 
     Raises:
-        DataError: a class has none.
+        DataError: a class has no images.
     """
     counts = dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
     missing = [name for name, count in counts.items() if not count]
@@ -136,5 +137,5 @@ def _are_among(numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _as_arrow(mask: np.ndarray) -> pa.Array:
-    """bool [n], for pyarrow: its own conversion imports pandas, which takes longer than all of the split."""
+    """Convert bool [n] to an Arrow array. pyarrow would import pandas for it, which takes longer than the split."""
     return pa.Array.from_buffers(pa.bool_(), len(mask), [None, pa.py_buffer(np.packbits(mask, bitorder="little"))])

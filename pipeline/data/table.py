@@ -1,8 +1,8 @@
-"""Images and labels on disk: Parquet files, written and read by row group, that say which dataset they belong to.
+"""Tables of images and labels: Parquet files that are written and read by row group.
 
 Columns: `image` fixed_size_binary(height*width), row-major grey values; `label` uint8; `id` string, the SHA-1 of the
 pixels and its occurrence (`SHA1-0`, `SHA1-1` for an exact duplicate); `source` string, `official` or a batch's name.
-The dataset's facts travel in the file's own metadata, so a split can be understood without its neighbours.
+The facts about the dataset are in the file's metadata.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ _METADATA_KEY = b"dataset"
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the images are, whatever their number."""
+    """The facts about a dataset that do not depend on the number of its images."""
 
-    name: str  # names the registered model: `fashion-mnist`, `tiny`, `fashion-mnist-local-1a2b3c4d`
+    name: str  # also of the registered model: `fashion-mnist`, `tiny`, `fashion-mnist-local-1a2b3c4d`
     height: int
     width: int
     classes: tuple[str, ...]  # English names; a label is an index into them
@@ -43,23 +43,23 @@ class Dataset:
         return pa.schema(fields, metadata={_METADATA_KEY: json.dumps(asdict(self), ensure_ascii=False)})
 
     def require_shape(self, shape: tuple[int, ...], path: Path) -> None:
-        """Refuse images of another height and width; `path` is where they are, for the message.
+        """Refuse images of another height and width. `path` is their file, for the message.
 
         Raises:
-            DataError: expected and found, both height x width.
+            DataError: names both sizes.
         """
         if shape != (self.height, self.width):
             raise DataError(
                 f"{path} has images of another size",
-                expected=f"{self.height} x {self.width} pixels: images are never resized here",
+                expected=f"{self.height} x {self.width} pixels: images are not resized",
                 found=" x ".join(map(str, shape)),
             )
 
     def require_labels(self, labels: np.ndarray, path: Path, first: int = 0) -> None:
-        """Refuse labels that no class has. `path`, and the position there of `labels[0]`, are for the message.
+        """Refuse labels out of range. `path`, and the position of `labels[0]` in it, are for the message.
 
         Raises:
-            DataError: naming the first such label and its position.
+            DataError: names the first such label and its position.
         """
         wrong = np.flatnonzero((labels < 0) | (labels >= len(self.classes)))
         if len(wrong):
@@ -72,7 +72,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Rows:
-    """Some consecutive rows of a table."""
+    """Consecutive rows of a table."""
 
     images: np.ndarray  # uint8 [n, height, width], read-only
     labels: np.ndarray  # uint8 [n]
@@ -85,7 +85,7 @@ class Rows:
 
 @contextmanager
 def writer(path: Path, dataset: Dataset) -> Iterator["TableWriter"]:
-    """Write a table; it appears under `path` only when the block succeeds. Row groups hold `ROW_GROUP` rows."""
+    """Write a table in row groups of `ROW_GROUP`. The file `path` is created only if the block succeeds."""
     with (
         atomic_file(path) as partial,
         pq.ParquetWriter(partial, dataset.schema, compression="zstd", use_dictionary=["label", "source"]) as parquet,
@@ -96,7 +96,7 @@ def writer(path: Path, dataset: Dataset) -> Iterator["TableWriter"]:
 
 
 class TableWriter:
-    """Collects rows until a row group is full, so that the bytes do not depend on how the rows arrived."""
+    """Collects rows until a row group is full. The bytes therefore do not depend on the sizes of the chunks."""
 
     def __init__(self, parquet: pq.ParquetWriter, dataset: Dataset) -> None:
         self._parquet, self._dataset = parquet, dataset
@@ -114,6 +114,7 @@ class TableWriter:
             self._write_group(ROW_GROUP)
 
     def flush(self) -> None:
+        """Write the remaining rows, or one empty row group if there are no rows."""
         if self._rows or self._parquet.writer is None:
             self._write_group(self._rows)
 
@@ -125,12 +126,12 @@ class TableWriter:
 
 
 def pixel_digests(images: np.ndarray) -> list[bytes]:
-    """SHA-1 of each image's pixels, 20 bytes. images: uint8 [n, height, width]. An id begins with their 40 digits."""
+    """Return the SHA-1 of each image's pixels, 20 bytes; an id starts with it. images: uint8 [n, height, width]."""
     return [hashlib.sha1(image, usedforsecurity=False).digest() for image in np.ascontiguousarray(images)]
 
 
 def strings(values: Sequence[str]) -> pa.Array:
-    """A column of strings, for `TableWriter.write`: `pyarrow.array` would import pandas, which takes longer."""
+    """Convert strings to a column for `TableWriter.write`. `pyarrow.array` would import pandas, which takes longer."""
     encoded = [value.encode() for value in values]
     offsets = np.zeros(len(encoded) + 1, np.int32)
     np.cumsum([len(value) for value in encoded], out=offsets[1:])
@@ -139,10 +140,10 @@ def strings(values: Sequence[str]) -> pa.Array:
 
 
 def read_dataset(path: Path) -> Dataset:
-    """The facts of the dataset that a table belongs to.
+    """Read the facts about the dataset of a table.
 
     Raises:
-        DataError: the file is missing, damaged, or not one of ours.
+        DataError: the file is missing, damaged, or not a table of this pipeline.
     """
     with _open(path) as parquet:
         metadata = parquet.schema_arrow.metadata or {}
@@ -153,19 +154,19 @@ def read_dataset(path: Path) -> Dataset:
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """The columns and types that a table has, whether or not they are those of its dataset."""
+    """Read the columns and types of a table, which may differ from those of its dataset."""
     with _open(path) as parquet:
         return parquet.schema_arrow
 
 
 def count_rows(path: Path) -> int:
-    """Number of images in a table, from its footer alone."""
+    """Return the number of images in a table. Reads only its footer."""
     with _open(path) as parquet:
         return int(parquet.metadata.num_rows)
 
 
 def stream(path: Path) -> Iterator[Rows]:
-    """The rows of a table, one row group in memory at a time."""
+    """Yield the rows of a table, one row group in memory at a time."""
     dataset = read_dataset(path)
     with _open(path) as parquet:
         for group in range(parquet.num_row_groups):
@@ -173,7 +174,7 @@ def stream(path: Path) -> Iterator[Rows]:
 
 
 class RowGroups:
-    """The images and labels of a table by row group, each read when it is asked for."""
+    """The images and labels of a table by row group. Each row group is read when it is needed."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._dataset = path, read_dataset(path)
@@ -182,14 +183,14 @@ class RowGroups:
         self.sizes = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
 
     def read(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [n, height, width] and labels uint8 [n], read-only."""
+        """Read a row group: images uint8 [n, height, width] and labels uint8 [n], read-only."""
         with _open(self._path) as parquet:
             table = parquet.read_row_group(group, ["image", "label"])
         return _images(table, self._dataset), _labels(table)
 
 
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A whole table: images uint8 [n, height, width] and labels uint8 [n]."""
+    """Read a whole table: images uint8 [n, height, width] and labels uint8 [n]."""
     dataset = read_dataset(path)
     with _open(path) as parquet:
         table = parquet.read(["image", "label"])
@@ -197,19 +198,19 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_ids(path: Path) -> list[str]:
-    """The ids of a whole table, in its order."""
+    """Read the ids of a whole table, in its order."""
     with _open(path) as parquet:
         return parquet.read(["id"]).column("id").to_pylist()
 
 
 def ids_at(path: Path, rows: Sequence[int]) -> list[str]:
-    """The ids of some rows of a table, by their position."""
+    """Read the ids of the rows at some positions of a table."""
     with _open(path) as parquet:
         return parquet.read(["id"]).column("id").take(pa.array(rows, pa.int64())).to_pylist()
 
 
 def stream_columns(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Some columns of a table, one row group in memory at a time."""
+    """Yield columns of a table, one row group in memory at a time."""
     with _open(path) as parquet:
         for group in range(parquet.num_row_groups):
             yield parquet.read_row_group(group, columns=list(columns))
@@ -223,7 +224,9 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise DataError(f"{path} is missing", remedy="dvc repro") from None
     except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno:  # the system's; Arrow's own, on a damaged page, has no number
+        if (
+            isinstance(error, OSError) and error.errno
+        ):  # an error of the system; Arrow's error for a damaged page has no number
             raise
         raise DataError(
             f"{path} is damaged", found=str(error), remedy=f"rm {shlex.quote(str(path))} && dvc checkout"
@@ -244,16 +247,16 @@ def _labels(table: pa.Table) -> np.ndarray:
     return _to_bytes(table.column("label"), 1).reshape(-1)
 
 
-# Buffers are handed over as they are: pyarrow's own conversions import pandas, which takes a quarter of a second.
+# Buffers are used directly, because pyarrow's own conversions import pandas, which takes a quarter of a second.
 
 
 def _from_bytes(values: np.ndarray, type_: pa.DataType) -> pa.Array:
-    """uint8 [n, ...] as n values of a type of as many bytes."""
+    """Convert uint8 [n, ...] to n values of a type of the same width."""
     return pa.Array.from_buffers(type_, len(values), [None, pa.py_buffer(np.ascontiguousarray(values, np.uint8))])
 
 
 def _to_bytes(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    """A column of n values of `width` bytes as uint8 [n, width]; a view, where the column is in one piece."""
+    """Convert a column of n values of `width` bytes to uint8 [n, width]. A view if the column has one chunk."""
     pieces = [
         np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, width)[chunk.offset : chunk.offset + len(chunk)]
         for chunk in column.chunks

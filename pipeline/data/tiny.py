@@ -1,7 +1,7 @@
 """The generated dataset `tiny`: simple garment-like shapes in ten classes, the same bytes on every machine.
 
-Only integer arithmetic on the raw output of a bit generator, whose stream NumPy guarantees (that of `Generator`'s own
-methods it does not). Shapes are drawn in doubled coordinates around the middle, so that they mirror exactly.
+It uses only integer arithmetic on the raw output of a bit generator, which NumPy keeps stable (unlike the methods of
+`Generator`). Shapes are drawn in doubled coordinates around the centre, so that they mirror exactly.
 """
 
 from collections.abc import Callable
@@ -25,21 +25,21 @@ class _Draws:
         self._bits = np.random.PCG64(seed)
 
     def integers(self, low: int, high: int, *shape: int) -> np.ndarray:
-        """int64 [*shape], from `low` up to and including `high`."""
+        """Return int64 [*shape] from `low` to `high`, both included."""
         raw = self._bits.random_raw(int(np.prod(shape))).reshape(shape)
         # The upper bits, as PCG's authors advise; the bias of the remainder is below 2**-24 for such short ranges.
         return (raw >> np.uint64(32)).astype(np.int64) % (high - low + 1) + low
 
 
 def write(directory: Path, train: int, test: int) -> None:
-    """Write the four idx files, `FILES`, with this many training and test images."""
+    """Write the four idx files `FILES` with the given numbers of training and test images."""
     arrays = [*generate(train, SEED), *generate(test, SEED + 1)]
     for name, values in zip(FILES, arrays, strict=True):
         idx.write(directory / name, values)
 
 
 def generate(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`count` images and their labels, as many of each class as the count allows, in random order.
+    """Generate images and labels, balanced over the classes, in random order.
 
     Returns:
         images uint8 [count, 28, 28] and labels uint8 [count].
@@ -55,7 +55,7 @@ def generate(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _place(draws: _Draws, count: int) -> tuple[np.ndarray, ...]:
-    """Coordinates shifted by up to two pixels, half a width and a sleeve's or hem's end, for each image."""
+    """Draw coordinates shifted by up to two pixels, half a width, and the end of a sleeve or hem, for each image."""
     shift_y, shift_x = draws.integers(-4, 4, 2, count, 1, 1)
     mirrored = draws.integers(0, 1, count, 1, 1) * 2 - 1
     width, length = draws.integers(9, 13, count, 1, 1), draws.integers(-4, 4, count, 1, 1)
@@ -63,7 +63,7 @@ def _place(draws: _Draws, count: int) -> tuple[np.ndarray, ...]:
 
 
 def _shade(shape: np.ndarray, draws: _Draws) -> np.ndarray:
-    """Turn masks into grey values: a brightness for each garment, its texture, and specks everywhere."""
+    """Convert masks to grey values: a brightness for each garment, its texture, and specks everywhere."""
     count = len(shape)
     brightness = draws.integers(90, 220, count, 1, 1)
     texture = draws.integers(-35, 35, count, SIZE, SIZE)

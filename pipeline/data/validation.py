@@ -1,4 +1,4 @@
-"""Holding the tables against their expectations with Great Expectations, and saying what came of it."""
+"""Check the tables with Great Expectations, and report the findings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,48 +18,48 @@ from pipeline.data.features import Features, overall_mean, overall_std, read_fea
 from pipeline.errors import DataError, ValidationFailed
 from pipeline.params import ValidateParams
 
-EXAMPLES, SHOWN = 5, 2  # of what breaks an expectation: in the report, and in a line of text
-DIGITS = 6  # after the point, in every number that is written down
-CELL = 36  # widest cell of the summary: all of it fits a terminal of 120 columns
+EXAMPLES, SHOWN = 5, 2  # of rows that violate an expectation: in the report, and in a line of text
+DIGITS = 6  # after the decimal point, of every number in the report
+CELL = 36  # maximum width of a cell of the summary, which then fits 120 columns
 
 Identify = Callable[[Sequence[int]], Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one expectation."""
+    """The result of one expectation."""
 
     name: str
     meaning: str
     severity: Severity
     passed: bool
-    observed: float | dict[str, Any]  # of images, the share that break it; of a smaller table, each row's value
+    observed: float | dict[str, Any]  # the share of images that violate it; for other tables, the value of each row
     threshold: dict[str, Any]
-    count: int  # rows that break it
-    examples: tuple[str, ...]  # the first of them: rows' names, or for images what `Identify` makes of their numbers
+    count: int  # rows that violate it
+    examples: tuple[str, ...]  # the first of these rows: their names, or for images the result of `Identify`
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that validation says. No times, no run ids: equal data gives equal bytes."""
+    """The result of the validation. It contains no times and no run ids: equal data gives equal bytes."""
 
     dataset: str
-    splits: dict[str, Any]  # what `describe_split` says of each
+    splits: dict[str, Any]  # the result of `describe_split` for each
     findings: tuple[Finding, ...]
     skipped: dict[str, str]  # expectations left out, and why
 
     @property
     def failures(self) -> list[Finding]:
-        """Critical expectations that do not hold."""
+        """Critical expectations that failed."""
         return [finding for finding in self.findings if finding.severity == "critical" and not finding.passed]
 
     @property
     def warnings(self) -> list[Finding]:
-        """Other expectations that do not hold."""
+        """Other expectations that failed."""
         return [finding for finding in self.findings if finding.severity == "warning" and not finding.passed]
 
     def content(self) -> dict[str, Any]:
-        """What stands in `validation.json`."""
+        """Return the content of `validation.json`."""
         return {
             "dataset": self.dataset,
             "passed": not self.failures,
@@ -72,19 +72,19 @@ class Report:
 def inspect(
     files: Mapping[str, Path], entry: Entry | None, params: ValidateParams, share: float = 1.0
 ) -> tuple[Report, AbstractDataContext]:
-    """Measure the images of the files, and hold them against every expectation.
+    """Measure the images of the files and check every expectation.
 
     Args:
         files: the tables of `train` and `test`.
-        entry: the catalogue's facts about their dataset; None when it has none, as for a local directory's images.
+        entry: the catalogue's entry; None if there is none, as for the images of a local directory.
         params: the thresholds.
-        share: of the dataset's own training images, that a window keeps.
+        share: the share of the dataset's own training images that a window keeps.
 
     Returns:
-        the report, and the context that holds Great Expectations' own results, for `write_pages`.
+        the report, and the context with Great Expectations' own results, for `write_pages`.
 
     Raises:
-        DataError: a file cannot be read, or an expectation not be evaluated.
+        DataError: a file cannot be read, or an expectation cannot be evaluated.
     """
     dataset = table.read_dataset(files["train"])
     schemas = {split: table.read_schema(path) for split, path in files.items()}
@@ -101,17 +101,17 @@ def inspect(
 
 
 def validate(tables: Tables, suites: Suites, identify: Identify) -> tuple[tuple[Finding, ...], AbstractDataContext]:
-    """Hold every table against its suite.
+    """Check every table against its suite.
 
     Args:
-        tables, suites: those of `pipeline.data.expectations`; the suite of a table that is not there is left out.
-        identify: what to show as examples, given numbers of rows of the table `images`.
+        tables, suites: from `pipeline.data.expectations`. The suite of a missing table is skipped.
+        identify: converts row numbers of the table `images` to texts for the examples.
 
     Returns:
-        the findings in the order of the suites, and the context that holds the results, for `write_pages`.
+        the findings in the order of the suites, and the context with the results, for `write_pages`.
 
     Raises:
-        DataError: an expectation could not be evaluated.
+        DataError: an expectation cannot be evaluated.
     """
     context = gx.get_context(mode="ephemeral")
     context.enable_analytics(enable=False)
@@ -133,7 +133,7 @@ def validate(tables: Tables, suites: Suites, identify: Identify) -> tuple[tuple[
 
 
 def write_pages(context: AbstractDataContext, directory: Path) -> None:
-    """Write Great Expectations' HTML pages (Data Docs) about the results that a context holds."""
+    """Write Great Expectations' HTML pages (Data Docs) about the results in a context."""
     site = {
         "class_name": "SiteBuilder",
         "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
@@ -141,12 +141,12 @@ def write_pages(context: AbstractDataContext, directory: Path) -> None:
     }
     context.add_data_docs_site(site_name="pages", site_config=site)
     context.build_data_docs(site_names=["pages"])
-    for animation in directory.glob("static/images/*.gif"):  # of a tour that needs a server: 3.4 of the pages' 4 MB
+    for animation in directory.glob("static/images/*.gif"):  # of a tour that needs a server; 3.4 of 4 MB
         animation.unlink()
 
 
 def describe_split(features: Features) -> dict[str, Any]:
-    """The report's facts about a split."""
+    """Return the report's facts about a split."""
     return {
         "images": len(features),
         "sources": features.images_by_source,
@@ -156,7 +156,7 @@ def describe_split(features: Features) -> dict[str, Any]:
 
 
 def summarise(report: Report) -> str:
-    """The report on one screen of text."""
+    """Return the report as one screen of text."""
     rows: list[tuple[str, ...]] = [("expectation", "result", "observed", "allowed")]
     rows += [(finding.name, _verdict(finding), _observed(finding), _allowed(finding)) for finding in report.findings]
     rows += [(name, "skipped", reason, "") for name, reason in report.skipped.items()]
@@ -171,7 +171,7 @@ def summarise(report: Report) -> str:
 
 
 def describe(finding: Finding) -> str:
-    """A finding in one line: what, how much, where, and how much is allowed."""
+    """Return a finding as one line: the expectation, what violates it, and what is allowed."""
     if isinstance(finding.observed, float):
         shown = f"{finding.count:,} ({finding.observed:.2%}), such as {', '.join(finding.examples[:SHOWN])}"
     else:
@@ -180,30 +180,30 @@ def describe(finding: Finding) -> str:
 
 
 def require_passed(report: Report, where: Path) -> None:
-    """Stop the pipeline when a critical expectation does not hold. `where` is the file that has the full report.
+    """Stop the pipeline if a critical expectation failed. `where` is the file with the full report.
 
     Raises:
-        ValidationFailed: naming every such expectation, how much breaks it, and where.
+        ValidationFailed: lists every such expectation, and the images that violate it.
     """
     if report.failures:
         raise ValidationFailed(
-            f"the images of {report.dataset} are not fit to train on",
+            f"the images of {report.dataset} violate critical expectations",
             found="\n            ".join(map(describe, report.failures)),
-            remedy="mend the data, take out a batch (dvc remove data/incoming/NAME.dvc; rm -r data/incoming/NAME), or "
-            f"mend the thresholds of `validate` in params.yaml; the whole report: {where}",
+            remedy="correct the data, remove a batch (dvc remove data/incoming/NAME.dvc; rm -r data/incoming/NAME), or "
+            f"change the thresholds of `validate` in params.yaml; the full report: {where}",
         )
 
 
 def _find(result: Any, frame: pd.DataFrame, identify: Identify) -> Finding:
-    """Great Expectations' result without its times and run ids."""
+    """Convert Great Expectations' result, without its times and run ids."""
     config, details = result.expectation_config, result.result
     name, kwargs = config.meta["name"], config.kwargs
     if "unexpected_count" not in details:
-        raise DataError(f"the expectation {name} could not be evaluated", found=str(result.exception_info))
+        raise DataError(f"cannot evaluate the expectation {name}", found=str(result.exception_info))
     threshold = {key: kwargs[key] for key in ("min_value", "max_value", "value_set") if kwargs.get(key) is not None}
     observed: float | dict[str, Any]
     rows = details["partial_unexpected_index_list"]
-    if isinstance(frame.index, pd.RangeIndex):  # images: they have numbers, the rows of the other tables names
+    if isinstance(frame.index, pd.RangeIndex):  # images have row numbers, the rows of the other tables have names
         threshold["fraction"] = round(1 - kwargs.get("mostly", 1), DIGITS)
         observed = round(details["unexpected_count"] / len(frame), DIGITS)
         rows = identify(rows)
@@ -222,7 +222,7 @@ def _find(result: Any, frame: pd.DataFrame, identify: Identify) -> Finding:
 
 
 def _name_images(files: Mapping[str, Path], features: Mapping[str, Features], rows: Sequence[int]) -> list[str]:
-    """Split, id and source of images, given as numbers of the rows of train and then test."""
+    """Return split, id and source of images, by their row numbers in train followed by test."""
     names = []
     for split, measured in features.items():
         inside = [row for row in rows if 0 <= row < len(measured)]
@@ -234,7 +234,7 @@ def _name_images(files: Mapping[str, Path], features: Mapping[str, Features], ro
 
 
 def _plain(value: Any) -> Any:
-    """A number or string as JSON can hold it, rounded."""
+    """Round a number. Strings are returned unchanged."""
     return round(value, DIGITS) + 0.0 if isinstance(value, float) else value  # -0.0 + 0.0 is 0.0
 
 

@@ -1,9 +1,9 @@
-"""A window over the training images: the newest batches whole, and of everything older the same share of each class.
+"""A window over the training images: all of the newest batches, and a sample of each class from everything older.
 
-An image draws a number from its pixels alone. In each class, those of the dataset's own images with the lowest draws
-are kept, as many as the share asks for; the highest of these draws is the threshold of the class, against which older
-batches are held as well. So the sample is the same every time, data added later changes none of it, and copies of an
-image are kept or left together. The draws are not those of the split: a window does not choose who validates.
+The draw of an image is a hash of its pixels. In each class, the dataset's own images with the lowest draws are kept, as
+many as the share requires; the highest of these draws is the threshold of the class, which also applies to older
+batches. The sample is therefore the same every time, later data does not change it, and copies of an image are kept or
+dropped together. The draws are independent of those of the split.
 """
 
 import math
@@ -16,13 +16,13 @@ Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width], labels 
 
 
 def find_thresholds(pairs: Iterable[Pair], classes: int, share: float) -> np.ndarray:
-    """The highest draw of each class that is still kept: uint64 [classes].
+    """Find the highest draw of each class that is kept: uint64 [classes].
 
-    A class keeps one image at least. One without images keeps nothing older: the split refuses such data.
+    At least one image of each class is kept. A class without images keeps nothing older; the split refuses such data.
 
     Args:
-        pairs: the dataset's own images and labels, a chunk in memory at a time.
-        share: to be kept of each class, above 0 and up to 1.
+        pairs: the dataset's own images and labels, in chunks.
+        share: the share of each class to keep, above 0 and up to 1.
     """
     drawn = [(draw_numbers(images), labels) for images, labels in pairs]
     numbers, labels = (np.concatenate(column) for column in zip(*drawn, strict=True))
@@ -35,7 +35,7 @@ def find_thresholds(pairs: Iterable[Pair], classes: int, share: float) -> np.nda
 
 
 def sample(pairs: Iterable[Pair], thresholds: np.ndarray) -> Iterator[Pair]:
-    """Those of the images that are kept, a chunk in memory at a time. thresholds: as `find_thresholds` has found."""
+    """Yield the images that are kept, in chunks. thresholds: from `find_thresholds`."""
     for images, labels in pairs:
         kept = draw_numbers(images) <= thresholds[labels]
         if kept.any():
@@ -43,13 +43,13 @@ def sample(pairs: Iterable[Pair], thresholds: np.ndarray) -> Iterator[Pair]:
 
 
 def draw_numbers(images: np.ndarray) -> np.ndarray:
-    """A number for each image, the same for every copy of it: uint64 [n], uniform. images: uint8 [n, height, width]."""
+    """Return a uniform number for each image, equal for its copies: uint64 [n]. images: uint8 [n, height, width]."""
     digests = (blake2b(image, digest_size=8, person=b"window").digest() for image in np.ascontiguousarray(images))
     return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
 def kept_range(images: int, classes: int, share: float) -> tuple[int, int]:
-    """The fewest and the most that are kept of so many images: each class rounds its share once."""
+    """Return the minimum and maximum number of kept images. The share of each class is rounded once."""
     if share == 1:
         return images, images
     return max(0, math.floor(share * images) - classes), min(images, math.ceil(share * images) + classes)

@@ -39,7 +39,7 @@ from pipeline.flows.prefect_internals import (
 from pipeline.proxies import bypass_proxy
 from pipeline.redaction import without_password
 from pipeline.stack import CLIENT_AUTH, SERVER_AUTH, auth_string, find_server, prefect_credentials, prefect_home
-from pipeline.tracking.store import hold_creation_lock
+from pipeline.tracking.database import hold_creation_lock
 from pipeline.workspace import STATE, main_repository, make_state
 
 START_SECONDS = 120

@@ -1,7 +1,7 @@
 """The model file: a Keras archive whose bytes depend on the model alone.
 
-Keras writes the time of saving, and memory addresses as ids of shared objects, into every archive, so that equal models
-would differ. Here they are written out of it; what is left loads like any other `.keras` file, with no code of ours.
+Keras writes the time, and memory addresses as ids of shared objects, into every archive, so that files of equal models
+differ. This module removes them. The result loads like any other `.keras` file, without code of this project.
 """
 
 import io
@@ -25,17 +25,17 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can hold
 
 
 def export(network: keras.Model, settings: TrainSettings, task: Task, steps: int) -> keras.Model:
-    """A trained network as it is saved: in float32, of stock layers, compiled with the stock equals of what trained it.
+    """Convert a trained network to the form that is saved: float32, stock layers, compiled with a stock optimizer.
 
-    With test-time augmentation it averages its answers over views of the image. Its optimizer is as before the first of
-    `steps` batches, so training that goes on from the file starts a schedule of its own. Keras has no warm-up but for
-    cosine decay; the loss is the one that is measured, without label smoothing.
+    With test-time augmentation, it averages its outputs over views of the image. The optimizer is in its state before
+    the first of `steps` batches: further training from the file starts a new schedule. The schedule has no warm-up,
+    except for cosine decay, because Keras has none. The loss has no label smoothing.
     """
     stock = create_network(settings, task, network.input_shape[1:], stock=True)
     stock.set_weights(network.get_weights())
     stock = average_views(stock, settings)
     optimizer = create_stock_optimizer(settings, steps)
-    optimizer.build(stock.trainable_variables)  # Keras warns at every loading of one that is not
+    optimizer.build(stock.trainable_variables)  # otherwise Keras warns whenever the file is loaded
     stock.compile(optimizer, create_loss(task), metrics=[create_accuracy(task)])
     return stock
 
@@ -43,23 +43,23 @@ def export(network: keras.Model, settings: TrainSettings, task: Task, steps: int
 def save(network: keras.Model, path: Path) -> None:
     """Write a network, its weights and its compilation as a canonical `.keras` archive."""
     with tempfile.TemporaryDirectory() as directory, atomic_file(path) as partial:
-        saved = Path(directory, "model.keras")  # Keras asks for the suffix
+        saved = Path(directory, "model.keras")  # Keras requires the suffix
         network.save(saved)
         partial.write_bytes(_canonical(saved))
 
 
 def load(path: Path) -> keras.Model:
-    """Read a network that `save` wrote, compiled as it was.
+    """Load a network from a file of `save`, compiled.
 
     Raises:
-        ModelError: the file is missing, damaged, or no Keras archive.
+        ModelError: the file is missing, damaged, or not a Keras archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is None:
             return keras.saving.load_model(path)
-        reason = f"the checksum of {damaged} in it is wrong"
+        reason = f"wrong checksum of {damaged} in it"
     except FileNotFoundError:
         raise ModelError(f"{path} is missing", remedy="dvc repro train") from None
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
@@ -73,7 +73,7 @@ def load(path: Path) -> keras.Model:
 
 
 def _canonical(path: Path) -> bytes:
-    """The content of an archive without what changes from one saving to the next."""
+    """Return the content of an archive without the parts that change each time it is saved."""
     content = io.BytesIO()
     with zipfile.ZipFile(path) as saved, zipfile.ZipFile(content, "w") as archive:
         for name in sorted(saved.namelist()):
@@ -91,7 +91,7 @@ def _json(value: Any) -> bytes:
 
 
 def _renumber(value: Any, numbers: dict[int, int]) -> Any:
-    """Ids of shared objects, which are memory addresses, as 1, 2, 3 in order of appearance."""
+    """Replace the ids of shared objects, which are memory addresses, by 1, 2, 3 in order of appearance."""
     if isinstance(value, list):
         return [_renumber(item, numbers) for item in value]
     if not isinstance(value, dict):

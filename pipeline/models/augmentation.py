@@ -1,8 +1,8 @@
-"""Every random choice of a training, and what those about pixels do to a batch.
+"""Data augmentation, and the order of the images: all random choices of a training.
 
-The choices are drawn before each pass over the images, as functions of (seed, epoch) and, where the images come in
-chunks, of the chunk's number. They enter the graph as data: the same training draws the same, on any device and
-whatever came in between.
+The choices are drawn before each pass over the images. They are functions of (seed, epoch) and, for images in chunks,
+of the chunk's number, and enter the graph as data. A training therefore draws the same choices on every device, and
+after it was resumed.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.models.backend import tf
 from pipeline.params import TrainSettings
 
-_ORDER, _FLIP, _SHIFT, _ERASE, _GROUPS = range(1, 6)  # streams that know nothing of each other; a 0 would be as none
+_ORDER, _FLIP, _SHIFT, _ERASE, _GROUPS = range(1, 6)  # independent random streams; 0 would not be independent
 
 
 def draw_choices(
@@ -25,17 +25,17 @@ def draw_choices(
     chunk: int = 0,
     rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """All choices for one pass over the images, or a chunk of them, in whole batches; the last few may be left over.
+    """Draw all choices for one pass over the images, or over a chunk. Images that do not fill a batch are left over.
 
     Args:
         shape: number, height and width of all images.
         epoch: counted from 1.
         chunk: counted from 0 in each epoch.
-        rows: int [n], which of all images are in the chunk; None: all of them.
+        rows: int [n], the images in the chunk; None: all.
 
     Returns:
-        int32 [batches, batch, ...]: `order`, places of images in the chunk; and of the following what the settings ask
-        for: `flip`, 0 or 1; `shift`, pixels downwards and to the right; `erase`, top, bottom, left, right, grey value.
+        int32 [batches, batch, ...] by name: `order`, the positions of images in the chunk, and if the settings use them
+        `flip`, 0 or 1; `shift`, pixels downwards and to the right; `erase`, top, bottom, left, right, grey value.
     """
     images, height, width = shape
     rows = np.arange(images) if rows is None else rows
@@ -52,12 +52,12 @@ def draw_choices(
 
 
 def draw_groups(count: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch reads `count` groups of images: int [count]."""
+    """Draw the order in which an epoch reads `count` groups of images: int [count]."""
     return np.argsort(_raw(count, 0, seed, epoch, _GROUPS), kind="stable")
 
 
 def augment(images: Any, choices: dict[str, Any]) -> Any:
-    """Mirror, translate and partly erase a batch uint8 [batch, height, width], by `draw_choices` of one batch."""
+    """Mirror, translate and erase a batch uint8 [batch, height, width] by the choices of `draw_choices` for it."""
     if "flip" in choices:
         images = tf.where(choices["flip"][:, None, None] == 1, tf.reverse(images, [2]), images)
     if "shift" in choices:
@@ -68,7 +68,7 @@ def augment(images: Any, choices: dict[str, Any]) -> Any:
 
 
 def _translate(images: Any, shift: Any) -> Any:
-    """Move each image; what comes in at the edges is black."""
+    """Move each image. The pixels that enter at the edges are black."""
     batch, height, width = images.shape
     y = tf.range(height)[None, :, None] - shift[:, 0, None, None]
     x = tf.range(width)[None, None, :] - shift[:, 1, None, None]
@@ -89,14 +89,14 @@ def _erase(images: Any, boxes: Any) -> Any:
 def _alternate(images: int, seed: int, epoch: int) -> np.ndarray:
     """Mirror a random half of the images in the first epoch, the other half in the next, and so on (arXiv:2404.00498).
 
-    With independent draws half of the images would be seen the same way round in two successive epochs.
+    With independent draws, half of the images would be the same in two successive epochs.
     """
     bits = np.unpackbits(_raw(images // 64 + 1, 0, seed, _FLIP).view(np.uint8))[:images]
     return bits ^ (epoch & 1)
 
 
 def _boxes(settings: TrainSettings, shape: tuple[int, int], count: int, *key: int) -> np.ndarray:
-    """Rectangles of random size, place and grey value in `erase_share` of the images (arXiv:1708.04896)."""
+    """Draw rectangles of random size, place and grey value in `erase_share` of the images (arXiv:1708.04896)."""
     chosen = _integers(0, 2**16 - 1, (count,), *key, 0) < settings.erase_share * 2**16
     sides = np.minimum(_integers(1, settings.erase, (count, 2), *key, 1) * chosen[:, None], shape)
     fractions = _integers(0, 2**16 - 1, (count, 2), *key, 2)
@@ -107,12 +107,12 @@ def _boxes(settings: TrainSettings, shape: tuple[int, int], count: int, *key: in
 
 
 def _integers(low: int, high: int, shape: tuple[int, ...], *key: int) -> np.ndarray:
-    """Uniform integers from `low` up to and including `high`: int64 [*shape]."""
+    """Draw uniform integers from `low` to `high`, both included: int64 [*shape]."""
     raw = _raw(int(np.prod(shape)), *key) >> np.uint64(32)
     return (raw * np.uint64(high - low + 1) >> np.uint64(32)).astype(np.int64).reshape(shape) + low
 
 
 def _raw(count: int, chunk: int, *key: int) -> np.ndarray:
-    """uint64 [count], from a bit generator's raw stream: NumPy guarantees it, as it does not those of distributions."""
+    """Draw uint64 [count] from a bit generator's raw stream, which NumPy keeps stable, unlike its distributions."""
     sequence = np.random.SeedSequence(key, spawn_key=(chunk,) if chunk else ())
     return np.random.Philox(sequence).random_raw(count)

@@ -1,6 +1,6 @@
-"""The one place that imports Keras and TensorFlow, and what the machine offers them.
+"""The import of Keras and TensorFlow, and the properties of the machine that they compute on.
 
-`from pipeline.models.backend import keras, tf`: the import is quiet, and skips what nothing here uses.
+Use `from pipeline.models.backend import keras, tf`. The import prints nothing, and skips libraries that are not used.
 """
 
 import os
@@ -15,15 +15,15 @@ import numpy as np
 from pipeline.models.native_stderr import hold_stderr
 from pipeline.models.processor import read_processor
 
-os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else Keras is used with on this machine
+os.environ["KERAS_BACKEND"] = "tensorflow"  # overrides the user's configuration of Keras
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Convolutions at twice the speed; on a processor without AVX-512, TensorFlow leaves oneDNN off unless told.
+# Doubles the speed of convolutions. Without AVX-512, TensorFlow does not use oneDNN by default.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 @contextmanager
 def _without(*modules: str) -> Iterator[None]:
-    """Make optional imports fail. Keras tries scikit-learn and pyplot for wrappers: 1.3 s of a start-up of 5.5 s."""
+    """Make optional imports fail. Keras tries scikit-learn and pyplot, which take 1.3 s of a start-up of 5.5 s."""
     blocked = [name for name in modules if name not in sys.modules]
     sys.modules.update(dict.fromkeys(blocked))  # type: ignore[arg-type]  # None: the documented way to block an import
     try:
@@ -38,7 +38,7 @@ with hold_stderr(), _without("sklearn", "matplotlib"):
     import keras
     import tensorflow as tf
 
-    # Looks for a GPU, and complains where there is none. TensorFlow would take all of its memory, whatever it needs.
+    # This also initialises CUDA, which prints warnings without a GPU. By default, TensorFlow takes all GPU memory.
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
 
@@ -53,22 +53,22 @@ __all__ = [
     "view_as_tensor",
 ]
 
-BFLOAT16_CAPABILITY = (8, 0)  # of an Nvidia GPU
+BFLOAT16_CAPABILITY = (8, 0)  # minimum compute capability of an Nvidia GPU
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the bytes of a training depend on beside its inputs: across different ones only closeness is promised."""
+    """The properties of a machine that change the bytes of a model. On different machines, models are only similar."""
 
     device: str  # "cpu", or the name of the first GPU
-    threads: int  # that TensorFlow computes with
+    threads: int  # of TensorFlow
     features: tuple[str, ...]  # of the processor: see `processor.FEATURES`
-    bfloat16: bool  # whether such arithmetic is faster there than float32
-    onednn: bool = True  # whether TensorFlow computes by oneDNN: TF_ENABLE_ONEDNN_OPTS
+    bfloat16: bool  # True if bfloat16 is faster than float32
+    onednn: bool = True  # True if TensorFlow uses oneDNN: TF_ENABLE_ONEDNN_OPTS
 
 
 def inspect_machine() -> Machine:
-    """The device and threads that TensorFlow uses in this process."""
+    """Return the properties of the machine as this process uses it."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     wanted = tf.config.threading.get_intra_op_parallelism_threads() or os.environ.get("TF_NUM_INTRAOP_THREADS")
     threads = int(wanted or cores)
@@ -82,23 +82,23 @@ def inspect_machine() -> Machine:
 
 
 def make_repeatable(seed: int) -> None:
-    """Seed the initial weights, and have every operation give the same bits whenever it runs on the same machine."""
-    keras.utils.clear_session()  # Keras numbers what it names by what the process made before
+    """Seed the initial weights, and make every operation deterministic on this machine."""
+    keras.utils.clear_session()  # Keras numbers names by the objects that the process created before
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
 
 def choose_precision(wanted: str, machine: Machine) -> str:
-    """The precision of the computation, "float32" or "bfloat16", for a setting that may also be "auto"."""
+    """Return the precision of the computation, "float32" or "bfloat16", for a setting that may be "auto"."""
     if wanted == "auto":
         return "bfloat16" if machine.bfloat16 else "float32"
     return wanted
 
 
 def choose_xla(wanted: str, network: str, machine: Machine) -> bool:
-    """Whether XLA compiles the training: "always", "never", or with "auto" an mlp on a GPU.
+    """Return True if XLA compiles the training, for the setting "always", "never" or "auto" (an mlp on a GPU).
 
-    On a processor compiling takes longer than it saves in many epochs. The cnn cannot be compiled anywhere: XLA has no
+    On a CPU, compilation takes longer than it saves in many epochs. The cnn cannot be compiled: XLA has no
     deterministic gradient of its max-pooling.
     """
     if wanted == "auto":
@@ -107,7 +107,7 @@ def choose_xla(wanted: str, network: str, machine: Machine) -> bool:
 
 
 def view_as_tensor(array: np.ndarray) -> Any:
-    """A tensor of an array's memory, which must not change while the tensor is in use. On a GPU it is a copy."""
+    """Return a tensor that shares an array's memory, which must not change meanwhile. On a GPU, it is a copy."""
     if tf.config.list_physical_devices("GPU"):
         return tf.convert_to_tensor(array)
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

@@ -1,4 +1,4 @@
-"""What a killed training needs to go on from its last finished epoch and end with the same bytes."""
+"""Checkpoints: a killed training resumes after its last finished epoch, and ends with the same bytes."""
 
 import hashlib
 import io
@@ -15,11 +15,11 @@ from pipeline.files import atomic_file, file_digest
 
 
 def derive_key(determinants: Mapping[str, Any], files: Iterable[Path]) -> str:
-    """A name for all that determines the result of a training, so that no other training goes on from its checkpoint.
+    """Return a digest of everything that determines the result of a training: the key of its checkpoint.
 
     Args:
-        determinants: parameters, and what of the machine the bits depend on.
-        files: data and code, whose content counts, wherever they are.
+        determinants: parameters, and the properties of the machine that change bits.
+        files: data and code. Their content counts, not their paths.
     """
     content = {"determinants": determinants, "digests": [file_digest(path) for path in files]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
@@ -27,26 +27,26 @@ def derive_key(determinants: Mapping[str, Any], files: Iterable[Path]) -> str:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training after some epochs."""
+    """The state of a training after an epoch."""
 
     variables: list[np.ndarray]  # of the network and its optimizer
-    best: list[np.ndarray]  # the network's, after the best epoch so far
-    history: list[dict[str, Any]]  # one record an epoch
+    best: list[np.ndarray]  # variables of the network after the best epoch so far
+    history: list[dict[str, Any]]  # one record for each epoch
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file that holds the newest snapshot of one training; `derive_key` makes its name.
+    """The file with the newest snapshot of a training. Its name is from `derive_key`.
 
     Args:
-        read_only: leave writing to another process, which trains the same: the chief of several workers.
+        read_only: do not write; of several workers, only the chief writes.
     """
 
     path: Path
     read_only: bool = False
 
     def save(self, snapshot: Snapshot) -> None:
-        """Replace the file in one step: a process killed meanwhile leaves the former snapshot."""
+        """Replace the file atomically. If the process is killed, the previous snapshot remains."""
         if self.read_only:
             return
         arrays: dict[str, Any] = {"history": np.array(json.dumps(snapshot.history))}
@@ -58,10 +58,10 @@ class Checkpoint:
             partial.write_bytes(content.getbuffer())
 
     def load(self) -> Snapshot | None:
-        """The newest snapshot; None where there is none, or one that a power cut has damaged.
+        """Read the newest snapshot. Returns None if there is none, or if a power failure damaged it.
 
         Raises:
-            OSError: it is there and cannot be read.
+            OSError: the file exists and cannot be read.
         """
         try:
             with np.load(self.path) as content:
@@ -71,7 +71,7 @@ class Checkpoint:
             return None
 
     def remove(self) -> None:
-        """Forget the training: it is finished, and its outputs are written."""
+        """Delete the file after the training has finished and its outputs are written."""
         self.path.unlink(missing_ok=True)
 
 

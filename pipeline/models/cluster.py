@@ -1,4 +1,4 @@
-"""Which of several workers this process is, by TensorFlow's variable TF_CONFIG. TensorFlow itself is not imported."""
+"""The role of this process among several workers, from the variable TF_CONFIG. Does not import TensorFlow."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import ModelError
 
-GUIDE = "docs/training.md tells how to start several workers"
+GUIDE = "see docs/training.md for how to start several workers"
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,11 @@ class Worker:
     """One of the processes that train together."""
 
     name: str  # "worker 1"
-    chief: bool  # whether it is the one that writes and records
+    chief: bool  # True for the worker that writes and records
 
 
 def this_worker() -> Worker | None:
-    """This process among the workers; None when it trains alone.
+    """Return the role of this process. None if it is the only one.
 
     Raises:
         ModelError: TF_CONFIG cannot be read.
@@ -31,7 +31,7 @@ def this_worker() -> Worker | None:
         chief = kind == "chief" or (kind == "worker" and index == 0 and "chief" not in content["cluster"])
     except (ValueError, KeyError, TypeError):
         raise ModelError(
-            "the variable TF_CONFIG cannot be read",
+            "cannot read the variable TF_CONFIG",
             expected='{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}',
             found=config,
             remedy=GUIDE,

@@ -1,8 +1,8 @@
-"""One training on several devices or machines, by TensorFlow's distribution strategies.
+"""Data-parallel training on several devices or machines, with TensorFlow's distribution strategies.
 
-Each replica computes the gradients of its share of every batch; their sum updates the weights of all. A batch and the
-order of the images are those of a training on one device, whatever the number of replicas. Batch normalisation
-normalises a share by that share's own statistics, and averages them for use.
+Each replica computes the gradients of its share of every batch, and their sum updates the weights of all replicas. The
+batches and the order of the images are the same for every number of replicas. Batch normalisation uses the statistics
+of each share, and their mean for inference.
 """
 
 from collections.abc import Iterator
@@ -19,21 +19,21 @@ Strategy = Any  # tf.distribute.Strategy
 
 
 def create_strategy(data_parallel: DataParallel) -> Strategy:
-    """What runs a training's steps. To be made before TensorFlow computes anything: a worker then meets the others.
+    """Create the strategy of a training. Call this before TensorFlow computes anything: workers connect here.
 
     | none         | one device: the first GPU, or else the processor                                  |
     | mirrored     | every GPU of this machine, or else the processor, as one device                   |
     | multi_worker | the processes that the variable TF_CONFIG names, each with every GPU of its own   |
 
     Raises:
-        ModelError: TF_CONFIG does not go with the setting.
+        ModelError: TF_CONFIG and the setting contradict each other.
     """
     worker = this_worker()
     if data_parallel == "multi_worker":
         if not worker:
             raise ModelError(
-                "train.data_parallel is multi_worker, but nothing says who the workers are",
-                expected="the variable TF_CONFIG, with the addresses of all workers and which of them this process is",
+                "train.data_parallel is multi_worker, but the workers are not configured",
+                expected="the variable TF_CONFIG with the addresses of all workers and the index of this process",
                 remedy=f"{GUIDE}; or set train.data_parallel to none",
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
@@ -51,11 +51,11 @@ def create_strategy(data_parallel: DataParallel) -> Strategy:
 
 @contextmanager
 def replicated(strategy: Strategy) -> Iterator[None]:
-    """Make the variables that are created in the block those of all replicas."""
+    """Create the variables in the block for all replicas."""
 
     def create(create_next: Any, **options: Any) -> Any:
-        # Statistics of batch normalisation and moving averages of weights: Keras says nothing of how replicas agree on
-        # them, and each would keep its own.
+        # Keras defines no aggregation for the statistics of batch normalisation and the moving averages of weights.
+        # Without one, each replica would keep its own.
         if options.get("aggregation") == tf.VariableAggregation.NONE and not options.get("trainable"):
             options["aggregation"] = tf.VariableAggregation.MEAN
         return create_next(**options)
@@ -65,7 +65,7 @@ def replicated(strategy: Strategy) -> Iterator[None]:
 
 
 def take_share(batch: Any, strategy: Strategy) -> Any:
-    """The part that belongs to the replica which asks, of nested tensors [batch, ...]."""
+    """Return the current replica's share of nested tensors [batch, ...]."""
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
         return batch
@@ -74,10 +74,10 @@ def take_share(batch: Any, strategy: Strategy) -> Any:
 
 
 def require_divisible(batch: int, strategy: Strategy) -> None:
-    """Refuse a batch that cannot be shared out evenly.
+    """Refuse a batch that cannot be divided evenly.
 
     Raises:
-        ModelError: naming both numbers.
+        ModelError: names both numbers.
     """
     replicas = strategy.num_replicas_in_sync
     if batch % replicas:
@@ -89,7 +89,7 @@ def require_divisible(batch: int, strategy: Strategy) -> None:
 
 
 def require_agreement(fact: str, strategy: Strategy) -> None:
-    """Refuse to start workers on different trainings, or on one from different epochs: they would wait for ever.
+    """Refuse workers with different trainings, or in different epochs: they would wait for each other forever.
 
     Raises:
         ModelError: `fact` differs between the workers.
@@ -104,7 +104,7 @@ def require_agreement(fact: str, strategy: Strategy) -> None:
 
     if set(gather().numpy().tolist()) != {number}:
         raise ModelError(
-            "the workers do not train the same",
-            expected=f"on every worker {fact}",
-            remedy=f"give all of them the same code, data, params, kind of machine and checkpoints: {GUIDE}",
+            "the workers have different trainings",
+            expected=f"on every worker: {fact}",
+            remedy=f"use the same code, data, params, kind of machine and checkpoints on all workers; {GUIDE}",
         )

@@ -1,4 +1,4 @@
-"""A network's answers, quickly and the same on every call."""
+"""Predictions of a network, in batches of a fixed size, so that every call gives the same bits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 
 from pipeline.models.backend import keras, tf
 
-BATCH = 1024  # fixed, because the order of a sum's terms, so its last bits, may depend on it
+BATCH = 1024  # fixed, because the order of summation, and with it the last bits, may depend on it
 
 
 def predict(network: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Probabilities for images uint8 [n, height, width]: float32 [n, outputs]."""
+    """Return probabilities float32 [n, outputs] for images uint8 [n, height, width]."""
     return create_predictor(network)(images)
 
 
@@ -26,7 +26,7 @@ def create_unpadded_predictor(network: keras.Model) -> Callable[[np.ndarray], np
 
 
 def create_predictor(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """`predict` for many calls on one network, whose graph is then traced once. It sees the weights of the moment."""
+    """Return `predict` for a network, traced once for many calls. It uses the network's current weights."""
 
     @tf.function(autograph=False)
     def answer(images: Any) -> Any:

@@ -1,8 +1,8 @@
-"""What a training reads: images held in memory, or streamed from disk when there is no room for all of them.
+"""The inputs of a training: images in memory, or streamed from disk if they do not fit into memory.
 
-Both kinds of source hand an epoch out in chunks: images that lie in memory together, and the batches to make of them.
-Those in memory are one chunk. A stream mixes several row groups in each, and a thread reads the next chunk beside the
-training of the present one. (`tf.data` could do that, but reads nothing ahead once operations are deterministic.)
+A source yields an epoch in chunks: images that are in memory together, with the batches to make of them. Images in
+memory are one chunk. A stream mixes several row groups in each chunk, and a thread reads the next chunk during the
+training on the current one. (`tf.data` reads nothing ahead if operations are deterministic.)
 """
 
 import math
@@ -19,22 +19,22 @@ from pipeline.models.backend import tf, view_as_tensor
 from pipeline.models.tasks import Task
 from pipeline.params import TrainSettings
 
-CHUNKS_IN_MEMORY = 2  # the one in training, and the one that is read meanwhile
-ALIGNMENT = 64  # bytes, that TensorFlow asks of memory which it shares
+CHUNKS_IN_MEMORY = 2  # one in training, one being read
+ALIGNMENT = 64  # in bytes; TensorFlow copies memory that is not aligned
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Images that lie in memory together, and the batches to make of them."""
+    """Images that are in memory together, and the batches to make of them."""
 
     images: Any  # uint8 tensor [n, height, width]
-    targets: Any  # tensor [n, ...], as the loss compares them
+    targets: Any  # tensor [n, ...], in the form that the loss takes
     choices: dict[str, np.ndarray]  # int32 [at least `steps`, batch, ...]
-    steps: int  # batches to make
+    steps: int  # number of batches
 
 
 class Source(Protocol):
-    """Images with their labels in the dataset."""
+    """Images with their labels."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -44,12 +44,12 @@ class Source(Protocol):
         """At most `count` of the images, evenly spaced: uint8 [n, height, width]."""
 
     def blocks(self) -> Iterator["Examples"]:
-        """All images in their order, in blocks that fit into memory."""
+        """Yield all images in their order, in blocks that fit into memory."""
 
     def epochs(self, task: Task, settings: TrainSettings, batch: int, seed: int) -> Callable[[int], Iterator[Chunk]]:
-        """A function that hands out an epoch, counted from 1, in batches of `batch` images.
+        """Return a function that yields the chunks of an epoch, counted from 1, in batches of `batch` images.
 
-        Each image is in one batch, but for those that are left over at the end and fill none.
+        Each image is in one batch, except those that are left over at the end and do not fill one.
         """
 
 
@@ -71,11 +71,11 @@ class Examples:
         return self.images[:: -(-len(self.images) // count)]
 
     def blocks(self) -> Iterator["Examples"]:
-        """All images, in one block."""
+        """Yield all images in one block."""
         yield self
 
     def epochs(self, task: Task, settings: TrainSettings, batch: int, seed: int) -> Callable[[int], Iterator[Chunk]]:
-        """A function that hands out an epoch in one chunk."""
+        """Return a function that yields an epoch in one chunk."""
         images, targets = view_as_tensor(_align(self.images)), tf.constant(task.encode(self.labels))
 
         def chunks(epoch: int) -> Iterator[Chunk]:
@@ -89,15 +89,15 @@ class Examples:
 class Stream:
     """Images on disk, in groups that are read when they are needed.
 
-    An epoch takes the groups in a random order, as many together as there is memory for, and mixes the images of those.
-    The wider the mixture, the more its batches are like those of a training in memory: images that lie sorted on disk
-    want memory for many groups.
+    An epoch reads the groups in a random order, as many together as fit into memory, and mixes their images. The more
+    groups a chunk has, the more its batches are like those of a training in memory. Images that are sorted on disk need
+    memory for many groups.
 
     Args:
         sizes: number of images in each group.
-        read: images uint8 [n, height, width] and labels uint8 [n] of a group, by its number.
+        read: returns images uint8 [n, height, width] and labels uint8 [n] of a group, by its number.
         size: height and width of the images.
-        memory: bytes for images, shared by `CHUNKS_IN_MEMORY` chunks. A chunk holds one group and a batch at least.
+        memory: bytes for images, shared by `CHUNKS_IN_MEMORY` chunks. A chunk holds at least one group and a batch.
     """
 
     sizes: Sequence[int]
@@ -118,24 +118,27 @@ class Stream:
         return np.concatenate(parts)
 
     def blocks(self) -> Iterator[Examples]:
-        """All images in their order, a group at a time."""
+        """Yield all images in their order, group by group."""
         for group in range(len(self.sizes)):
             yield Examples(*self.read(group))
 
     def epochs(self, task: Task, settings: TrainSettings, batch: int, seed: int) -> Callable[[int], Iterator[Chunk]]:
-        """A function that hands out an epoch in chunks of one shape, each of several groups."""
+        """Return a function that yields an epoch in chunks of equal shape, each of several groups."""
         room = max(self.memory // CHUNKS_IN_MEMORY // math.prod(self.size), max(self.sizes) + batch)
-        # Two that are used in turn, as views: new memory and a copy for each chunk would double the cost of reading.
-        # The next but one chunk is read when training has done with this one.
-        buffers = [(_aligned((room, *self.size)), np.zeros(room, np.uint8), np.zeros(room, np.int64)) for _ in range(2)]
+        # Two buffers in turn, used as views: new memory and a copy for each chunk would double the cost of reading.
+        # A buffer is filled again only after the training on its chunk has ended.
+        buffers = [
+            (_allocate_aligned((room, *self.size)), np.zeros(room, np.uint8), np.zeros(room, np.int64))
+            for _ in range(2)
+        ]
 
         def chunks(epoch: int) -> Iterator[Chunk]:
             order = draw_groups(len(self.sizes), seed=seed, epoch=epoch)
-            carried = [buffer[:0].copy() for buffer in buffers[0]]
+            leftover = [buffer[:0].copy() for buffer in buffers[0]]
             for number, groups in enumerate(_pack(order.tolist(), self.sizes, room - batch)):
                 images, labels, rows = buffers[number % 2]
                 filled = 0
-                for part in (carried, *map(self._read, groups)):
+                for part in (leftover, *map(self._read, groups)):
                     place = slice(filled, filled + len(part[2]))
                     images[place], labels[place], rows[place] = part
                     filled = place.stop
@@ -145,24 +148,24 @@ class Stream:
                 steps = len(choices["order"])
                 left = np.ones(filled, bool)
                 left[choices["order"]] = False
-                carried = [buffer[:filled][left] for buffer in (images, labels, rows)]
-                choices = {name: _lengthen(choice, room // batch) for name, choice in choices.items()}
+                leftover = [buffer[:filled][left] for buffer in (images, labels, rows)]
+                choices = {name: _pad(choice, room // batch) for name, choice in choices.items()}
                 yield Chunk(view_as_tensor(images), tf.constant(task.encode(labels)), choices, steps)
 
         return lambda epoch: _read_ahead(chunks(epoch))
 
     @cached_property
     def _firsts(self) -> list[int]:
-        """The row of each group's first image."""
+        """The row number of each group's first image."""
         return [0, *np.cumsum(self.sizes[:-1]).tolist()]
 
     def _read(self, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Images, labels and row numbers of a group."""
+        """Read images, labels and row numbers of a group."""
         return *self.read(group), np.arange(self.sizes[group]) + self._firsts[group]
 
 
 def _pack(order: Sequence[int], sizes: Sequence[int], room: int) -> Iterator[list[int]]:
-    """Groups in their order, as many at a time as have room together, and at least one."""
+    """Yield the groups in their order, as many together as fit into `room`, and at least one."""
     pack: list[int] = []
     for group in order:
         if pack and sum(sizes[member] for member in [*pack, group]) > room:
@@ -172,13 +175,13 @@ def _pack(order: Sequence[int], sizes: Sequence[int], room: int) -> Iterator[lis
     yield pack
 
 
-def _lengthen(array: np.ndarray, length: int) -> np.ndarray:
-    """Zeros after the end: for one length of all chunks, so that one graph serves them."""
+def _pad(array: np.ndarray, length: int) -> np.ndarray:
+    """Pad an array with zeros, so that all chunks have one length and use one graph."""
     return np.concatenate([array, np.zeros((length - len(array), *array.shape[1:]), array.dtype)])
 
 
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros, uint8, in memory that a tensor can share."""
+def _allocate_aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Allocate zeros, uint8, in memory that a tensor can share."""
     size = math.prod(shape)
     memory = np.zeros(size + ALIGNMENT, np.uint8)
     first = -memory.ctypes.data % ALIGNMENT
@@ -186,16 +189,16 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _align(images: np.ndarray) -> np.ndarray:
-    """The same images, uint8, in memory that a tensor can share: what is read from Parquet lies there already."""
+    """Return the images, uint8, in memory that a tensor can share. Images read from Parquet are not copied."""
     if images.ctypes.data % ALIGNMENT == 0 and images.flags.c_contiguous and images.flags.writeable:
         return images
-    copy = _aligned(images.shape)
+    copy = _allocate_aligned(images.shape)
     copy[:] = images
     return copy
 
 
 def _read_ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """The same chunks, each read while the one before is in use."""
+    """Yield the chunks, and read each while the previous one is in use."""
     with ThreadPoolExecutor(1, "read-ahead") as reader:
         following = reader.submit(next, chunks, None)
         while (chunk := following.result()) is not None:

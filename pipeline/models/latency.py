@@ -1,4 +1,4 @@
-"""Latency of models on this machine, at this moment: for information, never for a decision."""
+"""Latency of models on this machine, for information only: no decision depends on it."""
 
 import statistics
 import time
@@ -15,18 +15,18 @@ WARM_UP = 2  # rounds that prepare the models
 
 @dataclass(frozen=True)
 class Latency:
-    """Medians, in milliseconds."""
+    """Median times in milliseconds."""
 
-    one: float  # for an image alone
-    batch: float  # an image, in a batch of `BATCH`
+    one: float  # for a single image
+    batch: float  # for an image in a batch of `BATCH`
 
 
 def measure(models: Sequence[Callable[[np.ndarray], Any]], images: np.ndarray) -> list[Latency]:
-    """Time models in turns, so that the machine's other work affects all of them alike.
+    """Time models alternately, so that other load on the machine affects all of them equally.
 
     Args:
         models: functions that answer a batch of any size, without padding it.
-        images: uint8 [n, height, width], of which the first are taken.
+        images: uint8 [n, height, width]; the first `BATCH` are used.
     """
     filled = np.resize(images, (BATCH, *images.shape[1:]))
     alone, together = _time(models, filled[:1]), _time(models, filled)

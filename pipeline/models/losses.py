@@ -1,4 +1,4 @@
-"""The three losses and the accuracy that goes with each, as Keras objects."""
+"""The three losses and their accuracy metrics, as Keras objects."""
 
 from typing import Any
 
@@ -8,25 +8,25 @@ from pipeline.models.tasks import Task
 
 
 class SmoothedSparseCategoricalCrossentropy(keras.losses.Loss):
-    """Keras's sparse_categorical_crossentropy takes no label smoothing: this one does, as its one-hot sister does."""
+    """Sparse categorical cross-entropy with label smoothing, which Keras supports only for one-hot targets."""
 
     def __init__(self, classes: int, label_smoothing: float) -> None:
         super().__init__()
         self._classes, self._label_smoothing = classes, label_smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """y_true: integers [n]; y_pred: probabilities [n, classes]; returns float32 [n]."""
+        """Return the loss float32 [n]. y_true: integers [n]; y_pred: probabilities [n, classes]."""
         one_hot = keras.ops.one_hot(y_true, self._classes)
         return keras.losses.categorical_crossentropy(one_hot, y_pred, label_smoothing=self._label_smoothing)
 
 
 def create_loss(task: Task, label_smoothing: float = 0.0) -> keras.losses.Loss:
-    """The mean loss of a batch, from targets as `task.encode` gives them and probabilities.
+    """Create the mean loss of a batch, a function of the targets of `task.encode` and of probabilities.
 
-    Keras takes the logits behind the probabilities where it can reach them, so nothing is lost to rounding.
+    Keras uses the logits of the output layer if it can reach them, which avoids rounding errors.
 
     Args:
-        label_smoothing: share of a target that is spread evenly over all answers (arXiv:1512.00567, section 7).
+        label_smoothing: share of a target that is spread evenly over all classes (arXiv:1512.00567, section 7).
     """
     if task.loss == "categorical_crossentropy":
         return keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
@@ -38,7 +38,7 @@ def create_loss(task: Task, label_smoothing: float = 0.0) -> keras.losses.Loss:
 
 
 def create_accuracy(task: Task) -> keras.metrics.Metric:
-    """The share of right answers, from the same targets and probabilities."""
+    """Create the accuracy metric for the same targets and probabilities."""
     kinds = {
         "sparse_categorical_crossentropy": keras.metrics.SparseCategoricalAccuracy,
         "categorical_crossentropy": keras.metrics.CategoricalAccuracy,
@@ -48,10 +48,10 @@ def create_accuracy(task: Task) -> keras.metrics.Metric:
 
 
 def require_fit(model: keras.Model, task: Task) -> None:
-    """Refuse a network whose output layer cannot answer a task.
+    """Refuse a network whose output layer does not fit a task.
 
     Raises:
-        ModelError: naming the output that the task's loss needs, and the one that the network has.
+        ModelError: names the output that the task's loss needs, and that of the network.
     """
     output = tuple(model.output_shape[1:])
     if output != (task.units,):

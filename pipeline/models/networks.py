@@ -1,6 +1,6 @@
-"""The networks. Each takes raw uint8 [n, height, width] and answers probabilities: preprocessing is its first layer.
+"""The networks. Each takes raw uint8 [n, height, width] and returns probabilities; scaling is its first layer.
 
-For 28 x 28 pixels, ten classes and the widths of the presets:
+`NETWORKS` lists them. For 28 x 28 pixels, ten classes and the widths of the presets:
 
 | preset    | layers                                                                      | parameters | multiply-adds |
 |-----------|-----------------------------------------------------------------------------|------------|---------------|
@@ -23,22 +23,24 @@ from pipeline.params import TrainSettings
 
 layers, ops = keras.layers, keras.ops
 
-WHITENING_IMAGES = 2000  # plenty for the covariance of a few pixels
-WHITENING_EPSILON = 1e-3  # added to the variances, of pixels from 0 to 1: the weakest components are noise
+Builder = Callable[[Any, TrainSettings, keras.DTypePolicy, bool], Any]  # see NETWORKS
+
+WHITENING_IMAGES = 2000  # enough for the covariance of a few pixels
+WHITENING_EPSILON = 1e-3  # added to the variances (of pixels from 0 to 1), because the weakest components are noise
 
 
 @dataclass(frozen=True)
 class Cost:
     """The size of a network."""
 
-    parameters: int  # trained or not
+    parameters: int  # including those that are not trained
     multiply_adds: int  # for one image, of matrix products and convolutions
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Keras's layer on TensorFlow's one operation for it instead of a dozen: a third of the time on a CPU.
+    """Keras's layer as one fused operation of TensorFlow instead of twelve: a third of the time on a CPU.
 
-    For training only. Its weights are those of the stock layer, which takes its place in the model file.
+    It is used for training only. The stock layer, which has the same weights, replaces it in the model file.
     """
 
     def call(self, inputs: Any, training: bool = False, mask: None = None) -> Any:
@@ -62,25 +64,20 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 def create_network(
     settings: TrainSettings, task: Task, shape: tuple[int, int], precision: str = "float32", *, stock: bool = False
 ) -> keras.Model:
-    """The network that the settings name, with random weights from Keras's global seed.
+    """Create the network of the settings, with random weights from Keras's global seed.
 
     Args:
         shape: height and width of an image.
-        precision: "float32" or "bfloat16", of the computation; weights and answers are float32 in both.
-        stock: of Keras's own layers alone, where others train faster; the weights are the same.
+        precision: "float32" or "bfloat16", of the computation. Weights and outputs are always float32.
+        stock: use only Keras's own layers, not faster ones for training. The weights are the same.
 
     Raises:
         ModelError: the images are too small for the network.
     """
-    if settings.network == "cnn":
-        _require_room(settings, shape)
     policy = keras.DTypePolicy("float32" if precision == "float32" else f"mixed_{precision}")
     image = keras.Input(shape, dtype="uint8", name="image")
     hidden = layers.Rescaling(1 / 255, dtype=policy, name="scale")(image)
-    if settings.network == "mlp":
-        hidden = _mlp(hidden, settings, policy)
-    else:
-        hidden = _cnn(hidden, settings, policy, layers.BatchNormalization if stock else FusedBatchNormalization)
+    hidden = NETWORKS[settings.network](hidden, settings, policy, stock)
     answer = layers.Dense(task.units, task.activation, dtype="float32", name="answer")(hidden)
     network = keras.Model(image, answer, name=settings.network)
     if settings.network == "cnn":
@@ -89,13 +86,13 @@ def create_network(
 
 
 def whiten(network: keras.Model, sample: Callable[[int], np.ndarray]) -> None:
-    """Set a network's frozen first convolution, where it has one, from training images.
+    """Set the weights of a network's frozen first convolution from training images. Does nothing without that layer.
 
-    Its filters are the principal components of image patches, scaled to unit variance, each with both signs, so that
-    the relu that follows loses nothing (arXiv:2404.00498, section 3.2).
+    The filters are the principal components of image patches, scaled to unit variance, each with both signs, so that
+    the relu after it loses no information (arXiv:2404.00498, section 3.2).
 
     Args:
-        sample: gives at most so many of the images, uint8 [n, height, width].
+        sample: returns at most the given number of images, uint8 [n, height, width].
     """
     layer = next((layer for layer in network.layers if layer.name == "whiten"), None)
     if layer is None:
@@ -113,10 +110,11 @@ def whiten(network: keras.Model, sample: Callable[[int], np.ndarray]) -> None:
 
 
 def average_views(network: keras.Model, settings: TrainSettings) -> keras.Model:
-    """A network that averages a network's answers over views of each image, as `tta` says; or the network itself.
+    """Return a network that averages the outputs for several views of each image: test-time augmentation.
 
-    The views are the image and, with "shift", the image moved by a pixel up and left, and down and right; each mirrored
-    too if training mirrored images. One not moved counts twice as much as one moved (arXiv:2404.00498, section 3.5).
+    The views are the image and, with `tta` "shift", the image moved by one pixel up and left, and down and right. If
+    training mirrored images, each view is also mirrored. A view that is not moved has double weight (arXiv:2404.00498,
+    section 3.5). With `tta` "none", returns the given network.
     """
     image = keras.Input(network.input_shape[1:], dtype="uint8", name="image")
     weighted = [(image, 1)]
@@ -129,7 +127,7 @@ def average_views(network: keras.Model, settings: TrainSettings) -> keras.Model:
         weighted += [(ops.flip(view, axis=2), weight) for view, weight in weighted]
     if len(weighted) == 1:
         return network
-    answers = [answer for view, weight in weighted for answer in [network(view)] * weight]  # each view is answered once
+    answers = [answer for view, weight in weighted for answer in [network(view)] * weight]  # each view is computed once
     average = layers.Average(name="average")(answers)
     return keras.Model(image, average, name=f"{settings.network}_views")
 
@@ -139,8 +137,8 @@ def measure_cost(network: keras.Model) -> Cost:
     return Cost(network.count_params(), sum(_multiply_adds(layer) for layer in network.layers))
 
 
-def _require_room(settings: TrainSettings, shape: tuple[int, int]) -> None:
-    """Refuse images of which the network's max-poolings, or its whitened patches, would leave nothing."""
+def _require_size(settings: TrainSettings, shape: tuple[int, int]) -> None:
+    """Refuse images that are too small for the cnn's max-poolings or whitened patches."""
     halvings = len(settings.widths) + settings.pool_stem
     least = max(2**halvings, settings.whitening)
     if min(shape) < least:
@@ -153,15 +151,18 @@ def _require_room(settings: TrainSettings, shape: tuple[int, int]) -> None:
         )
 
 
-def _mlp(hidden: Any, settings: TrainSettings, policy: Any) -> Any:
+def _mlp(hidden: Any, settings: TrainSettings, policy: Any, stock: bool) -> Any:
+    """The network of an introduction: Flatten, and a Dense(relu) for each width."""
     hidden = layers.Flatten(dtype=policy, name="flatten")(hidden)
     for number, width in enumerate(settings.widths, 1):
         hidden = layers.Dense(width, "relu", dtype=policy, name=f"dense_{number}")(hidden)
     return hidden
 
 
-def _cnn(hidden: Any, settings: TrainSettings, policy: Any, normalisation: type[keras.layers.Layer]) -> Any:
+def _cnn(hidden: Any, settings: TrainSettings, policy: Any, stock: bool) -> Any:
     """The network of arXiv:2404.00498 (airbench) with relu, for grey images."""
+    _require_size(settings, hidden.shape[1:])
+    normalisation = layers.BatchNormalization if stock else FusedBatchNormalization
 
     def convolve(hidden: Any, channels: int, side: int, name: str, **options: Any) -> Any:
         return layers.Conv2D(channels, side, padding="same", dtype=policy, name=name, **options)(hidden)
@@ -186,7 +187,7 @@ def _cnn(hidden: Any, settings: TrainSettings, policy: Any, normalisation: type[
 
 
 def _start_as_identity(network: keras.Model) -> None:
-    """Have each trained convolution pass its first channels on unchanged (arXiv:2404.00498, section 3.1)."""
+    """Initialise each trained convolution to pass its first channels on unchanged (arXiv:2404.00498, section 3.1)."""
     for layer in network.layers:
         if isinstance(layer, layers.Conv2D) and layer.trainable:
             kernel = layer.kernel.numpy()
@@ -201,3 +202,8 @@ def _multiply_adds(layer: keras.layers.Layer) -> int:
     if isinstance(layer, layers.Conv2D):
         return math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
     return math.prod(layer.kernel.shape) if isinstance(layer, layers.Dense) else 0
+
+
+# Each takes images float [n, height, width] from 0 to 1 and returns features [n, m] for the output layer. With `stock`
+# it uses only Keras's own layers: the model file needs no code of this project.
+NETWORKS: dict[str, Builder] = {"mlp": _mlp, "cnn": _cnn}

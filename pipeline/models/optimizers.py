@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules, from the settings of a training."""
+"""Optimizers and learning-rate schedules."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ Schedule = Any  # a Keras schedule, or a constant rate
 
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """A straight rise to the schedule's first value, then the schedule."""
+    """A schedule after a linear warm-up from zero to its first value."""
 
     def __init__(self, steps: int, after: Schedule) -> None:
         self._steps, self._after = steps, after
@@ -21,16 +21,17 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         return keras.ops.where(step < self._steps, rise, after)
 
     def get_config(self) -> dict[str, Any]:
-        """Not saved: the model file carries the schedule without its warm-up."""
+        """Not supported: the model file contains the schedule without its warm-up."""
         raise NotImplementedError
 
 
 class ConvolutionalMuon(keras.optimizers.Muon):
-    """Keras's Muon for the kernels of convolutions too, as matrices [height x width x inputs, outputs].
+    """Keras's Muon, also for the kernels of convolutions, as matrices [height x width x inputs, outputs].
 
-    Each step also brings a matrix back to the norm of one with `outputs` orthonormal columns, as arXiv:2404.00498 does:
-    before a normalisation only its direction counts, and elsewhere the layers behind it scale. A weight decay would be
-    undone: only what Adam updates decays. For training only; the model file carries Keras's own.
+    Each step also rescales a matrix to the norm of one with `outputs` orthonormal columns, as in arXiv:2404.00498:
+    before a normalisation only its direction matters, and elsewhere later layers scale. The rescaling would undo weight
+    decay, which therefore applies only to variables that Adam updates. This class is used for training only; the model
+    file contains Keras's own Muon.
     """
 
     def _should_use_adamw(self, variable: Any) -> bool:
@@ -44,10 +45,10 @@ class ConvolutionalMuon(keras.optimizers.Muon):
         self.assign(variable, variable * (variable.shape[-1] ** 0.5 / norm) - lr * update)
 
     def zeropower_via_newtonschulz5(self, x: Any, steps: int) -> Any:
-        """Keras's iteration for a matrix, in half the multiply-adds where it is far from square.
+        """Keras's Newton-Schulz iteration, with half the multiply-adds for a matrix that is far from square.
 
-        Each step multiplies the matrix by a polynomial of its small Gram matrix, and such polynomials commute: they are
-        multiplied up first, and meet the matrix once.
+        Each step multiplies the matrix by a polynomial of its small Gram matrix. These polynomials commute, so their
+        product is computed first and multiplied by the matrix once.
         """
         x = x / (keras.ops.norm(x) + 1e-7)  # no singular value above 1
         tall = x.shape[0] > x.shape[1]
@@ -62,7 +63,7 @@ class ConvolutionalMuon(keras.optimizers.Muon):
 
 
 def create_optimizer(settings: TrainSettings, steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer of a training of `steps` batches."""
+    """Create the optimizer for a training of `steps` batches."""
     schedule = _schedule(settings, steps)
     if (warmup := _warmup_steps(settings, steps)) and settings.schedule != "cosine":
         schedule = WarmUp(warmup, schedule)
@@ -70,7 +71,7 @@ def create_optimizer(settings: TrainSettings, steps: int) -> keras.optimizers.Op
 
 
 def create_stock_optimizer(settings: TrainSettings, steps: int) -> keras.optimizers.Optimizer:
-    """Its equal that loads wherever Keras is: Keras's own Muon, and no warm-up before a constant or linear schedule."""
+    """Create the equivalent optimizer of Keras's own classes, which have no warm-up except for cosine decay."""
     return _optimizer(settings, _schedule(settings, steps), keras.optimizers.Muon)
 
 
@@ -79,7 +80,7 @@ def _warmup_steps(settings: TrainSettings, steps: int) -> int:
 
 
 def _schedule(settings: TrainSettings, steps: int) -> Schedule:
-    """The learning rate after the warm-up, as Keras's classes can express it: cosine decay includes one, from zero."""
+    """Create the schedule after the warm-up, from Keras's classes. Cosine decay includes its warm-up from zero."""
     rate, warmup = settings.learning_rate, _warmup_steps(settings, steps)
     left = max(steps - warmup, 1)
     if settings.schedule == "constant":

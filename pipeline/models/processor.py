@@ -1,10 +1,10 @@
-"""This machine's processor, as far as results and speed depend on it. Imports nothing heavy."""
+"""The features of this machine's processor that affect results and speed. Imports no large library."""
 
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-# By which TensorFlow's kernels are chosen on x86 and ARM, so that they may change the last bits of a result.
+# TensorFlow chooses its kernels on x86 and ARM by these, so they may change the last bits of a result.
 FEATURES = (
     "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16",
     "asimd", "bf16", "sve",
@@ -13,7 +13,7 @@ FEATURES = (
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor, as Linux describes it; elsewhere only its name is known."""
+    """A processor as described by Linux. On other systems, only its name is known."""
 
     name: str
     vendor: str
@@ -21,17 +21,18 @@ class Processor:
 
     @property
     def faster_in_bfloat16(self) -> bool:
-        """Whether convolutions in bfloat16 take less time than in float32.
+        """True if convolutions are faster in bfloat16 than in float32.
 
-        With tiles (AMX) they do. With vector instructions alone they take 1.4 to 2 times as long on Intel's processors:
-        docs/decisions/2026-11-27-bfloat16.md. Without either, bfloat16 is emulated, several times slower.
+        They are with matrix instructions (AMX). With vector instructions alone, they take 1.4 to 2 times as long on
+        Intel's processors (docs/decisions/2026-11-27-bfloat16.md). Without either, bfloat16 is emulated, several times
+        slower.
         """
         vectors = "avx512_bf16" in self.features and self.vendor != "GenuineIntel"
         return vectors or "amx_bf16" in self.features
 
 
 def read_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
-    """The first core's description in a file as Linux writes it; without one, what Python can tell."""
+    """Read the first core from Linux's `cpuinfo`. Without that file, only the name is known."""
     facts: dict[str, str] = {}
     if cpuinfo.exists():
         lines = cpuinfo.read_text().split("\n\n")[0].splitlines()

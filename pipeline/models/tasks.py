@@ -1,4 +1,4 @@
-"""What a network is to answer: which of all classes, or whether it is one of a few. Loss, output layer and labels."""
+"""The task of a network, multi-class or binary: its loss, its output layer and the encoding of labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ OTHER = "other"
 
 @dataclass(frozen=True)
 class Task:
-    """A loss, with the output layer and the label encoding that go with it.
+    """A loss with its output layer and label encoding.
 
     | loss                            | output layer          | targets                      |
     |---------------------------------|-----------------------|------------------------------|
     | sparse_categorical_crossentropy | softmax, one a class  | uint8 [n], a class's number  |
     | categorical_crossentropy        | softmax, one a class  | uint8 [n, classes], one-hot  |
-    | binary_crossentropy             | one sigmoid unit      | uint8 [n, 1], 1 for a yes    |
+    | binary_crossentropy             | one sigmoid unit      | uint8 [n, 1], 1 is positive  |
     """
 
     loss: Loss
-    classes: tuple[str, ...]  # the possible answers; for a yes-or-no question (other, the classes that are a yes)
-    positive: tuple[int, ...]  # labels of the dataset that are a yes; empty unless the loss is binary_crossentropy
-    labels: int  # classes of the dataset
+    classes: tuple[str, ...]  # of the task; for a binary task (other, the positive classes)
+    positive: tuple[int, ...]  # the dataset's labels that are positive; empty unless the loss is binary_crossentropy
+    labels: int  # number of classes in the dataset
 
     @property
     def binary(self) -> bool:
@@ -39,11 +39,11 @@ class Task:
 
     @property
     def activation(self) -> str:
-        """Of the output layer."""
+        """Activation of the output layer."""
         return "sigmoid" if self.binary else "softmax"
 
     def answers(self, labels: np.ndarray) -> np.ndarray:
-        """The right answers to images with these labels of the dataset, as indices into `classes`: uint8 [n].
+        """Convert labels of the dataset to indices into `classes`: uint8 [n].
 
         Raises:
             ModelError: a label is not one of the dataset's classes.
@@ -57,7 +57,7 @@ class Task:
         return np.isin(labels, self.positive).astype(np.uint8) if self.binary else labels.astype(np.uint8)
 
     def encode(self, labels: np.ndarray) -> np.ndarray:
-        """The answers as the loss compares them with the network's output (see the table above).
+        """Convert labels of the dataset to targets for the loss (see the table above).
 
         Raises:
             ModelError: a label is not one of the dataset's classes.
@@ -69,15 +69,15 @@ class Task:
 
 
 def create_task(loss: Loss, classes: Sequence[str], positive_classes: Sequence[str | int] = ()) -> Task:
-    """The task that a loss sets on a dataset.
+    """Create the task of a loss on a dataset.
 
     Args:
         loss: one of the three.
         classes: the dataset's class names, in the order of its labels.
-        positive_classes: the classes that are a yes, by name or number; only for binary_crossentropy.
+        positive_classes: the positive classes, by name or number; only for binary_crossentropy.
 
     Raises:
-        ModelError: a positive class is unknown, or none or all of them are positive, or the loss asks no such question.
+        ModelError: a positive class is unknown, none or all classes are positive, or the loss is not binary.
     """
     positive = find_labels(positive_classes, classes)
     if loss == "binary_crossentropy":
@@ -86,7 +86,7 @@ def create_task(loss: Loss, classes: Sequence[str], positive_classes: Sequence[s
                 "binary_crossentropy trains one sigmoid unit to answer yes or no, which needs images of both kinds",
                 expected=f"in dataset.positive_classes between 1 and {len(classes) - 1} of {', '.join(classes)}",
                 found=f"{'all' if positive else 'none'} of them",
-                remedy="edit dataset.positive_classes, or tell all classes apart with sparse_categorical_crossentropy",
+                remedy="edit dataset.positive_classes, or set train.loss to sparse_categorical_crossentropy",
             )
         return Task(loss, (OTHER, " or ".join(classes[label] for label in positive)), positive, len(classes))
     if positive:
@@ -98,22 +98,22 @@ def create_task(loss: Loss, classes: Sequence[str], positive_classes: Sequence[s
         )
     if len(classes) < 2:
         raise ModelError(
-            f"{loss} tells classes apart, but the dataset has only {len(classes)}", expected="two classes or more"
+            f"{loss} needs several classes, but the dataset has only {len(classes)}", expected="two classes or more"
         )
     return Task(loss, tuple(classes), (), len(classes))
 
 
 def find_labels(named: Sequence[str | int], classes: Sequence[str]) -> tuple[int, ...]:
-    """The labels of classes given by English name (as `pipeline.class_names` finds it) or by number, sorted, each once.
+    """Return the sorted labels of classes given by English name (see `pipeline.class_names`) or by number.
 
     Raises:
-        ModelError: naming those that the dataset does not have, or a name that may mean several.
+        ModelError: a class is not in the dataset, or a name is ambiguous.
     """
     found = {str(name): find_class(str(name).strip(), classes) for name in named}
     unknown = [name for name, labels in found.items() if not labels]
     if unknown:
         raise ModelError(
-            "dataset.positive_classes names what the dataset does not have",
+            "dataset.positive_classes has classes that are not in the dataset",
             expected=", ".join(f"{label} {name}" for label, name in enumerate(classes)),
             found=", ".join(unknown),
             remedy="edit dataset.positive_classes",

@@ -1,4 +1,4 @@
-"""The training loop: one for every network."""
+"""The training loop, which is the same for all networks."""
 
 import math
 import time
@@ -22,34 +22,34 @@ from pipeline.params import TrainSettings
 
 __all__ = ["Epoch", "Examples", "Progress", "find_best", "plan_batches", "train", "uses_xla"]
 
-STEPS_A_CALL = 32  # few enough to tell of progress, too many to notice the calls
+STEPS_A_CALL = 32  # few enough to report progress, enough to make the cost of a call negligible
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training images came to."""
+    """The results of an epoch."""
 
     epoch: int  # counted from 1
-    loss: float  # mean over the epoch, while the weights moved; label smoothing included
+    loss: float  # mean over the epoch, while the weights changed; with label smoothing
     accuracy: float
-    validation_loss: float  # of the weights at its end; without label smoothing
+    validation_loss: float  # with the weights at its end; without label smoothing
     validation_accuracy: float
     learning_rate: float  # at its end
     images_per_second: float = field(compare=False)
-    restored: bool = field(default=False, compare=False)  # read from a checkpoint: an earlier process finished it
+    restored: bool = field(default=False, compare=False)  # from a checkpoint of an earlier process
 
     def metrics(self) -> dict[str, float]:
-        """The figures of the epoch, without its number."""
+        """Return the metrics of the epoch, without its number."""
         return {name: value for name, value in asdict(self).items() if name not in ("epoch", "restored")}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an epoch has come."""
+    """The progress within an epoch."""
 
     epoch: int
     done: float  # share of the epoch, 0 to 1
-    loss: float  # mean so far, over the images that this process has seen
+    loss: float  # mean so far, over this process's images
     images_per_second: float
 
 
@@ -65,14 +65,15 @@ def train(
     strategy: Strategy | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Iterator[Epoch]:
-    """Train a network. Yields each epoch as it ends; after the last, the network has the weights of the best.
+    """Train a network. Yields each epoch when it ends. After the last one, the network has the weights of the best.
 
-    Best is the highest validation accuracy (see `find_best`). All that is random is a function of seed, epoch and, in
-    a stream, chunk: a training that was killed goes on from its checkpoint and ends with the same bits.
+    The best epoch has the highest validation accuracy (see `find_best`). All random choices are functions of the seed,
+    the epoch and, in a stream, the chunk. A killed training therefore resumes from its checkpoint and ends with the
+    same bits.
 
     Args:
-        strategy: what the network was created under (see `distribution`); None: one device.
-        report: is told again and again how far an epoch has come.
+        strategy: the strategy that the network was created with (see `distribution`); None: one device.
+        report: called regularly with the progress within an epoch.
 
     Raises:
         ModelError: the labels or the network's output do not fit the task, the loss is not finite, or a batch cannot be
@@ -100,7 +101,7 @@ def train(
             report(Progress(number, done / steps, epoch_graph.local_loss(), pace))
         loss, accuracy = epoch_graph.results()
         variables = _values(state)
-        optimizer.finalize_variable_values(network.trainable_variables)  # their moving average, if there is one
+        optimizer.finalize_variable_values(network.trainable_variables)  # applies their moving average, if any
         history.append(Epoch(number, loss, accuracy, *validate(), float(optimizer.learning_rate), pace))
         if not math.isfinite(history[-1].loss + history[-1].validation_loss):
             raise _diverged(number, settings)
@@ -113,18 +114,18 @@ def train(
 
 
 def plan_batches(images: int, settings: TrainSettings) -> tuple[int, int]:
-    """The size of a batch and the number of them in an epoch; images left over sit the epoch out."""
+    """Return the size of a batch and the number of batches in an epoch. Images left over are skipped."""
     batch = min(settings.batch_size, images)
     return batch, images // batch
 
 
 def uses_xla(settings: TrainSettings, strategy: Strategy) -> bool:
-    """Whether XLA compiles the training; it compiles for one device."""
+    """Return True if XLA compiles the training, which it does only for one device."""
     return strategy.num_replicas_in_sync == 1 and choose_xla(settings.xla, settings.network, inspect_machine())
 
 
 class _EpochGraph:
-    """Passes over the images, `STEPS_A_CALL` steps of training in one call of a graph."""
+    """Runs passes over the images, with `STEPS_A_CALL` training steps in each call of a graph."""
 
     def __init__(
         self,
@@ -143,13 +144,13 @@ class _EpochGraph:
             images = augment(images, choices)
             with tf.GradientTape() as tape:
                 answers = network(images, training=True)
-                value = loss(targets, answers)  # over the replicas: the optimizer adds their gradients up
+                value = loss(targets, answers)  # divided by the replicas: the optimizer adds their gradients
             optimizer.apply(tape.gradient(value, weights), weights)
             self._loss.update_state(value * replicas)
             self._accuracy.update_state(targets, answers)
 
-        # The images are an argument: a graph that captured them would hold a constant, which XLA takes minutes to
-        # compile. The loop is TensorFlow's own, because AutoGraph takes a quarter of a second to make one of Python's.
+        # The images are an argument: if the graph captured them, they would be a constant, which XLA takes minutes to
+        # compile. The loop is a tf.while_loop, because AutoGraph takes a quarter of a second to convert a Python loop.
         @tf.function(jit_compile=use_xla, autograph=False)
         def run_steps(images: Any, targets: Any, choices: dict[str, Any], first: Any, end: Any) -> None:
             def run_step(number: Any) -> Any:
@@ -164,7 +165,7 @@ class _EpochGraph:
         self._run_steps = run_steps
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[int]:
-        """Make one pass over the images. Yields the number of steps made, after each call."""
+        """Run one pass over the images. Yields the number of finished steps after each call."""
         self._loss.reset_state()
         self._accuracy.reset_state()
         done = 0
@@ -177,11 +178,11 @@ class _EpochGraph:
                 yield done
 
     def results(self) -> tuple[float, float]:
-        """Mean loss and accuracy of the pass."""
+        """Return mean loss and accuracy of the pass."""
         return float(self._loss.result()), float(self._accuracy.result())
 
     def local_loss(self) -> float:
-        """Mean loss so far, of the replicas in this process: those of others would have to be waited for."""
+        """Return the mean loss so far of this process's replicas. Other processes would have to be waited for."""
         total, count = (
             sum(float(part) for part in self._strategy.experimental_local_results(variable.value))
             for variable in (self._loss.total, self._loss.count)
@@ -190,7 +191,7 @@ class _EpochGraph:
 
 
 def _create_validation(network: keras.Model, task: Task, source: Source) -> Callable[[], tuple[float, float]]:
-    """A function that returns the network's loss and accuracy on the validation images."""
+    """Return a function that computes loss and accuracy on the validation images."""
     predict, loss, accuracy = create_predictor(network), create_loss(task), create_accuracy(task)
 
     def validate() -> tuple[float, float]:
@@ -206,7 +207,7 @@ def _create_validation(network: keras.Model, task: Task, source: Source) -> Call
 
 
 def find_best(history: Sequence[Epoch]) -> Epoch:
-    """The epoch with the highest validation accuracy; of equals the one with the lowest validation loss."""
+    """Return the epoch with the highest validation accuracy and, among equals, the lowest validation loss."""
     return max(history, key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
 
 

@@ -29,83 +29,78 @@ from pipeline.registry.load import CannotBeJudged
 from pipeline.tracking.outputs import DATASET, Outputs
 from pipeline.workspace import STATE, main_repository
 
-KEPT = STATE / "monitoring/comparisons"
+CACHE = STATE / "monitoring/comparisons"
 
-Ask = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, height, width] to confidences float64 [n]
+Confidence = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, height, width] to largest probabilities float64 [n]
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Results of all batches, sorted by name."""
+class ComparedBatches:
+    """Results of all batches."""
 
-    batches: tuple[BatchDrift, ...]  # readable batches
+    batches: tuple[BatchDrift, ...]  # readable batches, sorted by name, the latest last
     digests: Mapping[str, str]  # batch name: MD5 of the content
     unreadable: Mapping[str, str]  # batch name: reason
     reference: str  # the data that they were compared with
     champion: str  # the champion that gave the confidences, or why there are none
 
 
-def compare_batches(workspace: Path, params: MonitorParams) -> Compared:
+def compare_batches(workspace: Path, params: MonitorParams) -> ComparedBatches:
     """Compare each batch with the training data. List unreadable batches and continue with the others.
 
     Raises:
         DataError: there are batches, but no training data to compare them with.
         TrackingError: the registry cannot be used.
     """
-    incoming, keep = workspace / INCOMING, workspace / KEPT
     digests, unreadable = _find_batches(workspace)
     if not digests:
-        return Compared((), {}, unreadable, "nothing", "nothing to ask about")
-    training = _Training(workspace / DATASET / "train.parquet")
-    oracle = _Oracle(workspace, training.dataset)
-    batches, used = [], set()
+        return ComparedBatches((), {}, unreadable, "nothing", "not needed without batches")
+    training = _TrainingData(workspace / DATASET / "train.parquet")
+    champion = _ChampionConfidence(workspace, training.dataset)
+    compared, used = [], set()
     for name, digest in digests.items():
-        kept = keep / _key(digest, training.identity, oracle.identity)
-        result = read_kept(kept)
+        cached = workspace / CACHE / _key(digest, training.digest, champion.digest)
+        result = read_kept(cached)
         if result is None:
-            reference = training.describe(oracle.confidences)  # outside `try`: an error here is not about the batch
+            reference = drift.with_confidences(training.sample, champion.reference)  # its errors are not the batch's
             try:
-                result = _compare(incoming / name, reference, training.dataset, oracle.ask)
+                result = _compare(workspace / INCOMING / name, reference, training.dataset, champion.confidence)
             except OSError as error:
                 unreadable[name] = error.strerror or str(error)
                 continue
-            kept = keep / _key(digest, training.identity, oracle.identity)  # changes if the champion cannot be used
-            write_json(kept, result)
-        used.add(kept)
+            cached = workspace / CACHE / _key(digest, training.digest, champion.digest)  # without an unusable champion
+            write_json(cached, result)
+        used.add(cached)
         if "unreadable" in result:
             unreadable[name] = result["unreadable"]
             continue
         comparisons = drift.from_json(result["comparisons"])
-        batches.append(BatchDrift(name, result["images"], comparisons, drift.find_drifted(comparisons, params)))
-    for path in set(keep.glob("*.json")) - used:
+        compared.append(BatchDrift(name, result["images"], comparisons, drift.find_drifted(comparisons, params)))
+    for path in set((workspace / CACHE).glob("*.json")) - used:
         path.unlink()
-    return Compared(tuple(batches), digests, dict(sorted(unreadable.items())), str(training), oracle.standing)
+    unreadable = dict(sorted(unreadable.items()))
+    return ComparedBatches(tuple(compared), digests, unreadable, training.description, champion.description)
 
 
-class _Training:
+class _TrainingData:
     """The dataset's own training images, measured when the first new batch needs them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.dataset = table.read_dataset(path)
-        self.identity, self._images = _identify(path)
-        if not self._images:
+        self.digest, images = _digest_official(path)
+        self.description = f"the {images:,} training images of {self.dataset.name} that came with it"
+        if not images:
             raise DataError(f"{path} has no images of the dataset's own", remedy="dvc repro ingest")
 
-    def __str__(self) -> str:
-        return f"the {self._images:,} training images of {self.dataset.name} that came with it"
-
     @cached_property
-    def _sample(self) -> Sample:
-        return _describe(_read_official(self._path), self.dataset, None)
-
-    def describe(self, confidences: np.ndarray | None) -> Sample:
-        """Return the reference for a batch. confidences: float64 [m], of other images than the features."""
-        return drift.with_confidences(self._sample, confidences)
+    def sample(self) -> Sample:
+        """The reference for a batch, without confidences."""
+        return _measure(_read_official(self._path), self.dataset, None)
 
 
-class _Oracle:
-    """The champion as the source of confidences; loaded when the first image needs it."""
+class _ChampionConfidence:
+    """The champion's largest probabilities; its model is loaded when the first image needs it."""
 
     def __init__(self, workspace: Path, dataset: Dataset) -> None:
         self._dataset, self._split = dataset, Outputs(workspace).split("validation")
@@ -115,51 +110,49 @@ class _Oracle:
         elif not self._split.is_file():
             self._leave_out(f"there is no {self._split.name} to compare with")
         else:
-            identity, images = _identify(self._split)
-            self.standing = f"that of {self._champion}, on {images:,} validation images that came with the dataset"
-            self.identity = self._champion.digest + identity
+            digest, images = _digest_official(self._split)
+            self.digest = self._champion.digest + digest
+            self.description = f"that of {self._champion}, on {images:,} validation images that came with the dataset"
             if not images:
                 self._leave_out("no validation image came with the dataset")
 
     def _leave_out(self, reason: str) -> None:
-        self._champion, self.identity, self.standing = None, "", f"left out, because {reason}"
+        self._champion, self.digest, self.description = None, "", f"left out, because {reason}"
 
     @cached_property
-    def ask(self) -> Ask | None:
-        """Function that returns the champion's largest probability for each image.
-
-        None if the champion cannot be used; `standing` then gives the reason.
-        """
+    def confidence(self) -> Confidence | None:
+        """None if the champion cannot be used; `description` then gives the reason."""
         if not self._champion:
             return None
         try:
-            answer = self._champion.create_predictor((self._dataset.height, self._dataset.width))
+            predict = self._champion.create_predictor((self._dataset.height, self._dataset.width))
         except CannotBeJudged as error:
-            self._leave_out(f"{self._champion} cannot be asked: {error.problem}")
+            self._leave_out(f"{self._champion} cannot be used: {error.problem}")
             return None
         # NaN counts as confidence 0.
-        return lambda images: np.nan_to_num(class_probabilities(answer(images)).max(axis=1), nan=0.0)
+        return lambda images: np.nan_to_num(class_probabilities(predict(images)).max(axis=1), nan=0.0)
 
     @cached_property
-    def confidences(self) -> np.ndarray | None:
+    def reference(self) -> np.ndarray | None:
         """Confidences of the dataset's own validation images: float64 [n]. None without a champion."""
-        ask = self.ask
-        return np.concatenate([ask(images) for images, _ in _read_official(self._split)]) if ask else None
+        if (confidence := self.confidence) is None:
+            return None
+        return np.concatenate([confidence(images) for images, _ in _read_official(self._split)])
 
 
-def _compare(path: Path, reference: Sample, dataset: Dataset, ask: Ask | None) -> dict[str, Any]:
+def _compare(path: Path, reference: Sample, dataset: Dataset, confidence: Confidence | None) -> dict[str, Any]:
     """Compare a batch with the reference. The result does not depend on the batch's name or the thresholds.
 
     Raises:
         OSError: the batch was removed, or its permissions forbid reading. Do not cache this.
     """
     try:
-        batch = _describe(read_batch(path, dataset), dataset, ask)
+        batch = _measure(read_batch(path, dataset), dataset, confidence)
     except DataError as error:
         # Use the cause: `read_batch` wraps it in an error with the batch's name and a remedy.
         cause = error.__cause__ if isinstance(error.__cause__, DataError) else error
-        told = "; ".join(filter(None, [cause.problem, cause.found and f"found {cause.found}"]))
-        return {"unreadable": told.replace(f"{path.parent}/", "")}
+        reason = "; ".join(filter(None, [cause.problem, cause.found and f"found {cause.found}"]))
+        return {"unreadable": reason.replace(f"{path.parent}/", "")}
     return {"images": batch.images, "comparisons": drift.to_json(drift.compare(batch, reference))}
 
 
@@ -172,7 +165,7 @@ def _find_batches(workspace: Path) -> tuple[dict[str, str], dict[str, str]]:
     return dict(sorted(digests.items())), unreadable
 
 
-def _identify(path: Path) -> tuple[str, int]:
+def _digest_official(path: Path) -> tuple[str, int]:
     """Digest and count a table's official images. Reads small columns only: ids contain pixel digests."""
     digest, images = hashlib.sha256(repr(table.read_dataset(path)).encode()), 0
     for rows in table.stream_columns(path, ["id", "label", "source"]):
@@ -192,20 +185,20 @@ def _read_official(path: Path) -> Iterator[Pair]:
             yield rows.images[official], rows.labels[official]
 
 
-def _describe(pairs: Iterable[Pair], dataset: Dataset, ask: Ask | None) -> Sample:
+def _measure(pairs: Iterable[Pair], dataset: Dataset, confidence: Confidence | None) -> Sample:
     """Measure images for a comparison, in one pass. There must be at least one image."""
     confidences = []
 
     def chunks() -> Iterator[features.Chunk]:
         for images, labels in pairs:
-            if ask:
-                confidences.append(ask(images))
+            if confidence:
+                confidences.append(confidence(images))
             yield images, labels, table.strings([""] * len(labels))
 
     measured = features.measure(chunks())
     assert measured, "an empty batch is refused, and so is an empty reference"
     sample = drift.describe_images(measured, dataset.classes)
-    return drift.with_confidences(sample, np.concatenate(confidences) if ask else None)
+    return drift.with_confidences(sample, np.concatenate(confidences) if confidence else None)
 
 
 def _key(*digests: str) -> str:

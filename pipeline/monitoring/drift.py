@@ -123,7 +123,7 @@ def describe(batches: Sequence[BatchDrift], unreadable: Sequence[str], params: M
     """Summarize the drift in one or two sentences. batches: as for `count_drifted`; unreadable: names."""
     left_out = f" Left out, because unreadable: {list_names(unreadable)}." if unreadable else ""
     if not batches:
-        return f"There is no batch to look at.{left_out}"
+        return f"There is no batch to compare.{left_out}"
     latest = batches[-1]
     which = f"{latest.name}, the latest of {len(batches)} batches," if len(batches) > 1 else f"{latest.name}"
     count, seen = count_drifted(batches, params), min(params.last, len(batches))
@@ -132,9 +132,9 @@ def describe(batches: Sequence[BatchDrift], unreadable: Sequence[str], params: M
     effects = {comparison.quantity: comparison.effect for comparison in latest.comparisons}
     found = ", ".join(f"{quantity} {effects[quantity]:.2f}" for quantity in latest.drifted)
     asks = asks_retraining(batches, params)
-    verdict = "a retraining is asked for" if asks else f"a retraining takes {params.at_least} of {params.last}"
-    said = f"{which} has drifted from the training data ({found}). Of the last {seen}, {count} drifted: {verdict}."
-    return said + left_out
+    verdict = "a retraining is due" if asks else f"a retraining needs {params.at_least} of {params.last}"
+    sentence = f"{which} has drifted from the training data ({found}). Of the last {seen}, {count} drifted: {verdict}."
+    return sentence + left_out
 
 
 def list_names(names: Sequence[str]) -> str:

@@ -1,8 +1,7 @@
 """Report of the drift monitor: a Markdown page and its figures."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.evaluation.figures import BLUE, RED, figure
 from pipeline.evaluation.markdown import escape, table
+from pipeline.monitoring.comparison import ComparedBatches
 from pipeline.monitoring.drift import LABELS, BatchDrift, Comparison, threshold
 from pipeline.params import MonitorParams
 
@@ -29,32 +29,21 @@ QUANTITIES = {
 }
 
 
-@dataclass(frozen=True)
-class Findings:
-    """Content of a report."""
-
-    batches: Sequence[BatchDrift]  # sorted by name, the latest last
-    unreadable: Mapping[str, str]  # batch name: reason
-    reference: str  # the data that the batches were compared with
-    champion: str  # the champion that gave the confidences, or why there are none
-    sentence: str
-
-
-def write_report(page: Path, findings: Findings, params: MonitorParams) -> None:
+def write_report(page: Path, compared: ComparedBatches, sentence: str, params: MonitorParams) -> None:
     """Write the page and its figures: all effects, and the last batches' distributions. They contain no times."""
     parts = [
         "# Drift of the batches",
-        escape(findings.sentence),
-        f"Compared with {escape(findings.reference)}. Confidence: {escape(findings.champion)}.",
+        escape(sentence),
+        f"Compared with {escape(compared.reference)}. Confidence: {escape(compared.champion)}.",
     ]
-    if findings.unreadable:
-        rows = [(escape(name), escape(why)) for name, why in findings.unreadable.items()]
+    if compared.unreadable:
+        rows = [(escape(name), escape(why)) for name, why in compared.unreadable.items()]
         parts += ["## Left out", table(["batch", "why it cannot be read"], rows)]
-    if findings.batches:
-        draw_effects(page.with_name(EFFECTS), findings.batches[-SHOWN_BATCHES:], params)
-        parts += ["## Effect sizes", _tabulate(findings.batches), f"![effect sizes]({EFFECTS})"]
-        parts += [_explain(findings.batches[-1], params)]
-    for place, batch in enumerate(reversed(findings.batches[-params.last :]), start=1):
+    if compared.batches:
+        draw_effects(page.with_name(EFFECTS), compared.batches[-SHOWN_BATCHES:], params)
+        parts += ["## Effect sizes", _tabulate(compared.batches), f"![effect sizes]({EFFECTS})"]
+        parts += [_explain(compared.batches[-1], params)]
+    for place, batch in enumerate(reversed(compared.batches[-params.last :]), start=1):
         name = f"latest-{place}.png"  # batch names may contain any character
         draw_batch(page.with_name(name), batch)
         drifted = f"drifted: {', '.join(batch.drifted)}" if batch.drifted else "no drift"

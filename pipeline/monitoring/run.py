@@ -1,20 +1,20 @@
 """Drift monitor: compare the batches in `data/incoming/`, write a report, notify once about each drift."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import atomic_directory, read_kept, write_json
 from pipeline.monitoring import drift
-from pipeline.monitoring.comparison import compare_batches
+from pipeline.monitoring.comparison import ComparedBatches, compare_batches
 from pipeline.monitoring.drift import BatchDrift
 from pipeline.notices.send import notify
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.workspace import STATE, lock
 
 REPORTS, REPORT = Path("reports/monitoring"), "report.md"
-TOLD = STATE / "monitoring/told.json"
+NOTIFIED = STATE / "monitoring/told.json"  # pairs of a batch's digest and a quantity whose drift was notified about
 LOCK_WAIT_SECONDS = 600
 DIGITS = 4  # decimals of an effect in the evidence
 
@@ -45,17 +45,16 @@ def monitor(workspace: Path) -> Monitoring:
         TrackingError: the registry cannot be used.
         WorkspaceError: another monitor still runs here after ten minutes of waiting.
     """
-    from pipeline.monitoring.report import Findings, write_report  # matplotlib takes a second to import
+    from pipeline.monitoring.report import write_report  # matplotlib takes a second to import
 
     params = load_params(workspace / PARAMS_FILE).monitor
     with lock("monitoring", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process", root=workspace):
         compared = compare_batches(workspace, params)
         batches = compared.batches
         sentence = drift.describe(batches, sorted(compared.unreadable), params)
-        findings = Findings(batches, compared.unreadable, compared.reference, compared.champion, sentence)
         with atomic_directory(workspace / REPORTS) as directory:
-            write_report(directory / REPORT, findings, params)
-        new = _tell_new(workspace, batches, compared.digests, sentence)
+            write_report(directory / REPORT, compared, sentence, params)
+        new = _notify_about_new_drift(workspace, compared, sentence)
     last = batches[-params.last :]
     return Monitoring(
         drifted=bool(last and last[-1].drifted),
@@ -76,22 +75,20 @@ def monitor(workspace: Path) -> Monitoring:
     )
 
 
-def _tell_new(
-    workspace: Path, batches: Sequence[BatchDrift], digests: Mapping[str, str], sentence: str
-) -> dict[str, list[str]]:
-    """Notify about drift not yet reported for a batch's content. Returns the new quantities by batch name."""
-    file = workspace / TOLD
-    told = {tuple(found) for found in read_kept(file) or []}
-    found = {(digests[batch.name], quantity) for batch in batches for quantity in batch.drifted}
-    new = {
-        batch.name: fresh
-        for batch in batches
-        if (fresh := [quantity for quantity in batch.drifted if (digests[batch.name], quantity) not in told])
-    }
+def _notify_about_new_drift(workspace: Path, compared: ComparedBatches, sentence: str) -> dict[str, list[str]]:
+    """Notify about drift that no notice reported for a batch's content. Returns the new quantities by batch name."""
+    file = workspace / NOTIFIED
+    notified = {(digest, quantity) for digest, quantity in read_kept(file) or []}
+    new: dict[str, list[str]] = {}
+    for batch in compared.batches:
+        for quantity in batch.drifted:
+            if (compared.digests[batch.name], quantity) not in notified:
+                new.setdefault(batch.name, []).append(quantity)
     if new:
         notify("drift", f"drift in {drift.list_names(list(new))}", sentence, {"report": str(REPORTS / REPORT)})
-        here = set(digests.values())
-        write_json(file, sorted(found | {entry for entry in told if entry[0] in here}))
+        notified |= {(compared.digests[name], quantity) for name, quantities in new.items() for quantity in quantities}
+        existing = set(compared.digests.values())
+        write_json(file, sorted(pair for pair in notified if pair[0] in existing))
     return new
 
 

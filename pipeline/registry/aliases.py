@@ -1,4 +1,4 @@
-"""Aliases of registered models: promotion, rollback, and the history of all moves, kept in MLflow.
+"""Aliases of registered models: moves, and the history of all moves, kept in MLflow.
 
 MLflow overwrites an alias, keeps no history of it, and has no compare-and-set. It does guarantee that a param of a run
 is written once: if several processes write the same param, the first one wins. The experiment `NAME history` holds one
@@ -22,14 +22,15 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import TrackingError
 from pipeline.tracking import provenance
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.processes import is_running, this_process
+from pipeline.tracking.queries import find_or_none
 from pipeline.tracking.records import PARENT_VARIABLE, milliseconds
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ POLL_SECONDS = 0.2
 MAX_RUNS = 50_000  # the most that MLflow returns at once
 
 
-class AnotherCameFirst(TrackingError):
+class AliasChanged(TrackingError):
     """The alias was moved after the caller decided where to move it."""
 
 
@@ -83,12 +84,12 @@ class Move:
     run: str
 
     @property
-    def outcome(self) -> Versions:
+    def result(self) -> Versions:
         """All aliases after the move has ended."""
         return self.before if self.state == "void" else self.after
 
     def __str__(self) -> str:
-        return f"{self.alias}: {_word(self.origin)} to {_word(self.target)}"
+        return f"{self.alias}: {format_version(self.origin)} to {format_version(self.target)}"
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,22 @@ class History:
     last: int = 0  # the highest claimed number
     unclaimed: Sequence[str] = ()  # ids of runs without a number
 
+    def find_version(self, number: str | None) -> "ModelVersion | None":
+        """Find a version by its number. None if it does not exist."""
+        return find_or_none(self.client.get_model_version, self.name, number) if number else None
+
+    def require_version(self, number: str) -> "ModelVersion":
+        """Return a version by its number.
+
+        Raises:
+            TrackingError: it does not exist.
+        """
+        found = self.find_version(number)
+        if found is None:
+            problem = f"{self.name} has no version {number}"
+            raise TrackingError(problem, expected="the number of an existing version", remedy="pipeline versions")
+        return found
+
 
 def recover(client: "MlflowClient", name: str) -> History:
     """Load the history. If needed, first complete an unfinished move and record external moves.
@@ -116,13 +133,13 @@ def recover(client: "MlflowClient", name: str) -> History:
         if history.order and last and last.state == "pending":
             _complete(history, history.order, last)
             continue
-        recorded = last.outcome if last else {}
+        recorded = last.result if last else {}
         changed = _differences(recorded, history.aliases)
         if not changed:
             return history
         after = {alias: to for alias, to in {**recorded, changed[0]: history.aliases.get(changed[0])}.items() if to}
         reason = "moved without the pipeline; noticed at this time"
-        _record(replace(history, aliases=recorded), "external", changed[0], after, reason, {})
+        _try_move(replace(history, aliases=recorded), "external", changed[0], after, reason, {})
 
 
 def read_history(client: "MlflowClient", name: str) -> list[Move]:
@@ -132,13 +149,13 @@ def read_history(client: "MlflowClient", name: str) -> list[Move]:
 
 def find_aliases(client: "MlflowClient", name: str) -> dict[str, str]:
     """Map each alias to its version. Returns an empty dict if the registered model does not exist."""
-    model = _or_none(client.get_registered_model, name)
+    model = find_or_none(client.get_registered_model, name)
     return {alias: str(version) for alias, version in model.aliases.items()} if model else {}
 
 
-def champion_moves(moves: Sequence[Move]) -> list[Move]:
-    """Select the moves that changed the champion."""
-    return [move for move in moves if move.alias == CHAMPION and move.state == "done"]
+def find_aliases_of(client: "MlflowClient", name: str, version: str) -> tuple[str, ...]:
+    """Return the aliases of a version, sorted."""
+    return tuple(sorted(alias for alias, number in find_aliases(client, name).items() if number == version))
 
 
 def move_alias(
@@ -158,127 +175,45 @@ def move_alias(
         expected: the version of the alias when this was decided; None: the alias did not exist.
 
     Raises:
-        AnotherCameFirst: the alias is not at the expected version.
+        AliasChanged: the alias is not at the expected version.
     """
     history = recover(client, name)
     if history.aliases.get(alias) != version:
-        _move(history, "registration", alias, version, reason, evidence, expected)
+        make_move(history, "registration", alias, version, reason, evidence, expected)
 
 
-def promote(client: "MlflowClient", name: str, version: str, *, reason: str) -> Move:
-    """Make a version the champion, as a person decided.
-
-    Raises:
-        TrackingError: the version does not exist, was rejected or not judged, or is the champion already.
-        AnotherCameFirst: another process moved the champion at the same time.
-    """
-    history = recover(client, name)
-    tags = _require_version(history, version, not_champion=True).tags
-    if DECISION_TAG not in tags:
-        raise TrackingError(
-            f"cannot promote {name} version {version}: it was not judged to the end",
-            found=f"no tag `{DECISION_TAG}`: its registration was interrupted, or the pipeline did not register it",
-            remedy="pipeline sync, in the checkout that holds its model",
-        )
-    if "rejected" in (tags[DECISION_TAG], tags.get("gate")):
-        raise TrackingError(
-            f"cannot promote {name} version {version}: it was rejected",
-            found=tags.get(REASON_TAG, "it did not pass the absolute gate"),
-            remedy="promote another version (pipeline versions), or train a better one (pipeline run)",
-        )
-    evidence = {key: tags[key] for key in (DECISION_TAG, REASON_TAG, ACCURACY_TAG) if key in tags}
-    return _move(history, "promotion", CHAMPION, version, reason, evidence, expected=history.aliases.get(CHAMPION))
-
-
-def rollback(client: "MlflowClient", name: str, *, reason: str, to: str | None = None) -> Move:
-    """Make a former champion the champion again.
-
-    Args:
-        to: its version; None: the last earlier champion that no rollback removed and that still exists.
-
-    Raises:
-        TrackingError: there is no former champion, or `to` was never the champion, or is the champion now.
-        AnotherCameFirst: another process moved the champion at the same time.
-    """
-    history = recover(client, name)
-    former = _find_former_champion(history) if to is None else _find_last_reign(history, to)
-    evidence = {"restores": f"move {former.number}"}
-    champion = history.aliases.get(CHAMPION)
-    return _move(history, "rollback", CHAMPION, str(former.target), reason, evidence, expected=champion)
-
-
-def _find_former_champion(history: History) -> Move:
-    line: list[Move] = []  # of champions; a rollback removes its target and all after it, and adds the target again
-    for move in champion_moves(history.moves):
-        if move.kind == "rollback":
-            places = [place for place, earlier in enumerate(line) if earlier.target == move.target]
-            line = line[: places[-1] if places else -1]
-        if move.target:
-            line.append(move)
-    champion = history.aliases.get(CHAMPION)
-    former = [move for move in line if move.target != champion]
-    for move in reversed(former):
-        if _holds_same_model(history, move):
-            return move
-    deleted = ", ".join(sorted({str(move.target) for move in former}, key=int))
-    raise TrackingError(
-        f"{history.name} has no former champion to go back to",
-        expected="a version that was the champion before, and was not rolled back from",
-        found=f"deleted: {deleted}" if deleted else f"only {_word(champion)} in its history",
-        remedy="pipeline versions, then pipeline promote VERSION --reason TEXT",
-    )
-
-
-def _find_last_reign(history: History, version: str) -> Move:
-    _require_version(history, version, not_champion=True)
-    reigns = {move.target: move for move in champion_moves(history.moves) if move.target}
-    remedy = f"pipeline promote {version} --model {history.name} --reason TEXT"
-    if version not in reigns:
-        others = ", ".join(sorted(reigns.keys() - {history.aliases.get(CHAMPION)}, key=int))
-        problem = f"{history.name} version {version} never was the champion"
-        raise TrackingError(problem, expected=f"one of: {others or 'none so far'}", remedy=remedy)
-    if not _holds_same_model(history, reigns[version]):
-        raise TrackingError(
-            f"{history.name} version {version} is not the model that was the champion",
-            expected=f"a model file with the SHA-256 {reigns[version].model}",
-            found="a version registered later, to which MLflow gave the same number",
-            remedy=remedy,
-        )
-    return reigns[version]
-
-
-def _move(
+def make_move(
     history: History, kind: Kind, alias: str, version: str, reason: str, evidence: Versions, expected: str | None
 ) -> Move:
     """Move an alias to a version. A new champion loses the alias `challenger`."""
     while True:
-        _require_version(history, version)
+        history.require_version(version)
         origin = history.aliases.get(alias)
         if expected not in (ANY_VERSION, origin):
-            raise AnotherCameFirst(
+            raise AliasChanged(
                 f"cannot move {alias} of {history.name} to version {version}: another move came first",
-                expected=f"{alias} at {_word(expected)}",
-                found=f"{alias} at {_word(origin)}",
+                expected=f"{alias} at {format_version(expected)}",
+                found=f"{alias} at {format_version(origin)}",
                 remedy=f"pipeline history; if version {version} is still the better one, run the command again",
             )
         after = {**history.aliases, alias: version}
         if alias == CHAMPION and after.get(CHALLENGER) == version:
             del after[CHALLENGER]
-        move = _record(history, kind, alias, after, reason, evidence)
+        move = _try_move(history, kind, alias, after, reason, evidence)
         if move and move.state == "done":
             return move
         history = recover(history.client, history.name)
 
 
-def _record(
+def _try_move(
     history: History, kind: Kind, alias: str, after: Versions, reason: str, evidence: Mapping[str, str]
 ) -> Move | None:
     """Take the four steps of a move. Returns None if another process claimed the number first."""
     client, number = history.client, history.last + 1
     order = history.order or _create_order(client, history.name)
-    target = _find_version(history, after.get(alias))
+    target = history.find_version(after.get(alias))
     earlier = [move.number for move in history.moves if move.alias == alias and move.state == "done"]
-    who = "unknown" if kind == "external" else _who()
+    who = "unknown" if kind == "external" else _current_actor()
     facts = {
         ROLE_TAG: MOVE,
         PROCESS_TAG: this_process(),
@@ -295,7 +230,7 @@ def _record(
         **{EVIDENCE + key: value for key, value in evidence.items()},
         "mlflow.user": who,
     }
-    title = f"{number} {alias}: {_word(facts['from'])} to {_word(facts['to'])}"
+    title = f"{number} {alias}: {format_version(facts['from'])} to {format_version(facts['to'])}"
     tags = {key: value for key, value in facts.items() if value}
     run = client.create_run(order.info.experiment_id, tags=tags, run_name=title)
     if not _write_once(client, order, f"{number:06d}", run.info.run_id):
@@ -303,7 +238,7 @@ def _record(
         return None
     for other in history.unclaimed:  # their processes are dead, or can no longer claim this number
         client.delete_run(other)
-    return _carry_out(history, order, _as_move(number, run))
+    return _carry_out(history, order, _read_move(number, run))
 
 
 def _carry_out(history: History, order: "Run", move: Move) -> Move:
@@ -313,9 +248,9 @@ def _carry_out(history: History, order: "Run", move: Move) -> Move:
     aliases = find_aliases(client, name)
     for alias in changed:
         if aliases.get(alias) not in (move.before.get(alias), move.after.get(alias)):
-            obstacle = f"{alias} was at {_word(aliases.get(alias))} by then"
-        elif alias in move.after and not _find_version(history, move.after[alias]):
-            obstacle = f"{_word(move.after[alias])} was deleted"
+            obstacle = f"{alias} was at {format_version(aliases.get(alias))} by then"
+        elif alias in move.after and not history.find_version(move.after[alias]):
+            obstacle = f"{format_version(move.after[alias])} was deleted"
     if _find_owner(client, order, move)[0] != this_process():
         problem = f"cannot move {move.alias} of {name}: MLflow answered too slowly, and another process took over"
         raise TrackingError(problem, remedy="pipeline history", temporary=True)
@@ -364,7 +299,15 @@ def _find_owner(client: "MlflowClient", order: "Run", move: Move) -> tuple[str, 
 
 def _write_once(client: "MlflowClient", order: "Run", key: str, value: str) -> bool:
     """Write a param of the run `order`. Returns False if it has another value already."""
-    return _or_none(client.log_param, order.info.run_id, key, value) is not None
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.log_param(order.info.run_id, key, value)
+    except MlflowException as error:
+        if error.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        return False
+    return True
 
 
 def _load(client: "MlflowClient", name: str) -> History:
@@ -376,7 +319,7 @@ def _load(client: "MlflowClient", name: str) -> History:
     numbers = {run: int(number) for number, run in order.data.params.items() if "." not in number}
     query = f"tags.`{ROLE_TAG}` = '{MOVE}'"
     runs = client.search_runs([order.info.experiment_id], query, ViewType.ALL, MAX_RUNS)
-    moves = [_as_move(numbers[run.info.run_id], run) for run in runs if run.info.run_id in numbers]
+    moves = [_read_move(numbers[run.info.run_id], run) for run in runs if run.info.run_id in numbers]
     moves.sort(key=lambda move: move.number)
     unclaimed = [run.info.run_id for run in runs if run.info.run_id not in numbers and _is_active(run)]
     return History(client, name, find_aliases(client, name), order, moves, max(numbers.values(), default=0), unclaimed)
@@ -408,7 +351,7 @@ def _create_order(client: "MlflowClient", name: str) -> "Run":
     from mlflow.exceptions import MlflowException
 
     experiment = client.create_experiment(f"{name} history {uuid.uuid4().hex[:8]}")
-    order = client.create_run(experiment, tags={ROLE_TAG: ORDER, "mlflow.user": _who()}, run_name=ORDER)
+    order = client.create_run(experiment, tags={ROLE_TAG: ORDER, "mlflow.user": _current_actor()}, run_name=ORDER)
     try:
         client.rename_experiment(experiment, f"{name} history")
     except MlflowException:  # another process was faster; the error code depends on the database
@@ -419,7 +362,7 @@ def _create_order(client: "MlflowClient", name: str) -> "Run":
     return order
 
 
-def _as_move(number: int, run: "Run") -> Move:
+def _read_move(number: int, run: "Run") -> Move:
     tags = run.data.tags
     state = STATES[run.info.status]
     return Move(
@@ -446,47 +389,15 @@ def _is_active(run: "Run") -> bool:
     return bool(run.info.lifecycle_stage == "active")
 
 
-def _find_version(history: History, version: str | None) -> "ModelVersion | None":
-    return _or_none(history.client.get_model_version, history.name, version) if version else None
-
-
-def _holds_same_model(history: History, move: Move) -> bool:
-    """Check that the move's target still exists, with the same model file."""
-    version = _find_version(history, move.target)
-    return version is not None and version.tags.get(MODEL_TAG) == move.model
-
-
-def _require_version(history: History, version: str, *, not_champion: bool = False) -> "ModelVersion":
-    found = _find_version(history, version)
-    if found is None:
-        problem = f"{history.name} has no version {version}"
-        raise TrackingError(problem, expected="the number of an existing version", remedy="pipeline versions")
-    if not_champion and version == history.aliases.get(CHAMPION):
-        raise TrackingError(f"{history.name} version {version} is the champion already", remedy="pipeline history")
-    return found
-
-
-def _or_none(request: Callable[..., Any], *arguments: str) -> Any:
-    """Make a request to MLflow. Returns None if its object does not exist, or if MLflow refuses a value."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return request(*arguments)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return None
-
-
 def _differences(before: Versions, after: Versions) -> list[str]:
     """List the aliases that differ between two states of a registered model."""
     return sorted(alias for alias in before.keys() | after.keys() if before.get(alias) != after.get(alias))
 
 
-def _who() -> str:
+def _current_actor() -> str:
     flow = os.environ.get(PARENT_VARIABLE)
     return f"flow run {flow}" if flow else f"{provenance.user()}@{platform.node()}"
 
 
-def _word(version: str | None) -> str:
+def format_version(version: str | None) -> str:
     return f"version {version}" if version else "none"

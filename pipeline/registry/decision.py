@@ -20,7 +20,7 @@ from pipeline.registry.aliases import (
     CHAMPION,
     DECISION_TAG,
     REASON_TAG,
-    AnotherCameFirst,
+    AliasChanged,
     find_aliases,
     move_alias,
 )
@@ -46,7 +46,7 @@ def judge(record: Record, outputs: Outputs, version: "ModelVersion", params: Reg
     while True:
         try:
             decision = _judge(record, outputs, version, params)
-        except AnotherCameFirst:  # from another machine: compare with the new champion
+        except AliasChanged:  # from another machine: compare with the new champion
             continue
         record.client.set_model_version_tag(version.name, str(version.version), DECISION_TAG, decision.outcome)
         return decision

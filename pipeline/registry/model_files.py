@@ -19,6 +19,7 @@ from pipeline.evaluation.predictions import PREDICTIONS, Predictions, read_predi
 from pipeline.files import file_digest
 from pipeline.registry.load import CannotBeJudged, find_model, load_version
 from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.queries import find_or_none
 from pipeline.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -31,24 +32,24 @@ EVALUATED_TAG = "data.test"  # of a run: MD5 of the split that it was evaluated 
 
 
 def predictions_of(
-    store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, question: Predictions
+    store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, reference: Predictions
 ) -> Predictions:
     """Return the predictions of a version for the workspace's test images.
 
     Args:
-        question: another model's predictions for them. Only ids, labels and classes are used.
+        reference: another model's predictions for them. Only ids, labels and classes are used.
 
     Raises:
         CannotBeJudged: its classes or image size differ, or neither its predictions nor its model file exist.
     """
-    test, kept = kept_predictions(client, version)
-    if kept and test == file_digest(outputs.split("test"), "md5"):
-        _require_classes(kept.classes, question.classes)
-        if sorted(zip(kept.ids, kept.labels.tolist(), strict=True)) == sorted(
-            zip(question.ids, question.labels.tolist(), strict=True)
+    test, recorded = recorded_predictions(client, version)
+    if recorded and test == file_digest(outputs.split("test"), "md5"):
+        _require_classes(recorded.classes, reference.classes)
+        if sorted(zip(recorded.ids, recorded.labels.tolist(), strict=True)) == sorted(
+            zip(reference.ids, reference.labels.tolist(), strict=True)
         ):
-            return kept.in_order_of(question.ids)
-    return _ask_again(store, client, version, outputs, question)
+            return recorded.in_order_of(reference.ids)
+    return _predict(store, client, version, outputs, reference)
 
 
 def predictions_of_both(
@@ -61,22 +62,22 @@ def predictions_of_both(
     Raises:
         TrackingError: one of them cannot be judged on these images.
     """
-    (test, first), (other, second) = (kept_predictions(client, version) for version in versions)
+    (test, first), (other, second) = (recorded_predictions(client, version) for version in versions)
     if first and second and test == other:
         return test, first, second
-    question = read_predictions(outputs.evaluation / PREDICTIONS)
-    answers = []
+    reference = read_predictions(outputs.evaluation / PREDICTIONS)
+    found = []
     for version in versions:
         try:
-            answers.append(predictions_of(store, client, version, outputs, question))
+            found.append(predictions_of(store, client, version, outputs, reference))
         except CannotBeJudged as error:
             raise TrackingError(
-                f"version {version.version} of {version.name} has no answers to the present test images",
-                expected="a model that can be asked",
+                f"cannot compare version {version.version} of {version.name}: it has no predictions for these images",
+                expected="recorded predictions for the present test images, or a model that can predict them",
                 found=error.problem,
                 remedy="pipeline versions, then: pipeline compare champion ANOTHER",
             ) from None
-    return file_digest(outputs.split("test"), "md5"), answers[0], answers[1]
+    return file_digest(outputs.split("test"), "md5"), found[0], found[1]
 
 
 def measure_latencies(
@@ -95,22 +96,14 @@ def measure_latencies(
         try:
             models.append(load_version(store, client, version).predict_unpadded)
         except CannotBeJudged as error:
-            raise TrackingError(
-                f"version {version.version} of {version.name} cannot be timed", found=error.problem
-            ) from None
+            problem = f"cannot measure the latency of version {version.version} of {version.name}"
+            raise TrackingError(problem, found=error.problem) from None
     return measure(models, images)
 
 
-def kept_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[str, Predictions | None]:
+def recorded_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[str, Predictions | None]:
     """Load the MD5 of the test split and the predictions from a version's run. Returns "" and None if they are gone."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(version.run_id) if version.run_id else None
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        run = None
+    run = find_or_none(client.get_run, version.run_id) if version.run_id else None
     path = f"evaluation/{PREDICTIONS}"
     if run is None or path not in [entry.path for entry in client.list_artifacts(run.info.run_id, "evaluation")]:
         return "", None
@@ -122,24 +115,20 @@ def kept_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[s
             return "", None
 
 
-def _ask_again(
-    store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, question: Predictions
+def _predict(
+    store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, reference: Predictions
 ) -> Predictions:
-    """Load a version's model and predict."""
     model = find_model(client, version)
-    _require_classes(tuple(json.loads(model.params.get("classes", "[]"))), question.classes)
+    _require_classes(tuple(json.loads(model.params.get("classes", "[]"))), reference.classes)
     images, _ = table.read_images(outputs.split("test"))
-    print(f"version {version.version} was evaluated on other test images: asking it again", flush=True)
+    print(f"version {version.version} was evaluated on other test images: predicting with its model file", flush=True)
     loaded = load_version(store, client, version)
     loaded.require_size(images.shape[1:])
-    answers = replace(
-        question,
-        ids=table.read_ids(outputs.split("test")),
-        probabilities=class_probabilities(loaded.predict(images)).astype(np.float32),
-    )
-    return answers.in_order_of(question.ids)
+    probabilities = class_probabilities(loaded.predict(images)).astype(np.float32)
+    ids = table.read_ids(outputs.split("test"))
+    return replace(reference, ids=ids, probabilities=probabilities).in_order_of(reference.ids)
 
 
-def _require_classes(theirs: tuple[str, ...], asked: tuple[str, ...]) -> None:
-    if theirs != asked:
-        raise CannotBeJudged(f"it was made for other classes ({', '.join(theirs) or 'unknown'})")
+def _require_classes(found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    if found != expected:
+        raise CannotBeJudged(f"it was made for other classes ({', '.join(found) or 'unknown'})")

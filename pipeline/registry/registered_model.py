@@ -11,7 +11,7 @@ from pipeline.data import table
 from pipeline.data.ground import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
-from pipeline.registry.aliases import find_aliases
+from pipeline.registry.aliases import find_aliases_of
 from pipeline.registry.load import CannotBeJudged, LoadedVersion, load_version
 from pipeline.registry.registration import current_name, find_version, open_registry
 from pipeline.tracking.logged_models import GROUND_TAG
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Served:
-    """A version that is ready to answer."""
+class RegisteredModel:
+    """A version that is ready to predict."""
 
     name: str
     version: str
@@ -38,8 +38,8 @@ class Served:
     ground: int | None  # grey value of the background of its training images; None if unknown
 
 
-def fetch(workspace: Path, which: str) -> Served:
-    """Load a version. What it takes and answers is in its contract; without one, in the records of its run.
+def load_registered_model(workspace: Path, which: str) -> RegisteredModel:
+    """Load a version. Its contract says what it takes and answers; without one, the records of its run do.
 
     Args:
         which: a version number or an alias of the workspace's registered model; or `NAME/VERSION`.
@@ -57,15 +57,15 @@ def fetch(workspace: Path, which: str) -> Served:
             loaded = load_version(store, client, version)
         except CannotBeJudged as error:
             raise TrackingError(
-                f"{name} version {number} cannot be asked: {error.problem}", remedy="pipeline verify"
+                f"{name} version {number} cannot be loaded: {error.problem}", remedy="pipeline verify"
             ) from None
-        aliases = tuple(sorted(alias for alias, at in find_aliases(client, name).items() if at == number))
+        aliases = find_aliases_of(client, name, number)
         if contract := loaded.contract:
             classes = contract.create_task().classes
-            return Served(name, number, aliases, loaded, classes, contract.answers_ko, contract.ground)
+            return RegisteredModel(name, number, aliases, loaded, classes, contract.answers_ko, contract.ground)
         classes = tuple(json.loads(loaded.model.params["classes"]))
-        names = _korean_names(client, version, classes)
-        return Served(name, number, aliases, loaded, classes, names, find_ground(workspace, version, loaded.model))
+        names, ground = _korean_names(client, version, classes), find_ground(workspace, version, loaded.model)
+        return RegisteredModel(name, number, aliases, loaded, classes, names, ground)
 
 
 def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") -> int | None:

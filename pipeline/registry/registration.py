@@ -20,7 +20,15 @@ from pipeline.errors import TrackingError
 from pipeline.evaluation.champion_rule import Decision
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import PARAMS_FILE, RegisterParams, load_params
-from pipeline.registry.aliases import ACCURACY_TAG, CHALLENGER, CHAMPION, DECISION_TAG, REASON_TAG, find_aliases
+from pipeline.registry.aliases import (
+    ACCURACY_TAG,
+    CHALLENGER,
+    CHAMPION,
+    DECISION_TAG,
+    REASON_TAG,
+    find_aliases,
+    find_aliases_of,
+)
 from pipeline.registry.card_upload import publish
 from pipeline.registry.decision import judge
 from pipeline.registry.model_card import describe_task
@@ -85,8 +93,7 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
         else:
             decision = Decision("rejected", "The model did not pass the absolute gate.", "gate")
         number = str(version.version) if version else None
-        standing = find_aliases(record.client, name) if number else {}
-        aliases = tuple(sorted(alias for alias, at in standing.items() if at == number))
+        aliases = find_aliases_of(record.client, name, number) if number else ()
     tags = {DECISION_TAG: decision.outcome} | ({"registry.name": name, "registry.version": number} if number else {})
     if not tags.items() <= record.tags.items():
         record.set_tags(tags)

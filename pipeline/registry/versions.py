@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.registry.aliases import ACCURACY_TAG, DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
-from pipeline.tracking.queries import pages
+from pipeline.tracking.queries import find_or_none, pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,17 +35,11 @@ class Version:
 
 def find_deleted_run(client: "MlflowClient", name: str, number: str) -> str | None:
     """Return the id of a version's run if the run was deleted, else None."""
-    from mlflow.exceptions import MlflowException
-
-    run = None
-    try:
-        run = client.get_model_version(name, number).run_id
-        deleted = bool(run) and client.get_run(run).info.lifecycle_stage == "deleted"
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        deleted = True
-    return run if deleted else None
+    version = find_or_none(client.get_model_version, name, number)
+    if version is None or not version.run_id:
+        return None
+    run = find_or_none(client.get_run, version.run_id)
+    return None if run and run.info.lifecycle_stage == "active" else version.run_id
 
 
 def list_versions(client: "MlflowClient", name: str, by_alias: Mapping[str, str]) -> list[Version]:

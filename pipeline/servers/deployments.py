@@ -8,17 +8,20 @@ them to workers.
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from prefect import Flow, State, flow
 from prefect.deployments import run_deployment
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from pydantic import Field
 
+from pipeline.dvc_yaml import read_stages
 from pipeline.errors import PipelineError
 from pipeline.files import parse_yaml
 from pipeline.flows import prefect_flow
+from pipeline.flows.execution import ALL_STAGES
 from pipeline.flows.run import IfBusy, run_training
 from pipeline.git import git
 from pipeline.notices.send import notify_of_failure, notify_of_run
@@ -28,7 +31,10 @@ from pipeline.servers.flow_run_processes import attend
 from pipeline.stages.entrypoint import explain
 from pipeline.workspace import find_workspace, main_repository
 
-Stage = Literal["ingest", "validate", "split", "train", "evaluate", "register"]
+STAGES = list(read_stages(find_workspace()))
+# Prefect shows the choices of a parameter, and refuses other values, by the JSON Schema of its annotation.
+Stage = Annotated[str, Field(json_schema_extra={"enum": STAGES})]
+StageOrAll = Annotated[str, Field(json_schema_extra={"enum": [*STAGES, ALL_STAGES]})]
 
 RETRAINING = "retrain/retrain"  # the deployment in Prefect: FLOW/DEPLOYMENT
 DRIFT_FOUND = "pipeline.drift.found"
@@ -38,7 +44,7 @@ STATE_NAMES = {"champion": "Promoted"}  # by outcome of a retraining; the other 
 
 
 @flow(name="train", description=prefect_flow.DESCRIPTION)
-def train(until: Stage | None = None, force: Stage | Literal["all"] | None = None) -> State[None]:
+def train(until: Stage | None = None, force: StageOrAll | None = None) -> State[None]:
     """Run the pipeline in the checkout itself. A run that is going on there is waited for.
 
     Args:

@@ -22,6 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import make_private
 from pipeline.proxies import bypass_proxy
 from pipeline.stack import data_directory
+from pipeline.tracking.mlflow_internals import get_server_store, select_uvicorn
 from pipeline.tracking.store import SETTINGS, Store, locate_unserved, prepare
 from pipeline.workspace import STATE, main_repository
 
@@ -68,9 +69,10 @@ def _application(root: Path, store: Store) -> Application:
 
     artifacts = os.environ["MLFLOW_DEFAULT_ARTIFACT_ROOT"]
     os.environ |= dict.fromkeys((constants.BACKEND_STORE_URI_ENV_VAR, constants.REGISTRY_STORE_URI_ENV_VAR), store.uri)
-    os.environ |= {constants.ARTIFACT_ROOT_ENV_VAR: artifacts, "_MLFLOW_SGI_NAME": "uvicorn"}
+    os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = artifacts
+    select_uvicorn()
     handlers.initialize_backend_stores(store.uri, store.uri, artifacts)
-    _keep_files_inside(handlers._get_tracking_store(), artifacts)
+    _keep_files_inside(get_server_store(), artifacts)
     if all(map(os.environ.get, PROTECTION)):
         os.environ.setdefault("MLFLOW_AUTH_CONFIG_PATH", str(write_auth_config(root)))
         from mlflow.server.auth import create_app

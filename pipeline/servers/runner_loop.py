@@ -46,7 +46,7 @@ from pipeline.errors import FlowError
 from pipeline.flows.run import IfBusy
 from pipeline.notices.send import notify_of_failure
 from pipeline.redaction import without_password
-from pipeline.retraining.run import LOG
+from pipeline.retraining.report import LOG
 from pipeline.servers.deployments import FLOWS, RESOURCE, RETRAINING, SKIPPED, read_if_busy, retrain
 from pipeline.servers.flow_run_processes import RUNNER_VARIABLE, end_processes, read_notes
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.dvc_yaml import read_stages
 from pipeline.errors import WorkspaceError
 from pipeline.files import file_digest, parse_yaml
 from pipeline.tracking.outputs import Outputs, dvc_digest
@@ -25,9 +26,8 @@ def require_sound_inputs(workspace: Path, stage: str) -> None:
     Raises:
         WorkspaceError: it differs. Names the output, and the damaged object of DVC's cache if that is the cause.
     """
-    definition = parse_yaml((workspace / "dvc.yaml").read_bytes())["stages"].get(stage, {})
     outputs = Outputs(workspace).locked_outputs()
-    for dependency in definition.get("deps", ()):
+    for dependency in read_stages(workspace)[stage].deps:
         if dependency in outputs:
             _require_sound(workspace, dependency, outputs[dependency])
 
@@ -108,12 +108,12 @@ def _find_damaged(workspace: Path, digest: str) -> list[Path]:
         return []
     objects = [cache / digest[:2] / digest[2:]]
     if digest.endswith(".dir"):
-        objects += (cache / name[:2] / name[2:] for name in _read_list(objects[0]))
+        objects += (cache / name[:2] / name[2:] for name in digests_in_directory(objects[0]))
     return [path for path in dict.fromkeys(objects) if path.is_file() and is_damaged(path)]
 
 
-def _read_list(path: Path) -> Iterator[str]:
-    """Yield the MD5 of each file of a directory, from its cache object. Nothing if the object is damaged or missing."""
+def digests_in_directory(path: Path) -> Iterator[str]:
+    """Yield the MD5 of each file of a directory from its cache object. Nothing if that is damaged or missing."""
     try:
         yield from (entry["md5"] for entry in json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError, KeyError):

@@ -21,6 +21,7 @@ from pipeline.data.ground import measure_ground
 from pipeline.files import file_digest
 from pipeline.models.contract import CONTRACT_FILE, KERAS_FILE, LITERT_FILE
 from pipeline.tracking.outputs import CONTRACT, EXPORTED_MODEL, MODEL, Outputs
+from pipeline.tracking.queries import find_or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,14 +52,7 @@ def find(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
 
 def get(client: "MlflowClient", model_id: str) -> "LoggedModel | None":
     """Load a logged model by its id. Returns None if it was deleted."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_logged_model(model_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
+    return find_or_none(client.get_logged_model, model_id)
 
 
 def digest_tags(outputs: Outputs) -> dict[str, str]:

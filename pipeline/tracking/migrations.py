@@ -1,74 +1,53 @@
-"""Migrations of MLflow's database: compare its schema with the installed MLflow's, and upgrade it."""
+"""Migrations of MLflow's database: compare its schema with the installed MLflow's."""
 
-import logging
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pipeline.errors import TrackingError
-
-if TYPE_CHECKING:
-    from alembic.script import ScriptDirectory
+from pipeline.tracking.mlflow_internals import read_schema_revisions
 
 Age = Literal["current", "older", "newer"]
 
 
 def find_age(revision: str) -> Age:
-    """Compare a database revision with the installed MLflow's. An unknown revision is from a newer MLflow."""
-    from alembic.script import ScriptDirectory
-    from mlflow.store.db.utils import _get_alembic_config
-
-    return compare(revision, ScriptDirectory.from_config(_get_alembic_config("")))
+    """Compare the revision of a database with the installed MLflow's."""
+    return compare(revision, read_schema_revisions())
 
 
-def compare(revision: str, scripts: "ScriptDirectory") -> Age:
-    """Compare a database revision with the migrations of a package. An unknown revision is newer."""
-    known = [script.revision for script in scripts.walk_revisions()]
+def compare(revision: str, known: Sequence[str]) -> Age:
+    """Compare the revision of a database with those of the installed package, the newest first.
+
+    An unknown revision is newer.
+    """
     if revision not in known:
         return "newer"
     return "current" if revision == known[0] else "older"
 
 
-def require_tables(database: Path) -> None:
-    """Refuse a database that lacks one of MLflow's tables. MLflow would migrate it when it opens it, without a copy.
+def read_revision(database: Path) -> str:
+    """Read the revision of the schema from a database. Empty if it has none."""
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:  # no such table
+            return ""
+    return str(found[0]) if found else ""
+
+
+def require_current_schema(database: Path) -> None:
+    """Refuse a database with the schema of another MLflow. MLflow may migrate it when it opens it, without a copy.
 
     Raises:
-        TrackingError: an older MLflow created the database.
+        TrackingError: another version of MLflow made the database.
     """
-    import mlflow.store.db.utils  # noqa: F401  # registers the tables
-    from mlflow.store.db.base_sql_model import Base
-
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-        there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if "experiments" in there and (missing := sorted(set(Base.metadata.tables) - there)):
+    revision = read_revision(database)
+    if revision and (age := find_age(revision)) != "current":
         raise TrackingError(
-            f"the tracking store {database} was made by an older version of MLflow",
-            expected="the tables of the installed one",
-            found=f"none called {', '.join(missing)}",
+            f"the schema of the tracking store {database} is {age} than the installed MLflow's",
+            expected=f"revision {read_schema_revisions()[0]}",
+            found=f"revision {revision}",
             remedy="pipeline upgrade",
         )
-
-
-def migrate(database: Path) -> None:
-    """Upgrade a database to the installed MLflow's schema, in place. Call it on a copy.
-
-    Raises:
-        TrackingError: a migration failed.
-    """
-    import mlflow.store.db.utils as utils
-    from sqlalchemy.exc import SQLAlchemyError
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{database}")
-    try:
-        utils._upgrade_db(engine)
-        utils._verify_schema(engine)
-    except SQLAlchemyError as error:
-        raise TrackingError(
-            "MLflow could not upgrade the copy of its database",
-            found=str(error).partition("\n")[0],
-            remedy="the database itself is as it was; look in MLflow's issues for this migration",
-        ) from None
-    finally:
-        engine.dispose()

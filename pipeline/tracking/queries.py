@@ -1,7 +1,7 @@
-"""Queries for all experiments, runs, versions and aliases of an MLflow store, over all result pages."""
+"""Queries of an MLflow store: one object or None, and all objects over all result pages."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -10,6 +10,21 @@ if TYPE_CHECKING:
 
 PAGE = 1000  # results in one response: MLflow's default limit for experiments, and its limit for runs on some backends
 EXPERIMENTS_AT_ONCE = 500  # in one search of runs
+NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second: `best` is no version number
+
+T = TypeVar("T")
+
+
+def find_or_none(request: Callable[..., T], *arguments: str) -> T | None:
+    """Make a request of MLflow's client for one object. Returns None if it does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return request(*arguments)
+    except MlflowException as error:
+        if error.error_code not in NOT_FOUND:
+            raise
+        return None
 
 
 def pages(search: Callable[..., Any], *arguments: Any, size: int = PAGE) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from pipeline.files import file_digest, read_json
 from pipeline.tracking import logged_models, processes, provenance
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import MODEL, Outputs, dvc_digest, flatten
-from pipeline.tracking.queries import all_experiments, search_runs
+from pipeline.tracking.queries import all_experiments, find_or_none, search_runs
 from pipeline.tracking.store import Store, experiment_id, explained, locate, open_store
 from pipeline.workspace import current_experiment
 
@@ -246,17 +246,12 @@ def _create(workspace: Path, facts: TrainingFacts, digests: Mapping[str, str], t
 
 def find_parent(client: "MlflowClient") -> "Run | None":
     """Find the run of the flow that started this process. None if there is no flow, or its run is not in the store."""
-    from mlflow.exceptions import MlflowException
-
     if not (parent := os.environ.get(PARENT_VARIABLE)):
         return None
-    try:
-        return client.get_run(parent)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    run = find_or_none(client.get_run, parent)
+    if run is None:
         print(f"the flow's run {parent} is not in the tracking store: recording without it", flush=True)
-        return None
+    return run
 
 
 def describe_data(path: Path, split: str, digest: str) -> "DatasetInput":

@@ -11,36 +11,26 @@ the location of the files.
 
 import logging
 import os
-import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import filelock
-
 from pipeline.errors import PipelineError, TrackingError
-from pipeline.files import make_private
 from pipeline.proxies import bypass_proxy
 from pipeline.redaction import without_password
 from pipeline.stack import data_directory, find_server
-from pipeline.tracking import migrations, relocation
-from pipeline.workspace import STATE, lock, main_repository
+from pipeline.tracking import database
+from pipeline.tracking.store_errors import LONGEST_CAUSE, explain, is_of_store, is_timeout
+from pipeline.workspace import main_repository
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from sqlalchemy import Connection
 
-RESTORING = STATE / "restoring.json"  # in the database's folder, during a restore: the pending renames
-LOCK_WAIT_SECONDS = 60  # creating the database takes about 2 s, 5 s on a busy machine
-BUSY_SECONDS = 10
 PROBE_SECONDS = 5
-CREATION_LOCK = 0x6D6C666C6F77  # key of our PostgreSQL advisory lock
-# Modules whose exceptions come from the store: MLflow, the database, and the clients of S3.
-FOREIGN = ("mlflow.", "sqlalchemy.", "botocore.", "boto3.", "s3transfer.")
 
 # MLflow reads them at its import and at every request. Values that the user has set are kept.
 SETTINGS = {
@@ -56,7 +46,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "4",
 }
 # Set after a server did not respond: the code that closes the run must not wait for as long again.
-AFTER_SILENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+SETTINGS_AFTER_TIMEOUT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 @dataclass(frozen=True)
@@ -130,6 +120,16 @@ def open_store(store: Store) -> "MlflowClient":
         return MlflowClient(store.uri)
 
 
+def prepare(store: Store) -> None:
+    """Create the database of a store, or check that the default store's can be read.
+
+    Raises:
+        TrackingError: the database cannot be read or created.
+    """
+    with explained(store):
+        database.prepare(store)
+
+
 def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
     """Return the id of a dataset's experiment. Creates it if needed; safe if two processes do so at the same time."""
     from mlflow.exceptions import MlflowException
@@ -172,251 +172,9 @@ def explained(store: Store) -> Iterator[None]:
     except Exception as error:
         if not is_of_store(error):
             raise
-        if store.is_server and _is_silence(str(error)):
-            os.environ |= AFTER_SILENCE
-        told = _explain_s3(error) if type(error).__module__.startswith(FOREIGN[2:]) else _explain(store, str(error))
-        raise told from error
-
-
-def _is_silence(message: str) -> bool:
-    """Return True if the message of MLflow's client means that the server did not respond, after all retries."""
-    return "API request to http" in message
-
-
-def is_of_store(error: Exception) -> bool:
-    """Return True if an exception comes from the store, its database or its files."""
-    return type(error).__module__.startswith(FOREIGN)
-
-
-def _explain_s3(error: Exception) -> TrackingError:
-    return TrackingError(
-        "the store of the runs' files did not do what it was asked",
-        expected="an S3-compatible store that answers, with a bucket that these credentials may write to",
-        found=without_password(str(error).strip().partition("\n")[0][:400]),
-        remedy="see to it, or to MLFLOW_S3_ENDPOINT_URL and AWS_… (docs/team.md); then run the same command again",
-        temporary="connect" in type(error).__name__.lower() or "timeout" in type(error).__name__.lower(),
-    )
-
-
-def _explain(store: Store, message: str) -> TrackingError:
-    first = without_password(message.strip().partition("\n")[0][:400])
-    if "database is locked" in message:
-        return _locked(store)
-    if "out-of-date database schema" in message or "Can't locate revision" in message:
-        return TrackingError(
-            f"the tracking store {store} was made by another version of MLflow",
-            found=first,
-            remedy="pipeline upgrade" if store.database else "back it up, then: mlflow db upgrade $MLFLOW_TRACKING_URI",
-        )
-    if "not authenticated" in message:
-        return TrackingError(
-            f"the tracking server {store} wants to know who you are",
-            expected="in the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-            found=first,
-            remedy="set them, then run the same command again",
-        )
-    if store.is_server and _is_silence(message) and os.environ.get("MLFLOW_TRACKING_URI"):
-        return TrackingError(
-            f"the tracking server {store} stopped answering",
-            expected="an answer within a minute",
-            found=first,
-            remedy="see that it is up and well; then run the same command again",
-            temporary=True,
-        )
-    if store.is_server and not os.environ.get("MLFLOW_TRACKING_URI"):
-        return TrackingError(
-            f"the server of `pipeline up` at {store} refused a request",
-            found=first,
-            remedy="run the same command again: if the server is gone, it goes on without it, on the same records",
-            temporary=_is_silence(message),
-        )
-    if store.database and ("malformed" in message or "file is not a database" in message):
-        return _damaged(store.database, first)
-    if "lock timeout" in message:
-        return TrackingError(
-            f"another process has been making the tables of {store} for {LOCK_WAIT_SECONDS} s",
-            found=first,
-            remedy="wait for it or end it, then run the same command again",
-            temporary=True,
-        )
-    if "OperationalError" in message:
-        remedy = "see that the database is up, writable and its disk not full; then run the same command again"
-    elif store.artifacts is None:
-        remedy = "see that MLFLOW_TRACKING_URI is right and its server well; then run the same command again"
-    else:
-        remedy = "run the same command again; if it stays, move the store away and let `pipeline sync` make a new one"
-    return TrackingError(f"the tracking store {store} refused a request", found=first, remedy=remedy)
-
-
-def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Return True if SQLite reports a damaged database. Other errors, such as a full disk, may be temporary."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _damaged(database: Path, found: str) -> TrackingError:
-    return TrackingError(
-        f"the tracking store {database} is damaged",
-        expected="an SQLite database that MLflow made",
-        found=found,
-        remedy="pipeline restore BACKUP --replace: the damaged file is kept aside. Without a backup, the runs, the "
-        "registered versions, the history of the aliases and the decisions are lost, except for the model that is "
-        f"here: mv {database} {database}.damaged, then pipeline sync",
-    )
-
-
-def _locked(store: Store) -> TrackingError:
-    return TrackingError(
-        f"the tracking store {store} is locked",
-        expected=f"access within {BUSY_SECONDS} s",
-        found="another process keeps writing to it",
-        remedy="end that process (an open database browser?), then run the same command again",
-    )
-
-
-def prepare(store: Store) -> None:
-    """Create the default store's database atomically, or check that the existing one can be read.
-
-    An empty PostgreSQL database of a team gets its tables.
-
-    Raises:
-        TrackingError: the database cannot be read or created.
-    """
-    if store.uri.startswith("postgresql"):
-        with explained(store):
-            _make_tables(store)
-    database = store.database
-    if database is None:
-        if configured := _find_file(store.uri):
-            _create_if_absent(store, configured)
-        return
-    if (database.parent / RESTORING).exists():
-        raise TrackingError(
-            f"a restore of {database} was cut off, and is half done",
-            remedy="run the same `pipeline restore` again, with --replace: it is completed first",
-        )
-    _create_if_absent(store, database)
-    make_private(*database.parent.glob(f"{database.name}*"))
-    try:
-        with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as connection:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if relocation.find_former_root(connection, database.parent):
-                _follow(connection, database)
-    except sqlite3.DatabaseError as error:
-        if "locked" in str(error):
-            raise _locked(store) from None
-        # Checked here because MLflow would retry ten times, for nearly two minutes.
-        if is_damage(error):
-            raise _damaged(database, str(error)) from None
-        raise TrackingError(
-            f"the tracking store {database} cannot be read",
-            found=str(error),
-            remedy="see that this file and its folder can be read and written, and that the disk is not full",
-        ) from None
-    migrations.require_tables(database)
-
-
-def _find_file(uri: str) -> Path | None:
-    """Return the file of a configured SQLite address. None: it is another address, or has no file."""
-    if not uri.startswith("sqlite"):
-        return None
-    from sqlalchemy.engine import make_url  # slow to import, and most stages do not need it
-
-    path = make_url(uri).database
-    return Path(path).absolute() if path and not path.startswith((":memory:", "file:")) else None
-
-
-def _create_if_absent(store: Store, database: Path) -> None:
-    """Create a missing database under a lock, which is in the database's folder because other clones may open it."""
-    if not _is_absent(database):
-        return
-    remedy = "wait for it, or end that process"
-    database.parent.mkdir(parents=True, exist_ok=True)
-    held: AbstractContextManager[Any]
-    if store.database:
-        held = lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=database.parent)
-    else:  # other users may share this file, and only its owner can read STATE
-        held = filelock.FileLock(database.with_name(f".{database.name}.lock"), timeout=LOCK_WAIT_SECONDS, mode=0o666)
-    with held:
-        if _is_absent(database):
-            _create(store, database)
-
-
-def _follow(connection: sqlite3.Connection, database: Path) -> None:
-    """Rewrite the file addresses in a database for its present folder."""
-    root = database.parent
-    with lock("tracking store", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process", root=root):
-        former = relocation.find_former_root(connection, root)
-        if former:
-            count = relocation.rewrite(connection, former, root)
-            print(f"{database} comes from {former}: {count} addresses in it now lead to {root}", file=sys.stderr)
-
-
-def _is_absent(database: Path) -> bool:
-    return not database.exists() or database.stat().st_size == 0
-
-
-def _create(store: Store, database: Path) -> None:
-    """Create a database with MLflow's tables.
-
-    The migrations run on a temporary file, so that a killed process leaves no incomplete database. Their thousand
-    commits are therefore written to the disk only once, at the end.
-    """
-    hidden = f".{database.name}.partial"
-    partial = database.parent / STATE / hidden if store.database else database.with_name(hidden)
-    partial.unlink(missing_ok=True)
-    with explained(store):
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-        from sqlalchemy import Engine, event
-
-        def skip_the_disk(connection: Any, _record: object) -> None:
-            connection.execute("PRAGMA synchronous = OFF")
-
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        event.listen(Engine, "connect", skip_the_disk)
-        try:
-            SqlAlchemyStore(f"sqlite:///{partial}", store.artifacts).engine.dispose()
-        finally:
-            event.remove(Engine, "connect", skip_the_disk)
-    if store.database:
-        with closing(sqlite3.connect(partial)) as connection, connection:
-            relocation.record_root(connection, database.parent)
-        make_private(partial)
-    with partial.open("rb+") as file:
-        os.fsync(file)
-    os.replace(partial, database)
-
-
-def _make_tables(store: Store) -> None:
-    """Create MLflow's tables in an empty PostgreSQL database, under a lock.
-
-    MLflow takes no lock: if two processes create the tables at the same time, one fails.
-    """
-    from sqlalchemy import create_engine, inspect
-
-    engine = create_engine(store.uri, isolation_level="AUTOCOMMIT")
-    try:
-        with engine.connect() as connection:
-            if inspect(connection).has_table("alembic_version"):
-                return
-            hold_creation_lock(connection)
-            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-            logging.getLogger("alembic").setLevel(logging.WARNING)
-            SqlAlchemyStore(store.uri, store.artifacts).engine.dispose()
-    finally:
-        engine.dispose()  # closing the connection releases the lock
-
-
-def hold_creation_lock(connection: "Connection") -> None:
-    """Lock the creation of tables in a PostgreSQL database until the connection closes.
-
-    Raises:
-        sqlalchemy.exc.OperationalError: another process held the lock for LOCK_WAIT_SECONDS.
-    """
-    from sqlalchemy import text
-
-    connection.execute(text(f"SET lock_timeout = '{LOCK_WAIT_SECONDS}s'"))
-    connection.execute(text("SELECT pg_advisory_lock(:number)"), {"number": CREATION_LOCK})
+        if store.is_server and is_timeout(error):
+            os.environ |= SETTINGS_AFTER_TIMEOUT
+        raise explain(store, error) from error
 
 
 def answers(store: Store) -> bool:
@@ -445,11 +203,11 @@ def _probe(store: Store) -> None:
             raise_on_status=False,
         )
     except MlflowException as error:
-        os.environ |= AFTER_SILENCE
+        os.environ |= SETTINGS_AFTER_TIMEOUT
         raise TrackingError(
-            f"the tracking server {store} does not answer",
-            expected=f"an answer within {PROBE_SECONDS} s",
-            found=without_password(str(error).partition("\n")[0][:300]),
+            f"the tracking server {store} does not respond",
+            expected=f"a response within {PROBE_SECONDS} s",
+            found=str(error).partition("\n")[0][:LONGEST_CAUSE],
             remedy="start it, or correct MLFLOW_TRACKING_URI (unset: mlflow.db in the project), then run again",
             temporary=not isinstance(error, InvalidUrlException) and "CERTIFICATE_VERIFY" not in str(error),
         ) from None

@@ -45,7 +45,7 @@ def test_a_better_model_is_promoted_a_worse_one_is_not_and_a_champion_is_asked_a
     trained.set_params(**{"train.seed": 3})
     output = trained.repro().stdout
     assert stages_that_ran(output)[-1] == "register"
-    assert "version 2 was evaluated on other test images: asking it again" in output
+    assert "version 2 was evaluated on other test images: predicting with its model file" in output
     assert "challenger 1 on these 600 test images" in output
     assert aliases_of(trained) == {("tiny", "champion"): "2"}
 

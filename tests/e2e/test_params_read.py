@@ -10,7 +10,7 @@ import yaml
 
 from pipeline import params as params_module
 from pipeline.params import load_params
-from tests.conftest import STAGES, Project
+from tests.conftest import DECLARED_STAGES, Project
 
 SECTIONS = {
     params_module.DatasetParams: "dataset",
@@ -53,7 +53,7 @@ def declared_keys(stage: str, definition: dict[str, Any], raw: dict[str, Any]) -
     return keys
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", DECLARED_STAGES)
 def test_a_stage_reads_exactly_what_it_declares(
     stage: str, trained: Project, read: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

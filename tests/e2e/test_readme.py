@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline.files import file_digest
-from tests.conftest import REPOSITORY, STAGES, create_project
+from tests.conftest import DECLARED_STAGES, REPOSITORY, create_project
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 REAL_DATA_STAGES = ("ingest", "validate", "split")  # their bytes are the same on every machine
@@ -25,7 +25,7 @@ def blocks() -> list[str]:
 def test_the_committed_lock_is_in_step_with_the_parameters() -> None:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     lock = yaml.safe_load((REPOSITORY / "dvc.lock").read_text())
-    assert tuple(lock["stages"]) == STAGES
+    assert set(lock["stages"]) == set(DECLARED_STAGES)
     for stage, entry in lock["stages"].items():
         for key, value in entry.get("params", {}).get("params.yaml", {}).items():
             current = params

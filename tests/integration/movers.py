@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
-from pipeline.registry import aliases
+from pipeline.registry import aliases, promotion
 from pipeline.tracking.store import Store, explained, open_store
 
 if TYPE_CHECKING:
@@ -103,9 +103,9 @@ def _work(uri: str, job: Job, barrier: Any, sender: Connection) -> None:
 def _act(client: "MlflowClient", job: Job) -> str | None:
     reason = f"{job.action} {job.version or ''}".strip()
     if job.action == "promote":
-        return aliases.promote(client, NAME, str(job.version), reason=reason).target
+        return promotion.promote(client, NAME, str(job.version), reason=reason).target
     if job.action == "rollback":
-        return aliases.rollback(client, NAME, reason=reason, to=job.version).target
+        return promotion.rollback(client, NAME, reason=reason, to=job.version).target
     if job.action == "register":
         aliases.move_alias(client, NAME, aliases.CHALLENGER, str(job.version), reason=reason, evidence={})
     return aliases.find_aliases(client, NAME).get(aliases.CHAMPION) if aliases.read_history(client, NAME) else None

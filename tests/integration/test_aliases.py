@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.errors import TrackingError
 from pipeline.registry import aliases
-from pipeline.registry.aliases import CHALLENGER, CHAMPION, Move, promote, read_history, recover, rollback
+from pipeline.registry.aliases import CHALLENGER, CHAMPION, Move, read_history, recover
+from pipeline.registry.promotion import promote, rollback
 from pipeline.tracking import processes
 from pipeline.tracking.records import PARENT_VARIABLE
 from pipeline.tracking.store import Store, open_store
@@ -61,8 +62,8 @@ def assert_unbroken(client: "MlflowClient") -> list[Move]:
     assert [move.number for move in moves] == list(range(1, len(moves) + 1))
     assert "pending" not in {move.state for move in moves}
     for earlier, later in itertools.pairwise(moves):
-        assert later.before == earlier.outcome
-    assert aliases.find_aliases(client, NAME) == (moves[-1].outcome if moves else {})
+        assert later.before == earlier.result
+    assert aliases.find_aliases(client, NAME) == (moves[-1].result if moves else {})
     return moves
 
 

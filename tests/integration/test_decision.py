@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pipeline.cli.__main__ import app
 from pipeline.files import file_digest, write_json
 from pipeline.params import load_params
-from pipeline.registry import aliases, decision, ledger, model_files, registration
+from pipeline.registry import aliases, decision, ledger, model_files, promotion, registration
 from pipeline.registry.decision import DECISION_JSON, DECISION_PAGE, DECISION_TAG, REASON_TAG
 from pipeline.registry.registration import Registration
 from tests.integration.recorded import CLASSES, Workspace, answer, empty_store, workspace
@@ -202,7 +202,7 @@ def test_other_test_images_start_a_new_count(judged: Workspace, monkeypatch: pyt
     judged.split(IMAGES + 3)
     # The champion's file is no model, so what it would answer is put in its place.
     monkeypatch.setattr(
-        model_files, "_ask_again", lambda *_: answer(judged.outputs.split("test"), CLASSES, wrong=range(60))
+        model_files, "_predict", lambda *_: answer(judged.outputs.split("test"), CLASSES, wrong=range(60))
     )
     judged.enter(b"b", wrong=range(58))
     assert decision_of(judged)["place"] == 1
@@ -413,7 +413,7 @@ def test_a_champion_that_changes_while_a_model_is_judged_is_the_one_to_meet(
 
     def promote_another_first(*given: Any, **named: Any) -> None:
         monkeypatch.setattr(decision, "move_alias", move_alias)
-        aliases.promote(judged.client, "garments", "2", reason="by a colleague on another machine")
+        promotion.promote(judged.client, "garments", "2", reason="by a colleague on another machine")
         move_alias(*given, **named)
 
     monkeypatch.setattr(decision, "move_alias", promote_another_first)
@@ -422,7 +422,7 @@ def test_a_champion_that_changes_while_a_model_is_judged_is_the_one_to_meet(
     assert judged.aliases("garments") == {"champion": "3"}
     assert decision_of(judged)["champion"] == "2"
     moves = aliases.read_history(judged.client, "garments")
-    assert [(move.origin, move.target) for move in aliases.champion_moves(moves)] == [
+    assert [(move.origin, move.target) for move in promotion.champion_moves(moves)] == [
         (None, "1"),
         ("1", "2"),
         ("2", "3"),

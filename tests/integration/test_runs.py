@@ -23,7 +23,7 @@ from pipeline.tracking.flow_runs import StageResult, flow_run
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.records import PARENT_VARIABLE, describe_data
 from pipeline.tracking.runs import log_evaluation, training_run
-from pipeline.tracking.store import AFTER_SILENCE, explained, locate, open_store, pages_command
+from pipeline.tracking.store import SETTINGS_AFTER_TIMEOUT, explained, locate, open_store, pages_command
 from tests.conftest import REPOSITORY
 from tests.integration.recorded import Workspace, empty_store, making_workspace, workspace
 
@@ -394,12 +394,12 @@ def test_a_server_that_does_not_answer_is_an_error_and_no_other_store_is_used(
     (workspace.root / "mlflow.db").unlink()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:9")
     workspace.train(b"a model")
-    with pytest.raises(TrackingError, match="does not answer") as caught, training_run(workspace.facts) as tracked:
+    with pytest.raises(TrackingError, match="does not respond") as caught, training_run(workspace.facts) as tracked:
         tracked.complete(workspace.outputs.model, workspace.root / "reports")
     assert "secret" not in str(caught.value)
     assert caught.value.exit_code == TEMPORARY_FAILURE
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:99999")  # no port at all
-    with pytest.raises(TrackingError, match="does not answer") as caught, training_run(workspace.facts):
+    with pytest.raises(TrackingError, match="does not respond") as caught, training_run(workspace.facts):
         pass
     assert caught.value.exit_code == FAILURE
     assert not (workspace.root / "mlflow.db").exists()
@@ -433,12 +433,12 @@ def test_a_server_that_hangs_is_given_up_and_not_waited_for_again(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-    monkeypatch.setitem(AFTER_SILENCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setitem(SETTINGS_AFTER_TIMEOUT, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     store = locate()
     client = open_store(store)
     try:
         for tries in (3, 4):
-            with pytest.raises(TrackingError, match="stopped answering") as caught, explained(store):
+            with pytest.raises(TrackingError, match="stopped responding") as caught, explained(store):
                 client.get_experiment_by_name("tiny")
             assert caught.value.exit_code == TEMPORARY_FAILURE
             assert len(asked) == tries
@@ -457,7 +457,7 @@ def test_a_damaged_store_is_named_at_once(workspace: Workspace) -> None:
 
 
 def test_a_locked_store_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.tracking.store.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.tracking.database.BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(workspace.root / "mlflow.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(TrackingError, match="is locked"):
@@ -467,7 +467,7 @@ def test_a_locked_store_is_named(workspace: Workspace, monkeypatch: pytest.Monke
 def test_a_store_of_another_mlflow_version_is_named(workspace: Workspace) -> None:
     with closing(sqlite3.connect(workspace.root / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '0'")
-    with pytest.raises(TrackingError, match="another version of MLflow"):
+    with pytest.raises(TrackingError, match="is newer than the installed MLflow's"):
         open_store(locate())
 
 

@@ -204,8 +204,8 @@ def slowly(handler: Handler, body: bytes) -> None:
         ),
         (lambda handler, body: send(handler, b"<html>log in first</html>"), "has other content: SHA-256"),
         (lambda handler, body: handler.connection.shutdown(socket.SHUT_RDWR), "cannot be fetched: .*closed connection"),
-        (never, "cannot be fetched: (nothing came for 0.5 seconds|.*[Tt]imed out|.*Read timed out)"),
-        (slowly, "cannot be fetched: nothing came for 0.5 seconds"),
+        (never, "cannot be fetched: (no data for 0.5 seconds|.*[Tt]imed out|.*Read timed out)"),
+        (slowly, "cannot be fetched: no data for 0.5 seconds"),
     ],
     ids=["404", "500", "truncated", "broken-off", "other", "a-page", "hung-up", "never", "slowly"],
 )
@@ -295,7 +295,7 @@ def test_a_cache_that_cannot_be_made_is_named(
     entry: Entry, local: Path, into: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(files / NAMES[0]))
-    with pytest.raises(DataError, match=f"cannot be made(?s:.*)set {CACHE_VARIABLE}"):
+    with pytest.raises(DataError, match=f"cannot create the download cache(?s:.*)set {CACHE_VARIABLE}"):
         fetch(entry, local, into)
 
 
@@ -439,7 +439,7 @@ def test_missing_local_files_are_named(entry: Entry, local: Path, into: Path, fi
     shutil.copy(files / NAMES[3], local)
     with pytest.raises(DataError, match=f"found:    no {NAMES[1]}, {NAMES[2]}\n"):
         fetch(entry, local, into)
-    with pytest.raises(DataError, match="dataset.path is .*none, which is no directory"):
+    with pytest.raises(DataError, match="dataset.path is .*none, which is not a directory"):
         fetch(entry, local / "none", into)
 
 
@@ -470,7 +470,7 @@ def change_magic(labels: Path) -> None:
         (replace_labels, "labels out of range"),
         (drop_one_label, "60 images, 59 labels"),
         (truncate_gzip, "damaged gzip file"),
-        (truncate, "not as long as its header says"),
+        (truncate, "differs from its header"),
         (change_magic, "not an idx file"),
     ],
 )

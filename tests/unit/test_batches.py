@@ -64,7 +64,7 @@ def refusal(path: Path) -> str:
     with pytest.raises(DataError) as caught:
         list(read_batch(path, DATASET))
     assert str(caught.value).startswith(f"batch {path.name} is refused: ")
-    assert caught.value.remedy == f"mend {path}"
+    assert caught.value.remedy == f"correct {path}"
     return str(caught.value)
 
 
@@ -119,12 +119,12 @@ def test_an_exact_name_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        (["M1 5"], "M1 5 is named after no class"),
-        (["c#"], "c# is named after no class"),
-        (["++"], "[+][+] is named after no class"),
+        (["M1 5"], "M1 5 does not have the name of a class"),
+        (["c#"], "c# does not have the name of a class"),
+        (["++"], "[+][+] does not have the name of a class"),
         (["NUT M2"], "(?s)NUT M2 may mean more than one class.*found: +9 nut m2 or 10 Nut-M2"),
-        (["c++", "C++"], "b/C[+][+] and .*b/c[+][+] are taken for the same class, C[+][+]"),
-        (["BOLT,long", "Bolt,_Long"], "are taken for the same class, bolt, long"),
+        (["c++", "C++"], "b/C[+][+] and .*b/c[+][+] match the same class, C[+][+]"),
+        (["BOLT,long", "Bolt,_Long"], "match the same class, bolt, long"),
     ],
 )
 def test_a_name_that_may_be_of_another_class_is_refused(tmp_path: Path, folders: list[str], message: str) -> None:
@@ -138,11 +138,11 @@ def test_a_number_is_a_name_where_classes_are_named_by_other_numbers(tmp_path: P
     write_named(tmp_path / "b", "1", "3", "둘")
     assert [labels.tolist() for _, labels in read_batch(tmp_path / "b", dataset)] == [[0, 2, 1]]
     write_named(tmp_path / "b", "0")
-    with pytest.raises(DataError, match="b/0 is named after no class"):
+    with pytest.raises(DataError, match="b/0 does not have the name of a class"):
         list(read_batch(tmp_path / "b", dataset))
     digits = Dataset("digits", 4, 5, tuple("0123"), ("영", "일", "이", "삼"), flip=False)
     write_named(tmp_path / "c", "-1")
-    with pytest.raises(DataError, match="c/-1 is named after no class"):
+    with pytest.raises(DataError, match="c/-1 does not have the name of a class"):
         list(read_batch(tmp_path / "c", digits))
 
 
@@ -196,9 +196,9 @@ def test_what_no_format_has_is_refused(tmp_path: Path, images: np.ndarray) -> No
     assert "b holds both files and folders" in refusal(tmp_path / "b")
     (tmp_path / "b/notes.txt").unlink()
     (tmp_path / "b/2").rename(tmp_path / "b/3")
-    assert "b/3 is named after no class" in refusal(tmp_path / "b")
+    assert "b/3 does not have the name of a class" in refusal(tmp_path / "b")
     (tmp_path / "notes.txt").write_text("?")
-    assert "is in no known format" in refusal(tmp_path / "notes.txt")
+    assert "has an unknown format" in refusal(tmp_path / "notes.txt")
     assert "does not exist" in refusal(tmp_path / "none")
 
 
@@ -215,7 +215,7 @@ def test_the_same_idx_file_twice_is_refused(tmp_path: Path, images: np.ndarray) 
     write_idx(tmp_path / "b", images)
     content = (tmp_path / "b/images-idx3-ubyte").read_bytes()
     (tmp_path / "b/images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
-    assert "is there twice" in refusal(tmp_path / "b")
+    assert "exists twice" in refusal(tmp_path / "b")
 
 
 def test_labels_out_of_range_are_refused_in_every_format(tmp_path: Path, images: np.ndarray) -> None:
@@ -296,7 +296,7 @@ def test_a_batch_without_a_pointer_and_a_pointer_without_a_batch_are_errors(tmp_
     (tmp_path / "b/x").unlink()
     (tmp_path / "b").rmdir()
     (tmp_path / "b.dvc").write_text("outs: 2")
-    with pytest.raises(DataError, match=rf"batch b is not here(?s:.)*dvc checkout {tmp_path}/b\.dvc"):
+    with pytest.raises(DataError, match=rf"batch b is missing(?s:.)*dvc checkout {tmp_path}/b\.dvc"):
         find_batches(tmp_path)
 
 

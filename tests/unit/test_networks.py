@@ -1,7 +1,7 @@
 """The networks: what they are made of and cost, how they start, and that the saved form equals the trained one."""
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -21,7 +21,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (50, *SHAPE), np.uint8)
 
 
 def settings_of(preset: str) -> TrainSettings:
-    return parse_params(RAW | {"train": RAW["train"] | {"preset": preset}}).train.settings
+    own = dict.fromkeys(field.name for field in fields(TrainSettings))  # null: the preset's values
+    return parse_params(RAW | {"train": RAW["train"] | own | {"preset": preset}}).train.settings
 
 
 SMALL_CNN = replace(settings_of("cnn"), widths=(4, 6), whitening=3, pool_stem=False)

@@ -1,6 +1,7 @@
 """`params.yaml`: what is refused, and whether the message helps."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import yaml
 from dvc.utils.serialize import dumps_yaml
 
 from pipeline.errors import ParamsError
-from pipeline.params import PARAMS_FILE, load_params, params_schema, parse_params
+from pipeline.params import PARAMS_FILE, TrainSettings, load_params, params_schema, parse_params
 from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
 def raw() -> dict[str, Any]:
-    return yaml.safe_load((REPOSITORY / PARAMS_FILE).read_text())
+    content = yaml.safe_load((REPOSITORY / PARAMS_FILE).read_text())
+    content["train"] |= dict.fromkeys(field.name for field in dataclasses.fields(TrainSettings))  # a copy may set some
+    return content
 
 
 def changed(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:

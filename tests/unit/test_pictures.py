@@ -18,24 +18,24 @@ PIXELS[1:3, 1:4] = 200
 
 def test_a_picture_of_the_models_size_is_taken_as_it_is(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
-    (picture,) = read_pictures(tmp_path / "a.png", SIZE, invert=False, ground=0)
+    (picture,) = read_pictures(tmp_path / "a.png", SIZE, invert=False, background=0)
     assert (picture.pixels == PIXELS).all()
     assert picture.notes == ()
 
 
 def test_a_larger_one_keeps_its_proportions_and_gets_black_around_it(tmp_path: Path) -> None:
     Image.new("RGB", (10, 40), (200, 200, 200)).save(tmp_path / "tall.jpg")
-    (picture,) = read_pictures(tmp_path / "tall.jpg", SIZE, invert=False, ground=0)
+    (picture,) = read_pictures(tmp_path / "tall.jpg", SIZE, invert=False, background=0)
     assert picture.pixels.shape == SIZE
     assert (picture.pixels[:, 2] > 190).all()  # 4 high, 1 wide, in the middle
     assert not picture.pixels[:, [0, 1, 3, 4]].any()
     assert picture.notes[0] == "resized from 40 x 10 to 4 x 5"
-    assert picture.notes[1].startswith("its ground has grey value 200")
+    assert picture.notes[1].startswith("its background has grey value 200")
 
 
 def test_the_surroundings_are_black_also_when_inverted(tmp_path: Path) -> None:
     Image.new("L", (10, 40), 55).save(tmp_path / "dark.png")
-    (picture,) = read_pictures(tmp_path / "dark.png", SIZE, invert=True, ground=0)
+    (picture,) = read_pictures(tmp_path / "dark.png", SIZE, invert=True, background=0)
     assert (picture.pixels[:, 2] == 200).all()
     assert not picture.pixels[:, 0].any()
 
@@ -45,28 +45,28 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     photograph.save(tmp_path / "a.png", exif=exif)
-    (picture,) = read_pictures(tmp_path / "a.png", SIZE, invert=False, ground=0)
+    (picture,) = read_pictures(tmp_path / "a.png", SIZE, invert=False, background=0)
     assert (picture.pixels == PIXELS).all()
 
 
-@pytest.mark.parametrize("ground", [0, 245])
-def test_what_surrounds_a_picture_is_the_ground_of_the_data(tmp_path: Path, ground: int) -> None:
+@pytest.mark.parametrize("background", [0, 245])
+def test_a_picture_is_padded_with_the_background_of_the_training_images(tmp_path: Path, background: int) -> None:
     Image.new("RGB", (10, 40), (120, 120, 120)).save(tmp_path / "tall.png")
     for invert in (False, True):
-        (picture,) = read_pictures(tmp_path / "tall.png", SIZE, invert=invert, ground=ground)
-        assert (picture.pixels[:, [0, 1, 3, 4]] == ground).all()
+        (picture,) = read_pictures(tmp_path / "tall.png", SIZE, invert=invert, background=background)
+        assert (picture.pixels[:, [0, 1, 3, 4]] == background).all()
         assert abs(int(picture.pixels[0, 2]) - (135 if invert else 120)) <= 1
         assert picture.notes[0] == "resized from 40 x 10 to 4 x 5"
 
 
-def test_a_ground_that_is_not_known_is_taken_for_black_and_said(tmp_path: Path) -> None:
+def test_an_unknown_background_is_padded_with_black_and_noted(tmp_path: Path) -> None:
     for name, size in (("tall", (10, 40)), ("whole", (10, 8)), ("fits", (5, 4))):
         Image.new("L", size, 250).save(tmp_path / f"{name}.png")
     notes = {
-        name: read_pictures(tmp_path / f"{name}.png", SIZE, invert=False, ground=None)[0].notes
+        name: read_pictures(tmp_path / f"{name}.png", SIZE, invert=False, background=None)[0].notes
         for name in ("tall", "whole", "fits")
     }
-    unknown = "with black around it: the ground of the training images is not known"
+    unknown = "padded with black: the background of the training images is unknown"
     assert notes == {
         "tall": ("resized from 40 x 10 to 4 x 5", unknown),
         "whole": ("resized from 8 x 10 to 4 x 5",),
@@ -75,7 +75,7 @@ def test_a_ground_that_is_not_known_is_taken_for_black_and_said(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("pixels", "ground", "invert", "advice"),
+    ("pixels", "background", "invert", "advice"),
     [
         (255 - PIXELS, 0, False, "with --invert"),
         (PIXELS, 0, True, "without --invert"),
@@ -87,18 +87,19 @@ def test_a_ground_that_is_not_known_is_taken_for_black_and_said(tmp_path: Path) 
         (np.full(SIZE, 160, np.uint8), 110, False, None),
     ],
 )
-def test_a_ground_that_is_not_that_of_the_data_is_doubted(
-    tmp_path: Path, pixels: np.ndarray, ground: int, invert: bool, advice: str | None
+def test_a_different_background_is_warned_about(
+    tmp_path: Path, pixels: np.ndarray, background: int, invert: bool, advice: str | None
 ) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     np.savez(tmp_path / "a.npz", images=pixels[None])
     for name in ("a.png", "a.npz"):
-        (picture,) = read_pictures(tmp_path / name, SIZE, invert=invert, ground=ground)
+        (picture,) = read_pictures(tmp_path / name, SIZE, invert=invert, background=background)
         assert len(picture.notes) == (advice is not None)
-        assert all(note.endswith(f"that of the training images {ground}: try it {advice}") for note in picture.notes)
+        ending = f"that of the training images {background}: try it {advice}"
+        assert all(note.endswith(ending) for note in picture.notes)
 
 
-def test_the_ground_is_the_median_of_the_borders() -> None:
+def test_the_background_is_the_median_of_the_borders() -> None:
     images = np.stack([PIXELS, PIXELS, np.full(SIZE, 90, np.uint8)])
     assert measure_ground(images) == 0
     assert measure_ground(255 - images) == 255
@@ -109,7 +110,7 @@ def test_arrays_are_read_from_npz_and_idx(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=images)
     idx.write(tmp_path / "t10k-images-idx3-ubyte", images)
     for name in ("a.npz", "t10k-images-idx3-ubyte"):
-        pictures = read_pictures(tmp_path / name, SIZE, invert=False, ground=0)
+        pictures = read_pictures(tmp_path / name, SIZE, invert=False, background=0)
         assert (np.stack([picture.pixels for picture in pictures]) == images).all()
         assert pictures[2].name == f"{tmp_path / name}[2]"
 
@@ -121,4 +122,4 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     for name in ("size.npz", "other.npz", "cut.png", "a.txt", "missing.png"):
         with pytest.raises(DataError, match=name):
-            read_pictures(tmp_path / name, SIZE, invert=False, ground=0)
+            read_pictures(tmp_path / name, SIZE, invert=False, background=0)

@@ -51,13 +51,13 @@ def test_names_that_are_nearly_alike_are_not_mixed_up() -> None:
     assert find_labels(["c++"], classes) == (3,)
     with pytest.raises(ModelError, match=r"(?s)TSHIRTTOP may mean more than one.*T-shirt/top or t_shirt top"):
         find_labels(["TSHIRTTOP"], classes)
-    with pytest.raises(ModelError, match="names what the dataset does not have"):
+    with pytest.raises(ModelError, match="has classes that are not in the dataset"):
         find_labels(["M1-5"], classes)
 
 
 def test_numbers_are_names_where_classes_are_named_by_other_numbers() -> None:
     assert find_labels([1, "3"], ("1", "2", "3")) == (0, 2)
-    with pytest.raises(ModelError, match="names what the dataset does not have"):
+    with pytest.raises(ModelError, match="has classes that are not in the dataset"):
         find_labels([0], ("1", "2", "3"))
 
 

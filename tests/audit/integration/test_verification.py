@@ -65,7 +65,7 @@ def test_an_altered_file_of_the_exported_model_is_found(registered: Workspace, n
     first, second = verify(registered.root).findings
     assert first.problem == f"the model file {name} in the artifact store is not the one that was registered"
     assert "pipeline rollback" in first.remedy
-    assert f"copy models/{name} there" in second.remedy
+    assert f"copy models/{name} to that place" in second.remedy
 
 
 def test_a_version_without_a_contract_is_not_complained_of(workspace: Workspace) -> None:
@@ -82,7 +82,7 @@ def test_a_lost_model_file_is_found_and_the_workspaces_own_offered(registered: W
     (finding,) = verify(registered.root).findings
     assert finding.subject == "garments version 2 (challenger)"
     assert "cannot be read" in finding.found
-    assert "copy models/model.keras there" in finding.remedy
+    assert "copy models/model.keras to that place" in finding.remedy
 
 
 def test_an_altered_evaluation_is_found(registered: Workspace) -> None:
@@ -104,7 +104,7 @@ def test_edited_and_missing_records_are_found(registered: Workspace) -> None:
     client.delete_run(second.run_id)
     assert problems(registered) == [
         ("garments version 1 (champion)", "its run made another model"),
-        ("garments version 2 (challenger)", "its run is gone, and with it what the model came from"),
+        ("garments version 2 (challenger)", "its run is gone, and with it the record of its code and data"),
         ("models/model.keras", f"{locate(registered.root)} has no run that made it"),
     ]
 
@@ -112,7 +112,9 @@ def test_edited_and_missing_records_are_found(registered: Workspace) -> None:
 def test_a_version_from_elsewhere_is_found(registered: Workspace) -> None:
     model = registered.client.get_model_version("garments", "1").source
     registered.client.create_model_version("garments", model)
-    assert problems(registered) == [("garments version 3", "it has no digest, so nothing vouches for its model file")]
+    assert problems(registered) == [
+        ("garments version 3", "its model file cannot be checked, because it has no recorded digest")
+    ]
 
 
 def test_a_deleted_logged_model_is_found(registered: Workspace) -> None:
@@ -136,8 +138,8 @@ def test_a_lock_whose_stages_saw_different_models_is_found(registered: Workspace
     registered.train(b"three")  # and not beyond
     registered.record_training()
     assert problems(registered) == [
-        ("dvc.lock", "evaluate has not seen the model that train made"),
-        ("dvc.lock", "register has not seen the model that train made"),
+        ("dvc.lock", "evaluate has not read the model that train wrote"),
+        ("dvc.lock", "register has not read the model that train wrote"),
     ]
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from pipeline.audit.verdict import (
-    MODEL_FILES,
     Agreement,
     Difference,
     ReproducedStage,
@@ -16,6 +15,7 @@ from pipeline.audit.verdict import (
     find_causes,
 )
 from pipeline.evaluation.predictions import Predictions, write_predictions
+from pipeline.tracking.outputs import EXPORTED_MODEL, MODEL
 
 CLOSE = Agreement(images=500, same_predictions=0.99, mean_distance=0.01)
 FAR = Agreement(images=500, same_predictions=0.95, mean_distance=0.05)
@@ -37,7 +37,7 @@ def test_the_same_model_file_is_identical_whatever_else_differs() -> None:
     assert "other outputs differ: evaluate (line 2 was 'x', is 'y')" in verdict.reason
 
 
-@pytest.mark.parametrize("file", MODEL_FILES)
+@pytest.mark.parametrize("file", [MODEL, EXPORTED_MODEL])
 def test_another_model_with_close_predictions_is_equivalent_only_with_a_cause(file: str) -> None:
     equivalent = decide_verdict(stages(train=file), CLOSE, [CAUSE])
     assert equivalent.outcome == "equivalent"
@@ -49,13 +49,13 @@ def test_another_model_with_close_predictions_is_equivalent_only_with_a_cause(fi
 
 @pytest.mark.parametrize("agreement", [FAR, None])
 def test_a_cause_does_not_excuse_other_predictions(agreement: Agreement | None) -> None:
-    verdict = decide_verdict(stages(train=MODEL_FILES[0]), agreement, [CAUSE])
+    verdict = decide_verdict(stages(train=MODEL), agreement, [CAUSE])
     assert verdict.outcome == "not reproduced"
     assert CAUSE in verdict.reason
 
 
 def test_the_first_stage_that_differs_is_named() -> None:
-    results = stages(split="data/splits/train.parquet", train=MODEL_FILES[0], evaluate="reports/evaluation")
+    results = stages(split="data/splits/train.parquet", train=MODEL, evaluate="reports/evaluation")
     verdict = decide_verdict(results, FAR, [])
     assert verdict.reason.startswith("split is the first stage whose output differs: data/splits/train.parquet")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.batches import quarantine as quarantine_module
-from pipeline.batches.quarantine import copy_files, copy_whole, quarantine, read_digest, read_digests, read_quarantine
+from pipeline.batches.quarantine import copy_whole, quarantine, read_digest, read_digests, read_quarantine
 from pipeline.data.batches import copy_batch, read_files
 from pipeline.errors import DataError
+from pipeline.flows.checkout_data import copy_files
 from pipeline.tracking.outputs import dvc_digest
 
 

@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.audit.verification import verify
-from pipeline.care.backup import back_up, copy_database, find_damage, restore
+from pipeline.care.backup import back_up, restore
+from pipeline.care.sqlite import copy_database, find_damage
 from pipeline.errors import TrackingError, WorkspaceError
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.registry import aliases
 from pipeline.stack import move_data
-from pipeline.tracking.store import RESTORING, locate, open_store
+from pipeline.tracking.database import RESTORING
+from pipeline.tracking.store import locate, open_store
 from pipeline.workspace import lock
 from tests.integration.recorded import Workspace, empty_store, fill, making_workspace, prefect_database, workspace
 
@@ -219,7 +221,7 @@ def refuse(workspace: Workspace, archive: Path) -> None:
 def test_what_a_killed_backup_left_is_removed_by_the_next(recorded: Workspace, tmp_path: Path) -> None:
     def be_killed() -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pipeline.care.backup._Writer.add_manifest", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            patch.setattr("pipeline.care.backup.write_json", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
             back_up(recorded.root, tmp_path / "kept")
 
     killed = multiprocessing.get_context("fork").Process(target=be_killed)
@@ -326,6 +328,6 @@ def test_a_teams_store_is_refused_with_the_remedy(
 
 def test_no_archive_is_overwritten(recorded: Workspace, tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(b"older")
-    with pytest.raises(WorkspaceError, match="is there already"):
+    with pytest.raises(WorkspaceError, match="exists already"):
         back_up(recorded.root, tmp_path / "a.tar.gz")
     assert (tmp_path / "a.tar.gz").read_bytes() == b"older"

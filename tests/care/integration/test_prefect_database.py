@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from pipeline.care.prefect_database import Unwanted, count_old, delete_old
+from pipeline.care.prefect_database import OldHistory, count_old, delete_old
 from pipeline.care.upgrade import upgrade
 from pipeline.errors import WorkspaceError
 from tests.integration.recorded import Workspace, empty_store, prefect_database, workspace
@@ -83,7 +83,7 @@ def test_an_old_database_is_upgraded_and_its_old_history_goes(workspace: Workspa
 
     _, recent = asyncio.run(add_flow_runs(40, 3))
     found = asyncio.run(count_old(workspace.root, days=30))
-    assert found == Unwanted(30, flow_runs=1, logs=1)
+    assert found == OldHistory(30, flow_runs=1, logs=1)
     asyncio.run(delete_old(found))
     assert asyncio.run(find_flow_runs()) == {recent}
     assert not asyncio.run(count_old(workspace.root, days=30))

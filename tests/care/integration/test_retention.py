@@ -9,7 +9,7 @@ from pipeline.audit.verification import verify
 from pipeline.care.retention import Retention, delete, review
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
-from pipeline.registry import aliases, ledger
+from pipeline.registry import aliases, ledger, promotion
 from pipeline.tracking.records import find_or_rebuild
 from pipeline.tracking.store import Store, locate_unserved
 from tests.integration.recorded import Workspace, empty_store, fill, making_workspace, workspace
@@ -30,7 +30,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Pat
             made.train(model)
             made.record_training()
             made.enter(model)
-        aliases.promote(made.client, NAME, "2", reason="better")
+        promotion.promote(made.client, NAME, "2", reason="better")
         made.train(b"three")
         made.record_training()
         made.enter(b"three", passed=False)
@@ -85,7 +85,7 @@ def test_after_the_deletion_everything_still_works(months: Workspace) -> None:
     assert not look(months).models
     assert verify(months.root).findings == ()
     assert aliases.read_history(client, NAME) == moves
-    assert aliases.rollback(client, NAME, reason="worse on bags").target == "1"
+    assert promotion.rollback(client, NAME, reason="worse on bags").target == "1"
     source = Path(client.get_model_version_download_uri(NAME, "1").removeprefix("file://"))
     assert file_digest(source / "data/model.keras") == digest(b"one")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.care.exclusive_access import alone
+from pipeline.care.exclusive_access import exclusive_access
 from pipeline.errors import WorkspaceError
 from pipeline.workspace import lock
 
@@ -27,12 +27,13 @@ def test_any_number_of_trainings_may_have_left_their_locks(
     tmp_path: Path, few_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {cmd: 'true'}}\n")
     locks = tmp_path / ".pipeline/locks"
     locks.mkdir(parents=True)
     for number in range(2 * SPARE):
         (locks / f"training-{number:04}.lock").touch()
     with (
-        alone(tmp_path, beside_servers=False),
+        exclusive_access(tmp_path, with_servers=True),
         pytest.raises(WorkspaceError),
         lock("stage train", wait=0, remedy="", root=tmp_path),
     ):
@@ -40,6 +41,6 @@ def test_any_number_of_trainings_may_have_left_their_locks(
     with (
         lock(f"training {SPARE:04}", wait=0, remedy="", root=tmp_path),
         pytest.raises(WorkspaceError, match=f"training-{SPARE:04}"),
-        alone(tmp_path, beside_servers=True),
+        exclusive_access(tmp_path, with_servers=False),
     ):
         pass

@@ -10,8 +10,9 @@ import pytest
 
 from pipeline.data import features, table, tiny
 from pipeline.monitoring import drift
+from pipeline.monitoring.comparison import ComparedBatches
 from pipeline.monitoring.drift import CONFIDENCE, BatchDrift, Comparison, Sample
-from pipeline.monitoring.report import Findings, write_report
+from pipeline.monitoring.report import write_report
 from pipeline.params import MonitorParams, load_params
 from tests.conftest import REPOSITORY
 
@@ -184,8 +185,9 @@ def test_the_report_names_every_batch(tmp_path: Path, reference: Sample, others:
         BatchDrift("a b|c.npz", 200, same, drift.find_drifted(same, PARAMS)),
         BatchDrift("dim.npz", 200, dimmed, drift.find_drifted(dimmed, PARAMS)),
     ]
-    findings = Findings(batches, {"torn.npz": "it is damaged"}, "the training images", "not asked", "A sentence.")
-    write_report(tmp_path / "report.md", findings, PARAMS)
+    unreadable = {"torn.npz": "it is damaged"}
+    compared = ComparedBatches(tuple(batches), {}, unreadable, "the training images", "no champion")
+    write_report(tmp_path / "report.md", compared, "A sentence.", PARAMS)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     page = files["report.md"].decode()
     assert all(text in page for text in ("A sentence", "a b\\|c.npz", "dim.npz", "torn.npz", "it is damaged"))

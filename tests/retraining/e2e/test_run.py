@@ -45,7 +45,7 @@ def test_a_retraining_takes_a_batch_in_and_is_judged(trained: Project) -> None:
     output = trained.run("python", "-m", "pipeline.cli", "retrain", "--json").stdout
     again = json.loads(output[output.index("\n{") :])
     assert (again["outcome"], again["version"]) == ("not promoted", "1")  # made at the desk, as it was before
-    assert "which was there before this retraining" in again["reason"]
+    assert "which existed before this retraining" in again["reason"]
 
 
 def test_a_retraining_reports_its_promotion_although_the_stores_clock_is_behind(tmp_path: Path) -> None:

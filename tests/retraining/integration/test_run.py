@@ -21,7 +21,8 @@ from pipeline.data.catalog import load_entry
 from pipeline.errors import FlowError, ParamsError
 from pipeline.notices.send import URLS_VARIABLE
 from pipeline.retraining.branches import UNPUSHED
-from pipeline.retraining.run import Retraining, retrain
+from pipeline.retraining.report import Retraining
+from pipeline.retraining.run import retrain
 from pipeline.workspace import lock
 from tests.conftest import STAGES, Project
 from tests.integration.test_flow import processes_of, wait_until
@@ -108,7 +109,7 @@ def test_a_new_batch_is_taken_in_and_the_desk_is_left_alone(
     assert {"data/incoming/march.npz.dvc", "data/incoming/.gitignore", "dvc.lock"} <= files_of(stand_ins, result.branch)
     assert "data/incoming/march.npz" not in files_of(stand_ins, result.branch)
     history = stand_ins.run("git", "log", "--format=%s", f"HEAD..{result.branch}").stdout.splitlines()
-    assert history == ["Lock what the retraining made: not promoted", "Retrain with batch march.npz"]
+    assert history == ["Lock the outputs of the retraining: not promoted", "Retrain with batch march.npz"]
     assert stand_ins.run("git", "rev-parse", "HEAD", f"{result.branch}:stage.py").stdout == head
     assert result.report
     assert "taken in**: march.npz" in result.report.read_text()
@@ -197,7 +198,7 @@ def test_a_batch_that_was_edited_is_trained_on(again: Retrain, stand_ins: Projec
     behave(stand_ins, ingest={"exit": [1]})
     failed = again()
     assert failed.outcome == "failed"
-    assert "must not repeat are not to be had" in failed.reason
+    assert "must not repeat cannot be found" in failed.reason
     assert failed.quarantined == ()
     result = again()
     assert (result.taken, result.quarantined) == (("march.npz",), ())

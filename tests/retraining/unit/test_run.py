@@ -24,8 +24,8 @@ def test_a_rejection_is_an_outcome_whenever_the_model_was_made(is_new: bool) -> 
 @pytest.mark.parametrize(
     ("is_new", "aliases", "told"),
     [
-        (False, ("champion",), "tiny version 2 (champion), which was there before this retraining"),
-        (False, (), "tiny version 2, which was there before this retraining"),  # it was rolled back
+        (False, ("champion",), "tiny version 2 (champion), which existed before this retraining"),
+        (False, (), "tiny version 2, which existed before this retraining"),  # it was rolled back
         (True, (), "tiny version 2, which is no longer the champion"),
     ],
 )

@@ -217,7 +217,7 @@ def test_a_batchs_retraining_is_asked_for_until_this_clone_had_it(
 ) -> None:
     from prefect.client.orchestration import get_client
 
-    from pipeline.retraining.run import Outcome, Retraining, _log
+    from pipeline.retraining.report import Outcome, Retraining, append_to_log
     from pipeline.servers import runner_loop
 
     deployment = next(key for key, name in served.items() if name == "retrain")
@@ -234,7 +234,7 @@ def test_a_batchs_retraining_is_asked_for_until_this_clone_had_it(
                 await asyncio.sleep(0.1)
         (run,) = [run for run, content in runs.items() if content["state_type"] == "SCHEDULED"]
         if logged:  # as a retraining in this clone does
-            _log(stand_ins.path, Retraining(logged, "for some reason"), "batches: march")
+            append_to_log(stand_ins.path, Retraining(logged, "for some reason"), "batches: march")
         end = {"state": {"type": kind, "name": name, "message": message}, "force": True}
         prefect_http.post(f"{prefect_api}/flow_runs/{run}/set_state", json=end).raise_for_status()
 
