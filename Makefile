@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 PIP_AUDIT := pip-audit==2.10.1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-CORE := data models evaluation tracking registry stages flows
+CORE := data models evaluation tracking registry stages flows cli
 ROOMS := batches monitoring notices retraining audit servers care
 
 PYTEST := pytest --dist loadgroup -n
@@ -14,7 +14,7 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-a
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # half an environment would look like a whole one
-.PHONY: help setup run test test-faults lint lines audit ui bench lock clean
+.PHONY: help setup run test test-fast test-faults lint lines audit ui bench lock clean
 
 help: ## list every task
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ setup: $(VENV)/.dev ## create .venv with everything the tasks below need
 
 run: $(VENV)/.run ## ingest, validate, split, train, evaluate and register, on real Fashion-MNIST
 	@pipeline run
+
+test-fast: $(VENV)/.dev ## the unit tests of the core and the rooms: no tool is started
+	@$(PYTEST) 2 tests/unit $(wildcard tests/*/unit)
 
 test: $(VENV)/.dev ## the test suite (ten minutes on two cores)
 	@$(PYTEST) 2 -m "not faults"
@@ -34,11 +37,11 @@ test-faults: $(VENV)/.dev ## kills, full disks, servers, the browser, the README
 lint: $(VENV)/.dev ## style, types and the direction of imports
 	@ruff check . && ruff check --quiet --preview --select PLC2701 . && ruff format --check . && mypy && lint-imports
 
-lines: ## count the lines of each package: ground, core, rooms, command line, tests
+lines: ## count the lines of each package: ground, core, rooms, tests
 	@count() { printf '%7d  %s\n' "$$(find $$2 $$3 -name '*.py' -exec cat {} + | wc -l)" "$$1"; }; \
 	count ground pipeline '-maxdepth 1'; \
 	for package in $(CORE); do count $$package pipeline/$$package; done; count core 'pipeline $(CORE:%=pipeline/%)' '-maxdepth 1'; \
-	for package in $(ROOMS) cli; do count $$package pipeline/$$package; done; count pipeline pipeline; count tests tests
+	for package in $(ROOMS); do count $$package pipeline/$$package; done; count pipeline pipeline; count tests tests
 
 audit: $(VENV)/bin/python ## look up published vulnerabilities of the locked packages (needs a network)
 	@uv tool run --python $(BIN)/python $(PIP_AUDIT) --requirement requirements.lock --require-hashes --disable-pip \

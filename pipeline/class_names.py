@@ -1,20 +1,20 @@
-"""Class names as people write them in folder names and parameters."""
+"""Matching of class names in folder names and parameters."""
 
 import re
 import unicodedata
 from collections.abc import Sequence
 
-_SEPARATORS = r"[\s/\\:_-]+"  # what a folder name cannot hold, and what people write instead
+_SEPARATORS = r"[\s/\\:_-]+"  # characters that folder names cannot contain, and their replacements
 
 
 def find_class(written: str, *languages: Sequence[str]) -> set[int]:
-    """The labels that a name may stand for: none if it is unknown, several if it is ambiguous.
+    """Return the labels that a name matches: none if it is unknown, several if it is ambiguous.
 
-    An exact name wins, then a label's number, then a name that differs in case and separators only. Where a class is
-    named by a number that is not its label, numbers are names only.
+    An exact name has priority, then the number of a label, then a name that differs only in case and separators. If the
+    name of a class is a number that is not its label, numbers match names only.
 
     Args:
-        languages: the class names, in the order of the labels, once for each language.
+        languages: the class names in the order of the labels, for each language.
     """
     named = [(label, name) for names in languages for label, name in enumerate(names)]
     if exact := {label for label, name in named if _compose(name) == _compose(written)}:
@@ -27,15 +27,15 @@ def find_class(written: str, *languages: Sequence[str]) -> set[int]:
 
 
 def find_repeated(*languages: Sequence[str]) -> str | None:
-    """A name that stands for more than one class, if there is any."""
+    """Return a name that matches more than one class. None if there is none."""
     return next((name for names in languages for name in names if len(find_class(name, *languages)) > 1), None)
 
 
 def _compose(name: str) -> str:
-    return unicodedata.normalize("NFC", name)  # macOS takes Korean syllables apart
+    return unicodedata.normalize("NFC", name)  # macOS decomposes Korean syllables
 
 
 def simplify(name: str) -> str:
-    """A name without its case and separators: names that differ in these only are alike. `1-5` is not `15`."""
+    """Remove case and separators from a name, except between digits: `1-5` is not `15`."""
     joined = re.sub(rf"(?<!\d){_SEPARATORS}|{_SEPARATORS}(?!\d)", "", _compose(name).casefold())
     return re.sub(_SEPARATORS, " ", joined)

@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import WorkspaceError, mend_committed
+from pipeline.errors import WorkspaceError, remedy_for_committed
 from pipeline.files import parse_yaml
 
 
@@ -40,9 +40,9 @@ def read_stages(workspace: Path = Path()) -> dict[str, StageDefinition]:
             for name, entry in content.items()
         }
     except FileNotFoundError:
-        raise WorkspaceError(f"{file} is missing", remedy=mend_committed(file)) from None
+        raise WorkspaceError(f"{file} is missing", remedy=remedy_for_committed(file)) from None
     except (ValueError, AttributeError, TypeError) as error:
-        raise WorkspaceError(f"{file} is damaged", found=str(error), remedy=mend_committed(file)) from None
+        raise WorkspaceError(f"{file} is damaged", found=str(error), remedy=remedy_for_committed(file)) from None
     order = TopologicalSorter({name: _upstream(name, stages) for name in stages}).static_order()
     return {name: stages[name] for name in order}
 

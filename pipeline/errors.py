@@ -1,23 +1,23 @@
-"""One exception root. Every message says what was expected, what was found, and what to run next."""
+"""The exceptions. Every message says what was expected, what was found, and what to run next."""
 
 import shlex
 from pathlib import Path
 
 from pipeline.redaction import printable, without_password
 
-FAILURE = 1  # exit code of a command that cannot do what it was asked
-TEMPORARY_FAILURE = 75  # of one that may succeed later as it is: EX_TEMPFAIL of sysexits.h
+FAILURE = 1  # exit code of a failed command
+TEMPORARY_FAILURE = 75  # exit code if a retry may succeed: EX_TEMPFAIL of sysexits.h
 
 
 class PipelineError(Exception):
-    """Something the reader can mend. The command line prints it without a traceback and exits non-zero.
+    """An error that the user can fix. The command line prints it without a traceback and exits non-zero.
 
     Args:
-        problem: one sentence that names the thing at fault (a file, a parameter, a batch).
-        expected: what would have been right.
-        found: what was there instead.
-        remedy: the command to run, or the edit to make, next.
-        temporary: a network or a server did not answer, so that the same command may succeed later.
+        problem: a sentence that names the file, parameter or batch with the error.
+        expected: the correct value or state.
+        found: the actual value or state.
+        remedy: the command to run or the edit to make.
+        temporary: a network or a server did not respond, so the same command may succeed later.
     """
 
     def __init__(
@@ -31,10 +31,10 @@ class PipelineError(Exception):
         super().__init__(printable("\n".join(lines)))
 
 
-def mend_committed(path: Path) -> str:
-    """The remedy for a file in git that is missing, cannot be parsed, or is in a merge conflict.
+def remedy_for_committed(path: Path) -> str:
+    """Return the remedy for a file in git that is missing, cannot be parsed, or has a merge conflict.
 
-    `git checkout PATH` is refused in a conflict, and would throw away the edits of a file that people write.
+    `git checkout PATH` fails in a conflict, and would discard the edits of a file that people write.
     """
     here, is_generated = Path.cwd(), path.name == "dvc.lock"
     name = shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
@@ -43,30 +43,30 @@ def mend_committed(path: Path) -> str:
     except OSError:
         return f"git checkout {name}"
     if any(line.startswith(b"<<<<<<< ") for line in lines):
-        if is_generated:  # the next run completes it, whichever side was taken
+        if is_generated:  # the next run completes either side
             return f"git checkout --ours {name} (or --theirs), then: pipeline run && git add {name}"
         return f"resolve the merge conflict in {name}, then: git add {name}"
     return f"git checkout {name}" if is_generated else f"correct it; `git diff {name}` shows what was edited"
 
 
 class ParamsError(PipelineError):
-    """`params.yaml` holds something that cannot be run."""
+    """`params.yaml` has a value that cannot be used."""
 
 
 class DataError(PipelineError):
-    """Images or labels are missing, malformed, or not the ones they claim to be."""
+    """Images or labels are missing or malformed, or their digests are wrong."""
 
 
 class ValidationFailed(DataError):
-    """A critical expectation about the data does not hold."""
+    """A critical expectation about the data failed."""
 
 
 class ModelError(PipelineError):
-    """A network, loss, label encoding or model file does not fit."""
+    """A network, loss, label encoding or model file cannot be used."""
 
 
 class TrackingError(PipelineError):
-    """The tracking store or the registry cannot do what was asked."""
+    """The tracking store or the registry cannot be used, or refuses an operation."""
 
 
 class WorkspaceError(PipelineError):

@@ -1,4 +1,4 @@
-"""Reading files, writing them so that neither a kill nor a power cut leaves half of one, and their digests."""
+"""Files: atomic writes, JSON, YAML and digests."""
 
 import errno
 import fcntl
@@ -21,16 +21,16 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 @contextmanager
 def atomic_file(path: Path, *, mode: int = SHARED) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` to write to; it takes `path`'s name only if the block succeeds.
+    """Yield a temporary sibling of `path` to write to. It is renamed to `path` only if the block succeeds.
 
-    Each writer has its own sibling and locks it while it lives. The next writer removes those of killed writers. Of
-    several writers at once, the last one to end wins.
+    The file is complete after a kill or a power failure. Each writer locks its own sibling, and removes those of killed
+    writers. If several write at once, the last one to finish wins.
 
     Args:
         mode: permissions of the file, before the umask.
 
     Raises:
-        OSError: with `path` as its file name for an error of the disk, for which the system names none.
+        OSError: for a disk error without a file name, `path` is added.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent, glob.escape(path.name))
@@ -38,7 +38,7 @@ def atomic_file(path: Path, *, mode: int = SHARED) -> Iterator[Path]:
     with file:
         try:
             yield partial
-            os.fsync(file.fileno())  # or the new name may reach the disk before the content does
+            os.fsync(file.fileno())  # otherwise the new name may reach the disk before the content
             os.replace(partial, path)
         except OSError as error:
             if error.filename is None and error.errno in DISK_ERRORS:
@@ -49,10 +49,10 @@ def atomic_file(path: Path, *, mode: int = SHARED) -> Iterator[Path]:
 
 
 def remove_abandoned(directory: Path, pattern: str) -> None:
-    """Remove the temporary siblings that killed writers of `atomic_file` left in a directory.
+    """Remove temporary files of killed writers of `atomic_file` from a directory.
 
     Args:
-        pattern: glob of the names of the files that they were writing.
+        pattern: glob of the names of the files to be written.
     """
     for former in directory.glob(f".{pattern}.{8 * '[0-9a-f]'}.partial"):
         with suppress(OSError), former.open("rb") as file:  # locked by its writer, or renamed by now
@@ -61,7 +61,7 @@ def remove_abandoned(directory: Path, pattern: str) -> None:
 
 
 def _open_locked(path: Path, mode: int) -> tuple[Path, IO[bytes]]:
-    """A new sibling of `path`, locked. Another writer may remove it before the lock is taken: then make a new one."""
+    """Create and lock a new sibling of `path`. If another writer removes it before the lock is taken, retry."""
     while True:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         file = open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
@@ -74,7 +74,7 @@ def _open_locked(path: Path, mode: int) -> tuple[Path, IO[bytes]]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary sibling of `path`; it replaces the directory `path` only if the block succeeds."""
+    """Yield an empty temporary sibling of `path`. It replaces the directory `path` only if the block succeeds."""
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -88,9 +88,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def make_private(*paths: Path) -> None:
-    """Take all permissions on files and directories away from everybody but their owner.
+    """Remove all permissions on files and directories except their owner's.
 
-    Those that are missing, or that belong to another user, are skipped.
+    Skips files that are missing or belong to another user.
     """
     for path in paths:
         with suppress(FileNotFoundError, PermissionError):
@@ -99,31 +99,31 @@ def make_private(*paths: Path) -> None:
 
 
 def write_json(path: Path, content: Any, *, mode: int = SHARED) -> None:
-    """Write `content` as the same bytes for the same values: sorted keys, two spaces, one newline, no NaN."""
+    """Write JSON with equal bytes for equal values: sorted keys, two spaces, one newline, no NaN."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     with atomic_file(path, mode=mode) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote."""
+    """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """Parse YAML 1.2 with the library that DVC reads and writes it with.
+    """Parse YAML 1.2 with the same library as DVC.
 
-    DVC writes small numbers as `1e-05`, which YAML 1.1, and PyYAML, read as text.
+    DVC writes small numbers as `1e-05`, which YAML 1.1, and therefore PyYAML, reads as text.
 
     Raises:
-        ValueError: it is not YAML; the message says where.
+        ValueError: it is not YAML. The message has the position.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     content = text.decode(errors="replace") if isinstance(text, bytes) else text
     nested = max([content.count("[") + content.count("{"), *(line.count("- ") for line in content.splitlines())])
-    if nested > MOST_NESTED:  # the parser, which is C, would end the process
+    if nested > MOST_NESTED:  # the parser, written in C, would crash the process
         raise ValueError(f"more than {MOST_NESTED:,} levels or lists")
     try:
         return YAML(typ="safe").load(text)
@@ -131,13 +131,13 @@ def parse_yaml(text: str | bytes) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ValueError(f"{where}{error.problem or error.context}") from None
-    # The last four: a mapping's key that cannot be one, and values that are not what their tag says.
+    # The last four: an unhashable key of a mapping, and values that do not fit their tags.
     except (YAMLError, RecursionError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(str(error).strip() or type(error).__name__) from None
 
 
-def read_kept(path: Path) -> Any:
-    """Read what `write_json` wrote and can be had anew; None where nothing is, or what a power cut left of it."""
+def read_cached_json(path: Path) -> Any:
+    """Read a cached JSON file. Returns None if it is missing or corrupt."""
     try:
         return read_json(path)
     except (OSError, ValueError):
@@ -145,6 +145,6 @@ def read_kept(path: Path) -> Any:
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a file's content, read in pieces. DVC's own digests are `md5`."""
+    """Return the hex digest of a file's content. DVC uses `md5`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()

@@ -4,13 +4,17 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from pkgutil import resolve_name
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AllowInfNan, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
-from pipeline.errors import ParamsError, mend_committed
+from pipeline.errors import ParamsError, remedy_for_committed
 from pipeline.files import parse_yaml
+from pipeline.rooms import find_rooms
+from pipeline.workspace import OWNER
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -27,6 +31,13 @@ class Section:
     """Part of the file: a frozen dataclass that pydantic fills and checks."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def find_conflicts(self) -> list[str]:
+        """Describe values that are valid each but do not fit together."""
+        return []
+
+
+S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,34 +181,8 @@ class RegisterParams(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MonitorParams(Section):
-    """When a batch in `data/incoming/` has drifted from the training data, and when that asks for a retraining."""
-
-    label_effect: Fraction = Field(description="Jensen-Shannon distance of the label shares from which they drifted")
-    feature_effect: Fraction = Field(description="Kolmogorov-Smirnov's D of a feature of the images, likewise")
-    confidence_effect: Fraction = Field(description="its one-sided D where the champion is less sure")
-    alpha: Float = Field(
-        gt=0, lt=1, description="chance that a batch of the same kind drifts by significance, over all quantities"
-    )
-    last: Int = Field(gt=0, description="the newest batches that count when a retraining is asked for")
-    at_least: Int = Field(gt=0, description="how many of these must have drifted, the newest of all among them")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrainParams(Section):
-    """How `pipeline retrain` works when nothing else is said, which is what schedules and triggers say."""
-
-    ref: str = Field(description="the branch, tag or commit to retrain; empty: the current branch")
-    if_busy: Literal["leave", "wait"] = Field(description="what a due retraining does while another one works")
-    push: Literal["auto", "never"] = Field(
-        default="auto",  # of commits from before this key, which can be retrained too
-        description="auto: push the branch and its data where a git and a DVC remote are configured; never: keep them",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Params(Section):
-    """All of `params.yaml`, presets resolved."""
+    """The sections of `params.yaml` that the stages read, presets resolved. A subclass adds those of the rooms."""
 
     dataset: DatasetParams
     validate: ValidateParams
@@ -205,8 +190,17 @@ class Params(Section):
     train: TrainParams
     evaluate: EvaluateParams
     register: RegisterParams
-    monitor: MonitorParams
-    retrain: RetrainParams
+
+    def section(self, kind: type[S]) -> S:
+        """Return a room's section.
+
+        Raises:
+            ParamsError: the file is of a commit from before this section.
+        """
+        for value in vars(self).values():
+            if isinstance(value, kind):
+                return value
+        raise ParamsError(f"{PARAMS_FILE} lacks the section of {kind.__name__}", remedy="pipeline schema")
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -219,14 +213,27 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         raw = parse_yaml(path.read_bytes())
     except FileNotFoundError:
-        raise ParamsError(f"{path} is missing", remedy=mend_committed(path)) from None
+        raise ParamsError(f"{path} is missing", remedy=remedy_for_committed(path)) from None
     except ValueError as error:
-        raise ParamsError(f"{path} is not YAML", found=str(error), remedy=mend_committed(path)) from None
-    return parse_params(raw, str(path), remedy=remedy)
+        raise ParamsError(f"{path} is not YAML", found=str(error), remedy=remedy_for_committed(path)) from None
+    # The checkout of a retraining has the file of its commit.
+    return parse_params(raw, str(path), remedy=remedy, of_commit=(path.parent / OWNER).is_file())
 
 
-def parse_params(raw: Any, name: str = str(PARAMS_FILE), *, remedy: str = "pipeline schema") -> Params:
-    """Turn the content of `params.yaml` into `Params`. `name` is the file that error messages speak of."""
+def parse_params(
+    raw: Any, name: str = str(PARAMS_FILE), *, remedy: str = "pipeline schema", of_commit: bool = False
+) -> Params:
+    """Turn the content of `params.yaml` into `Params`.
+
+    Args:
+        name: the file, for error messages.
+        remedy: the remedy of the error.
+        of_commit: the file is of another commit, whose project may have had other rooms: sections of rooms that are not
+            here are ignored, and sections of rooms that are here may be absent.
+
+    Raises:
+        ParamsError: naming every key at fault and what it should be.
+    """
     problems: list[str] = []
     if not isinstance(raw, Mapping):
         raise ParamsError(
@@ -236,11 +243,17 @@ def parse_params(raw: Any, name: str = str(PARAMS_FILE), *, remedy: str = "pipel
     for preset in presets:
         _check(TrainSettings, presets[preset], f"presets.{preset}", problems)
     sections = {key: value for key, value in raw.items() if key != "presets"}
+    kind = _params_type(frozenset(sections) if of_commit else None)
+    if of_commit:
+        known = {field.name for field in dataclasses.fields(kind)}
+        sections = {key: value for key, value in sections.items() if key in known}
     if isinstance(sections.get("train"), Mapping):
         sections["train"] = _resolve_train(sections["train"], presets, problems)
-    params = None if problems else _check(Params, sections, "", problems)
+    params = None if problems else _check(kind, sections, "", problems)
     if params is not None:
-        problems += _misfits(params)
+        problems += _find_conflicts(params)
+        for section in vars(params).values():
+            problems += section.find_conflicts()
     if params is None or problems:
         raise ParamsError(f"{name} cannot be used", found="\n             ".join(problems), remedy=remedy)
     return params
@@ -248,7 +261,7 @@ def parse_params(raw: Any, name: str = str(PARAMS_FILE), *, remedy: str = "pipel
 
 def params_schema() -> dict[str, Any]:
     """The JSON Schema of `params.yaml`, as it stands in the file: presets apart, `train` keys that may be null."""
-    schema = TypeAdapter(Params).json_schema()
+    schema = TypeAdapter(_params_type()).json_schema()
     definitions = schema["$defs"]
     settings, train = definitions["TrainSettings"], definitions["TrainParams"]
     del train["properties"]["settings"]
@@ -259,6 +272,14 @@ def params_schema() -> dict[str, Any]:
     schema["properties"]["presets"] = {"type": "object", "additionalProperties": {"$ref": "#/$defs/TrainSettings"}}
     schema["required"].append("presets")
     return schema
+
+
+@cache
+def _params_type(present: frozenset[str] | None = None) -> type[Params]:
+    """Return `Params` with the sections of the rooms, or of those that are `present` in the file."""
+    found = [room.section for room in find_rooms().values() if room.section]
+    sections = [(key, resolve_name(kind)) for key, kind in found if present is None or key in present]
+    return dataclasses.make_dataclass("Params", sections, bases=(Params,), frozen=True, kw_only=True)
 
 
 def _resolve_train(train: Mapping[str, Any], presets: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -290,7 +311,10 @@ def _in_words(detail: Any, prefix: str, kind: Any) -> str:
     parts = [str(part) for part in detail["loc"] if part != "settings"]
     key = ".".join([prefix, *parts] if prefix else parts)
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{key} is not a parameter{_near(parts[-1], _all_keys(kind))}"
+        near = _near(parts[-1], _all_keys(kind))
+        if len(parts) == 1 and not prefix and not near:
+            near = ": no part of this project reads this section. Delete it if its room was deleted"
+        return f"{key} is not a parameter{near}"
     if detail["type"] in ("missing", "missing_argument"):
         return f"{key} is missing"
     message = detail["msg"][:1].lower() + detail["msg"][1:]
@@ -308,8 +332,8 @@ def _near(word: Any, known: Any) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _misfits(params: Params) -> list[str]:
-    """Combinations of good values that do not go together, in a learner's words."""
+def _find_conflicts(params: Params) -> list[str]:
+    """Describe combinations of sections whose values are valid each but do not fit together."""
     positive, loss = params.dataset.positive_classes, params.train.loss
     problems = []
     if loss == "binary_crossentropy" and not positive:
@@ -333,10 +357,5 @@ def _misfits(params: Params) -> list[str]:
         problems.append(
             "train.xla is always, but train.network is cnn: XLA has no deterministic gradient of its max-pooling; set "
             "train.xla to auto or never"
-        )
-    if params.monitor.at_least > params.monitor.last:
-        problems.append(
-            f"monitor.at_least is {params.monitor.at_least}, more than the {params.monitor.last} batches that "
-            "monitor.last looks at: no drift could ask for a retraining"
         )
     return problems

@@ -23,11 +23,14 @@ _skips_exit_handlers = False
 def end_with_input() -> None:
     """End this process when its standard input closes: first by SIGTERM, then by SIGKILL.
 
-    If it leads a process group, SIGKILL goes to the whole group.
+    If it leads a process group, SIGKILL goes to the whole group. Processes that it starts read from `/dev/null`.
     """
+    pipe, null = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
 
     def watch() -> None:
-        while os.read(0, 1024):
+        while os.read(pipe, 1024):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE_SECONDS)

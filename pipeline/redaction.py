@@ -1,4 +1,4 @@
-"""Texts that may be shown: passwords are masked, and control characters do not reach the terminal."""
+"""Mask passwords and replace control characters in texts that are shown."""
 
 import os
 import re
@@ -6,18 +6,18 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
-# C0 and C1 control characters but for tab and newline, and what changes the direction of a text.
+# C0 and C1 control characters except tab and newline, and characters that change the direction of text.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 MASK = "***"
-# Words of this project's commands and messages, which stay legible where one of them is somebody's password.
+# Words of this project's commands and messages. They are not masked, even if one is somebody's password.
 WORDS = frozenset(
     ["champion", "challenger", "password", "pipeline", "postgres", "postgresql", "reproduce", "rollback", "schedule"]
 )
 
 # All patterns take linear time: a repetition starts where its run of characters starts, and is possessive or bounded.
 _SECRET = r"(?:passw(?:or)?d|secret|token|signature|credential|api_?key|access_?key|auth_?string|authorization)"
-_VARIABLE = re.compile(rf"{_SECRET}(?!_?ID$)", re.IGNORECASE)  # whose value is a secret
-_IS_PATH = re.compile(r"_(?:DIR|FILE|PATH)$", re.IGNORECASE)  # a variable that names a place
+_VARIABLE = re.compile(rf"{_SECRET}(?!_?ID$)", re.IGNORECASE)  # names of variables whose value is a secret
+_IS_PATH = re.compile(r"_(?:DIR|FILE|PATH)$", re.IGNORECASE)  # names of variables whose value is a path
 # `password=x`, `password: x`, `"password": "x"`, `Authorization: Basic x`, but not the `token:` of `token:x@host`.
 _SETTING = re.compile(
     rf"((?:(?<![\w.-])(?=[\w.-]*{_SECRET})[\w.-]++(?<!_dir)(?<!_file)(?<!_path)"
@@ -26,7 +26,7 @@ _SETTING = re.compile(
     re.IGNORECASE,
 )
 _SCHEME = r"[a-z][\w+.-]*+://"
-_HOST = r"(?:\[[^\]\s]*\]|[^/?#@:\s]*+)(?::\d++)?+(?:[/?#]|[:,;.)'\"]*+(?:\s|$))"  # and nobody's name before it
+_HOST = r"(?:\[[^\]\s]*\]|[^/?#@:\s]*+)(?::\d++)?+(?:[/?#]|[:,;.)'\"]*+(?:\s|$))"  # without a user before it
 # The rest of an address reaches to the next white space, or to the @ behind it if it may be in a password: after a
 # colon that is not a port's. Addresses without a user are not matched: those of files, and of a web host.
 _ADDRESS = re.compile(
@@ -37,14 +37,14 @@ _ADDRESS = re.compile(
 
 
 def without_password(text: str, *secrets: str) -> str:
-    """Mask what may be secret in a text: in its addresses, in its settings, and whatever the environment holds.
+    """Mask secrets in a text: in addresses, in settings, and the values of secret environment variables.
 
-    Libraries disagree on where a password with / or @ in it ends: what any of them reads as a password is masked.
+    Libraries disagree on where a password with / or @ ends. Everything that one of them reads as a password is masked.
     Not masked are values of the environment that are short (below 8 letters and digits, or 3 characters), paths of
-    existing files, or in WORDS. Values of letters only are masked as whole words, not within longer words.
+    existing files, and WORDS. Values of letters only are masked as whole words, not within longer words.
 
     Args:
-        secrets: more secrets than the environment holds, each a password or `user:password`.
+        secrets: more secrets, each a password or `user:password`.
     """
     for secret in sorted(_find_secrets(secrets), key=len, reverse=True):
         text = re.sub(rf"\b{secret}\b", MASK, text) if secret.isalpha() else text.replace(secret, MASK)
@@ -62,7 +62,7 @@ def _mask_user(found: re.Match[str]) -> str:
 
 
 def _find_secrets(given: Sequence[str]) -> set[str]:
-    """The secrets given and in the environment, in every spelling, but those that may be a word of a message."""
+    """Return the given secrets and those of the environment, in every encoding, except words of messages."""
     found, logins = set(given), set(given)  # a login is `user:password`
     for name, value in os.environ.items():
         if re.match(_SCHEME, value, re.IGNORECASE):
@@ -89,7 +89,7 @@ def _find_secrets(given: Sequence[str]) -> set[str]:
 
 
 def _logins_of(address: str) -> Iterator[str]:
-    """Yield what libraries may read as `user:password` in an address."""
+    """Yield the parts of an address that libraries may read as `user:password`."""
     found = _ADDRESS.search(address)
     if found and "@" in found[2]:
         rest = address[found.start(2) :]
@@ -101,5 +101,5 @@ def _to_bytes(text: str) -> bytes:
 
 
 def printable(text: str) -> str:
-    """A text with `?` for every character that would control the terminal, as in a file name of somebody else."""
+    """Replace characters that would control the terminal by `?`. File names may contain them."""
     return CONTROL.sub("?", text)

@@ -31,7 +31,7 @@ SETTINGS_FILE = STATE / "settings.json"  # the data directory; kept after `pipel
 AUTH_FILE = STATE / "prefect-auth"  # user and password of Prefect's server
 SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"  # Prefect defines these names
 ANSWER_SECONDS = 5
-TOLD_VARIABLE = "PIPELINE_STACK_MISSED"  # inherited by child processes: the message is printed only once
+WARNED_VARIABLE = "PIPELINE_STACK_MISSED"  # inherited by child processes, so that the message is printed once
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ def find_server(root: Path, server: Server) -> str | None:
     if is_up and answers(f"{address}/health"):
         bypass_proxy(urlsplit(address).hostname or "")
         return str(address)
-    if os.environ.get(TOLD_VARIABLE) != str(stack.pid):
-        os.environ[TOLD_VARIABLE] = str(stack.pid)
-        missed = f"{address}, started by `pipeline up`, does not answer"
+    if os.environ.get(WARNED_VARIABLE) != str(stack.pid):
+        os.environ[WARNED_VARIABLE] = str(stack.pid)
+        reason = f"{address}, started by `pipeline up`, does not respond"
         if not is_up:
-            missed = f"`pipeline up`, process {stack.pid}, ended without a word"
-        print(f"{missed}: going on without it, on the same records", file=sys.stderr, flush=True)
+            reason = f"`pipeline up`, process {stack.pid}, ended unexpectedly"
+        print(f"{reason}: continuing without it, on the same records", file=sys.stderr, flush=True)
     return None
 
 

@@ -116,8 +116,8 @@ def stages_that_ran(output: str) -> list[str]:
     return [stage for stage in ran if stage in STAGES]
 
 
-def create_project(path: Path, home: Path) -> Project:
-    """Copy the files of this repository that git knows or would take, and commit them there."""
+def copy_repository(path: Path) -> None:
+    """Copy the files of this repository that git knows or would take."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY,
@@ -130,6 +130,11 @@ def create_project(path: Path, home: Path) -> Project:
         if source.is_file():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, path / name)
+
+
+def create_project(path: Path, home: Path) -> Project:
+    """Copy this repository's files, and commit them there."""
+    copy_repository(path)
     home.mkdir(parents=True, exist_ok=True)
     project = Project(path, home)
     project.run("git", "init", "--quiet", "--initial-branch", "main")

@@ -5,14 +5,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.batches.quarantine import remove
+from pipeline.batches.incoming import remove
 from pipeline.data.batches import FORMATS, INCOMING, POINTER, as_batch_error, copy_batch, find_hidden, refuse_links
 from pipeline.data.features import Features
 from pipeline.data.table import OFFICIAL, Dataset
@@ -61,23 +61,21 @@ def add_batch(
     in_place = target.exists() and target.resolve() == source.resolve()
     if target.exists() and not in_place:
         raise DataError(
-            f"there is a batch {target.name} already",
-            expected="a name of its own",
+            f"batch {target.name} exists already",
+            expected="an unused name",
             found=str(target),
             remedy=f"pipeline add-data {shlex.quote(str(source))} --name ANOTHER",
         )
     if in_place:
+        source = target
         refuse_links(target)
-        digest = dvc_digest(target, hidden=False)
-        features = _inspect(target, target, dataset, known, thresholds)
-        with _undone_on_error(target, keep=True):
-            return AddedBatch(target, _count(features, dataset), features, _track(target, digest), find_hidden(target))
-    with _copied(source, target) as copy:
-        digest = dvc_digest(copy)
-        features = _inspect(copy, source, dataset, known, thresholds)  # of the copy, because the source may change
-        with _undone_on_error(target, keep=False):
-            copy.rename(target)
-            return AddedBatch(target, _count(features, dataset), features, _track(target, digest), find_hidden(source))
+    with nullcontext(target) if in_place else _copied(source, target) as path:
+        digest = dvc_digest(path, hidden=False)
+        features = _inspect(path, source, dataset, known, thresholds)  # of the copy, because the source may change
+        with _undone_on_error(target, keep=in_place):
+            path.rename(target)
+            changed = _track(target, digest)
+            return AddedBatch(target, _count(features, dataset), features, changed, find_hidden(source))
 
 
 def _file_name(source: Path, name: str) -> str:
@@ -119,7 +117,7 @@ def _inspect(path: Path, source: Path, dataset: Dataset, known: "Known | None", 
         return inspect_batch(path, path.name, dataset, known, thresholds)
     except DataError as error:
         problem, found = (text.replace(f"{path.parent}/", "") for text in (error.problem, error.found))
-        remedy = error.remedy if path == source else f"mend {source}"
+        remedy = error.remedy if path == source else f"correct {source}"
         raise DataError(problem, expected=error.expected, found=found, remedy=remedy) from None
 
 
@@ -141,7 +139,7 @@ def _require_digest(path: Path, digest: str) -> None:
 
 def _track(path: Path, digest: str) -> tuple[Path, ...]:
     """Add a checked batch to DVC and git. Returns the files to commit."""
-    remedy = "mend that, and add it again"
+    remedy = "correct that, and add it again"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", str(path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
@@ -162,8 +160,8 @@ def _undone_on_error(path: Path, *, keep: bool) -> Iterator[None]:
     Args:
         keep: keep the batch, because it was there before, and restore only its pointer and `.gitignore`.
     """
-    noted = [path.with_name(path.name + POINTER), path.with_name(".gitignore")]  # DVC adds the batch's name to both
-    before = {file: file.read_bytes() if file.exists() else None for file in noted}
+    changed = [path.with_name(path.name + POINTER), path.with_name(".gitignore")]  # DVC adds the batch's name to both
+    before = {file: file.read_bytes() if file.exists() else None for file in changed}
     try:
         yield
     except BaseException:

@@ -27,11 +27,11 @@ from pipeline.checkout import PLACE, RETRAININGS
 from pipeline.errors import FlowError
 from pipeline.files import parse_yaml
 from pipeline.git import git_or_none
-from pipeline.retraining.report import REPORTS
 from pipeline.tracking.dvc_cache import digests_in_directory
 from pipeline.tracking.store import locate_unserved, open_store
 from pipeline.workspace import STATE, main_repository
 
+REPORTS = STATE / "retraining"  # in the main repository: a directory for each report of a retraining
 AGING = ("checkpoints/*", "replaced-*", "*-*Z.db")  # checkpoints, and copies kept by restores and upgrades
 DELETED = ".going"  # suffix of a directory whose deletion has begun
 DAY = 86_400  # seconds

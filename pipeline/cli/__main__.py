@@ -2,50 +2,18 @@
 
 import gc
 import sys
-from typing import Any
+from importlib import import_module
 
-# Importing a module of commands adds them to the application.
-from pipeline.cli import (  # noqa: F401
-    care,
-    compare,
-    lineage,
-    monitor,
-    notify,
-    predict,
-    registry,
-    retrain,
-    schedule,
-    up,
-    work,
-)
+from pipeline.cli import compare, predict, registry, work  # noqa: F401  importing a module adds its commands
 from pipeline.cli.app import app
 from pipeline.console import SafeConsole
 from pipeline.errors import PipelineError
 from pipeline.process import exit_now
 from pipeline.proxies import bypass_proxy
+from pipeline.rooms import find_rooms
 
-PANELS = {  # of `pipeline --help`, each with its commands in the order of their usual first use
-    "Every day": ("run", "status", "params", "schema", "ui", "predict", "add-data"),
-    "The registry": ("versions", "compare", "history", "promote", "rollback", "lineage", "reproduce", "verify", "sync"),
-    "Unattended": ("up", "schedule", "retrain", "monitor", "notify"),
-    "Care": ("gc", "backup", "restore", "upgrade"),
-}
-
-
-def _arrange() -> None:
-    """Assign the commands to their panels and sort them; they are registered in the order of their modules' names."""
-    panels = {name: panel for panel, names in PANELS.items() for name in names}
-    commands: list[Any] = [*app.registered_commands, *app.registered_groups]
-    for command in commands:
-        command.rich_help_panel = panels[_name(command)]
-    app.registered_commands.sort(key=lambda command: list(panels).index(_name(command)))
-
-
-def _name(command: Any) -> str:
-    return str(command.name or command.callback.__name__.replace("_", "-"))
-
-
-_arrange()
+for name in find_rooms():
+    import_module(f"pipeline.{name}.commands")
 
 
 def main() -> None:

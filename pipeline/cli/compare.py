@@ -10,7 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from pipeline.cli.app import app, console, enter_workspace, print_json
+from pipeline.cli.app import REGISTRY, command, console, enter_workspace, print_json
 from pipeline.cli.registry import MODEL_OPTION
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SHOWN_IMAGES = 24
 
 
-@app.command()
+@command(REGISTRY, 20)
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A version or an alias, such as champion.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The version or alias to compare it with.")],

@@ -8,12 +8,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipeline.cli.app import app, console, enter_workspace, print_json
+from pipeline.cli.app import EVERY_DAY, command, console, enter_workspace, print_json
 
 SHOWN = 3  # answers to an image in the table; the JSON has them all
 
 
-@app.command()
+@command(EVERY_DAY, 60)
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, .npz or idx files.")],
     model: Annotated[

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipeline.cli.app import app, console, enter_workspace, print_json
+from pipeline.cli.app import REGISTRY, command, console, enter_workspace, print_json
 from pipeline.errors import TrackingError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ UNLIMITED = 10_000  # columns
 STYLES = {"champion": "bold green", "challenger": "cyan", "external": "yellow", "rollback": "red"}
 
 
-@app.command()
+@command(REGISTRY, 10)
 def versions(
     model: Annotated[str | None, MODEL_OPTION] = None,
     as_json: Annotated[bool, JSON_OPTION] = False,
@@ -54,7 +54,7 @@ def versions(
     _print_versions(found)
 
 
-@app.command()
+@command(REGISTRY, 30)
 def history(
     model: Annotated[str | None, MODEL_OPTION] = None,
     as_json: Annotated[bool, JSON_OPTION] = False,
@@ -90,7 +90,7 @@ def history(
     console.print(table)
 
 
-@app.command()
+@command(REGISTRY, 40)
 def promote(
     version: Annotated[str, typer.Argument(metavar="VERSION", help="Number of the version.")],
     reason: Annotated[str, REASON_OPTION],
@@ -113,7 +113,7 @@ def promote(
     _tell(name, move, as_json)
 
 
-@app.command()
+@command(REGISTRY, 50)
 def rollback(
     reason: Annotated[str, REASON_OPTION],
     to: Annotated[

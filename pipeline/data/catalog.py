@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.class_names import find_repeated
 from pipeline.data.table import Dataset
-from pipeline.errors import DataError, ParamsError, mend_committed
+from pipeline.errors import DataError, ParamsError, remedy_for_committed
 from pipeline.files import parse_yaml
 
 CATALOG_FILE = Path("data/catalog.yaml")
@@ -122,9 +122,9 @@ def load_catalog(path: Path = CATALOG_FILE) -> dict[str, Entry]:
     try:
         raw = parse_yaml(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"{path} is missing", remedy=mend_committed(path)) from None
+        raise DataError(f"{path} is missing", remedy=remedy_for_committed(path)) from None
     except ValueError as error:
-        raise DataError(f"{path} is not YAML", found=str(error), remedy=mend_committed(path)) from None
+        raise DataError(f"{path} is not YAML", found=str(error), remedy=remedy_for_committed(path)) from None
     if not isinstance(raw, dict) or not all(isinstance(facts, dict) for facts in raw.values()):
         raise DataError(f"{path} is not a catalogue", expected="a mapping from dataset names to facts")
     named = {name: {"name": name, **facts} for name, facts in raw.items()}

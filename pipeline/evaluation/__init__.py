@@ -1,1 +1,1 @@
-"""Metrics, calibration, comparison of models, the champion rule, figures. Plain data in, files out."""
+"""Metrics, calibration, comparison of models, the champion rule, figures and reports."""

@@ -1,4 +1,4 @@
-"""Whether a model's confidence can be believed: of the images it is 80 % sure of, are 80 % right?"""
+"""Calibration of a model: of the predictions with confidence 0.8, 80 % should be right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Bin:
-    """The images whose confidence lies above `low`, up to and including `high`."""
+    """The images with a confidence above `low` and up to `high`."""
 
     low: float
     high: float
     images: int
-    confidence: float  # their mean
-    accuracy: float  # the share of them that is right
+    confidence: float  # mean of the images
+    accuracy: float  # share of the images that is right
 
 
 def reliability(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> list[Bin]:
-    """Confidence against accuracy, in bins of equal width; bins without images are left out.
+    """Compute accuracy by confidence, in bins of equal width. Skips bins without images.
 
     Args:
         confidences: float [n], the probability given to the predicted class.
-        correct: bool [n], whether that class is the true one.
+        correct: bool [n], True if that class is the true one.
     """
     number = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
     images = np.bincount(number, minlength=bins)
@@ -37,7 +37,7 @@ def reliability(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) 
 
 
 def expected_calibration_error(table: Sequence[Bin]) -> float:
-    """Mean distance between confidence and accuracy, each bin weighted by its images.
+    """Return the mean distance between confidence and accuracy, each bin weighted by its images.
 
     C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017,
     equation 3, with their 15 bins.

@@ -1,7 +1,7 @@
-"""The champion rule: whether a challenger takes the champion's place, by both models' answers to the same images.
+"""The champion rule: decide from two models' predictions for the same images if the challenger replaces the champion.
 
-A challenger is promoted if it convinces under `register.rule` and nothing vetoes it. One that does not convince waits,
-unless it is worse beyond chance. Whatever prevents a comparison promotes nobody.
+A challenger is promoted if it satisfies `register.rule` and there is no veto. Otherwise it waits as challenger, unless
+it is significantly worse. Without a comparison, no model is promoted.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,45 +12,45 @@ from pipeline.evaluation import markdown
 from pipeline.evaluation.comparison import CONFIDENCE, Comparison, Pairs, describe_comparison, detectable_gain
 from pipeline.params import RegisterParams
 
-VETO_LEVEL = 0.05  # chance that an equally good model is vetoed by any of its classes
+VETO_LEVEL = 0.05  # probability that an equally good model is vetoed because of a class
 Outcome = Literal["champion", "challenger", "not promoted", "rejected"]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a model, and why."""
+    """The decision on a model, with its reason."""
 
-    outcome: Outcome  # the alias that the model gets; `not promoted`: a version without one; `rejected`: no version
-    reason: str  # a paragraph
+    outcome: Outcome  # the model's alias; `not promoted`: a version without an alias; `rejected`: no version
+    reason: str  # one paragraph
     ground: str = "judged before"  # the reason in two or three words
-    evidence: dict[str, Any] = field(default_factory=dict)  # what the reason rests on, as JSON
+    evidence: dict[str, Any] = field(default_factory=dict)  # the facts behind the reason, as JSON
 
 
 @dataclass(frozen=True)
 class Case:
-    """A challenger before its judge."""
+    """The facts that a decision on a challenger is based on."""
 
     challenger: str  # its version
     champion: str
     comparison: Comparison
-    place: int  # among all challengers ever judged on these test images, from 1
+    place: int  # its number among all challengers judged on these test images, from 1
     multiply_adds: int  # of the challenger's network, for one view of one image
 
 
 def significance_level(alpha: float, place: int) -> float:
-    """The level that a challenger is held to: alpha / (k (k + 1)) for the k-th on the same test images.
+    """Return the significance level for a challenger: alpha / (k (k + 1)) for the k-th on the same test images.
 
-    Each challenger spends a part of alpha. All parts together never exceed it, because the series sums to one however
-    many challengers come, so alpha bounds the chance that any of them is wrongly found better (Bonferroni with unequal
-    shares, also known as alpha-spending: D. P. Foster and R. A. Stine, "Alpha-investing", J. R. Stat. Soc. B 70, 2008,
-    section 2). That test images wear out when decisions are fed back is the subject of A. Blum and M. Hardt, "The
-    Ladder: A reliable leaderboard for machine learning competitions", ICML 2015.
+    Each challenger spends a part of alpha. The parts sum to at most alpha for any number of challengers, so alpha
+    bounds the probability that any of them is wrongly found better (Bonferroni with unequal shares, also known as
+    alpha-spending: D. P. Foster and R. A. Stine, "Alpha-investing", J. R. Stat. Soc. B 70, 2008, section 2). On test
+    images that wear out because decisions are fed back, see A. Blum and M. Hardt, "The Ladder: A reliable leaderboard
+    for machine learning competitions", ICML 2015.
     """
     return alpha / (place * (place + 1))
 
 
 def decide(case: Case, params: RegisterParams) -> Decision:
-    """Hold a challenger against the champion."""
+    """Decide on a challenger."""
     pairs, level = case.comparison.overall, significance_level(params.alpha, case.place)
     vetoes = tuple(_vetoes(case, params))
     if params.rule == "better":
@@ -73,19 +73,19 @@ def decide(case: Case, params: RegisterParams) -> Decision:
         "champion": case.champion,
         "place": case.place,
         "level": level,
-        "detectable_gain": detectable_gain(pairs.images, pairs.disagreement, level) or None,  # None: identical answers
+        "detectable_gain": detectable_gain(pairs.images, pairs.disagreement, level) or None,  # None: equal predictions
         "multiply_adds": case.multiply_adds,
         "vetoes": vetoes,
         "comparison": describe_comparison(case.comparison),
     }
-    return Decision(outcome, " ".join(_tell(case, params, outcome, vetoes)), ground, evidence)
+    return Decision(outcome, " ".join(_explain(case, params, outcome, vetoes)), ground, evidence)
 
 
 def falling_classes(by_class: Mapping[str, Pairs], max_drop: float) -> dict[str, float]:
-    """The classes whose recall falls by more than `max_drop` beyond chance, with their corrected p-values.
+    """Find the classes whose recall falls significantly by more than `max_drop`, with their corrected p-values.
 
     Each class is tested by McNemar's exact test, one-sided, and Holm's procedure corrects for the number of classes:
-    if no class is worse, the chance that any is named is at most `VETO_LEVEL` (S. Holm, "A simple sequentially
+    if no class is worse, the probability that any is found is at most `VETO_LEVEL` (S. Holm, "A simple sequentially
     rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979). Classes with too little
     disagreement for such a fall are not tested. This keeps the level, because the test is conditional on the
     disagreement (R. E. Tarone, "A modified Bonferroni method for discrete data", Biometrics 46, 1990).
@@ -101,13 +101,13 @@ def falling_classes(by_class: Mapping[str, Pairs], max_drop: float) -> dict[str,
 
 
 def render_json(decision: Decision, about: dict[str, Any], params: RegisterParams) -> dict[str, Any]:
-    """A decision as `decision.json`. `about`: which model, run and test images it was made of."""
-    told = {"outcome": decision.outcome, "ground": decision.ground, "reason": decision.reason}
-    return told | about | {"params": asdict(params)} | decision.evidence
+    """Return the content of `decision.json`. `about`: the model, the run and the test images."""
+    result = {"outcome": decision.outcome, "ground": decision.ground, "reason": decision.reason}
+    return result | about | {"params": asdict(params)} | decision.evidence
 
 
 def render_page(decision: Decision, title: str) -> str:
-    """A decision as `decision.md`."""
+    """Return a decision as Markdown, for `decision.md`."""
     sections = [f"# {title}", f"**{decision.outcome}** ({decision.ground})", decision.reason]
     if comparison := decision.evidence.get("comparison"):
         counts = [
@@ -137,7 +137,7 @@ def render_page(decision: Decision, title: str) -> str:
 
 
 def in_points(share: float) -> str:
-    """A difference of shares in percentage points: `+0.30`."""
+    """Format a difference of shares in percentage points: `+0.30`."""
     return f"{100 * share:+.2f}"
 
 
@@ -158,8 +158,8 @@ def _vetoes(case: Case, params: RegisterParams) -> Iterator[str]:
         )
 
 
-def _tell(case: Case, params: RegisterParams, outcome: Outcome, vetoes: tuple[str, ...]) -> Iterator[str]:
-    """The paragraph, sentence by sentence."""
+def _explain(case: Case, params: RegisterParams, outcome: Outcome, vetoes: tuple[str, ...]) -> Iterator[str]:
+    """Yield the sentences of the reason."""
     pairs = case.comparison.overall
     level = significance_level(params.alpha, case.place)
     low, high = pairs.interval()

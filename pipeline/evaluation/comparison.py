@@ -1,7 +1,8 @@
-"""Two models on the same images: how often each is right where the other is wrong, and what chance alone would do.
+"""Paired comparison of two models on the same images: McNemar's test and a bootstrap interval.
 
-All of it rests on pairs. Two models that are right on 93 % of 10,000 images each have a standard error of 0.26 points;
-but on most images both are right, or both wrong, and those say nothing. What counts is the few on which they differ.
+The accuracy of a model that is right on 93 % of 10,000 images has a standard error of 0.26 points. But on most images
+both models are right, or both are wrong, and these do not contribute to the difference. Only the few discordant pairs
+count.
 """
 
 import math
@@ -17,17 +18,17 @@ from pipeline.evaluation.calibration import expected_calibration_error, reliabil
 from pipeline.evaluation.predictions import Predictions
 
 CONFIDENCE = 0.95  # of an interval that is shown
-POWER = 0.8  # with which `detectable_gain` is to be found
+POWER = 0.8  # of the test, for `detectable_gain`
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images that two models were asked about, counted by which of the two was right."""
+    """Numbers of images, by which of two models is right."""
 
     both_right: int
     both_wrong: int
-    gained: int  # right by the challenger, wrong by the champion
-    lost: int  # wrong by the challenger, right by the champion
+    gained: int  # only the challenger is right
+    lost: int  # only the champion is right
 
     @property
     def images(self) -> int:
@@ -35,50 +36,50 @@ class Pairs:
 
     @property
     def champion_right(self) -> float:
-        """The champion's share of right answers."""
+        """Accuracy of the champion."""
         return (self.both_right + self.lost) / self.images
 
     @property
     def challenger_right(self) -> float:
-        """The challenger's share of right answers."""
+        """Accuracy of the challenger."""
         return (self.both_right + self.gained) / self.images
 
     @property
     def difference(self) -> float:
-        """The challenger's share of right answers less the champion's."""
+        """Accuracy of the challenger minus that of the champion."""
         return (self.gained - self.lost) / self.images
 
     @property
     def disagreement(self) -> float:
-        """The share of images that exactly one of the two gets right."""
+        """Share of images that exactly one of the two models gets right."""
         return (self.gained + self.lost) / self.images
 
     @property
     def p_value(self) -> float:
-        """How probable a split of the discordant pairs at least this uneven is, if both models are equally good."""
+        """P-value of McNemar's test that both models are equally good."""
         return mcnemar_p_value(self.gained, self.lost)
 
     @property
     def loss_p_value(self) -> float:
-        """P-value of the lost pairs, if the challenger is no worse: McNemar's exact test, one-sided.
+        """P-value of McNemar's exact one-sided test that the challenger is not worse.
 
-        Exact and not mid-p: it never exceeds its level, however few the pairs are.
+        It is exact and not mid-p, so that it never exceeds its level, even for few pairs.
         """
         from scipy.special import bdtr
 
         return float(bdtr(self.gained, self.gained + self.lost, 0.5))
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """The paired bootstrap interval of the difference."""
+        """Return the paired bootstrap interval of the difference."""
         return bootstrap_interval(self.images, self.gained, self.lost, confidence)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A challenger held against a champion."""
+    """A comparison of a challenger with a champion."""
 
     overall: Pairs
-    by_class: Mapping[str, Pairs]  # the images of each class, so that shares of right answers are recalls
+    by_class: Mapping[str, Pairs]  # the images of each class; accuracies are recalls
     champion_ece: float  # expected calibration error
     challenger_ece: float
 
@@ -87,21 +88,21 @@ def compare(champion: Predictions, challenger: Predictions) -> Comparison:
     """Compare two models image by image. Rows are matched by image id.
 
     Raises:
-        DataError: they did not answer the same question about the same images: ids, labels or classes differ.
+        DataError: ids, labels or classes differ.
     """
     champion = champion.in_order_of(challenger.ids)
     if champion.classes != challenger.classes:
         raise DataError(
-            "two sets of predictions are not of the same classes",
+            "two sets of predictions have different classes",
             expected=", ".join(champion.classes),
             found=", ".join(challenger.classes),
         )
     different = np.flatnonzero(champion.labels != challenger.labels)
     if len(different):
         raise DataError(
-            "two sets of predictions do not agree on what is right",
+            "two sets of predictions have different labels",
             expected="the same label for an image in both",
-            found=f"{len(different):,} that differ, image {challenger.ids[different[0]]} among them",
+            found=f"{len(different):,} images whose labels differ, such as {challenger.ids[different[0]]}",
         )
     by_class = {
         name: _count_pairs(champion.correct[members], challenger.correct[members])
@@ -114,14 +115,14 @@ def compare(champion: Predictions, challenger: Predictions) -> Comparison:
 
 
 def mcnemar_p_value(gained: int, lost: int) -> float:
-    """Two-sided mid-p value of McNemar's exact test.
+    """Return the two-sided mid-p value of McNemar's exact test.
 
-    Of the discordant pairs, half should go either way if both models are equally good. Half the probability of the
-    observed split is left out: the plain exact test is too cautious, the asymptotic one not cautious enough.
+    If both models are equally good, the discordant pairs divide evenly on average. The mid-p value counts only half of
+    the probability of the observed numbers: the exact test is too conservative, the asymptotic one too liberal.
     M. W. Fagerland, S. Lydersen and P. Laake, "The McNemar test for binary matched-pairs data: mid-p and asymptotic are
     better than exact conditional", BMC Medical Research Methodology 13:91 (2013).
     """
-    from scipy.special import bdtr  # the binomial distribution; scipy.stats has it too, and takes a second to import
+    from scipy.special import bdtr  # the binomial distribution; the import of scipy.stats takes a second
 
     fewer, pairs = min(gained, lost), gained + lost
     if gained == lost:
@@ -130,14 +131,14 @@ def mcnemar_p_value(gained: int, lost: int) -> float:
 
 
 def bootstrap_interval(images: int, gained: int, lost: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Percentile bootstrap interval of the paired difference in accuracy, computed exactly: no sampling, no seed.
+    """Return the percentile bootstrap interval of the paired difference in accuracy. It is exact: no sampling, no seed.
 
-    Drawing images with replacement changes the difference by +1, -1 or 0 images a draw, with the shares of the pairs as
-    probabilities. The bootstrap distribution is therefore that of one draw convolved with itself `images` times, a
-    power of its Fourier transform. It is taken over the differences within ten standard deviations of the observed one.
+    Each image drawn with replacement changes the difference by +1, -1 or 0, with the shares of the pairs as
+    probabilities. The bootstrap distribution is therefore the distribution of one draw, convolved with itself `images`
+    times: a power of its Fourier transform. It is computed within ten standard deviations of the observed difference.
     """
     observed, reach = gained - lost, 20 + 10 * math.isqrt(gained + lost)
-    draw = np.zeros(2 * reach + 1)  # by the change it makes, as a residue: a change of -1 is the last
+    draw = np.zeros(2 * reach + 1)  # by change of the difference, as a residue: -1 is the last element
     draw[[0, 1, -1]] = np.array([images - gained - lost, gained, lost]) / images
     residues = np.fft.irfft(np.fft.rfft(draw) ** images, len(draw))
     differences = np.arange(observed - reach, observed + reach + 1)
@@ -148,17 +149,17 @@ def bootstrap_interval(images: int, gained: int, lost: int, confidence: float = 
 
 
 def detectable_gain(images: int, disagreement: float, level: float) -> float:
-    """The gain in accuracy that a McNemar test at `level` finds in four of five cases (normal approximation).
+    """Return the gain in accuracy that McNemar's test at `level` detects with power 0.8 (normal approximation).
 
     Args:
-        disagreement: share of the images that exactly one of the two models gets right.
+        disagreement: share of images that exactly one of the two models gets right.
     """
     normal = NormalDist()
     return float((normal.inv_cdf(1 - level / 2) + normal.inv_cdf(POWER)) * np.sqrt(disagreement / images))
 
 
 def describe_comparison(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as JSON: counts, shares, intervals at 95 %."""
+    """Return a comparison as JSON: counts, shares, 95 % intervals."""
     return {
         **_describe_pairs(comparison.overall),
         "p_value": comparison.overall.p_value,
@@ -185,7 +186,7 @@ def _describe_pairs(pairs: Pairs) -> dict[str, Any]:
 
 
 def _count_pairs(champion: np.ndarray, challenger: np.ndarray) -> Pairs:
-    """bool [n] each: whether the model is right."""
+    """Count the pairs. champion, challenger: bool [n], True if the model is right."""
     return Pairs(
         both_right=int((champion & challenger).sum()),
         both_wrong=int((~champion & ~challenger).sum()),

@@ -1,4 +1,4 @@
-"""Figures as PNG files: the same bytes for the same data, whatever the reader's matplotlib settings."""
+"""Figures as PNG files: equal bytes for equal data, independent of the user's matplotlib settings."""
 
 import math
 import textwrap
@@ -27,17 +27,17 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "xtick.color": "0.2",
     "ytick.color": "0.2",
-    "text.parse_math": False,  # a class may have a dollar sign in its name
+    "text.parse_math": False,  # class names may contain dollar signs
 }
 BLUE, RED = "#5b94c6", "#c8364a"
 MOST_ANNOTATED_CLASSES = 30  # beyond this the numbers in a confusion matrix are too small to read
 GALLERY_COLUMNS = 6
-FEWEST_IMAGES = 10  # in a bin of the reliability diagram: the accuracy of fewer says nothing
+FEWEST_IMAGES = 10  # in a bin of the reliability diagram; the accuracy of fewer is noise
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that the model got wrong."""
+    """An image with a wrong prediction."""
 
     image: np.ndarray  # uint8 [height, width]
     actual: str
@@ -47,7 +47,7 @@ class Mistake:
 
 @contextmanager
 def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Yield a figure of this size in inches; it is saved to `path` when the block ends."""
+    """Yield a figure of this size in inches, and save it to `path` at the end of the block."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
@@ -57,7 +57,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def draw_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
-    """The share of each true class (row) that was predicted as each class (column), with the number of images.
+    """Draw the confusion matrix: shares of each true class (row) by predicted class (column), and numbers of images.
 
     Args:
         confusion: int [classes, classes], images by true and predicted class.
@@ -91,9 +91,9 @@ def draw_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str]) ->
 
 
 def draw_reliability(path: Path, table: Sequence[Bin]) -> None:
-    """Accuracy against confidence, bin by bin, and how many images there are at each confidence."""
-    telling = [row for row in table if row.images >= FEWEST_IMAGES] or table
-    accuracy, confidence = [row.accuracy for row in telling], [row.confidence for row in telling]
+    """Draw accuracy against confidence for each bin, and the share of images in each bin."""
+    populated = [row for row in table if row.images >= FEWEST_IMAGES] or table
+    accuracy, confidence = [row.accuracy for row in populated], [row.confidence for row in populated]
     images = np.array([row.images for row in table])
 
     def place(rows: Sequence[Bin]) -> dict[str, Any]:
@@ -102,9 +102,9 @@ def draw_reliability(path: Path, table: Sequence[Bin]) -> None:
     with figure(path, 5.2, 5.6) as canvas:
         upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         canvas.subplots_adjust(left=0.12, right=0.97, top=0.94, bottom=0.09, hspace=0.1)
-        upper.bar(height=accuracy, label="accuracy", color=BLUE, edgecolor="white", **place(telling))
+        upper.bar(height=accuracy, label="accuracy", color=BLUE, edgecolor="white", **place(populated))
         gap: dict[str, Any] = {"height": np.subtract(confidence, accuracy), "bottom": accuracy}
-        upper.bar(**gap, label="to mean confidence", color="none", edgecolor=RED, hatch="////", **place(telling))
+        upper.bar(**gap, label="to mean confidence", color="none", edgecolor=RED, hatch="////", **place(populated))
         upper.plot([0, 1], [0, 1], "--", color="0.45", linewidth=1, label="perfect calibration")
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title="Reliability: are 80% right of those 80% sure?")
         error = f"expected calibration error {expected_calibration_error(table):.3f}"
@@ -114,7 +114,7 @@ def draw_reliability(path: Path, table: Sequence[Bin]) -> None:
 
 
 def draw_gallery(path: Path, mistakes: Sequence[Mistake]) -> None:
-    """The given mistakes, in their order: what each is, what it was taken for, and with what probability."""
+    """Draw mistakes in the given order, with their true class, predicted class and confidence."""
     captions = [
         f"{_short(mistake.actual)}\n→ {_short(mistake.predicted)}\n{mistake.confidence:.3f}" for mistake in mistakes
     ]
@@ -123,13 +123,13 @@ def draw_gallery(path: Path, mistakes: Sequence[Mistake]) -> None:
 
 
 def draw_images(path: Path, title: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
-    """Images uint8 [height, width] in rows, each below a caption of up to three lines."""
+    """Draw images uint8 [height, width] in rows, each below a caption of up to three lines."""
     side, gap, caption, heading = 1.15, 0.15, 0.55, 0.4  # inches, as are the coordinates below
     rows = max(1, math.ceil(len(images) / GALLERY_COLUMNS))
     width, height = GALLERY_COLUMNS * (side + gap), rows * (side + caption) + gap
     with figure(path, width, height + heading) as canvas:
         canvas.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
-        # One pair of axes for all images: a pair for each would take five times as long to draw.
+        # All images share one pair of axes: separate axes would take five times as long to draw.
         axes = canvas.add_axes((0, 0, 1, height / (height + heading)))
         for place, (image, text) in enumerate(zip(images, captions, strict=True)):
             row, column = divmod(place, GALLERY_COLUMNS)

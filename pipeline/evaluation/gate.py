@@ -1,4 +1,4 @@
-"""The absolute gate: what a model must reach before it may be registered at all."""
+"""The absolute gate: thresholds that a model must reach to be registered."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pipeline.params import EvaluateParams
 
 @dataclass(frozen=True)
 class Check:
-    """One threshold held against one value."""
+    """A value compared with its threshold."""
 
     name: str  # the key of `evaluate` in params.yaml that sets the threshold
     threshold: float
@@ -31,7 +31,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Gate:
-    """The verdict: passed when every check is."""
+    """The checks of a model. It passes if all of them pass."""
 
     checks: tuple[Check, ...]
 
@@ -45,10 +45,10 @@ class Gate:
 
 
 def judge(metrics: Mapping[str, float | None], model_bytes: int, thresholds: EvaluateParams) -> Gate:
-    """Hold a model against the thresholds. A value at its threshold passes; one that is not a number never does.
+    """Check a model against the thresholds. A value equal to its threshold passes; one that is not a number fails.
 
     Args:
-        metrics: `accuracy`, `min_class_recall` and `loss`, as `metrics.json` has them.
+        metrics: `accuracy`, `min_class_recall` and `loss`, as in `metrics.json`.
         model_bytes: size of the model file.
     """
     return Gate(

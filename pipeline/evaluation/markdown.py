@@ -1,4 +1,4 @@
-"""Markdown by hand: tables, and texts that must come out as they are."""
+"""Markdown: tables, and escaped texts."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,11 +7,11 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~!&])")
 
 
 def escape(text: str) -> str:
-    """A text that Markdown shows as it is: a class may be called `*` or `<b>`. Lines become one."""
+    """Escape a text, such as a class name with `*` or `<b>`, and join its lines."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
-    """A table. The last `numbers` columns stand to the right."""
+    """Return a table. Its last `numbers` columns are right-aligned."""
     rule = ["---"] * (len(columns) - numbers) + ["---:"] * numbers
     return "\n".join(f"| {' | '.join(line)} |" for line in (columns, rule, *rows))

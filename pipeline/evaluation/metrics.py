@@ -1,7 +1,7 @@
-"""How right a model's answers are: the mathematics of the evaluation, on labels and class probabilities.
+"""Metrics of classification, from labels and class probabilities.
 
-NumPy and the standard library suffice for it. SciPy and scikit-learn, which cost a process 1.1 s to import, are what
-the tests hold these functions against.
+They use only NumPy and the standard library, because the import of SciPy and scikit-learn takes 1.1 s. The tests
+compare them with those libraries.
 """
 
 from dataclasses import dataclass
@@ -9,28 +9,28 @@ from statistics import NormalDist
 
 import numpy as np
 
-EPSILON = 1e-7  # of a probability inside a logarithm: Keras's own, so that a test loss compares with a training loss
+EPSILON = 1e-7  # smallest probability in a logarithm, as in Keras, so that test loss and training loss are comparable
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is recognised. Undefined ratios are zero: nothing shows that the model knows the class."""
+    """Precision, recall and F1 of a class. Undefined ratios are zero."""
 
-    precision: float  # share of the images called this class that are
-    recall: float  # share of this class's images that are called it
+    precision: float  # share of the images predicted as this class that are of this class
+    recall: float  # share of this class's images that are predicted as this class
     f1: float
     support: int  # images of this class
 
 
 def class_probabilities(outputs: np.ndarray) -> np.ndarray:
-    """One probability for each class, from what a model answers.
+    """Convert a model's outputs to one probability for each class.
 
     Args:
-        outputs: float [n, classes], or [n, 1] with the probability of a yes.
+        outputs: float [n, classes], or [n, 1] with the probability of the positive class.
 
     Returns:
-        float64 [n, classes], [n, 2] with no and yes for the second kind. An answer that is not a number becomes NaN
-        for all classes of its image.
+        float64 [n, classes]; [n, 2], negative and positive, for the second kind. If an output is not a number, all
+        probabilities of its image are NaN.
     """
     probabilities = outputs.astype(np.float64)
     if probabilities.shape[1] == 1:
@@ -39,7 +39,7 @@ def class_probabilities(outputs: np.ndarray) -> np.ndarray:
 
 
 def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean negative log-likelihood of the true classes, in nats; NaN if any probability is.
+    """Return the mean negative log-likelihood of the true classes, in nats. NaN if any probability is NaN.
 
     Args:
         labels: int [n].
@@ -50,7 +50,7 @@ def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a proportion that keeps its coverage near 0 and 1 and for few trials.
+    """Return Wilson's confidence interval of a proportion, which is valid near 0 and 1 and for few trials.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927);
     recommended by Brown, Cai and DasGupta, "Interval estimation for a binomial proportion", Stat. Sci. 16 (2001).
@@ -64,13 +64,13 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """int [classes, classes]: images by true class (row) and predicted class (column)."""
+    """Count images by true class (row) and predicted class (column): int [classes, classes]."""
     cells = labels.astype(np.int64) * classes + predicted
     return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def class_scores(confusion: np.ndarray) -> list[ClassScore]:
-    """Precision, recall and F1 of each class, from the confusion matrix."""
+    """Compute the scores of each class from the confusion matrix."""
     right, actual, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     precision, recall = _ratio(right, called), _ratio(right, actual)
     f1 = _ratio(2 * right, actual + called)
@@ -79,9 +79,9 @@ def class_scores(confusion: np.ndarray) -> list[ClassScore]:
 
 
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Probability that a random positive image scores higher than a random negative one; ties count one half.
+    """Return the probability that a random positive image scores higher than a random negative one. Ties count half.
 
-    The Mann-Whitney statistic: J. A. Hanley and B. J. McNeil, Radiology 143 (1982). NaN unless both kinds are there.
+    This is the Mann-Whitney statistic: J. A. Hanley and B. J. McNeil, Radiology 143 (1982). NaN if a kind is missing.
 
     Args:
         labels: 0 or 1 [n].

@@ -1,7 +1,7 @@
-"""What a model answered to each image, as `evaluate` keeps it: `predictions.parquet`, one row an image.
+"""A model's predictions, and their file `predictions.parquet` with one row for each image.
 
-Columns: `id` string; `label` uint8, the right answer; `predicted` uint8, the most probable one; `probabilities`
-fixed_size_list<float32>[classes]. The names of the classes travel in the file's own metadata.
+Columns: `id` string; `label` uint8, the true class; `predicted` uint8, the most probable class; `probabilities`
+fixed_size_list<float32>[classes]. The names of the classes are in the file's metadata.
 """
 
 import json
@@ -22,33 +22,33 @@ _CLASSES_KEY = b"classes"
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a model answered about some images, beside what was right."""
+    """A model's predictions for images, with the true labels."""
 
-    classes: tuple[str, ...]  # the possible answers, in English
+    classes: tuple[str, ...]  # in English
     ids: Sequence[str]
     labels: np.ndarray  # uint8 [n], indices into `classes`
     probabilities: np.ndarray  # float [n, classes]
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """The most probable class: uint8 [n]. Of equally probable ones the first."""
+        """The most probable class: uint8 [n]. Among equals, the first."""
         return self.probabilities.argmax(axis=1).astype(np.uint8)
 
     @cached_property
     def confidences(self) -> np.ndarray:
-        """Its probability: float64 [n]; zero where the model's answer is not a number."""
+        """The probability of the predicted class: float64 [n]. Zero if the model's output is not a number."""
         return np.nan_to_num(self.probabilities.max(axis=1).astype(np.float64), nan=0.0)
 
     @cached_property
     def correct(self) -> np.ndarray:
-        """Whether it is the right one: bool [n]."""
+        """True if the predicted class is the true one: bool [n]."""
         return self.predicted == self.labels
 
     def in_order_of(self, ids: Sequence[str]) -> "Predictions":
-        """The same answers, in the order of these ids.
+        """Return the predictions in the order of the given ids.
 
         Raises:
-            DataError: they are not the ids of these images.
+            DataError: the ids are not those of the predictions.
         """
         if list(self.ids) == list(ids):
             return self
@@ -57,7 +57,7 @@ class Predictions:
         if foreign or len(ids) != len(self.ids):
             example = f", {foreign[0]} among them" if foreign else ""
             raise DataError(
-                "two sets of predictions are not of the same images",
+                "two sets of predictions are for different images",
                 expected=f"the same {len(self.ids):,} ids in both",
                 found=f"{len(ids):,} ids, {len(foreign):,} of them unknown to the other{example}",
             )
@@ -66,7 +66,7 @@ class Predictions:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write the file that `read_predictions` reads."""
+    """Write predictions to a file for `read_predictions`."""
     flat = pa.array(predictions.probabilities.astype(np.float32).ravel())
     columns = {
         "id": pa.array(predictions.ids, pa.string()),
@@ -79,10 +79,10 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read what `evaluate` left of a model.
+    """Read the predictions that `evaluate` wrote.
 
     Raises:
-        DataError: the file is missing, damaged, or holds no predictions.
+        DataError: the file is missing, damaged, or has no predictions.
     """
     try:
         table = pq.read_table(path)
@@ -98,4 +98,6 @@ def read_predictions(path: Path) -> Predictions:
     except FileNotFoundError:
         raise DataError(f"{path} is missing", remedy="dvc repro evaluate") from None
     except (pa.ArrowException, KeyError, ValueError) as error:
-        raise DataError(f"{path} holds no predictions", expected="what `evaluate` writes", found=str(error)) from None
+        raise DataError(
+            f"{path} has no predictions", expected="a file written by `evaluate`", found=str(error)
+        ) from None

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in `reports/evaluation/`: numbers, tables, figures, a page. No time or path in any."""
+"""The report of an evaluation in `reports/evaluation/`: metrics, tables, figures, a page. No times, no paths."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ Metrics = dict[str, float | int | None]  # None: not a number
 
 @dataclass(frozen=True, kw_only=True)
 class Answers(Predictions):
-    """A model's predictions with the images, for tables and figures."""
+    """A model's predictions with the images, for the report."""
 
     dataset: str
     classes_ko: tuple[str, ...]
@@ -53,12 +53,12 @@ class Answers(Predictions):
         return reliability(self.confidences, self.correct)
 
     def find_mistakes(self, count: int) -> np.ndarray:
-        """Rows of the most confident wrong answers, most confident first, in test order where equal."""
+        """Return rows of the most confident mistakes, the most confident first."""
         wrong = np.flatnonzero(~self.correct)
         return wrong[np.argsort(-self.confidences[wrong], kind="stable")][:count]
 
     def find_confusions(self, count: int) -> list[tuple[int, int]]:
-        """The most frequent pairs of a true class and a wrong prediction."""
+        """Return the most frequent pairs of true class and wrong prediction."""
         wrong = self.confusion * (1 - np.eye(len(self.classes), dtype=int))
         order = np.argsort(-wrong, axis=None, kind="stable")[:count]
         pairs = [divmod(int(cell), len(self.classes)) for cell in order]
@@ -66,7 +66,7 @@ class Answers(Predictions):
 
 
 def measure(answers: Answers) -> Metrics:
-    """The figures of `metrics.json`, rounded. A question of yes or no also has the area under its ROC curve."""
+    """Compute the rounded metrics of `metrics.json`. A binary task also has the area under the ROC curve."""
     images, correct = len(answers.labels), int(answers.correct.sum())
     low, high = wilson_interval(correct, images)
     metrics = {
@@ -84,7 +84,7 @@ def measure(answers: Answers) -> Metrics:
 
 
 def write_evaluation(directory: Path, answers: Answers, metrics: Metrics, gate: Gate) -> None:
-    """Replace `directory` by the report of an evaluation."""
+    """Write the report of an evaluation, replacing `directory`."""
     with atomic_directory(directory) as partial:
         write_json(partial / "metrics.json", metrics)
         write_json(partial / "gate.json", {"passed": gate.passed, "checks": [asdict(check) for check in gate.checks]})

@@ -1,4 +1,4 @@
-"""The report of a training: `metrics.json`, `history.csv`, `settings.json`, `curves.png`. None holds a time or id."""
+"""The report of a training: `metrics.json`, `history.csv`, `settings.json`, `curves.png`. No times, no ids."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ COLUMNS = ("epoch", "loss", "accuracy", "validation_loss", "validation_accuracy"
 
 
 def write_training(directory: Path, history: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
-    """Replace `directory` by the report of a training.
+    """Write the report of a training, replacing `directory`.
 
     Args:
-        history: one record an epoch, with at least `COLUMNS`; epochs counted from 1.
-        settings: everything that determined the result, and `best_epoch`, whose weights are kept.
+        history: one record for each epoch, with at least `COLUMNS`; epochs are counted from 1.
+        settings: everything that determines the result, and `best_epoch`, whose weights are kept.
     """
     with atomic_directory(directory) as partial:
         lines = [",".join(COLUMNS), *(_line(record) for record in history)]
@@ -29,7 +29,7 @@ def write_training(directory: Path, history: Sequence[Mapping[str, Any]], settin
 
 
 def _metrics(history: Sequence[Mapping[str, Any]], best_epoch: int) -> dict[str, float | None]:
-    """The figures by which experiments are compared: those of the kept epoch on the validation split."""
+    """Return the metrics of the best epoch on the validation split, by which experiments are compared."""
     best = next(record for record in history if record["epoch"] == best_epoch)
     figures = {name: float(f"{best[name]:.6g}") for name in ("validation_accuracy", "validation_loss")}
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
@@ -40,7 +40,7 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def _draw(history: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], path: Path) -> None:
-    """Loss and accuracy by epoch, on the training and the validation images, with the best epoch marked."""
+    """Draw loss and accuracy by epoch on training and validation images, with the best epoch marked."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     epochs = [record["epoch"] for record in history]

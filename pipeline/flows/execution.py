@@ -1,21 +1,23 @@
 """One execution of the stages: it skips unchanged stages, runs the others through DVC and keeps their results."""
 
 import shutil
-import subprocess
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from pipeline.dvc import Outcome, StageProcess, forget_dead_holders, start_dvc
+from pipeline.dvc import Outcome
 from pipeline.errors import FlowError, WorkspaceError
-from pipeline.flows.plan import Plan, Stage, read_plan
+from pipeline.flows.dvc_process import DvcProcess
+from pipeline.flows.plan import Plan
 from pipeline.flows.terminal import Terminal
 from pipeline.tracking.dvc_cache import require_sound_outputs
 from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.parent_run import PARENT_FILE_VARIABLE
+from pipeline.workspace import STATE
 
 ALL_STAGES = "all"
+PARENT_FILE = STATE / "flow-run"  # contains the id of the flow's MLflow run during a run
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Result:
 class Execution:
     """The stages of one run in one workspace. The end of its `with` block ends processes that still run.
 
+    One DVC process reproduces all pending stages, and `run` follows its output stage by stage. After a failure, `run`
+    starts another one for the remaining stages.
+
     Args:
         until: the last stage to run; None runs all.
         force: a stage to run even if nothing changed, or `all`; with None, DVC decides.
@@ -43,14 +48,13 @@ class Execution:
 
     def __init__(self, workspace: Path, terminal: Terminal, until: str | None, force: str | None) -> None:
         self.workspace, self.terminal, self.until, self.force = workspace, terminal, until, force
-        self.environment: dict[str, str] = {}  # added to the environment of the stages
         self.plan = Plan(())  # the stages of this run
         self.results: dict[str, Result] = {}  # by stage of the plan
+        self.parent_file = workspace / PARENT_FILE
         self._stages = 0  # number of stages in the workspace
-        self._process: StageProcess | None = None
-        self._next_dvc: subprocess.Popen[str] | None = None
-        self._ended = False
-        self._lock = threading.Lock()
+        self._pending: tuple[str, ...] = ()
+        self._process: DvcProcess | None = None
+        self._is_started = False  # the process reproduces stages
 
     @property
     def is_whole(self) -> bool:
@@ -58,44 +62,48 @@ class Execution:
         return len(self.results) == self._stages and all(result.up_to_date for result in self.results.values())
 
     def prepare(self) -> None:
-        """Read the plan and start its first stage, while the servers are still starting.
+        """Read the plan, and start its stages while the servers are still starting.
 
-        Only a stage without upstream stages starts early. It fetches data and opens no MLflow run, so it does not need
-        the flow's run.
+        They start early only if the first one has no upstream stages. It then fetches data, and the flow's MLflow run
+        exists long before a stage needs it.
 
         Raises:
             FlowError: DVC cannot read the workspace, or cannot run the stages that `until` and `force` name.
         """
-        forget_dead_holders(self.workspace)
-        self._next_dvc = start_dvc(self.workspace)
-        whole = read_plan(self.workspace)
+        self.parent_file.unlink(missing_ok=True)
+        whole = self._open_process().read_plan()
         self._stages = len(whole.stages)
         self.plan = whole.until(self.until) if self.until else whole
         if self.force not in (None, ALL_STAGES, *self.plan.names):
             whole.require(str(self.force))
             raise FlowError(f"--until {self.until} ends before {self.force}, which --force asks for")
         self.results = {name: Result(name, "not reached") for name in self.plan.names}
-        pending = self.plan.pending(self._forced)
-        if pending and not pending[0].upstream:
-            self._start(pending[0].name)
+        self._pending = self.plan.pending(self._forced)
+        if not self._pending:
+            self._end_process()
+        elif not self.plan.stage(self._pending[0]).upstream:
+            self._start(self._pending[0])
 
     def run(self, name: str, log: Callable[[str], None]) -> Result:
-        """Run a stage, or continue with its process if it started early. Pass each line of output to `log`."""
-        if self._is_unchanged(self.plan.stage(name)):
+        """Run a stage, or follow it if it has already started. Pass each line of output to `log`."""
+        if name not in self._pending:
             result = Result(name, "unchanged")
         else:
-            process = self._process or self._start(name)
+            if not self._is_started:
+                self._start(name)
+            assert self._process
             try:
                 with self.terminal.waiting(name, announce=False):
-                    for line in process.lines():
-                        log(line)
-            finally:
-                process.end()
-                self._process = None
-            assert process.outcome
-            if process.outcome == "restored" and not self._is_sound(name, log):
-                process.outcome = "failed"
-            result = Result(name, process.outcome, process.seconds, process.may_succeed_later)
+                    ended = self._process.follow(name, log)
+                outcome = ended.outcome
+                if outcome == "restored" and not self._is_sound(name, log):
+                    outcome = "failed"
+            except BaseException:
+                self._end_process()
+                raise
+            if outcome == "failed" or name == self._pending[-1]:
+                self._end_process()
+            result = Result(name, outcome, ended.seconds, ended.may_succeed_later)
         self.results[name] = result
         return result
 
@@ -116,33 +124,31 @@ class Execution:
     def _forced(self) -> frozenset[str]:
         return frozenset(self.plan.names if self.force == ALL_STAGES else [self.force] if self.force else [])
 
-    def _is_unchanged(self, stage: Stage) -> bool:
-        """Return True if DVC can skip the stage: it is not forced, and neither it nor a stage upstream changed."""
-        before = {self.results[name].outcome for name in stage.upstream}
-        return not stage.changes and stage.name not in self._forced and before <= {"unchanged"}
+    def _start(self, name: str) -> None:
+        """Start to reproduce a stage and the pending stages after it, except those downstream of a failed one."""
+        process = self._process
+        if not process:  # it has ended because a stage failed
+            process = self._open_process()
+            process.read_plan()
+        failed = {result.stage for result in self.results.values() if result.outcome == "failed"} - {name}
+        blocked = self.plan.downstream(failed)
+        later = self._pending[self._pending.index(name) :]
+        process.reproduce([stage for stage in later if stage not in blocked], self._forced)
+        self._is_started = True
 
-    def _start(self, name: str) -> StageProcess:
-        with self._lock:
-            if self._ended:
-                raise FlowError("the run has been stopped")
-            self._process = StageProcess(
-                name,
-                self._next_dvc or start_dvc(self.workspace),
-                forced=name in self._forced,
-                environment=self.environment,
-                show=self.terminal.show,
-            )
-            self._next_dvc = start_dvc(self.workspace) if name != self.plan.names[-1] else None
-            return self._process
+    def _open_process(self) -> DvcProcess:
+        file = {PARENT_FILE_VARIABLE: str(self.parent_file.absolute())}
+        self._process = DvcProcess(self.workspace, self.terminal.show, file)
+        return self._process
+
+    def _end_process(self) -> None:
+        if self._process:
+            self._process.end()
+        self._process, self._is_started = None, False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._ended = True
-            if self._process:
-                self._process.end()
-            if self._next_dvc:
-                self._next_dvc.kill()  # it has not started a stage
-                self._next_dvc.communicate()
+        self._end_process()
+        self.parent_file.unlink(missing_ok=True)

@@ -1,20 +1,10 @@
-"""The plan of a run: the stages in order, each with its changes. It is read once, before anything starts.
+"""The plan of a run: the stages in order, each with its changes. It is read once, before anything starts."""
 
-`python -m pipeline.flows.plan` reads it from DVC in a separate process, in the time of one `dvc status`. The output of
-`dvc status --json` has no order, and a second command for the order would double the time.
-"""
-
-import json
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pipeline.errors import FlowError, mend_committed
-from pipeline.git import require_repository
-from pipeline.params import PARAMS_FILE
+from pipeline.errors import FlowError
 
 SHOWN = 4  # maximum number of files or params in a reason; the others are only counted
 
@@ -55,13 +45,17 @@ class Plan:
                 needed.update(stage.upstream)
         return Plan(tuple(stage for stage in self.stages if stage.name in needed))
 
-    def pending(self, forced: frozenset[str] = frozenset()) -> tuple[Stage, ...]:
-        """Return the stages that DVC must run: changed or forced ones, and all stages downstream of them."""
-        found: dict[str, Stage] = {}
+    def downstream(self, names: Collection[str]) -> tuple[str, ...]:
+        """Return these stages and all stages downstream of them, in order."""
+        found: list[str] = []
         for stage in self.stages:
-            if stage.changes or stage.name in forced or any(name in found for name in stage.upstream):
-                found[stage.name] = stage
-        return tuple(found.values())
+            if stage.name in names or set(stage.upstream) & set(found):
+                found.append(stage.name)
+        return tuple(found)
+
+    def pending(self, forced: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the stages that DVC must look at: changed or forced ones, and all stages downstream of them."""
+        return self.downstream({stage.name for stage in self.stages if stage.changes} | set(forced))
 
     def require(self, name: str) -> None:
         """Raise a FlowError if no stage has this name."""
@@ -69,29 +63,13 @@ class Plan:
             raise FlowError(f"there is no stage {name!r}", expected=f"one of {', '.join(self.names)}", found=repr(name))
 
 
-def read_plan(workspace: Path) -> Plan:
-    """Read the plan of a workspace from DVC.
-
-    Raises:
-        FlowError: DVC cannot read `dvc.yaml` or `dvc.lock`, or the workspace is not a git repository.
-    """
-    command = [sys.executable, "-m", "pipeline.flows.plan"]
-    asked = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False, start_new_session=True)
-    if asked.returncode:
-        require_repository(workspace)
-        message = asked.stderr.strip()
-        files = ("dvc.lock", "dvc.yaml", str(PARAMS_FILE))
-        broken = next((workspace / name for name in files if name in message), None)
-        raise FlowError(
-            "DVC cannot read this workspace",
-            found=message.replace("\n", "\n" + 12 * " ") or f"exit code {asked.returncode}",
-            remedy=mend_committed(broken) if broken else "dvc status --verbose",
-        )
-    return parse_plan(json.loads(asked.stdout))
-
-
 def parse_plan(content: Mapping[str, Any]) -> Plan:
-    """Create a plan from the output of `python -m pipeline.flows.plan`."""
+    """Create a plan from its JSON.
+
+    Args:
+        content: `order`, the names of the stages; `upstream`, for each stage the stages whose outputs it reads; and
+            `status`, the output of `dvc status --json`.
+    """
     upstream, status = content["upstream"], content["status"]
     return Plan(
         tuple(Stage(name, tuple(upstream[name]), tuple(_describe(status.get(name, ())))) for name in content["order"])
@@ -115,35 +93,3 @@ def _describe(findings: Any) -> Iterator[str]:
                 more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
                 listed = f"{', '.join(names[:SHOWN])}{more}"
                 yield f"output {what}: {listed}" if kind == "changed outs" else f"{what}: {listed}"
-
-
-def _ask_dvc() -> dict[str, Any]:
-    import networkx
-    from dvc.repo import Repo
-    from dvc.stage import PipelineStage
-
-    with Repo() as repo:
-        status = repo.status()
-        graph = repo.index.graph
-        stages = [stage for stage in networkx.dfs_postorder_nodes(graph) if isinstance(stage, PipelineStage)]
-        upstream = {
-            stage.addressing: [node.addressing for node in graph.successors(stage) if node in stages]
-            for stage in stages
-        }
-    return {"order": list(upstream), "upstream": upstream, "status": status}
-
-
-def main() -> int:
-    """Print the stages and their status as one line of JSON, or DVC's error on stderr."""
-    from dvc.exceptions import DvcException
-
-    try:
-        print(json.dumps(_ask_dvc()))
-    except DvcException as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

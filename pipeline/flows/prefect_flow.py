@@ -19,7 +19,7 @@ from pipeline.process import skip_exit_handlers
 from pipeline.registry.registration import Registration
 from pipeline.registry.sync import sync
 from pipeline.tracking.flow_runs import StageResult, flow_run
-from pipeline.tracking.records import PARENT_VARIABLE
+from pipeline.tracking.parent_run import write_parent_run
 from pipeline.tracking.store import answers, locate
 
 RETRY_SECONDS = [5.0, 20.0]  # before the first and the second retry, if a network or a server did not respond
@@ -71,7 +71,7 @@ def run_flow(execution: Execution, dataset: str, tell: Callable[[Summary], None]
     def train() -> State[None]:
         try:
             with flow_run(dataset, {"prefect.flow_run": str(prefect_run.name)}) as tracked:
-                execution.environment[PARENT_VARIABLE] = tracked.id
+                write_parent_run(execution.parent_file, tracked.id)
                 try:
                     run_stages()
                 except BaseException:

@@ -27,6 +27,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
+from pipeline import logs
 from pipeline.allowed_hosts import guard
 from pipeline.errors import FlowError
 from pipeline.files import PRIVATE, make_private
@@ -361,7 +362,8 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
     _make_private_home(get_current_settings().home)
     make_tables()
     app = guard(create_server(), host, allowed_hosts)
-    uvicorn.run(app, host=host, port=port, log_level="warning", lifespan="on")
+    logs.configure("prefect", "prefect.server", "uvicorn")
+    uvicorn.run(app, host=host, port=port, log_config=None, access_log=False, lifespan="on")
 
 
 def _make_private_home(home: Path) -> None:

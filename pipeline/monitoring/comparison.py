@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.batches.quarantine import read_digests
+from pipeline.batches.incoming import read_digests
 from pipeline.data import batches, decoders, features, table
 from pipeline.data.batches import INCOMING, POINTER, Pair, read_batch
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import class_probabilities
-from pipeline.files import file_digest, read_kept, write_json
+from pipeline.files import file_digest, read_cached_json, write_json
 from pipeline.monitoring import drift
 from pipeline.monitoring.drift import BatchDrift, Sample
-from pipeline.params import MonitorParams
+from pipeline.monitoring.params import MonitorParams
 from pipeline.registry.champion import find_champion
 from pipeline.registry.load import CannotBeJudged
 from pipeline.tracking.outputs import DATASET, Outputs
@@ -60,7 +60,7 @@ def compare_batches(workspace: Path, params: MonitorParams) -> ComparedBatches:
     compared, used = [], set()
     for name, digest in digests.items():
         cached = workspace / CACHE / _key(digest, training.digest, champion.digest)
-        result = read_kept(cached)
+        result = read_cached_json(cached)
         if result is None:
             reference = drift.with_confidences(training.sample, champion.reference)  # its errors are not the batch's
             try:

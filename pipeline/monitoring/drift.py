@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.features import Features
-from pipeline.params import MonitorParams
+from pipeline.monitoring.params import MonitorParams
 
 LABELS, CONFIDENCE = "labels", "confidence"
 BINS = 24  # of a drawn histogram

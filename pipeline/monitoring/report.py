@@ -12,7 +12,7 @@ from pipeline.evaluation.figures import BLUE, RED, figure
 from pipeline.evaluation.markdown import escape, table
 from pipeline.monitoring.comparison import ComparedBatches
 from pipeline.monitoring.drift import LABELS, BatchDrift, Comparison, threshold
-from pipeline.params import MonitorParams
+from pipeline.monitoring.params import MonitorParams
 
 EFFECTS = "effects.png"
 SHOWN_BATCHES = 40  # the latest batches, in the figure of effects

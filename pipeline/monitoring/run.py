@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import atomic_directory, read_kept, write_json
+from pipeline.files import atomic_directory, read_cached_json, write_json
 from pipeline.monitoring import drift
 from pipeline.monitoring.comparison import ComparedBatches, compare_batches
 from pipeline.monitoring.drift import BatchDrift
+from pipeline.monitoring.params import MonitorParams
 from pipeline.notices.send import notify
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.workspace import STATE, lock
@@ -47,7 +48,7 @@ def monitor(workspace: Path) -> Monitoring:
     """
     from pipeline.monitoring.report import write_report  # matplotlib takes a second to import
 
-    params = load_params(workspace / PARAMS_FILE).monitor
+    params = load_params(workspace / PARAMS_FILE).section(MonitorParams)
     with lock("monitoring", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process", root=workspace):
         compared = compare_batches(workspace, params)
         batches = compared.batches
@@ -78,7 +79,7 @@ def monitor(workspace: Path) -> Monitoring:
 def _notify_about_new_drift(workspace: Path, compared: ComparedBatches, sentence: str) -> dict[str, list[str]]:
     """Notify about drift that no notice reported for a batch's content. Returns the new quantities by batch name."""
     file = workspace / NOTIFIED
-    notified = {(digest, quantity) for digest, quantity in read_kept(file) or []}
+    notified = {(digest, quantity) for digest, quantity in read_cached_json(file) or []}
     new: dict[str, list[str]] = {}
     for batch in compared.batches:
         for quantity in batch.drifted:

@@ -18,7 +18,6 @@ left it, somebody moved it without the pipeline, for example in MLflow's pages. 
 """
 
 import json
-import os
 import platform
 import time
 import uuid
@@ -29,9 +28,10 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.errors import TrackingError
 from pipeline.tracking import provenance
 from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.parent_run import read_parent_run
 from pipeline.tracking.processes import is_running, this_process
 from pipeline.tracking.queries import find_or_none
-from pipeline.tracking.records import PARENT_VARIABLE, milliseconds
+from pipeline.tracking.records import milliseconds
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -395,7 +395,7 @@ def _differences(before: Versions, after: Versions) -> list[str]:
 
 
 def _current_actor() -> str:
-    flow = os.environ.get(PARENT_VARIABLE)
+    flow = read_parent_run()
     return f"flow run {flow}" if flow else f"{provenance.user()}@{platform.node()}"
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from pipeline.checkout import RETRAININGS, checkout
 from pipeline.dvc import TRANSFER_SECONDS, run_in_checkout
 from pipeline.errors import TEMPORARY_FAILURE, FlowError, PipelineError
-from pipeline.files import read_kept, write_json
+from pipeline.files import read_cached_json, write_json
 from pipeline.git import git, git_or_none, telling_line
 from pipeline.workspace import STATE
 
 PREFIX = "retrain/"
-TAKES = "Retrain-Takes"  # first commit: digest of the whole input
+TAKEN = "Retrain-Takes"  # first commit: digest of the whole input
 INPUT = "Retrain-Input"  # last commit: the same digest
 RESULT = "Retrain-Result"  # last commit: digest of the input after this branch is merged
 OUTCOME = "Retrain-Outcome"
@@ -54,12 +54,12 @@ def read_branches(workspace: Path) -> list[Branch]:
     return found
 
 
-def require_room(workspace: Path) -> None:
+def refuse_conflicting_branch(workspace: Path) -> None:
     """Refuse a repository with a branch `retrain`: git cannot create `retrain/TIME` next to it."""
     if git_or_none(workspace, "rev-parse", "--verify", "--quiet", "refs/heads/retrain"):
         raise FlowError(
-            "a branch named `retrain` is in the way",
-            expected=f"room for branches {PREFIX}TIME",
+            f"git cannot create branches {PREFIX}TIME next to a branch `retrain`",
+            expected="no branch `retrain`",
             remedy="git branch -m retrain ANOTHER-NAME",
         )
 
@@ -72,7 +72,7 @@ def new_name(workspace: Path) -> str:
     return next(name for name in (stamp, *numbered) if name not in taken)
 
 
-def bring(workspace: Path, directory: Path, name: str) -> None:
+def fetch_head(workspace: Path, directory: Path, name: str) -> None:
     """Fetch the HEAD commit of a checkout into the user's repository, as the branch `name`."""
     git(workspace, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(directory), f"HEAD:refs/heads/{name}")
 
@@ -89,11 +89,11 @@ def describe_push(workspace: Path) -> str:
     return " and ".join([*parts, *(["data to the default DVC remote"] if has_dvc_remote else [])])
 
 
-def push_missing(workspace: Path, root: Path, tell: Callable[[str], None] = lambda line: None) -> tuple[str, ...]:
+def push_missing(workspace: Path, root: Path, show: Callable[[str], None] = lambda line: None) -> tuple[str, ...]:
     """Push finished retrainings that the remotes lack: data first, so that a fetched branch always has its data.
 
     Args:
-        tell: called with a line before each branch is pushed.
+        show: called with a line before each branch is pushed.
 
     Returns:
         a message for each branch that could not be pushed. The next retraining retries.
@@ -108,12 +108,12 @@ def push_missing(workspace: Path, root: Path, tell: Callable[[str], None] = lamb
     for name, parts in pending.items():
         try:
             if "data" in parts and has_dvc_remote:
-                tell(f"pushing the data of {name} to the default DVC remote")
+                show(f"pushing the data of {name} to the default DVC remote")
                 _push_data(workspace, commits[name])
                 parts.remove("data")
             if "commits" in parts and remote and not ("data" in parts and has_dvc_remote):
                 reference = f"refs/heads/{name}"
-                tell(f"pushing {name} to {remote}")
+                show(f"pushing {name} to {remote}")
                 git(workspace, "push", "--quiet", remote, f"{reference}:{reference}", seconds=TRANSFER_SECONDS)
                 parts.remove("commits")
         except PipelineError as error:
@@ -132,20 +132,20 @@ def _is_to_push(branch: Branch) -> bool:
 
 def _read_unpushed(workspace: Path, root: Path) -> dict[str, list[str]]:
     """Read the list of unpushed branches. If it is missing or corrupt, list finished branches not on a remote."""
-    noted = read_kept(root / UNPUSHED)
-    if noted is not None:
-        return dict(noted)
-    ended = [branch for branch in read_branches(workspace) if _is_to_push(branch)]
-    pushed = {branch.name for branch in ended if branch.is_remote}
-    return {branch.name: list(PARTS) for branch in ended if branch.name not in pushed}
+    unpushed = read_cached_json(root / UNPUSHED)
+    if unpushed is not None:
+        return dict(unpushed)
+    finished = [branch for branch in read_branches(workspace) if _is_to_push(branch)]
+    pushed = {branch.name for branch in finished if branch.is_remote}
+    return {branch.name: list(PARTS) for branch in finished if branch.name not in pushed}
 
 
 def _push_data(workspace: Path, commit: str) -> None:
     with checkout(workspace, commit, place=RETRAININGS) as directory:
-        ended, lines = run_in_checkout(directory, "push", "--quiet", seconds=TRANSFER_SECONDS)
-    if ended:
-        # A negative exit status means that the time limit killed it.
-        raise FlowError("dvc push failed", found="\n".join(lines), temporary=ended < 0)
+        code, lines = run_in_checkout(directory, "push", "--quiet", seconds=TRANSFER_SECONDS)
+    if code:
+        # A negative exit code means that the time limit killed it.
+        raise FlowError("dvc push failed", found="\n".join(lines), temporary=code < 0)
 
 
 def _find_remote(workspace: Path) -> str | None:
@@ -157,8 +157,8 @@ def _find_remote(workspace: Path) -> str | None:
     default = git_or_none(workspace, "config", "--get", "remote.pushDefault")
     branch = git_or_none(workspace, "symbolic-ref", "--quiet", "--short", "HEAD")
     of_branch = git_or_none(workspace, "config", "--get", f"branch.{branch}.remote") if branch else None
-    wanted = (default, of_branch, "origin", *(remotes if len(remotes) == 1 else ()))
-    return next((name for name in wanted if name in remotes), None)
+    candidates = (default, of_branch, "origin", *(remotes if len(remotes) == 1 else ()))
+    return next((name for name in candidates if name in remotes), None)
 
 
 def _has_dvc_remote(workspace: Path) -> bool:

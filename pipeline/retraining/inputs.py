@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.batches.quarantine import read_digest, read_digests, read_pointers, read_quarantine
+from pipeline.batches.incoming import read_digest, read_digests, read_pointers
+from pipeline.batches.quarantine import read_quarantine
 from pipeline.data.batches import INCOMING
 from pipeline.errors import FlowError, ParamsError
 from pipeline.files import parse_yaml
 from pipeline.git import git
 from pipeline.params import PARAMS_FILE, Params, parse_params
+from pipeline.retraining.params import RetrainParams
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def read_input(
         FlowError: there is no such ref.
         OSError: the files of `dataset.path` cannot be read.
     """
-    ref = ref or read_params(workspace).retrain.ref or "HEAD"
+    ref = ref or read_params(workspace).section(RetrainParams).ref or "HEAD"
     try:
         commit = git(workspace, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     except FlowError:
@@ -62,7 +64,7 @@ def read_input(
         ) from None
     content = _read_raw_params(workspace, commit, ref)
     differing = {key: value for key, value in changes.items() if set_param(content, key, value)}
-    place = workspace / parse_params(content, f"{PARAMS_FILE} of {ref}").dataset.path
+    place = workspace / parse_params(content, f"{PARAMS_FILE} of {ref}", of_commit=True).dataset.path
     has_files = place.is_dir() and any(not path.name.startswith(".") for path in place.iterdir())
     return RetrainingInput(
         commit,
@@ -80,7 +82,7 @@ def read_params(workspace: Path) -> Params:
         ParamsError: they cannot be used.
         FlowError: there is no commit.
     """
-    return parse_params(_read_raw_params(workspace, "HEAD", "HEAD"), f"{PARAMS_FILE} of HEAD")
+    return parse_params(_read_raw_params(workspace, "HEAD", "HEAD"), f"{PARAMS_FILE} of HEAD", of_commit=True)
 
 
 def set_param(params: Any, key: str, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Intake of a retraining: bring the data of its commit into the checkout, and take in new batches."""
+"""Intake of a retraining: restore the data of its commit in the checkout, and take in new batches."""
 
 import shlex
 from collections.abc import Mapping
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.batches.quarantine import copy_whole, quarantine, read_digests, read_pointers, release, remove
+from pipeline.batches.incoming import copy_if_complete, read_digests, read_pointers, remove
+from pipeline.batches.quarantine import quarantine, release
 from pipeline.data.batches import INCOMING, POINTER
 from pipeline.dvc import TRANSFER_SECONDS, run_in_checkout
 from pipeline.errors import DataError, FlowError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Intake:
-    """Data that a retraining brings into its checkout, the current directory."""
+    """Data that a retraining copies to its checkout, the current directory."""
 
     workspace: Path
     root: Path  # the main repository
@@ -33,7 +34,7 @@ class Intake:
     unreadable: dict[str, str] = field(default_factory=dict)  # batch name: reason
 
     def restore_commit(self, directory: Path, given: RetrainingInput, except_for: Mapping[str, str]) -> None:
-        """Bring the data of the commit: the files of `dataset.path`, outputs from DVC's cache, and batches.
+        """Restore the data of the commit: the files of `dataset.path`, outputs from DVC's cache, and batches.
 
         Batches come from DVC's cache, from the user's tree or from a remote.
 
@@ -49,10 +50,10 @@ class Intake:
         if not run_in_checkout(directory, "checkout")[0]:  # also restores stage outputs that are in the cache
             return
         wanted = {name: digest for name, digest in read_pointers(directory, "HEAD").items() if name not in except_for}
-        here, _ = read_digests(self.root, self.workspace / INCOMING)
+        present, _ = read_digests(self.root, self.workspace / INCOMING)
         for name, digest in wanted.items():
             source, target = self.workspace / INCOMING / name, directory / INCOMING / name
-            if not target.exists() and here.get(name) == digest and copy_whole(source, target, digest):
+            if not target.exists() and present.get(name) == digest and copy_if_complete(source, target, digest):
                 run_in_checkout(directory, "commit", "--force", f"{target}{POINTER}")
         missing = [f"{INCOMING / name}{POINTER}" for name in wanted if not (directory / INCOMING / name).exists()]
         restored, lines = restore(directory, *missing, seconds=TRANSFER_SECONDS) if missing else (True, [])
@@ -90,7 +91,7 @@ class Intake:
     def _copy(self, name: str, digest: str) -> bool:
         """Copy a batch from the user's tree. Returns True if it was copied."""
         try:
-            if copy_whole(self.workspace / INCOMING / name, INCOMING / name, digest):
+            if copy_if_complete(self.workspace / INCOMING / name, INCOMING / name, digest):
                 return True
             self.arriving.append(name)
         except PermissionError as error:  # the permissions changed after its digest was cached

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.batches.quarantine import find_quarantined, read_digests
+from pipeline.batches.incoming import read_digests
+from pipeline.batches.quarantine import find_quarantined
 from pipeline.checkout import RETRAININGS, checkout, remove_left_behind
 from pipeline.data.batches import INCOMING
 from pipeline.dvc import site_cache
@@ -34,6 +35,7 @@ from pipeline.retraining import branches
 from pipeline.retraining.branches import Branch
 from pipeline.retraining.inputs import RetrainingInput, read_input, read_params, set_param
 from pipeline.retraining.intake import Intake
+from pipeline.retraining.params import RetrainParams
 from pipeline.retraining.report import REPORT, REPORTS, Outcome, Retraining, append_to_log, write_report
 from pipeline.workspace import lock, main_repository
 
@@ -127,7 +129,7 @@ class _Job:
         return replace(result, warnings=branches.push_missing(self.workspace, self.root, self._print))
 
     def _retrain(self, given: RetrainingInput) -> Retraining:
-        branches.require_room(self.workspace)
+        branches.refuse_conflicting_branch(self.workspace)
         self.earlier = branches.read_branches(self.workspace)
         if self._is_done(given):
             return self._nothing_new()
@@ -150,7 +152,7 @@ class _Job:
     def _read_push(self) -> Push:
         """Read `retrain.push` from the current branch, even if another commit is retrained: it is the user's choice."""
         try:
-            return read_params(self.workspace).retrain.push
+            return read_params(self.workspace).section(RetrainParams).push
         except (FlowError, ParamsError) as error:
             self._print(f"nothing will be pushed, because retrain.push cannot be read: {error.problem}")
             return "never"
@@ -168,7 +170,7 @@ class _Job:
 
     def _find_unfinished(self, given: RetrainingInput) -> Branch | None:
         """Find an unfinished retraining of the same input. Its commit is reused, because its runs name it."""
-        same = [branch for branch in self.earlier if branch.trailers.get(branches.TAKES) == given.digest]
+        same = [branch for branch in self.earlier if branch.trailers.get(branches.TAKEN) == given.digest]
         return next((branch for branch in same if branches.OUTCOME not in branch.trailers), None)
 
     def _commit_input(self, directory: Path, given: RetrainingInput) -> str:
@@ -186,9 +188,9 @@ class _Job:
         if git(directory, "diff", "--cached", "--name-only"):
             what = [f"batch {batch}" for batch in given.batches]
             what += [f"{key}: {value}" for key, value in given.changes.items()]
-            message = f"Retrain with {', '.join(what)}\n\n{branches.TAKES}: {given.digest}\n"
+            message = f"Retrain with {', '.join(what)}\n\n{branches.TAKEN}: {given.digest}\n"
             commit(directory, message, author_of=self.workspace)
-            branches.bring(self.workspace, directory, name)
+            branches.fetch_head(self.workspace, directory, name)
         return name
 
     def _print_effects(self, name: str) -> None:
@@ -246,7 +248,7 @@ class _Job:
         lines = "\n".join(f"{key}: {value}" for key, value in trailers.items())
         message = f"Lock the outputs of the retraining: {result.outcome}\n\n{result.reason}\n\n{lines}\n"
         commit(directory, message, author_of=self.workspace)
-        branches.bring(self.workspace, directory, result.branch)
+        branches.fetch_head(self.workspace, directory, result.branch)
 
     def _notify_of_decision(self, registration: "Registration", result: Retraining, links: Mapping[str, str]) -> None:
         """Notify about the decision, unless the model existed before or an earlier retraining sent the notice."""

@@ -1,10 +1,10 @@
 """The processes of the runner's flow runs, recorded so that Prefect does not show a crashed flow run as running.
 
 Prefect still shows a flow run as running if its process was killed or the machine crashed. Each process that our runner
-starts therefore writes a note with its process id. The runner checks the notes whose processes have ended.
+starts therefore writes a note with its process id (`flows/deployed.py`). The runner checks the notes whose processes
+have ended.
 """
 
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,15 +12,11 @@ from pathlib import Path
 from uuid import UUID
 
 import psutil
-from prefect.runtime import flow_run
 
-from pipeline.files import read_kept, write_json
-from pipeline.process import end_with_input
+from pipeline.files import read_cached_json
+from pipeline.flows.deployed import NOTES
 from pipeline.tracking.processes import start_of
-from pipeline.workspace import STATE
 
-NOTES = STATE / "flow-runs"
-RUNNER_VARIABLE = "PIPELINE_RUNNER"  # set for the flow runs that our runner starts
 END_SECONDS = 20  # for a process whose runner ended: to end its stage and report to Prefect
 
 
@@ -31,14 +27,6 @@ class Note:
     flow_run: UUID
     path: Path
     process: psutil.Process | None  # None if it has ended
-
-
-def attend(root: Path) -> None:
-    """Write a note for this flow run, and end when its runner ends. Does nothing under a runner that is not ours."""
-    if os.environ.get(RUNNER_VARIABLE) and flow_run.id:
-        end_with_input()
-        content = {"pid": os.getpid(), "started": start_of(psutil.Process())}
-        write_json(root / NOTES / f"{flow_run.id}.json", content)
 
 
 def read_notes(root: Path) -> list[Note]:
@@ -59,7 +47,7 @@ def end_processes(notes: Iterable[Note]) -> None:
 
 
 def _process(path: Path) -> psutil.Process | None:
-    if not (found := read_kept(path)):
+    if not (found := read_cached_json(path)):
         return None
     try:
         process = psutil.Process(found["pid"])

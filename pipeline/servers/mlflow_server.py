@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline import logs
 from pipeline.allowed_hosts import Application, guard, own_names
 from pipeline.errors import PipelineError
 from pipeline.files import make_private
@@ -43,7 +44,10 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
 
     Raises:
         TrackingError: the default store's database cannot be read or created.
+        ParamsError: PIPELINE_LOG_LEVEL is not a level.
     """
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # read when MLflow is imported
+    logs.configure("mlflow", "mlflow", "uvicorn")
     os.umask(0o077)  # only the owner may read new files, such as the database of users
     root = main_repository()
     make_private(*data_directory(root).glob(f"{USERS}*"))
@@ -60,7 +64,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
     import uvicorn
 
     application = guard(_application(root, store), host, allowed_hosts, CLOSED)
-    uvicorn.run(application, host=host, port=port, log_level="warning", access_log=False)
+    uvicorn.run(application, host=host, port=port, log_config=None, access_log=False)
 
 
 def _application(root: Path, store: Store) -> Application:

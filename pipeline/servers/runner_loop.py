@@ -43,12 +43,14 @@ from prefect.states import Cancelled, Crashed, State
 from pipeline.batches.watcher import arrived_batches
 from pipeline.data.batches import INCOMING
 from pipeline.errors import FlowError
+from pipeline.flows.deployed import RESOURCE, RUNNER_VARIABLE
 from pipeline.flows.run import IfBusy
 from pipeline.notices.send import notify_of_failure
 from pipeline.redaction import without_password
+from pipeline.retraining.flow import read_if_busy, retrain
 from pipeline.retraining.report import LOG
-from pipeline.servers.deployments import FLOWS, RESOURCE, RETRAINING, SKIPPED, read_if_busy, retrain
-from pipeline.servers.flow_run_processes import RUNNER_VARIABLE, end_processes, read_notes
+from pipeline.servers.deployments import RETRAINING, SKIPPED, find_flows
+from pipeline.servers.flow_run_processes import end_processes, read_notes
 
 POLL_SECONDS = 5  # between two queries for runs that are due
 TEND_SECONDS = 30
@@ -90,7 +92,7 @@ class _Runner(Runner):
     async def register(self, if_busy: IfBusy) -> dict[UUID, str]:
         """Register the deployments with Prefect's server. Returns their names by id."""
         served = {}
-        for flow, deployment in zip(FLOWS, deployments(if_busy), strict=True):
+        for flow, deployment in zip(find_flows(), deployments(if_busy), strict=True):
             found = await self.aadd_deployment(deployment)
             self._deployment_registry.register_flow(found, flow)  # the runner looks for hooks here first
             self._entrypoints[found] = str(deployment.entrypoint)
@@ -177,7 +179,7 @@ def deployments(if_busy: IfBusy) -> list[RunnerDeployment]:
     """
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=COLLISION[if_busy])
     found = []
-    for flow in FLOWS:
+    for flow in find_flows():
         limit = one_at_a_time if flow.name == retrain.name else None
         module = EntrypointType.MODULE_PATH  # flow-run processes can import it like this process
         one = RunnerDeployment.from_flow(flow, flow.name, concurrency_limit=limit, entrypoint_type=module)

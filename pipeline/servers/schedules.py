@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
 from pipeline.errors import FlowError, ParamsError
 from pipeline.flows.prefect_server import answering_server
 from pipeline.redaction import without_password
+from pipeline.rooms import find_rooms
 from pipeline.servers.prefect_connection import use_lasting_server
 from pipeline.workspace import main_repository
 
@@ -24,22 +25,21 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
     from prefect.client.schemas.schedules import SCHEDULE_TYPES
 
-FlowName = Literal["train", "retrain", "monitor-data"]
-FLOW_NAMES: tuple[FlowName, ...] = ("train", "retrain", "monitor-data")
+FLOW_NAMES = tuple(name for room in find_rooms().values() for name in room.flows)
 
 
 @dataclass(frozen=True)
 class Schedule:
     """A rule for the start times of a flow."""
 
-    flow: FlowName
+    flow: str
     rule: str  # cron's five fields, or another Prefect rule as text
     timezone: str
     active: bool
     next: datetime | None  # None if paused, or if the rule has no later time
 
 
-def set_schedule(workspace: Path, flow: FlowName, cron: str, timezone: str) -> Schedule:
+def set_schedule(workspace: Path, flow: str, cron: str, timezone: str) -> Schedule:
     """Replace the schedules of a flow by this one.
 
     Raises:
@@ -74,7 +74,7 @@ def set_schedule(workspace: Path, flow: FlowName, cron: str, timezone: str) -> S
     return list_schedules(workspace, flow)[0]
 
 
-def list_schedules(workspace: Path, *flows: FlowName) -> list[Schedule]:
+def list_schedules(workspace: Path, *flows: str) -> list[Schedule]:
     """List the schedules of these flows, or of all flows.
 
     Raises:
@@ -87,12 +87,12 @@ def list_schedules(workspace: Path, *flows: FlowName) -> list[Schedule]:
                 rule, zone = getattr(each.schedule, "cron", None), getattr(each.schedule, "timezone", None) or "UTC"
                 upcoming = _next_time(each.schedule) if each.active else None
                 shown = upcoming and upcoming.astimezone(ZoneInfo(zone))
-                name: FlowName = deployment.name  # type: ignore[assignment]
+                name = str(deployment.name)
                 found.append(Schedule(name, rule or str(each.schedule), zone, each.active, shown))
     return found
 
 
-def activate(workspace: Path, flow: FlowName, active: bool) -> list[Schedule]:
+def activate(workspace: Path, flow: str, active: bool) -> list[Schedule]:
     """Pause or resume the schedules of a flow. Runs missed during the pause are not started later.
 
     Raises:
@@ -104,7 +104,7 @@ def activate(workspace: Path, flow: FlowName, active: bool) -> list[Schedule]:
     return list_schedules(workspace, flow)
 
 
-def remove(workspace: Path, flow: FlowName) -> int:
+def remove(workspace: Path, flow: str) -> int:
     """Remove the schedules of a flow. Returns their number.
 
     Raises:
@@ -137,7 +137,7 @@ def _require_schedules(deployment: "DeploymentResponse") -> list[UUID]:
 
 
 @contextmanager
-def _deployments(workspace: Path, *flows: FlowName) -> Iterator[tuple["SyncPrefectClient", list["DeploymentResponse"]]]:
+def _deployments(workspace: Path, *flows: str) -> Iterator[tuple["SyncPrefectClient", list["DeploymentResponse"]]]:
     url = without_password(use_lasting_server(main_repository(workspace)))
     from httpx import TransportError
     from prefect.client.orchestration import get_client

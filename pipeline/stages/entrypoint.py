@@ -1,7 +1,7 @@
 """The common entry point of all stage processes.
 
-It reads the parameters, holds the stage's lock, and ends the process when the DVC or flow process that started it has
-ended. It refuses damaged data, and a workspace that lacks a batch of the main repository. It turns an error into a
+It reads the parameters, holds the stage's lock, and ends the process when the DVC process that started it has ended.
+It refuses damaged data, and a workspace that lacks a batch of the main repository. It turns an error into a
 message and an exit code.
 """
 
@@ -107,11 +107,11 @@ def explain(error: OSError) -> WorkspaceError:
 
 
 def end_with_parent() -> None:
-    """End this process when the DVC or flow process that started it ends.
+    """End this process when the DVC process that started it ends. DVC ends with its flow.
 
-    After `kill -9` of either, the stage would keep running, and a rerun would start a second writer. DVC starts the
-    stage through a shell, so this watches the parent and the grandparent. It does nothing for a stage that a user
-    starts without DVC.
+    After `kill -9` of DVC, the stage would keep running, and a rerun would start a second writer. DVC starts the stage
+    through a shell, so this watches the parent and the grandparent. It does nothing for a stage that a user starts
+    without DVC.
     """
     if "DVC_STAGE" not in os.environ:
         return
@@ -119,9 +119,6 @@ def end_with_parent() -> None:
 
     parent = psutil.Process().parent()
     watched = [parent, parent.parent() if parent and "dvc" not in " ".join(parent.cmdline()) else None]
-    if "PIPELINE_FLOW_PID" in os.environ:
-        with suppress(psutil.NoSuchProcess):
-            watched.append(psutil.Process(int(os.environ["PIPELINE_FLOW_PID"])))
 
     def alive(process: psutil.Process) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Judge the model on the test split, once, and hold it against the absolute gate."""
+"""Evaluate the model on the test split, once, and check it against the absolute gate."""
 
 from pathlib import Path
 

@@ -24,21 +24,21 @@ SHOWN_SOURCES = 4
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one origin, which can be read more than once, a chunk in memory at a time."""
+    """Images from one source, which can be read repeatedly, in chunks."""
 
     source: str  # `official`, or a batch's name
     read: Callable[[], Iterator[Pair]]
 
 
 def run(params: Params) -> None:
-    """Write `data/raw/` and `data/dataset/` or, where anything fails, neither."""
+    """Write `data/raw/` and `data/dataset/`. If anything fails, neither is written."""
     entry = load_entry(params.dataset.name)
     batches, before = find_batches(INCOMING), read_state(INCOMING)
     with atomic_directory(RAW) as raw, atomic_directory(DATASET) as tables:
         fetched = fetch(entry, Path(params.dataset.path), raw)
         dataset = fetched.dataset
         if dataset.name != entry.name:
-            print(_doubt_facts(entry, fetched), flush=True)
+            print(_describe_local_files(entry, fetched), flush=True)
         print(f"{entry.title} ({entry.licence}) as {dataset.name}: {fetched.origin}", flush=True)
         train, test = (
             Part(table.OFFICIAL, partial(idx.stream_pair, images, labels, dataset))
@@ -51,12 +51,12 @@ def run(params: Params) -> None:
             counts = write_table(tables / f"{split}.parquet", dataset, parts)
             images = f"{sum(counts.values()):,} images of {len(dataset.classes)} classes"
             print(f"{split}: {images} ({_describe(counts)})", flush=True)
-        # DVC looks at the folder only afterwards: it would take for read what arrived meanwhile, and never run again.
+        # DVC hashes the folder after this stage. It would record a batch that arrived meanwhile as already read.
         require_unchanged(INCOMING, before)
 
 
-def _doubt_facts(entry: Entry, fetched: Fetched) -> str:
-    """Warn about what a local directory's files do not say of themselves."""
+def _describe_local_files(entry: Entry, fetched: Fetched) -> str:
+    """Return a warning about facts that are taken from the catalogue for a local directory's files."""
     digests = {path.name: file_digest(path) for path in (*fetched.train, *fetched.test)}
     others = load_catalog().values()
     same = next((one.name for one in others if digests == {file.name: file.sha256 for file in one.files}), None)
@@ -70,8 +70,8 @@ def _doubt_facts(entry: Entry, fetched: Fetched) -> str:
 
 
 def _apply_window(own: Part, batches: Sequence[Part], newest: int, share: float, classes: int) -> list[Part]:
-    """The newest batches as they are, and before them a sample of the older ones and of the dataset's own images."""
-    print(f"window: whole, the newest batches up to {newest}; of the rest, {share:.0%} of each class", flush=True)
+    """Return a sample of the dataset's own images and of the older batches, and then the newest batches unchanged."""
+    print(f"window: all of the newest batches, up to {newest}; {share:.0%} of each class of the rest", flush=True)
     thresholds = window.find_thresholds(own.read(), classes, share)
 
     def thin(part: Part) -> Part:
@@ -81,7 +81,7 @@ def _apply_window(own: Part, batches: Sequence[Part], newest: int, share: float,
 
 
 def _describe(counts: Mapping[str, int]) -> str:
-    """Where images came from, on one line however many batches there are."""
+    """Describe the sources of images in one line."""
     shown = [f"{count:,} {source}" for source, count in list(counts.items())[:SHOWN_SOURCES]]
     rest = list(counts.values())[SHOWN_SOURCES:]
     return printable(", ".join([*shown, f"{sum(rest):,} from {len(rest)} more batches"] if rest else shown))
@@ -90,10 +90,10 @@ def _describe(counts: Mapping[str, int]) -> str:
 def write_table(path: Path, dataset: table.Dataset, parts: Sequence[Part]) -> dict[str, int]:
     """Write the images of all parts, in order, each with its id: the SHA-1 of its pixels and its occurrence so far.
 
-    Everything is read once before anything is written, so that a bad part is refused while the rest is untouched.
+    All parts are read once before anything is written, so that a malformed part is refused first.
 
     Returns:
-        The number of images of each part, by source.
+        the number of images of each part, by source.
     """
     repeated = _repeated_prefixes(parts)
     seen: Counter[bytes] = Counter()
@@ -113,14 +113,14 @@ def write_table(path: Path, dataset: table.Dataset, parts: Sequence[Part]) -> di
 
 
 def _repeated_prefixes(parts: Sequence[Part]) -> np.ndarray:
-    """The prefixes that occur more than once, uint64 [n]: only these images need to be counted one by one."""
+    """Find the prefixes that occur more than once: uint64 [n]. Only images with these prefixes must be counted."""
     chunks = [_prefixes(table.pixel_digests(images)) for part in parts for images, _ in part.read()]
     prefixes, counts = np.unique(np.concatenate(chunks), return_counts=True)
     return prefixes[counts > 1]
 
 
 def _prefixes(digests: Sequence[bytes]) -> np.ndarray:
-    """The first eight bytes of each digest: uint64 [n]."""
+    """Return the first eight bytes of each digest: uint64 [n]."""
     return np.frombuffer(b"".join(digest[:8] for digest in digests), np.uint64)
 
 

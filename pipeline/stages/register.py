@@ -55,8 +55,8 @@ def run(params: Params) -> None:
 def _delete_after_dvc(file: Path) -> None:
     """Delete the result of an experiment in the workspace when its DVC has ended.
 
-    DVC has recorded the file by then, and would skip `register` as unchanged in the next run: the model would never be
-    judged. A missing output is made again.
+    DVC has recorded the file by then. The next run would skip `register` as unchanged, and never judge the model. A
+    missing output makes it run again.
     """
     with suppress(psutil.Error):  # if DVC is not found, `pipeline run` and `pipeline sync` judge the model all the same
         above = psutil.Process().parents()

@@ -1,4 +1,4 @@
-"""Carve the validation split from the training images; the official test images stay as they are."""
+"""Split the training images into train and validation; the official test images are not changed."""
 
 import shutil
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ REPORT = Path("reports/split.json")
 
 
 def run(params: Params) -> None:
-    """Write `data/splits/` and `reports/split.json`; nothing, when the data cannot be split as asked."""
+    """Write `data/splits/` and `reports/split.json`. If the data cannot be split as configured, nothing is written."""
     _require_validated()
     classes, seed = table.read_dataset(TRAIN).classes, params.split.seed
     train, test = split.read_draws(TRAIN, seed), split.read_draws(TEST, seed)
@@ -42,9 +42,7 @@ def _require_validated() -> None:
     except (FileNotFoundError, ValueError, KeyError):
         raise DataError(f"{VALIDATION_REPORT} is missing or damaged", remedy="dvc repro validate") from None
     if passed is not True:
-        raise ValidationFailed(
-            f"{VALIDATION_REPORT} says that the data is not fit to train on", remedy="dvc repro validate"
-        )
+        raise ValidationFailed(f"the data did not pass validation: {VALIDATION_REPORT}", remedy="dvc repro validate")
 
 
 def _describe(counts: Mapping[str, Mapping[str, int]], params: SplitParams) -> dict[str, Any]:

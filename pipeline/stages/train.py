@@ -27,14 +27,14 @@ TRAIN, VALIDATION = Path("data/splits/train.parquet"), Path("data/splits/validat
 MODELS, REPORT = Path("models"), Path("reports/training")
 PINS = Path("pins.txt")
 LOCK_WAIT_SECONDS = 15
-PROGRESS_SECONDS = 5  # between two lines about the same epoch
+PROGRESS_SECONDS = 5  # between two lines about an epoch
 MB = 10**6
-COMPILER_FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS", "ONEDNN_MAX_CPU_ISA")  # they choose other arithmetic
+COMPILER_FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS", "ONEDNN_MAX_CPU_ISA")  # they may change bits
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """A training that can start."""
+    """A prepared training."""
 
     dataset: table.Dataset
     task: "Task"
@@ -43,8 +43,8 @@ class Preparation:
     validation: "Source"
     settings: TrainSettings
     strategy: "Strategy"
-    resolved: dict[str, Any]  # what determines the result: params, and what follows from them
-    local: dict[str, Any]  # what the bits depend on besides, and what differs between machines: it is in no output
+    resolved: dict[str, Any]  # params and derived values that determine the result
+    local: dict[str, Any]  # properties of the machine that change bits; not in any output
 
 
 def run(params: Params) -> None:
@@ -73,21 +73,21 @@ def run(params: Params) -> None:
         seed=params.train.seed,
         checkpoint=checkpoint,
         strategy=prepared.strategy,
-        report=terminal.tell_progress,
+        report=terminal.print_progress,
     )
     if not writes:
         for epoch in epochs:
-            terminal.tell(epoch)
+            terminal.print_epoch(epoch)
         return
 
     inputs = {"train": TRAIN, "validation": VALIDATION}
     facts = TrainingFacts(prepared.dataset.name, prepared.resolved, inputs, prepared.local)
-    with _only_process(checkpoint), training_run(facts) as tracked:
+    with _training_lock(checkpoint), training_run(facts) as tracked:
         history = []
         for epoch in epochs:
             history.append(epoch)
             tracked.log_epoch(epoch.epoch, epoch.metrics())
-            terminal.tell(epoch)
+            terminal.print_epoch(epoch)
         best = training.find_best(history)
         print(f"best on validation: epoch {best.epoch}, accuracy {best.validation_accuracy:.4f}", flush=True)
         _, steps = training.plan_batches(images, settings)
@@ -98,7 +98,7 @@ def run(params: Params) -> None:
 
 
 def prepare(params: Params) -> Preparation:
-    """Open the splits, and make the network that the parameters name."""
+    """Open the splits, and create the network of the parameters."""
     from pipeline.models import backend, distribution, networks, tasks, training
 
     strategy = distribution.create_strategy(params.train.data_parallel)
@@ -109,7 +109,7 @@ def prepare(params: Params) -> Preparation:
     machine = backend.inspect_machine()
     precision = backend.choose_precision(settings.precision, machine)
     backend.make_repeatable(seed)
-    # Before there are weights: those of different shapes would make the workers wait for each other for ever.
+    # Checked before weights are created: with different shapes, the workers would wait for each other forever.
     distribution.require_agreement(f"seed {seed}, {task.loss}, {settings}", strategy)
     with distribution.replicated(strategy):
         network = networks.create_network(settings, task, (dataset.height, dataset.width), precision)
@@ -141,13 +141,13 @@ def _write_model(prepared: Preparation, network: "keras.Model") -> None:
 
 
 def _resolve_views(settings: TrainSettings, dataset: table.Dataset) -> TrainSettings:
-    """The settings without mirror images, where the dataset's classes do not survive them."""
+    """Return the settings without mirror images if a mirrored image of the dataset does not keep its class."""
     flip = settings.flip and dataset.flip
     return replace(settings, flip=flip, tta=settings.tta if flip or settings.tta != "flip" else "none")
 
 
 def _open_sources(dataset: table.Dataset, memory: int) -> tuple["Source", "Source"]:
-    """The train and the validation split: in memory if their images take no more than `memory` bytes, else streamed."""
+    """Open train and validation split: in memory if their images fit into `memory` bytes, otherwise streamed."""
     from pipeline.models.inputs import Examples, Stream
 
     size = dataset.height, dataset.width
@@ -159,9 +159,9 @@ def _open_sources(dataset: table.Dataset, memory: int) -> tuple["Source", "Sourc
 
 
 def _find_checkpoint(determinants: dict[str, Any], *, read_only: bool) -> "Checkpoint":
-    """The checkpoint of this training, whether or not it exists.
+    """Return the checkpoint of this training. The file may not exist.
 
-    The main repository keeps it, out of the reach of DVC, which deletes a stage's outputs before it runs.
+    It is in the main repository and not a DVC output, because DVC deletes the outputs before a stage runs.
     """
     import numpy as np
 
@@ -170,7 +170,7 @@ def _find_checkpoint(determinants: dict[str, Any], *, read_only: bool) -> "Check
     from pipeline.models.backend import keras, tf
     from pipeline.models.checkpoints import Checkpoint, derive_key
 
-    installed = [tf.__version__, keras.__version__, np.__version__]  # `pins.txt` says what should be
+    installed = [tf.__version__, keras.__version__, np.__version__]  # `pins.txt` lists the versions to install
     software = {"installed": installed, "flags": [os.environ.get(name) for name in COMPILER_FLAGS]}
     code = [*sorted(Path(pipeline.models.__path__[0]).glob("*.py"))]
     code += [*map(Path, (table.__file__, files.__file__, __file__)), PINS]
@@ -179,8 +179,8 @@ def _find_checkpoint(determinants: dict[str, Any], *, read_only: bool) -> "Check
 
 
 @contextmanager
-def _only_process(checkpoint: "Checkpoint") -> Iterator[None]:
-    """Hold a checkpoint against a second process that runs the same training."""
+def _training_lock(checkpoint: "Checkpoint") -> Iterator[None]:
+    """Hold the lock of a training. A second process with the same training is refused."""
     remedy = "it is the same training: wait for it, then run the same command again"
     name = f"training {checkpoint.path.stem}"
     with lock(name, wait=LOCK_WAIT_SECONDS, remedy=remedy, root=main_repository()):
@@ -193,7 +193,7 @@ def _name_worker() -> str:
 
 
 class _Terminal:
-    """Lines about a training: one for each epoch, and one now and then in an epoch that takes long."""
+    """Prints a line for each epoch, and one every few seconds within a long epoch."""
 
     def __init__(self, epochs: int, images: int) -> None:
         self._epochs, self._images, self._last = epochs, images, time.monotonic()
@@ -207,22 +207,23 @@ class _Terminal:
         replicas = f", {local['replicas']} replicas" if local["replicas"] > 1 else ""
         print(f"{local['computed_in']} on {local['device']}, {local['threads']} threads{replicas}", flush=True)
 
-    def tell(self, epoch: "Epoch") -> None:
+    def print_epoch(self, epoch: "Epoch") -> None:
         pace = "from checkpoint" if epoch.restored else f"{epoch.images_per_second:9,.0f} images/s"
         self._print(
             f"epoch {epoch.epoch:{len(str(self._epochs))}}/{self._epochs}  {pace:>18}  loss {epoch.loss:.4f}  "
-            f"validation accuracy {epoch.validation_accuracy:.4f}  {self._left(epoch.epoch, epoch.images_per_second)}"
+            f"validation accuracy {epoch.validation_accuracy:.4f}  "
+            f"{self._time_left(epoch.epoch, epoch.images_per_second)}"
         )
 
-    def tell_progress(self, progress: "Progress") -> None:
+    def print_progress(self, progress: "Progress") -> None:
         if time.monotonic() - self._last > PROGRESS_SECONDS:
             done = progress.epoch - 1 + progress.done
             self._print(
                 f"  {progress.done:4.0%} of epoch {progress.epoch}  {progress.images_per_second:9,.0f} images/s  "
-                f"loss {progress.loss:.4f}  {self._left(done, progress.images_per_second)}"
+                f"loss {progress.loss:.4f}  {self._time_left(done, progress.images_per_second)}"
             )
 
-    def _left(self, done: float, images_per_second: float) -> str:
+    def _time_left(self, done: float, images_per_second: float) -> str:
         seconds = (self._epochs - done) * self._images / images_per_second
         return f"{seconds // 60:.0f}:{seconds % 60:02.0f} left"
 

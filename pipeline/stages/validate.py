@@ -1,4 +1,4 @@
-"""Hold the data against the expectations; anything critical stops the pipeline here."""
+"""Check the data against the expectations; a critical failure stops the pipeline."""
 
 import gc
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from pipeline.stages.entrypoint import execute
 
 FILES = {"train": Path("data/dataset/train.parquet"), "test": Path("data/dataset/test.parquet")}
 REPORT = Path("reports/validation.json")
-PAGES = Path("reports/data_docs")  # no output of DVC: its HTML holds times, and a stage that fails can leave it behind
+PAGES = Path("reports/data_docs")  # not a DVC output: its HTML contains times, and it must remain after a failed stage
 
 
 def run(params: Params) -> None:
@@ -30,7 +30,7 @@ def run(params: Params) -> None:
 
 
 def _import_validation() -> ModuleType:
-    """The module that imports Great Expectations: a fifth of its time is garbage collection while classes are made."""
+    """Import Great Expectations without garbage collection, which would take a fifth of the time."""
     gc.disable()
     try:
         from pipeline.data import validation
@@ -40,16 +40,16 @@ def _import_validation() -> ModuleType:
 
 
 def _write_pages(write: Callable[[Path], None], content: Mapping[str, Any]) -> None:
-    """Replace the pages of the last run, with the report beside them: DVC has none of a run that fails.
+    """Replace the pages of the last run and the copy of the report beside them, which also a failed run leaves.
 
-    They are for reading. The verdict must not hang on them: a full disk is told, and not raised.
+    They are informative only. If the disk is full, a message is printed and no error is raised.
     """
     try:
         with atomic_directory(PAGES) as directory:
             write(directory)
             write_json(directory / REPORT.name, content)
     except OSError as error:
-        print(f"{PAGES} could not be written: {error}", flush=True)
+        print(f"cannot write {PAGES}: {error}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import WorkspaceError, mend_committed
+from pipeline.errors import WorkspaceError, remedy_for_committed
 from pipeline.files import file_digest, parse_yaml, read_json
 from pipeline.models.contract import Contract, read_contract
 
@@ -111,7 +111,7 @@ class Outputs:
         try:
             return dict((parse_yaml(lock.read_bytes()) or {}).get("stages", {}))
         except ValueError as error:
-            raise WorkspaceError(f"{lock} is damaged", found=str(error), remedy=mend_committed(lock)) from None
+            raise WorkspaceError(f"{lock} is damaged", found=str(error), remedy=remedy_for_committed(lock)) from None
 
     def are_of(self, stage: str, *paths: str) -> bool:
         """Return True if the files or directories in the workspace are the ones that a stage last read or wrote."""

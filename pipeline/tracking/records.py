@@ -1,7 +1,6 @@
 """Training runs in MLflow: create, extend and rebuild them, and find them by their model's digest."""
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ from pipeline.files import file_digest, read_json
 from pipeline.tracking import logged_models, processes, provenance
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import MODEL, Outputs, dvc_digest, flatten
-from pipeline.tracking.queries import all_experiments, find_or_none, search_runs
+from pipeline.tracking.parent_run import find_parent
+from pipeline.tracking.queries import all_experiments, search_runs
 from pipeline.tracking.store import Store, experiment_id, explained, locate, open_store
 from pipeline.workspace import current_experiment
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 EXPERIMENT_TAG = "dvc.experiment"  # name of the DVC experiment that created the run
 EVALUATION_TAG = "evaluation.md5"  # DVC's digest of the directory; set last
-PARENT_VARIABLE = "PIPELINE_PARENT_RUN"
 DIFF_ARTIFACT = "source/changes.diff"
 LOCK_ARTIFACT = "source/dvc.lock"
 TRAINING_ARTIFACT, EVALUATION_ARTIFACT, DATA_ARTIFACT = "training", "evaluation", "data"
@@ -242,16 +241,6 @@ def _create(workspace: Path, facts: TrainingFacts, digests: Mapping[str, str], t
             run.info.run_id, [describe_data(path, name, digests[name]) for name, path in facts.inputs.items()]
         )
         return Record(store, client, client.get_run(run.info.run_id))
-
-
-def find_parent(client: "MlflowClient") -> "Run | None":
-    """Find the run of the flow that started this process. None if there is no flow, or its run is not in the store."""
-    if not (parent := os.environ.get(PARENT_VARIABLE)):
-        return None
-    run = find_or_none(client.get_run, parent)
-    if run is None:
-        print(f"the flow's run {parent} is not in the tracking store: recording without it", flush=True)
-    return run
 
 
 def describe_data(path: Path, split: str, digest: str) -> "DatasetInput":

@@ -20,7 +20,11 @@ from tests.conftest import Project
 from tests.e2e.light import DATASET, model_of
 
 RUN, RETRAIN = "run", "retrain"
-MODULES = {"stage": "tests.e2e.light", "dvc": "pipeline.dvc", "prefect server": "pipeline.flows.prefect_server"}
+MODULES = {
+    "stage": "tests.e2e.light",
+    "dvc": "pipeline.flows.dvc_process",
+    "prefect server": "pipeline.flows.prefect_server",
+}
 VICTIMS = ("flow", *MODULES, "machine")  # the command itself, the process of a module, and all processes at once
 CHAIN = 5  # kills before a command is left to end
 LATEST = 0.8  # of the time that a run took, at which the next is killed

@@ -22,7 +22,8 @@ from pipeline.params import load_params
 from pipeline.registry.registration import Registration, register
 from pipeline.tracking.logged_models import OUTPUT_PATHS
 from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest, flatten
-from pipeline.tracking.records import PARENT_VARIABLE, TrainingFacts, find_or_rebuild
+from pipeline.tracking.parent_run import PARENT_FILE_VARIABLE
+from pipeline.tracking.records import TrainingFacts, find_or_rebuild
 from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.tracking.store import locate, open_store
 from tests.conftest import REPOSITORY, settle_store
@@ -263,7 +264,7 @@ def making_workspace(root: Path, store: Path) -> Iterator[Workspace]:
     """The same in another place, for the length of the block."""
     with pytest.MonkeyPatch.context() as environment:
         for name in (
-            "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", PARENT_VARIABLE, "DVC_ROOT", "DVC_EXP_NAME",
+            "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", PARENT_FILE_VARIABLE, "DVC_ROOT", "DVC_EXP_NAME",
             "DVC_EXP_BASELINE_REV"
         ):  # fmt: skip
             environment.delenv(name, raising=False)

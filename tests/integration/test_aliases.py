@@ -4,6 +4,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from pipeline.registry import aliases
 from pipeline.registry.aliases import CHALLENGER, CHAMPION, Move, read_history, recover
 from pipeline.registry.promotion import promote, rollback
 from pipeline.tracking import processes
-from pipeline.tracking.records import PARENT_VARIABLE
+from pipeline.tracking.parent_run import PARENT_FILE_VARIABLE, write_parent_run
 from pipeline.tracking.store import Store, open_store
 from tests.integration.movers import NAME, Job, Outcome, make_versions, run_at_once
 from tests.integration.recorded import Workspace, empty_store, workspace
@@ -87,8 +88,11 @@ def test_a_move_says_when_who_from_where_to_where_and_why(client: "MlflowClient"
     assert assert_unbroken(client)[-1] == move
 
 
-def test_the_flow_that_moves_an_alias_is_named(client: "MlflowClient", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PARENT_VARIABLE, "0f3a")
+def test_the_flow_that_moves_an_alias_is_named(
+    client: "MlflowClient", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PARENT_FILE_VARIABLE, str(tmp_path / "flow-run"))
+    write_parent_run(tmp_path / "flow-run", "0f3a")
     aliases.move_alias(client, NAME, CHALLENGER, "1", reason="it passed", evidence={"gain": "0.3 points"})
     (move,) = read_history(client, NAME)
     assert (move.who, move.kind, move.evidence) == ("flow run 0f3a", "registration", {"gain": "0.3 points"})

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import yaml
 
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.prefect_server import TemporaryServer
@@ -150,6 +151,50 @@ def test_what_did_not_answer_is_tried_again(run: Run, stand_ins: Project, monkey
     run(force="ingest", until="ingest")
     assert started_stages(stand_ins) == ["ingest", "ingest"]
     assert states() == {"flow": "Completed", "ingest": "Completed"}
+
+
+def test_a_forced_run_that_is_restarted_does_not_repeat_finished_stages(
+    run: Run, stand_ins: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pipeline.flows.prefect_flow
+
+    monkeypatch.setattr(pipeline.flows.prefect_flow, "RETRY_SECONDS", [0.1, 0.1])
+    behave(stand_ins, split={"exit": [75]})
+    run(force="all", until="train")
+    assert started_stages(stand_ins) == ["ingest", "validate", "split", "split", "train"]
+    assert set(states().values()) == {"Completed"}
+
+
+def test_stages_that_do_not_depend_on_a_failed_one_run(run: Run, stand_ins: Project) -> None:
+    file = stand_ins.path / "dvc.yaml"
+    definition = yaml.safe_load(file.read_text())
+    definition["stages"]["split"] |= {"deps": ["out/ingest.txt"], "cmd": "python stage.py split out/ingest.txt"}
+    file.write_text(yaml.safe_dump(definition, sort_keys=False))
+    behave(stand_ins, validate={"exit": [1]})
+    with pytest.raises(FlowError, match="validate failed; not run: none"):
+        run(force="all")
+    assert sorted(started_stages(stand_ins)) == sorted(STAGES)
+
+
+def test_a_dvc_that_is_killed_fails_the_stage_and_the_next_run_continues(run: Run, stand_ins: Project) -> None:
+    stand_ins.set_params(**{"split.seed": 9})
+    behave(stand_ins, split={"sleep": 60})
+
+    def kill_dvc() -> None:
+        wait_until(lambda: "split" in started_stages(stand_ins))
+        for process in psutil.Process().children():
+            if "pipeline.flows.dvc_process" in process.cmdline():
+                process.kill()
+
+    with ThreadPoolExecutor(1) as other:
+        killing = other.submit(kill_dvc)
+        with pytest.raises(FlowError, match="split failed"):
+            run(force="all", until="split")
+        killing.result()
+    wait_until(lambda: not processes_of(stand_ins))
+    behave(stand_ins)
+    run(until="split")
+    assert started_stages(stand_ins) == ["ingest", "validate", "split", "split"]
 
 
 def test_a_stage_that_does_not_exist_is_refused(run: Run, stand_ins: Project) -> None:

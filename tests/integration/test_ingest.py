@@ -294,7 +294,7 @@ def test_a_window_keeps_the_newest_batches_and_a_sample_of_the_rest(capsys: pyte
     assert np.bincount(kept["official"], minlength=10).tolist() == [50] * 10  # a quarter of 200 in each class
     assert 25 < len(kept["a.npz"]) < 75
     assert len(kept["b.npz"]) == len(kept["c.npz"]) == 200
-    assert "whole, the newest batches up to 2; of the rest, 25% of each class" in capsys.readouterr().out
+    assert "all of the newest batches, up to 2; 25% of each class of the rest" in capsys.readouterr().out
     assert TEST.read_bytes() == test
     ids = table.read_ids(TRAIN)
     assert [id_ for id_ in own if id_ in set(ids)] == ids[:500]

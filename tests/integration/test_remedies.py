@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from pipeline.cli.__main__ import PANELS
+from pipeline.cli.__main__ import app
 from pipeline.errors import DataError, FlowError, ParamsError
-from pipeline.flows.plan import read_plan
+from pipeline.flows.dvc_process import read_plan
 from pipeline.flows.run import run_training
 from pipeline.flows.summary import Summary
 from pipeline.git import git
@@ -21,7 +22,7 @@ from pipeline.params import load_params
 from pipeline.registry.sync import Synced
 from tests.conftest import REPOSITORY
 
-COMMANDS = {name for names in PANELS.values() for name in names}
+COMMANDS = set(get_command(app).commands)  # type: ignore[attr-defined]
 NEEDS_REASON = ("promote", "rollback")
 
 

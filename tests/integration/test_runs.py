@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,10 +19,11 @@ import pytest
 from pipeline.errors import FAILURE, TEMPORARY_FAILURE, TrackingError
 from pipeline.files import file_digest
 from pipeline.registry.sync import Synced
-from pipeline.tracking import provenance
+from pipeline.tracking import parent_run, provenance
 from pipeline.tracking.flow_runs import StageResult, flow_run
 from pipeline.tracking.logged_models import MODEL_TAG
-from pipeline.tracking.records import PARENT_VARIABLE, describe_data
+from pipeline.tracking.parent_run import PARENT_FILE_VARIABLE, read_parent_run, write_parent_run
+from pipeline.tracking.records import describe_data
 from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.tracking.store import SETTINGS_AFTER_TIMEOUT, explained, locate, open_store, pages_command
 from tests.conftest import REPOSITORY
@@ -289,7 +291,8 @@ def test_a_flow_lists_its_stages_above_its_training(workspace: Workspace, monkey
     workspace.train(b"a model")
     results = [StageResult("split", "unchanged", 0.0), StageResult("train", "ran", 4.5, "accuracy 0.9")]
     with flow_run("garments", {"flow.run": "brisk-otter"}) as tracked:
-        monkeypatch.setenv(PARENT_VARIABLE, tracked.id)
+        monkeypatch.setenv(PARENT_FILE_VARIABLE, "flow-run")
+        write_parent_run(Path("flow-run"), tracked.id)
         workspace.record_training()
         tracked.log_stages(results)
         tracked.finish(Synced("0123", "4567").tags())
@@ -314,11 +317,27 @@ def test_a_flow_with_a_failed_stage_fails(workspace: Workspace) -> None:
 def test_a_flow_whose_record_is_gone_does_not_stop_a_training(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(PARENT_VARIABLE, "0" * 32)
+    monkeypatch.setenv(PARENT_FILE_VARIABLE, "flow-run")
+    write_parent_run(Path("flow-run"), "0" * 32)
     workspace.train(b"a model")
     workspace.record_training()
     assert workspace.runs()[0].info.status == "FINISHED"
     assert "not in the tracking store" in capsys.readouterr().out
+
+
+def test_a_stage_waits_until_its_flow_has_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_parent_run() is None
+    file = tmp_path / "flow-run"
+    monkeypatch.setenv(PARENT_FILE_VARIABLE, str(file))
+    with ThreadPoolExecutor(1) as stage:
+        waiting = stage.submit(read_parent_run)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.2)
+        write_parent_run(file, "0f3a")
+        assert waiting.result() == "0f3a"
+    file.unlink()
+    monkeypatch.setattr(parent_run, "WAIT_SECONDS", 0)
+    assert read_parent_run() is None
 
 
 def test_a_new_store_is_made_once_by_processes_that_ask_together(workspace: Workspace) -> None:

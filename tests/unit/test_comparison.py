@@ -169,9 +169,9 @@ def test_a_model_is_no_better_than_itself() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ids": [f"other-{row}" for row in range(300)]}, "not of the same images"),
-        ({"labels": (np.arange(300) % 2).astype(np.uint8)}, "do not agree on what is right"),
-        ({"classes": ("Bag", "Dress", "Shirt")}, "not of the same classes"),
+        ({"ids": [f"other-{row}" for row in range(300)]}, "for different images"),
+        ({"labels": (np.arange(300) % 2).astype(np.uint8)}, "have different labels"),
+        ({"classes": ("Bag", "Dress", "Shirt")}, "have different classes"),
     ],
 )
 def test_answers_to_other_questions_are_refused(change: dict[str, object], message: str) -> None:
@@ -182,7 +182,7 @@ def test_answers_to_other_questions_are_refused(change: dict[str, object], messa
 def test_a_part_of_the_images_is_refused() -> None:
     part = predictions(1, images=299)
     for pair in ((part, predictions(2)), (predictions(2), part)):
-        with pytest.raises(DataError, match="not of the same images"):
+        with pytest.raises(DataError, match="for different images"):
             compare(*pair)
 
 
@@ -221,7 +221,7 @@ def test_predictions_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert (found.predicted == given.predicted).all()
     assert np.allclose(found.probabilities, given.probabilities, atol=1e-7)
     file.write_bytes(b"no Parquet")
-    with pytest.raises(DataError, match="holds no predictions"):
+    with pytest.raises(DataError, match="has no predictions"):
         read_predictions(file)
     with pytest.raises(DataError, match="is missing"):
         read_predictions(file.with_name("another"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dvc import announced_outcome, failed_exit_code, forget_dead_holders, is_advice
+from pipeline.dvc import Announcement, is_advice, parse_announcement, remove_stale_rwlock_entries
 from pipeline.errors import FlowError
 from pipeline.flows.plan import Plan, parse_plan
 
@@ -21,30 +21,30 @@ def plan_of(**status: object) -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("line", "outcome"),
+    ("line", "announcement"),
     [
-        ("Stage 'train' didn't change, skipping", "unchanged"),
-        ("Stage 'train' is cached - skipping run, checking out outputs", "restored"),
-        ("Running stage 'train':", "ran"),
+        ("Stage 'train' didn't change, skipping", Announcement("train", "unchanged")),
+        ("Stage 'train' is cached - skipping run, checking out outputs", Announcement("train", "restored")),
+        ("Running stage 'train':", Announcement("train", "ran")),
         ("> python -m pipeline.stages.train", None),
         ("epoch 1/8: Stage 'train' didn't change, skipping", None),
-    ],
-)
-def test_the_outcome_is_what_dvc_announces(line: str, outcome: str | None) -> None:
-    assert announced_outcome(line) == outcome
-
-
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        ("ERROR: failed to reproduce 'ingest': failed to run: python -m pipeline.stages.ingest, exited with 75", 75),
-        ("ERROR: failed to reproduce 'train': failed to run: python -m pipeline.stages.train, exited with -15", -15),
-        ("ERROR: failed to reproduce 'train': dependency 'data' does not exist", None),
+        (
+            "ERROR: failed to reproduce 'ingest': failed to run: python -m pipeline.stages.ingest, exited with 75",
+            Announcement("ingest", "failed", 75),
+        ),
+        (
+            "ERROR: failed to reproduce 'train': failed to run: python -m pipeline.stages.train, exited with -15",
+            Announcement("train", "failed", -15),
+        ),
+        (
+            "ERROR: failed to reproduce 'train': dependency 'data' does not exist",
+            Announcement("train", "failed"),
+        ),
         ("the program exited with 75", None),
     ],
 )
-def test_the_exit_code_of_a_stage_is_in_dvcs_error(line: str, code: int | None) -> None:
-    assert failed_exit_code(line) == code
+def test_messages_of_dvc_are_parsed(line: str, announcement: Announcement | None) -> None:
+    assert parse_announcement(line) == announcement
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def test_status_becomes_reasons_in_words() -> None:
 
 def test_a_change_makes_everything_behind_it_pending() -> None:
     changed = plan_of(split=["changed command"])
-    assert [stage.name for stage in changed.pending()] == ["split", "train"]
+    assert changed.pending() == ("split", "train")
     assert plan_of().pending() == ()
-    assert [stage.name for stage in plan_of().pending(frozenset(["validate"]))] == ["validate", "split", "train"]
+    assert plan_of().pending(["validate"]) == ("validate", "split", "train")
 
 
 def test_until_keeps_what_the_stage_depends_on() -> None:
@@ -117,7 +117,7 @@ def test_what_a_killed_dvc_held_is_free_although_its_number_is_in_use_again(tmp_
         list_of_files.write_text(
             json.dumps({"write": {"a": ours, "b": theirs}, "read": {"c": [ours, theirs], "d": [theirs]}})
         )
-        forget_dead_holders(tmp_path)
+        remove_stale_rwlock_entries(tmp_path)
         assert json.loads(list_of_files.read_text()) == {"write": {"a": ours}, "read": {"c": [ours]}}
         for process in (other, dvc):
             process.kill()
@@ -127,7 +127,7 @@ def test_what_a_killed_dvc_held_is_free_although_its_number_is_in_use_again(tmp_
 def test_a_list_of_files_in_use_that_a_killed_dvc_left_cut_off_is_replaced(tmp_path: Path, content: str) -> None:
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     (tmp_path / ".dvc/tmp/rwlock").write_text(content)
-    forget_dead_holders(tmp_path)
+    remove_stale_rwlock_entries(tmp_path)
     assert (tmp_path / ".dvc/tmp/rwlock").read_text() == "{}"
 
 
@@ -136,5 +136,5 @@ def test_a_list_of_files_in_use_that_is_none_is_left_to_dvc(tmp_path: Path, cont
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     if content:
         (tmp_path / ".dvc/tmp/rwlock").write_text(content)
-    forget_dead_holders(tmp_path)
+    remove_stale_rwlock_entries(tmp_path)
     assert [path.read_text() for path in (tmp_path / ".dvc/tmp").iterdir()] == ([content] if content else [])

@@ -13,8 +13,15 @@ from typing import IO
 import pytest
 from dvc.utils.serialize import loads_yaml
 
-from pipeline.cli.retrain import _parse_change
-from pipeline.files import atomic_directory, atomic_file, file_digest, parse_yaml, read_json, read_kept, write_json
+from pipeline.files import (
+    atomic_directory,
+    atomic_file,
+    file_digest,
+    parse_yaml,
+    read_cached_json,
+    read_json,
+    write_json,
+)
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "pipeline"
@@ -111,11 +118,11 @@ def test_json_is_the_same_bytes_for_the_same_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", [b"", b"\0\0\0", b'{"a": ', b"\xff"])
 def test_what_a_power_cut_left_of_json_counts_as_nothing(tmp_path: Path, left: bytes) -> None:
-    assert read_kept(tmp_path / "a") is None
+    assert read_cached_json(tmp_path / "a") is None
     (tmp_path / "a").write_bytes(left)
-    assert read_kept(tmp_path / "a") is None
+    assert read_cached_json(tmp_path / "a") is None
     write_json(tmp_path / "a", {"a": 1})
-    assert read_kept(tmp_path / "a") == {"a": 1}
+    assert read_cached_json(tmp_path / "a") == {"a": 1}
 
 
 def test_json_refuses_what_json_does_not_have(tmp_path: Path) -> None:
@@ -134,7 +141,6 @@ def test_yaml_is_read_as_dvc_reads_it() -> None:
     """YAML 1.1 reads each of these as something else: text, True, 15, 90."""
     text = "- 1e-05\n- yes\n- 017\n- 1:30\n- off\n- 0o17\n"
     assert parse_yaml(text) == loads_yaml(text) == [1e-05, "yes", 17, "1:30", "off", 15]
-    assert _parse_change("train.weight_decay=1e-5") == ("train.weight_decay", 1e-5)
 
 
 @pytest.mark.parametrize("text", ["!!int ''", "!!bool x", "[" * 100_000, "- " * 100_000, "{a: " * 50_000])

@@ -11,7 +11,7 @@ import yaml
 from dvc.utils.serialize import dumps_yaml
 
 from pipeline.errors import ParamsError
-from pipeline.params import PARAMS_FILE, TrainSettings, load_params, params_schema, parse_params
+from pipeline.params import PARAMS_FILE, Params, Section, TrainSettings, load_params, params_schema, parse_params
 from tests.conftest import REPOSITORY
 
 
@@ -41,6 +41,7 @@ def changed(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         ("split.validation_fraction", True, "split.validation_fraction is True"),
         ("train.epoch", 3, "train.epoch is not a parameter; did you mean epochs?"),
         ("trane", {}, "trane is not a parameter; did you mean train?"),
+        ("conservatory", {}, "conservatory is not a parameter: no part of this project reads this section."),
         ("train.preset", "mpl", "train.preset is 'mpl', not one of mlp, cnn"),
         ("train.loss", "mse", "train.loss is 'mse'"),
         ("presets.cnn.epochs", 0, "presets.cnn.epochs is 0"),
@@ -51,7 +52,6 @@ def changed(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         ("dataset.path", "", "dataset.path"),
         ("dataset.window", 0, "dataset.window is 0: input should be greater than 0"),
         ("dataset.window_older", 0.0, "dataset.window_older is 0.0: input should be greater than 0"),
-        ("monitor.at_least", 4, "monitor.at_least is 4, more than the 3 batches that monitor.last looks at"),
         ("evaluate.min_accuracy", 1.2, "evaluate.min_accuracy is 1.2"),
         ("evaluate.max_loss", float("inf"), "evaluate.max_loss is inf: input should be a finite number"),
         ("presets.mlp.weight_decay", float("nan"), "presets.mlp.weight_decay is nan: input should be a finite number"),
@@ -133,9 +133,13 @@ def test_a_missing_file_says_how_to_get_it_back(in_directory: object) -> None:
         load_params()
 
 
-def test_a_commit_from_before_a_key_of_retraining_can_still_be_retrained(raw: dict[str, Any]) -> None:
-    del raw["retrain"]["push"]
-    assert parse_params(raw).retrain.push == "auto"
+def test_a_commit_from_before_or_after_a_room_can_be_read(raw: dict[str, Any]) -> None:
+    stages = {field.name for field in dataclasses.fields(Params)} | {"presets"}
+    other = {key: value for key, value in raw.items() if key in stages} | {"conservatory": {"plants": 3}}
+    params = parse_params(other, of_commit=True)
+    assert params.train == parse_params(raw).train
+    with pytest.raises(ParamsError, match="lacks the section of Conservatory"):
+        params.section(type("Conservatory", (Section,), {}))
 
 
 @pytest.mark.parametrize("value", [1e-5, 1.5e-7, 2e20, 0.1, 3])

@@ -21,7 +21,7 @@ from pipeline.stack import (
     LOCK,
     SERVER_AUTH,
     SETTINGS_FILE,
-    TOLD_VARIABLE,
+    WARNED_VARIABLE,
     Stack,
     answers,
     auth_string,
@@ -45,7 +45,7 @@ NOBODY = "http://127.0.0.1:9"
 def unconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "DVC_ROOT", CLIENT_AUTH, SERVER_AUTH):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(TOLD_VARIABLE, "")  # what a test sets goes with it
+    monkeypatch.setenv(WARNED_VARIABLE, "")  # what a test sets goes with it
 
 
 class Healthy(BaseHTTPRequestHandler):
@@ -112,7 +112,7 @@ def test_who_answers_where_a_killed_stack_did_is_not_asked(
     assert find_server(tmp_path, "prefect") is None
     assert locate(tmp_path).uri == f"sqlite:///{tmp_path}/mlflow.db"
     assert capsys.readouterr().err.splitlines() == [
-        f"`pipeline up`, process {os.getpid()}, ended without a word: going on without it, on the same records"
+        f"`pipeline up`, process {os.getpid()}, ended unexpectedly: continuing without it, on the same records"
     ]
     write_stack(tmp_path, Stack(os.getpid() + 1, mlflow=server))
     with lock(LOCK, wait=0, remedy="", root=tmp_path):  # as what restores a backup does
@@ -130,7 +130,7 @@ def test_one_line_says_that_nobody_answers(tmp_path: Path, capsys: pytest.Captur
         assert find_server(tmp_path, "prefect") is None
         assert locate(tmp_path).database == tmp_path / "mlflow.db"
     assert capsys.readouterr().err.splitlines() == [
-        f"{NOBODY}, started by `pipeline up`, does not answer: going on without it, on the same records"
+        f"{NOBODY}, started by `pipeline up`, does not respond: continuing without it, on the same records"
     ]
 
 

@@ -71,7 +71,7 @@ def test_each_training_has_a_checkpoint_of_its_own(splits: Path, monkeypatch: py
     assert len(set(names)) == len(names)
 
 
-def test_a_long_epoch_is_told_of_now_and_then_with_the_time_left(
+def test_a_long_epoch_prints_its_progress_and_the_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0
@@ -79,7 +79,7 @@ def test_a_long_epoch_is_told_of_now_and_then_with_the_time_left(
     terminal = stage._Terminal(epochs=3, images=6000)
     for seconds in (1, 6, 7, 12):
         now = 100.0 + seconds
-        terminal.tell_progress(Progress(epoch=2, done=0.25, loss=0.5, images_per_second=100.0))
+        terminal.print_progress(Progress(epoch=2, done=0.25, loss=0.5, images_per_second=100.0))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2  # not after a second, nor a second after the first line
     for part in ("25% of epoch 2", "100 images/s", "loss 0.5000", "1:45 left"):  # 1.75 epochs of 60 seconds

@@ -31,7 +31,7 @@ def history_template(template: Project, shared: Callable[[str, Callable[[Path], 
 
     def build(path: Path) -> None:
         project = with_own_records(template, path / "project")
-        add_batch(project, path / "batch.npz")
+        add_batch(project)
         train = project.path / "pipeline/stages/train.py"
         train.write_text(train.read_text().replace("params.train.seed\n", "params.train.seed + 100\n", 1))
         project.set_params(**{"train.epochs": 4})
@@ -52,7 +52,7 @@ def history(history_template: Project, tmp_path: Path) -> Project:
 
 
 def with_own_records(project: Project, path: Path) -> Project:
-    """A copy whose records are its own as well: MLflow's are under absolute addresses."""
+    """Copy a project and rewrite the absolute addresses in its MLflow store."""
     copy = project.copy_to(path)
     addresses = {
         "experiments": "artifact_location",
@@ -67,13 +67,13 @@ def with_own_records(project: Project, path: Path) -> Project:
     return copy
 
 
-def add_batch(project: Project, path: Path) -> None:
+def add_batch(project: Project) -> None:
     images = read_idx(project.path / "data/raw/train-images-idx3-ubyte")
     labels = read_idx(project.path / "data/raw/train-labels-idx1-ubyte")
     chosen = np.concatenate([np.flatnonzero(labels == label)[:4] for label in range(10)])
     brighter = np.where(images[chosen] > 0, np.minimum(images[chosen].astype(int) + 9, 255), 0).astype(np.uint8)
-    np.savez(path, images=brighter, labels=labels[chosen])
-    project.run("pipeline", "add-data", str(path), "--name", Path(BATCH).name)
+    np.savez(project.path / BATCH, images=brighter, labels=labels[chosen])
+    project.run("dvc", "add", BATCH)
 
 
 def reproduce(project: Project, version: str) -> tuple[int, dict[str, Any]]:
@@ -100,8 +100,8 @@ def version_tags(project: Project, version: str) -> dict[str, str]:
     return dict(query(project, "SELECT key, value FROM model_version_tags WHERE version = ?", version))
 
 
-def everything_of_the_user(project: Project) -> dict[str, Any]:
-    """What a reproduction must not touch: files, git, DVC's cache, runs, versions, aliases."""
+def users_state(project: Project) -> dict[str, Any]:
+    """The state that a reproduction must not change: files, git, DVC's cache, runs, versions, aliases."""
     # git touches an object that it finds there already, whoever borrows it
     ours = (".pipeline", "mlflow.db", "mlruns", ".git/index", ".git/objects/")
     files = {
@@ -139,7 +139,7 @@ def batch_digest(project: Project, version: str) -> str:
 
 
 def edit_run_tag(project: Project, version: str, key: str, value: str) -> None:
-    """What nobody should do: change the record behind the pipeline's back."""
+    """Tamper with the record of a run."""
     edit = "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = ? RETURNING key"
     assert query(project, edit, value, run_of(project, version), key) == [(key,)]
 
@@ -148,13 +148,13 @@ def test_a_clean_older_commit_with_other_params_is_reproduced(history: Project) 
     (history.path / "pipeline/models/training.py").write_text("an edit under way")
     add_unfinished = history.path / "data/incoming/unfinished.npz"
     add_unfinished.write_bytes(b"a batch that version 1 never had, without a pointer")
-    before = everything_of_the_user(history)
+    before = users_state(history)
     code, verdict = reproduce(history, "champion")
     assert (code, verdict["outcome"], verdict["version"]) == (0, "identical", "1")
     assert [(stage["outcome"], stage["compared"], stage["differences"]) for stage in verdict["stages"]] == [
         ("ran", True, [])
     ] * 5
-    assert everything_of_the_user(history) == before
+    assert users_state(history) == before
     assert leftovers(history) == []
     assert version_tags(history, "1")["reproduction"] == "identical"
     (kept,) = (history.path / "mlruns").rglob("reproduction/verdict.json")
@@ -163,13 +163,13 @@ def test_a_clean_older_commit_with_other_params_is_reproduced(history: Project) 
 
 def test_a_dirty_tree_is_reproduced_with_its_code_and_its_batch(history: Project) -> None:
     assert not (history.path / f"{BATCH}.dvc").exists()
-    before = everything_of_the_user(history)
+    before = users_state(history)
     code, verdict = reproduce(history, "2")
     assert (code, verdict["outcome"]) == (0, "identical")
-    assert everything_of_the_user(history) == before
+    assert users_state(history) == before
 
 
-def test_a_record_that_was_tampered_with_is_not_reproduced_and_the_stage_is_named(history: Project) -> None:
+def test_a_tampered_record_is_not_reproduced_and_the_stage_is_named(history: Project) -> None:
     head = history.run("git", "rev-parse", "HEAD").stdout.strip()
     edit_run_tag(history, "1", "mlflow.source.git.commit", head)  # whose split has another seed
     code, verdict = reproduce(history, "1")
@@ -183,8 +183,8 @@ def test_a_record_that_was_tampered_with_is_not_reproduced_and_the_stage_is_name
 
 
 def test_without_its_sources_a_version_is_reproduced_from_its_recorded_data(history: Project) -> None:
-    """The batch and the dataset are gone: the recorded splits are the first data that is left. Both records are edited
-    to show a model and a machine that differ."""
+    """The batch and the dataset are deleted: only the recorded splits are left. Both records are edited to show a
+    model and a machine that differ."""
     edit = "UPDATE model_version_tags SET value = ? WHERE version = '2' AND key = 'model.sha256' RETURNING key"
     assert query(history, edit, "0" * 64) == [("model.sha256",)]
     edit_run_tag(history, "2", "host.threads", "64")
@@ -214,7 +214,7 @@ def test_missing_data_is_an_error_that_names_it(history: Project) -> None:
     assert leftovers(history) == []
 
 
-def test_nothing_is_left_after_ctrl_c_nor_after_a_kill_and_the_next_one(history: Project) -> None:
+def test_nothing_is_left_after_ctrl_c_or_after_a_kill_and_the_next_reproduction(history: Project) -> None:
     process = history.start("pipeline", "reproduce", "1")
     wait_for_stage(history)
     process.kill()
@@ -242,7 +242,7 @@ def _is_in(process: psutil.Process, project: Project) -> bool:
 
 
 def wait_for_stage(project: Project, besides: Path | None = None) -> None:
-    """Until a stage has begun in a checkout."""
+    """Wait until a stage has started in a checkout."""
     deadline = time.monotonic() + 120
     while not any(list(path.rglob("locks/stage-*")) for path in leftovers(project) if path != besides):
         assert time.monotonic() < deadline, "no stage began"

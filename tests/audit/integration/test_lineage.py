@@ -127,7 +127,7 @@ def test_only_the_versions_of_a_commit_are_found_by_it(workspace: Workspace) -> 
     assert find_numbers(workspace, commit="0" * 40) == []
 
 
-def test_other_data_in_the_lock_is_not_taken_for_that_of_the_version(ingested: Workspace) -> None:
+def test_other_data_in_the_lock_is_not_attributed_to_the_version(ingested: Workspace) -> None:
     (ingested.root / "data/dataset/content").write_text("from a later ingest, after which only `train` was run")
     ingested.lock("ingest", "data/raw", "data/dataset")
     enter(ingested, b"one")

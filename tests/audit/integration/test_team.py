@@ -12,7 +12,7 @@ __all__ = ["make_database", "objects", "of_the_team", "team"]  # fixtures
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("team")]
 
 
-def test_verify_reads_the_team_store_and_finds_what_is_lost_there(of_the_team: Team) -> None:
+def test_verify_finds_a_lost_model_file_in_a_team_store(of_the_team: Team) -> None:
     assert not verify(Path()).findings
     keys = [key for key in of_the_team.objects.read("runs") if key.endswith("/data/model.keras")]
     lost = of_the_team.objects.read("runs")[keys[0]]

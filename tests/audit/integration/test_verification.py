@@ -1,4 +1,4 @@
-"""Registry, artifact store and `dvc.lock` against each other, by digest."""
+"""Verification of registry, artifact store, outputs and `dvc.lock` by digest."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = ["empty_store", "workspace"]  # fixtures
 
 @pytest.fixture
 def registered(workspace: Workspace) -> Workspace:
-    """A workspace with two versions, the second of which stands in it."""
+    """A workspace with two versions. It contains the outputs of the second one."""
     for model in (b"one", b"two"):
         workspace.train(model)
         workspace.record_training()
@@ -34,17 +34,17 @@ def problems(workspace: Workspace) -> list[tuple[str, str]]:
 
 
 def model_file(workspace: Workspace, version: str, name: str = "model.keras") -> Path:
-    """Where loading a version reads its model."""
+    """The file that MLflow loads for a version, or another one of its model."""
     place = workspace.client.get_model_version_download_uri("garments", version)
     return Path(place.removeprefix("file://")) / "data" / name
 
 
-def test_what_agrees_is_not_complained_of(registered: Workspace) -> None:
+def test_matching_records_have_no_findings(registered: Workspace) -> None:
     assert verify(registered.root).versions == 2
     assert problems(registered) == []
 
 
-def test_nothing_registered_is_nothing_wrong(workspace: Workspace) -> None:
+def test_an_empty_registry_has_no_findings(workspace: Workspace) -> None:
     assert (verify(workspace.root).versions, problems(workspace)) == (0, [])
 
 
@@ -54,7 +54,7 @@ def test_an_altered_model_file_is_found(registered: Workspace) -> None:
     assert finding.subject == "garments version 1 (champion)"
     assert "not the one that was registered" in finding.problem
     assert file_digest(model_file(registered, "1")) in finding.found
-    assert "pipeline rollback" in finding.remedy  # it serves
+    assert "pipeline rollback" in finding.remedy  # it is the champion
     assert "pipeline reproduce 1" in finding.remedy  # the workspace holds another model
 
 
@@ -68,7 +68,7 @@ def test_an_altered_file_of_the_exported_model_is_found(registered: Workspace, n
     assert f"copy models/{name} to that place" in second.remedy
 
 
-def test_a_version_without_a_contract_is_not_complained_of(workspace: Workspace) -> None:
+def test_a_version_without_a_contract_has_no_findings(workspace: Workspace) -> None:
     workspace.train(b"one")
     workspace.forget_contract()
     workspace.lock("train", "models/model.keras", "reports/training")
@@ -77,7 +77,7 @@ def test_a_version_without_a_contract_is_not_complained_of(workspace: Workspace)
     assert problems(workspace) == []
 
 
-def test_a_lost_model_file_is_found_and_the_workspaces_own_offered(registered: Workspace) -> None:
+def test_a_lost_model_file_is_found_and_the_workspaces_file_offered(registered: Workspace) -> None:
     model_file(registered, "2").unlink()
     (finding,) = verify(registered.root).findings
     assert finding.subject == "garments version 2 (challenger)"
@@ -109,7 +109,7 @@ def test_edited_and_missing_records_are_found(registered: Workspace) -> None:
     ]
 
 
-def test_a_version_from_elsewhere_is_found(registered: Workspace) -> None:
+def test_a_version_that_the_pipeline_did_not_register_is_found(registered: Workspace) -> None:
     model = registered.client.get_model_version("garments", "1").source
     registered.client.create_model_version("garments", model)
     assert problems(registered) == [
@@ -123,7 +123,7 @@ def test_a_deleted_logged_model_is_found(registered: Workspace) -> None:
     assert ("garments version 1 (champion)", "its logged model is gone") in problems(registered)
 
 
-def test_outputs_that_are_not_those_of_the_lock_are_found(registered: Workspace) -> None:
+def test_outputs_that_differ_from_the_lock_are_found(registered: Workspace) -> None:
     registered.outputs.model.write_bytes(b"three")
     registered.outputs.exported_model.write_bytes(b"three")
     shutil.rmtree(registered.outputs.evaluation)
@@ -134,8 +134,8 @@ def test_outputs_that_are_not_those_of_the_lock_are_found(registered: Workspace)
     ]
 
 
-def test_a_lock_whose_stages_saw_different_models_is_found(registered: Workspace) -> None:
-    registered.train(b"three")  # and not beyond
+def test_a_lock_whose_stages_read_different_models_is_found(registered: Workspace) -> None:
+    registered.train(b"three")  # without the later stages
     registered.record_training()
     assert problems(registered) == [
         ("dvc.lock", "evaluate has not read the model that train wrote"),

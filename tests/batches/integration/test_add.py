@@ -166,7 +166,7 @@ def test_a_batch_that_was_edited_may_repeat_what_it_had(stand_ins: Project, batc
 
 def test_a_name_is_not_taken_twice(stand_ins: Project, batch: Path, add: Add) -> None:
     add(batch)
-    with pytest.raises(DataError, match=r"there is a batch march.npz already"):
+    with pytest.raises(DataError, match=r"batch march.npz exists already"):
         add(batch)
 
 

@@ -1,4 +1,4 @@
-"""Noticing batches: when they are whole, and once."""
+"""The watcher of `data/incoming/`: each batch is reported once, when it is complete."""
 
 import asyncio
 import os
@@ -13,31 +13,31 @@ from pipeline.batches.watcher import arrived_batches
 
 
 class Watching:
-    """What the watcher of a directory has told so far."""
+    """The batches that the watcher of a directory has reported so far."""
 
     def __init__(self, incoming: Path) -> None:
-        self.told: list[tuple[str, ...]] = []
+        self.reported: list[tuple[str, ...]] = []
         self._incoming = incoming
 
     async def watch(self) -> None:
         async for names in arrived_batches(self._incoming):
-            self.told.append(names)
+            self.reported.append(names)
 
-    async def tells(self, expected: list[tuple[str, ...]]) -> None:
-        """Wait for it to tell this, and a little longer: it may tell too much."""
+    async def expect(self, expected: list[tuple[str, ...]]) -> None:
+        """Wait until it has reported these, and a little longer: it may report too many."""
         for _ in range(400):
-            if len(self.told) >= len(expected):
+            if len(self.reported) >= len(expected):
                 break
             await asyncio.sleep(0.05)
         await asyncio.sleep(4 * watcher.QUIET_SECONDS)
-        assert self.told == expected
+        assert self.reported == expected
 
 
 @pytest.fixture
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    """Runs `scenario(watching)` beside a watcher of the directory `incoming`, whose patience is short."""
+    """Runs `scenario(watching)` beside a watcher of the directory `incoming`, with short waiting times."""
     monkeypatch.setattr(watcher, "QUIET_SECONDS", 0.3)
-    monkeypatch.setattr(watcher, "LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(watcher, "SCAN_SECONDS", 0.3)
 
     def run(scenario: Callable[[Watching], Coroutine[Any, Any, None]]) -> None:
         async def beside() -> None:
@@ -53,40 +53,40 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], 
     return run
 
 
-def test_batches_are_told_once_and_changed_ones_again(watched: Callable[[Any], None], tmp_path: Path) -> None:
+def test_batches_are_reported_once_and_changed_ones_again(watched: Callable[[Any], None], tmp_path: Path) -> None:
     incoming = tmp_path / "incoming"
     (incoming / "before").mkdir(parents=True)
     (incoming / "before/a.png").write_bytes(b"1")
 
     async def scenario(watching: Watching) -> None:
-        await watching.tells([("before",)])
+        await watching.expect([("before",)])
         (incoming / "later.npz").write_bytes(b"12")
         (incoming / "later.npz.dvc").write_text("outs:")
         (incoming / ".gitignore").write_text("/later.npz")
         (incoming / "empty").mkdir()
-        await watching.tells([("before",), ("later.npz",)])
+        await watching.expect([("before",), ("later.npz",)])
         (incoming / "before/b.png").write_bytes(b"2")
-        await watching.tells([("before",), ("later.npz",), ("before",)])
+        await watching.expect([("before",), ("later.npz",), ("before",)])
         os.remove(incoming / "later.npz")
-        await watching.tells([("before",), ("later.npz",), ("before",)])
+        await watching.expect([("before",), ("later.npz",), ("before",)])
 
     watched(scenario)
 
 
-def test_nothing_is_told_while_files_are_arriving(watched: Callable[[Any], None], tmp_path: Path) -> None:
+def test_nothing_is_reported_while_files_are_arriving(watched: Callable[[Any], None], tmp_path: Path) -> None:
     async def scenario(watching: Watching) -> None:
-        await watching.tells([])
+        await watching.expect([])
         with (tmp_path / "incoming/slow.npz").open("wb", buffering=0) as file:
             for _ in range(30):
                 file.write(b"0" * 1000)
                 await asyncio.sleep(0.05)
-                assert watching.told == []
-        await watching.tells([("slow.npz",)])
+                assert watching.reported == []
+        await watching.expect([("slow.npz",)])
 
     watched(scenario)
 
 
-def test_one_that_cannot_be_looked_at_is_left_out_until_it_can(
+def test_an_unreadable_batch_is_left_out_until_it_can_be_read(
     watched: Callable[[Any], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "incoming/odd").mkdir(parents=True)
@@ -94,44 +94,42 @@ def test_one_that_cannot_be_looked_at_is_left_out_until_it_can(
 
     async def scenario(watching: Watching) -> None:
         (tmp_path / "incoming/good.npz").write_bytes(b"1")
-        await watching.tells([("good.npz",)])
+        await watching.expect([("good.npz",)])
         (tmp_path / "incoming/odd/loop").unlink()
         (tmp_path / "incoming/odd/a.png").write_bytes(b"2")
-        await watching.tells([("good.npz",), ("odd",)])
+        await watching.expect([("good.npz",), ("odd",)])
 
     watched(scenario)
     (message,) = [record.getMessage() for record in caplog.records if record.name == watcher.__name__]
     assert message.startswith("batch odd is left out: odd/loop is a link")
 
 
-def test_a_folder_that_is_taken_away_and_comes_back_is_looked_at(
-    watched: Callable[[Any], None], tmp_path: Path
-) -> None:
+def test_a_removed_and_recreated_folder_is_watched(watched: Callable[[Any], None], tmp_path: Path) -> None:
     async def scenario(watching: Watching) -> None:
-        await watching.tells([])
+        await watching.expect([])
         (tmp_path / "incoming").rmdir()
-        await watching.tells([])
+        await watching.expect([])
         (tmp_path / "incoming").mkdir()
         (tmp_path / "incoming/a.npz").write_bytes(b"1")
-        await watching.tells([("a.npz",)])
+        await watching.expect([("a.npz",)])
 
     watched(scenario)
 
 
-def test_a_disk_that_sends_no_news_is_looked_at(
+def test_a_disk_without_file_events_is_scanned(
     watched: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file whose size still grows between two looks is not whole, though nobody told of a change."""
+    """A file that grows between two scans is not complete, although no event reported a change."""
     sizes = iter([{}, {"batch": 1}, {"batch": 2}, {"batch": 3}])
     last = {"batch": 3}
     monkeypatch.setattr(
-        watcher, "read_batches", lambda _: ({name: {"f": (n, 0)} for name, n in next(sizes, last).items()}, {})
+        watcher, "list_batches", lambda _: ({name: {"f": (n, 0)} for name, n in next(sizes, last).items()}, {})
     )
-    looked_at: list[Any] = []
+    unused_sizes: list[Any] = []
 
     async def scenario(watching: Watching) -> None:
-        await watching.tells([("batch",)])
-        looked_at.extend(sizes)
+        await watching.expect([("batch",)])
+        unused_sizes.extend(sizes)
 
     watched(scenario)
-    assert looked_at == []  # it was told after the last growth only
+    assert unused_sizes == []  # the batch was reported only after the last growth

@@ -1,4 +1,4 @@
-"""`pipeline gc` on a real project: what is needed can be verified, asked and checked out as before."""
+"""`pipeline gc` on a real project: versions can still be verified, loaded and checked out."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.conftest import Project
 pytestmark = pytest.mark.faults
 
 
-def test_a_rejected_training_goes_and_nothing_else(trained: Project) -> None:
+def test_only_a_rejected_training_is_deleted(trained: Project) -> None:
     trained.set_params(**{"train.seed": 2, "evaluate.min_accuracy": 1.0})
     trained.repro()
     trained.run("git", "checkout", "--quiet", ".")

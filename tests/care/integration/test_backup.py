@@ -1,4 +1,4 @@
-"""The embedded stores in one archive and back: while in use, into another folder, cut off, altered."""
+"""Backup and restore of the embedded stores: in use, in another folder, interrupted, altered."""
 
 import json
 import multiprocessing
@@ -63,7 +63,7 @@ def read_flows(database: Path) -> list[str]:
 
 
 def alter(archive: Path, change: Callable[[Path], None], to: Path) -> Path:
-    """The same archive with its content changed."""
+    """Change the content of an archive."""
     folder = to.with_name("unpacked")
     with tarfile.open(archive) as content:
         content.extractall(folder, filter="data")
@@ -73,9 +73,7 @@ def alter(archive: Path, change: Callable[[Path], None], to: Path) -> Path:
     return to
 
 
-def test_what_was_backed_up_works_in_another_folder(
-    recorded: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_backup_works_in_another_folder(recorded: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moves = aliases.read_history(recorded.client, "garments")
     made = back_up(recorded.root, tmp_path)
     assert made.path.parent == tmp_path
@@ -93,7 +91,7 @@ def test_what_was_backed_up_works_in_another_folder(
     assert not (other / ".pipeline/restore.partial").exists()
 
 
-def test_a_database_in_use_is_copied_whole(recorded: Workspace, tmp_path: Path) -> None:
+def test_a_database_in_use_is_copied_consistently(recorded: Workspace, tmp_path: Path) -> None:
     client, stop = recorded.client, threading.Event()
     run = client.create_run("0").info.run_id
 
@@ -117,7 +115,7 @@ def test_a_database_in_use_is_copied_whole(recorded: Workspace, tmp_path: Path) 
         assert copy.execute("SELECT count(*) FROM model_versions").fetchone() == (1,)
 
 
-def test_what_is_here_is_replaced_only_when_told_and_kept_aside(recorded: Workspace, tmp_path: Path) -> None:
+def test_existing_files_are_replaced_only_on_request_and_kept(recorded: Workspace, tmp_path: Path) -> None:
     made = back_up(recorded.root, tmp_path / "a.tar.gz")
     recorded.client.set_registered_model_tag("garments", "since", "then")
     write_flow(tmp_path / "prefect/prefect.db", "retrain")
@@ -129,7 +127,7 @@ def test_what_is_here_is_replaced_only_when_told_and_kept_aside(recorded: Worksp
     restored = restore(recorded.root, made.path, replace=True, with_prefect=False)
     with closing(sqlite3.connect(recorded.root / "mlflow.db")) as database:  # not by a client that has the former open
         assert database.execute("SELECT * FROM registered_model_tags").fetchall() == []
-    assert read_flows(tmp_path / "prefect/prefect.db") == ["train", "retrain"]  # it is others' too
+    assert read_flows(tmp_path / "prefect/prefect.db") == ["train", "retrain"]  # other projects may share it
     (aside,) = restored.aside
     assert (aside / "mlflow.db").read_bytes() == before
     assert list((aside / "mlruns").rglob("model.keras"))
@@ -166,7 +164,7 @@ def test_an_altered_archive_changes_nothing(recorded: Workspace, tmp_path: Path)
 
 
 @pytest.mark.parametrize("content", [b"this is no database" * 100, b""], ids=["text", "empty"])
-def test_a_file_that_is_no_database_is_not_restored(recorded: Workspace, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_not_restored(recorded: Workspace, tmp_path: Path, content: bytes) -> None:
     def replace(folder: Path) -> None:
         (folder / "mlflow.db").write_bytes(content)
         manifest = read_json(folder / "manifest.json")
@@ -210,7 +208,7 @@ def test_a_damaged_compression_is_refused(recorded: Workspace, tmp_path: Path) -
 
 
 def refuse(workspace: Workspace, archive: Path) -> None:
-    """See that an archive is refused in words, and that nothing has changed."""
+    """Check that an archive is refused with a message, and that nothing has changed."""
     before = (workspace.root / "mlflow.db").stat()
     with pytest.raises(WorkspaceError, match="cannot be restored from"):
         restore(workspace.root, archive, replace=True, with_prefect=True)
@@ -218,7 +216,7 @@ def refuse(workspace: Workspace, archive: Path) -> None:
     assert not list((workspace.root / ".pipeline").glob("re*"))
 
 
-def test_what_a_killed_backup_left_is_removed_by_the_next(recorded: Workspace, tmp_path: Path) -> None:
+def test_the_next_backup_removes_the_leftovers_of_a_killed_one(recorded: Workspace, tmp_path: Path) -> None:
     def be_killed() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("pipeline.care.backup.write_json", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
@@ -250,7 +248,7 @@ def test_a_damaged_store_is_replaced_by_a_backup(recorded: Workspace, tmp_path: 
 
 
 def test_only_the_owner_can_read_databases_backups_and_state(recorded: Workspace, tmp_path: Path) -> None:
-    """Also those that are there already, and whatever the umask."""
+    """Also existing ones, and whatever the umask."""
     root, former = recorded.root, os.umask(0o022)
     try:
         (root / "mlflow.db").chmod(0o644)
@@ -276,8 +274,8 @@ def modes(*paths: Path) -> list[int]:
     return [stat.S_IMODE(path.stat().st_mode) for path in paths]
 
 
-def test_a_restore_that_was_cut_off_is_completed_first(recorded: Workspace, tmp_path: Path) -> None:
-    """As a kill leaves it after the first rename: the former database is aside, and nothing in its place."""
+def test_an_interrupted_restore_is_completed_first(recorded: Workspace, tmp_path: Path) -> None:
+    """A kill after the first rename: the former database is moved aside, and no file replaces it yet."""
     root = recorded.root
     made = back_up(root, tmp_path / "a.tar.gz").path
     staged, aside = root / ".pipeline/restore.partial", root / ".pipeline/replaced-then"
@@ -289,17 +287,17 @@ def test_a_restore_that_was_cut_off_is_completed_first(recorded: Workspace, tmp_
     write_json(root / RESTORING, {"moves": [[str(old), str(new)] for old, new in moves]})
     (root / "mlflow.db").rename(aside / "mlflow.db")
 
-    with pytest.raises(TrackingError, match="was cut off"):
+    with pytest.raises(TrackingError, match="was interrupted"):
         open_store(locate(root))
     assert not (root / "mlflow.db").exists()  # no new one in its place
-    with pytest.raises(WorkspaceError, match="--replace"):  # the first is completed, and then something is here
+    with pytest.raises(WorkspaceError, match="--replace"):  # the first is completed, and then its files exist
         restore(root, made, replace=False, with_prefect=False)
     assert verify(root).findings == ()
     assert (aside / "mlflow.db").exists()
     assert (aside / "mlruns").exists()
 
 
-def test_nothing_is_restored_beside_a_run_or_the_servers(recorded: Workspace, tmp_path: Path) -> None:
+def test_nothing_is_restored_during_a_run_or_while_the_servers_run(recorded: Workspace, tmp_path: Path) -> None:
     made = back_up(recorded.root, tmp_path / "a.tar.gz").path
     for name in ("the flow", "the stack", "training 0123"):
         with (
@@ -316,7 +314,7 @@ def test_nothing_is_restored_beside_a_run_or_the_servers(recorded: Workspace, tm
         ("MLFLOW_DEFAULT_ARTIFACT_ROOT", "s3://bucket/mlflow", "versioning"),
     ],
 )
-def test_a_teams_store_is_refused_with_the_remedy(
+def test_a_team_store_is_refused_with_a_remedy(
     recorded: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, remedy: str
 ) -> None:
     monkeypatch.setenv(name, value)

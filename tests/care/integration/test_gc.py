@@ -1,4 +1,4 @@
-"""`pipeline gc` on DVC's cache, in a project of stand-in stages: what branches and the workspace refer to stays."""
+"""`pipeline gc` on DVC's cache, in a project of stand-in stages: it keeps the data of branches and the workspace."""
 
 import pytest
 import yaml
@@ -17,7 +17,7 @@ def cached(project: Project) -> set[str]:
 
 
 def outputs(project: Project, revision: str) -> set[str]:
-    """What the `dvc.lock` of a revision refers to."""
+    """The objects that the `dvc.lock` of a revision refers to."""
     lock = yaml.safe_load(project.run("git", "show", f"{revision}:dvc.lock").stdout)
     digests = [out["md5"] for stage in lock["stages"].values() for out in stage["outs"]]
     return {f"{digest[:2]}/{digest[2:]}" for digest in digests}
@@ -25,7 +25,7 @@ def outputs(project: Project, revision: str) -> set[str]:
 
 @pytest.fixture
 def crowded(stand_ins: Project) -> Project:
-    """A project with outputs of `main`, of a branch, and of params that nobody kept."""
+    """A project with outputs of `main`, of a branch, and of params that were not committed."""
     stand_ins.run("git", "checkout", "--quiet", "-b", BRANCH)
     stand_ins.set_params(**{"train.seed": 2})
     stand_ins.repro()
@@ -38,7 +38,7 @@ def crowded(stand_ins: Project) -> Project:
     return stand_ins
 
 
-def test_only_what_nothing_refers_to_goes(crowded: Project) -> None:
+def test_only_unreferenced_objects_are_deleted(crowded: Project) -> None:
     before = cached(crowded)
     shown = crowded.run("pipeline", "gc").stdout
     assert "objects of DVC's cache" in shown
@@ -58,11 +58,15 @@ def test_only_what_nothing_refers_to_goes(crowded: Project) -> None:
     crowded.run("pipeline", "gc", "--yes")
     assert not of_a_killed_backup.exists()
     assert cached(crowded) < before
-    assert checkpoint.exists()  # of today: its training may go on
+    assert checkpoint.exists()  # of today: its training may resume
     assert "up to date" in crowded.run("dvc", "status").stdout
     assert outputs(crowded, "main") | outputs(crowded, BRANCH) <= cached(crowded)
     assert outputs(crowded, BRANCH) - outputs(crowded, "main")
-    assert "nothing to delete" in crowded.run("pipeline", "gc", "--yes").stdout  # of the run-cache neither
+    assert "nothing to delete" in crowded.run("pipeline", "gc", "--yes").stdout  # nor in the run-cache
 
     crowded.set_params(**{"train.seed": 3})
-    assert stages_that_ran(crowded.repro().stdout) == ["train", "evaluate", "register"]  # not restored from nothing
+    assert stages_that_ran(crowded.repro().stdout) == [
+        "train",
+        "evaluate",
+        "register",
+    ]  # nothing is restored

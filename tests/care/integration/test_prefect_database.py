@@ -1,4 +1,4 @@
-"""Prefect's own database: an older one upgraded on a copy, its old history counted and deleted, by Prefect's means."""
+"""Prefect's database: upgraded on a copy, its old history counted and deleted."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ STEPS = 2  # migrations that the older Prefect did not have
 
 
 def make_old(database: Path) -> str:
-    """A database that an older Prefect made; the revision of its schema."""
+    """Create a database with the schema of an older Prefect. Returns its revision."""
     from alembic.script import ScriptDirectory
     from prefect.server.database.alembic_commands import alembic_config
     from prefect.server.database.orm_models import AioSqliteORMConfiguration
@@ -39,7 +39,7 @@ def make_old(database: Path) -> str:
 
 
 async def add_flow_runs(*days: int) -> list[UUID]:
-    """Flow runs that ended so many days ago, each with a line of its log and an event."""
+    """Add flow runs that ended so many days ago, each with a log line."""
     from prefect.server.database import provide_database_interface
     from prefect.server.schemas.states import StateType
     from prefect.types._datetime import now
@@ -68,7 +68,7 @@ async def find_flow_runs() -> set[UUID]:
         return set((await session.execute(sa.select(db.FlowRun.id))).scalars())
 
 
-def test_an_old_database_is_upgraded_and_its_old_history_goes(workspace: Workspace, prefect_database: Path) -> None:
+def test_an_old_database_is_upgraded_and_its_old_history_deleted(workspace: Workspace, prefect_database: Path) -> None:
     revision = make_old(prefect_database)
     with closing(sqlite3.connect(prefect_database)) as connection, connection:
         connection.execute("INSERT INTO flow (id, name) VALUES ('01234567-89ab-cdef-0123-456789abcdef', 'older')")

@@ -1,4 +1,4 @@
-"""What the record still needs, on a real store: nothing of it is ever deleted, and the rest is, for good."""
+"""Retention on a real store: needed runs and models are kept, the others are permanently deleted."""
 
 import hashlib
 from pathlib import Path
@@ -23,7 +23,7 @@ NAME = "garments"
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
-    """Two versions, the second promoted; a rejected training and one that nobody judged; the second stands here."""
+    """Two versions, the second promoted; a rejected training and one that was not judged; outputs of the second."""
     root = tmp_path_factory.mktemp("months") / "project"
     with making_workspace(root, empty_store) as made:
         for model in (b"one", b"two"):
@@ -42,7 +42,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Pat
 
 @pytest.fixture
 def months(workspace: Workspace, template: Path) -> Workspace:
-    """A copy of that, for a test to change."""
+    """A copy of the template that a test may change."""
     fill(workspace, template)
     return workspace
 
@@ -52,7 +52,7 @@ def look(workspace: Workspace, keep_runs: int = 0) -> Retention:
 
 
 def models_of(workspace: Workspace, retention: Retention) -> set[str]:
-    """The contents of the model files whose runs are to go."""
+    """The contents of the model files whose runs are unneeded."""
     runs = {run.info.run_id: run.data.tags.get("model.sha256") for run in workspace.runs()}
     names = {digest(model): model.decode() for model in (b"one", b"two", b"three", b"four")}
     return {names[str(runs[run.id])] for run in retention.runs}
@@ -62,7 +62,7 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_versions_history_and_what_stands_here_stay(months: Workspace) -> None:
+def test_versions_history_and_the_workspaces_model_are_kept(months: Workspace) -> None:
     retention = look(months)
     assert models_of(months, retention) == {"three", "four"}
     assert all(run.bytes > 0 for run in retention.runs)
@@ -90,7 +90,7 @@ def test_after_the_deletion_everything_still_works(months: Workspace) -> None:
     assert file_digest(source / "data/model.keras") == digest(b"one")
 
 
-def test_the_ledger_still_counts_and_its_runs_stay(months: Workspace) -> None:
+def test_the_runs_of_the_ledger_are_kept(months: Workspace) -> None:
     months.train(b"four")
     judged = find_or_rebuild(months.outputs)
     place = ledger.enter(judged, "0123")
@@ -99,7 +99,7 @@ def test_the_ledger_still_counts_and_its_runs_stay(months: Workspace) -> None:
     assert months.client.get_run(judged.id).data.tags["judged.0123"] == str(place)
 
 
-def test_what_others_made_and_what_is_going_on_stays(months: Workspace) -> None:
+def test_other_programs_runs_and_running_runs_are_kept(months: Workspace) -> None:
     client = months.client
     notebook = client.create_run("0", tags={"mlflow.source.name": "notebook.ipynb"})
     client.set_terminated(notebook.info.run_id)
@@ -112,7 +112,7 @@ def test_what_others_made_and_what_is_going_on_stays(months: Workspace) -> None:
     assert models_of(months, look(months)) == {"four"}
 
 
-def test_a_parent_stays_with_its_child(months: Workspace) -> None:
+def test_a_parent_is_kept_with_its_child(months: Workspace) -> None:
     client = months.client
     champion = client.get_model_version(NAME, "2").run_id
     parents = [client.create_run("0", tags={"mlflow.source.name": "pipeline run"}).info.run_id for _ in range(2)]
@@ -124,7 +124,7 @@ def test_a_parent_stays_with_its_child(months: Workspace) -> None:
     assert parents[1] in gone
 
 
-def test_a_deletion_that_was_cut_off_is_completed(months: Workspace) -> None:
+def test_an_interrupted_deletion_is_completed(months: Workspace) -> None:
     retention = look(months)
     for run in retention.runs:
         months.client.delete_run(run.id)
@@ -137,8 +137,8 @@ def test_a_deletion_that_was_cut_off_is_completed(months: Workspace) -> None:
     assert not look(months).models
 
 
-def test_the_history_survives_in_mlflows_bin(months: Workspace) -> None:
-    """Somebody put the history's experiment into the bin, which `mlflow gc` would empty."""
+def test_the_history_is_kept_although_its_experiment_is_marked_as_deleted(months: Workspace) -> None:
+    """`mlflow gc` would delete such an experiment."""
     moves = aliases.read_history(months.client, NAME)
     experiment = months.client.get_experiment_by_name(f"{NAME} history")
     months.client.delete_experiment(experiment.experiment_id)

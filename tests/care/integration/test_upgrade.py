@@ -25,7 +25,7 @@ def old(workspace: Workspace, prefect_database: Path) -> Workspace:
 
 
 def make_old(database: Path, revision: str) -> None:
-    """What an older MLflow made: its first tables, and the migrations up to a revision."""
+    """Create a database with the schema of an older MLflow: its first tables, and the migrations up to a revision."""
     import mlflow.store.db.utils as utils
     import sqlalchemy
     from alembic import command
@@ -56,7 +56,7 @@ def make_old(database: Path, revision: str) -> None:
         connection.execute("INSERT INTO tags (key, value, run_uuid) VALUES ('model.sha256', 'abcd', '0123')")
 
 
-def test_an_old_database_is_upgraded_and_kept_as_it_was(old: Workspace) -> None:
+def test_an_old_database_is_upgraded_and_the_original_kept(old: Workspace) -> None:
     database = old.root / "mlflow.db"
     before = database.read_bytes()
     with pytest.raises(TrackingError, match="is older than the installed MLflow's") as caught:
@@ -89,7 +89,7 @@ def test_a_killed_upgrade_leaves_the_database_and_the_next_one_works(old: Worksp
     assert old.client.get_run("0123").info.status == "FINISHED"
 
 
-def test_a_newer_database_is_refused_in_words(workspace: Workspace, prefect_database: Path) -> None:
+def test_a_newer_database_is_refused(workspace: Workspace, prefect_database: Path) -> None:
     with closing(sqlite3.connect(workspace.root / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = 'fedcba987654'")
     before = (workspace.root / "mlflow.db").read_bytes()

@@ -1,4 +1,4 @@
-"""Being the only one at work in a repository."""
+"""Exclusive access to a repository."""
 
 import resource
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ SPARE = 40  # files that may be open besides: the fixed locks are fifteen
 
 @pytest.fixture
 def few_files() -> Iterator[None]:
-    """Lets this process open few more files, as after a thousand trainings."""
+    """Lower the limit of open files of this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + SPARE, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_any_number_of_trainings_may_have_left_their_locks(
+def test_the_locks_of_many_trainings_are_checked_without_keeping_them_open(
     tmp_path: Path, few_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DVC_ROOT", raising=False)

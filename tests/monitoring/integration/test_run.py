@@ -1,4 +1,4 @@
-"""The monitor in a workspace: what it reads, what it keeps, what it tells; with a real champion in the last test."""
+"""The monitor in a workspace: comparisons, cache, report and notices; with a real champion in the last test."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def verdicts(found: Monitoring) -> dict[str, bool]:
     return {batch.name: bool(batch.drifted) for batch in found.batches}
 
 
-def test_each_batch_is_judged_and_the_rule_looks_at_the_last(workspace: Path) -> None:
+def test_each_batch_is_compared_and_the_rule_counts_the_last_ones(workspace: Path) -> None:
     add(workspace, "a.npz", dimmed())
     add(workspace, "b.npz", usual())
     found = monitor(workspace)
@@ -90,7 +90,7 @@ def test_each_batch_is_judged_and_the_rule_looks_at_the_last(workspace: Path) ->
 
 
 def test_a_batch_is_not_compared_with_itself(workspace: Path) -> None:
-    """The last training took it in, several times over; the reference is what came with the dataset."""
+    """The last training took it in, several times over; the reference is the dataset's own images."""
     add(workspace, "a.npz", dimmed())
     before = monitor(workspace)
     many = dimmed(8000, seed=5)
@@ -113,7 +113,7 @@ def test_the_report_has_its_figures_and_is_the_same_each_time(workspace: Path) -
     assert str(workspace) not in files["report.md"].decode()
 
 
-def test_a_bad_batch_is_named_and_the_others_go_on(workspace: Path) -> None:
+def test_an_unreadable_batch_is_listed_and_the_others_are_compared(workspace: Path) -> None:
     add(workspace, "a.npz", dimmed())
     archive = (workspace / "data/incoming/a.npz").read_bytes()
     encrypted = archive.replace(b"PK\1\2-\3-\0\0", b"PK\1\2-\3-\0\1")  # by the flags in its directory
@@ -122,7 +122,7 @@ def test_a_bad_batch_is_named_and_the_others_go_on(workspace: Path) -> None:
     (workspace / "data/incoming/d.npz.dvc").write_text("outs: []")
     (workspace / "data/incoming/e.npz").symlink_to("a.npz")
     (workspace / "data/incoming/.gitkeep").touch()
-    for _ in range(2):  # the second time from what was kept
+    for _ in range(2):  # the second time from the cache
         found = monitor(workspace)
         assert verdicts(found) == {"a.npz": True}
         assert list(found.unreadable) == ["b.npz", "c.npz", "d.npz", "e.npz"]
@@ -135,10 +135,10 @@ def test_a_bad_batch_is_named_and_the_others_go_on(workspace: Path) -> None:
     add(workspace, "b.npz", usual())
     assert verdicts(monitor(workspace)) == {"a.npz": True, "b.npz": False}
     kept = list((workspace / ".pipeline/monitoring/comparisons").iterdir())
-    assert len(kept) == 3  # of what is there now, and not of what was
+    assert len(kept) == 3  # of the present batches only
 
 
-def test_a_drift_is_told_once(workspace: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_drift_sends_one_notice(workspace: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}")
     add(workspace, "a.npz", usual())
     assert monitor(workspace).evidence["new"] == {}
@@ -172,8 +172,8 @@ def test_without_training_data_the_error_says_what_to_run(workspace: Path) -> No
     assert not (workspace / "reports").exists()
 
 
-def test_a_second_look_reads_no_image(workspace: Path) -> None:
-    """Seen by what the process imports: SciPy compares, and nothing else needs it."""
+def test_a_second_run_reads_no_image(workspace: Path) -> None:
+    """Checked by the imports of the process: only comparisons import SciPy."""
     program = (
         "import sys; from pathlib import Path; from pipeline.monitoring.run import monitor; "
         "found = monitor(Path(sys.argv[1])); "
@@ -194,7 +194,7 @@ def test_a_second_look_reads_no_image(workspace: Path) -> None:
     assert kept.read_bytes() == content
 
 
-def test_the_champion_is_asked_how_sure_it_is(trained: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_confidence_of_the_champion_is_compared(trained: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
         monkeypatch.delenv(name, raising=False)
     incoming = trained.path / "data/incoming"

@@ -1,4 +1,4 @@
-"""Whether drift is seen where there is some, and not where there is none; and the rule that asks for a retraining."""
+"""Drift is found in changed images and not in unchanged ones; the rule that asks for a retraining."""
 
 import json
 from collections.abc import Callable
@@ -12,11 +12,12 @@ from pipeline.data import features, table, tiny
 from pipeline.monitoring import drift
 from pipeline.monitoring.comparison import ComparedBatches
 from pipeline.monitoring.drift import CONFIDENCE, BatchDrift, Comparison, Sample
+from pipeline.monitoring.params import MonitorParams
 from pipeline.monitoring.report import write_report
-from pipeline.params import MonitorParams, load_params
+from pipeline.params import load_params
 from tests.conftest import REPOSITORY
 
-PARAMS = load_params(REPOSITORY / "params.yaml").monitor
+PARAMS = load_params(REPOSITORY / "params.yaml").section(MonitorParams)
 CLASSES = tuple("abcdefghij")
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -44,7 +45,7 @@ def described(others: Pair) -> Sample:
 
 
 def choose(sample: Sample, labels: np.ndarray, rows: np.ndarray) -> Sample:
-    """Some images of a sample that is described already."""
+    """Select images of a sample."""
     counts = np.bincount(labels[rows], minlength=len(CLASSES)).tolist()
     return Sample(
         dict(zip(CLASSES, counts, strict=True)), {name: values[rows] for name, values in sample.values.items()}
@@ -55,7 +56,7 @@ def drifted_in(batch: Sample, reference: Sample, params: MonitorParams = PARAMS)
     return drift.find_drifted(drift.compare(batch, reference), params)
 
 
-def test_random_batches_of_the_same_kind_seldom_drift(reference: Sample, others: Pair, described: Sample) -> None:
+def test_random_batches_of_the_same_kind_rarely_drift(reference: Sample, others: Pair, described: Sample) -> None:
     """200 draws; at `alpha` 0.01 two are to be expected, and seven or more have a chance of 1 in 200."""
     generator, (_, labels) = np.random.default_rng(0), others
     alarms = [
@@ -107,7 +108,7 @@ def test_another_class_mix_is_found_in_the_labels(reference: Sample, others: Pai
         assert ("labels" in drifted_in(choose(described, labels, rows), reference)) is expected
 
 
-def test_effects_are_those_of_their_definitions() -> None:
+def test_effects_follow_their_definitions() -> None:
     """By hand: D is the largest gap of the distribution functions; the distance is 1 between disjoint shares."""
     batch = Sample({"a": 4, "b": 0}, {"mean": np.array([1.0, 2.0, 3.0, 4.0])})
     reference = Sample({"a": 0, "b": 8}, {"mean": np.array([3.5, 4.5, 5.0, 6.0])})
@@ -120,7 +121,7 @@ def test_effects_are_those_of_their_definitions() -> None:
     assert drift.compare(half, Sample({"a": 5, "b": 0}, {}))[0].effect == pytest.approx(np.sqrt(divergence))
 
 
-def test_only_a_less_sure_champion_is_a_drift() -> None:
+def test_only_a_lower_confidence_is_drift() -> None:
     usual = np.random.default_rng(0).beta(8, 2, 2000)
     reference = Sample({"a": 1, "b": 1}, {CONFIDENCE: usual})
     for confidences, expected in ((usual * 0.8, (CONFIDENCE,)), (np.sqrt(usual), ()), (usual[:300], ())):
@@ -164,14 +165,14 @@ def history(pattern: str) -> list[BatchDrift]:
         ("xxxxx", 5, 5, True),
     ],
 )
-def test_a_retraining_takes_the_latest_and_enough_of_the_last(
+def test_a_retraining_needs_drift_in_the_latest_batch_and_in_enough_of_the_last(
     pattern: str, last: int, at_least: int, expected: bool
 ) -> None:
     params = replace(PARAMS, last=last, at_least=at_least)
     assert drift.asks_retraining(history(pattern), params) is expected
 
 
-def test_results_survive_being_kept(reference: Sample, others: Pair) -> None:
+def test_results_are_the_same_after_a_round_trip_through_json(reference: Sample, others: Pair) -> None:
     comparisons = drift.compare(describe(others[0][:60], others[1][:60]), reference)
     again = drift.from_json(json.loads(json.dumps(drift.to_json(comparisons))))
     assert drift.to_json(again) == json.loads(json.dumps(drift.to_json(comparisons)))

@@ -1,4 +1,4 @@
-"""Notices, sent by Apprise to a real endpoint on this machine, and what becomes of the secrets in their addresses."""
+"""Notices, sent by Apprise to a real endpoint on this machine. No secret of an address is printed or logged."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port of this machine on which nobody listens."""
+    """A port of this machine on which no process listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield int(taken.getsockname()[1])
@@ -54,16 +54,14 @@ def test_a_notice_reaches_every_channel_with_its_text_and_links(
         assert fields["type"] == "warning"
 
 
-def test_where_a_channel_shows_html_the_text_is_as_it_was_meant(
-    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_text_is_escaped_for_a_channel_that_shows_html(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}?format=html")  # as a mail is by itself
     notify("failed", "train failed", "no commit <main>\n  remedy:   git fetch")
     shown = endpoint.taken[0]["message"].replace("&nbsp;", " ").replace("&ensp;", " ")
     assert re.fullmatch(r"no commit &lt;main&gt;<br ?/?>(\r?\n)?\s*remedy:\s+git fetch", shown), shown
 
 
-def test_bad_channels_cost_a_line_each_and_no_secret_is_in_any_log(
+def test_each_failed_channel_prints_a_line_and_no_secret_is_logged(
     endpoint: Endpoint,
     closed_port: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -94,12 +92,12 @@ def test_bad_channels_cost_a_line_each_and_no_secret_is_in_any_log(
         assert secret not in caplog.text + "".join(lines)
 
 
-def test_a_flows_process_says_which_channel_it_could_not_reach(closed_port: int) -> None:
+def test_a_flows_process_prints_the_channel_that_failed(closed_port: int) -> None:
     program = """
 import os
 from pipeline.flows.prefect_server import SETTINGS
 os.environ.update(SETTINGS)
-import pipeline.servers.deployments
+import pipeline.flows.prefect_flow
 from pipeline.notices.send import notify
 notify("failed", "train failed", "It did.")
 """
@@ -120,7 +118,7 @@ notify("failed", "train failed", "It did.")
         ("https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ", "https at hooks.slack.com"),
     ],
 )
-def test_an_address_is_called_by_what_is_no_secret_in_it(address: str, shown: str) -> None:
+def test_an_address_is_described_without_its_secrets(address: str, shown: str) -> None:
     import apprise
 
     channel = apprise.Apprise.instantiate(address)
@@ -164,7 +162,7 @@ def _summary(outcome: Outcome, **stages: str) -> Summary:
         ("rejected", "warning", "tiny is rejected"),
     ],
 )
-def test_a_run_tells_its_decision(
+def test_a_run_notifies_about_its_decision(
     outcome: Outcome, colour: str, title: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}")
@@ -174,7 +172,7 @@ def test_a_run_tells_its_decision(
     assert message["message"].startswith("The paragraph.\n\ntraining run: http")
 
 
-def test_a_run_tells_of_failure_and_says_nothing_when_nothing_was_decided(
+def test_a_run_notifies_about_a_failure_and_not_if_nothing_was_decided(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}")
@@ -188,7 +186,7 @@ def test_a_run_tells_of_failure_and_says_nothing_when_nothing_was_decided(
     assert "remedy:   pipeline add-data" in stopped["message"]
 
 
-def test_the_command_says_for_each_channel_whether_the_test_went(
+def test_the_command_prints_the_result_of_each_channel(
     endpoint: Endpoint, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, bad = f"json://{endpoint.address}", f"form://{USER}:{PASSWORD}@127.0.0.1:{closed_port}/{TOKEN}"

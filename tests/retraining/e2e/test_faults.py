@@ -1,4 +1,4 @@
-"""Retrainings that are killed: nothing runs on, nothing is lost, and the next one is right."""
+"""Killed retrainings: no process continues, nothing is lost, and the next retraining completes the work."""
 
 import os
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_random_kills_leave_nothing_behind_and_lose_nothing(tmp_path: Path) -> N
     assert found.moves >= found.models
 
 
-def test_after_a_reboot_in_mid_training_the_retraining_goes_on_to_the_same_bytes(
+def test_after_a_reboot_during_training_the_retraining_resumes_to_the_same_bytes(
     trained: Project, tmp_path: Path
 ) -> None:
     undisturbed = trained.copy_to(tmp_path / "undisturbed")

@@ -1,4 +1,4 @@
-"""A retraining with the real stages: judged by the reader's registry, from a commit that stays in their repository."""
+"""A retraining with the real stages: judged by the user's registry, from a commit in the user's repository."""
 
 import json
 import sqlite3
@@ -16,7 +16,7 @@ from tests.e2e.test_repro import aliases_of, runs_of
 
 
 @pytest.mark.faults
-def test_a_retraining_takes_a_batch_in_and_is_judged(trained: Project) -> None:
+def test_a_retraining_takes_in_a_batch_and_is_judged(trained: Project) -> None:
     incoming = trained.path / "data/incoming"
     images, labels = tiny.generate(200, seed=7)
     np.savez(incoming / "march.npz", images=images, labels=labels)
@@ -33,9 +33,9 @@ def test_a_retraining_takes_a_batch_in_and_is_judged(trained: Project) -> None:
     assert trained.run("git", "status", "--porcelain").stdout == before
 
     trained.run("git", "checkout", "--quiet", "params.yaml")
-    record = json.loads(trained.run("python", "-m", "pipeline.cli", "lineage", "2", "--json").stdout)
+    listed = json.loads(trained.run("python", "-m", "pipeline.cli", "versions", "--json").stdout)["versions"]
     first = trained.run("git", "rev-parse", f"{result['branch']}~1").stdout.strip()
-    assert first in json.dumps(record)
+    assert [version["commit"] for version in listed if version["number"] == 2] == [first]
 
     trailer = f"--format=%(trailers:key={VERSION},valueonly)"
     assert trained.run("git", "log", "-1", trailer, result["branch"]).stdout.strip() == "tiny/2"
@@ -44,7 +44,7 @@ def test_a_retraining_takes_a_batch_in_and_is_judged(trained: Project) -> None:
     trained.commit()
     output = trained.run("python", "-m", "pipeline.cli", "retrain", "--json").stdout
     again = json.loads(output[output.index("\n{") :])
-    assert (again["outcome"], again["version"]) == ("not promoted", "1")  # made at the desk, as it was before
+    assert (again["outcome"], again["version"]) == ("not promoted", "1")  # the user trained it before
     assert "which existed before this retraining" in again["reason"]
 
 

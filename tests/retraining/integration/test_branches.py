@@ -1,4 +1,4 @@
-"""The branches of retrainings on their way out of a repository."""
+"""Pushing the branches of retrainings."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ FIRST, SECOND = "retrain/20260101T000000Z", "retrain/20260102T000000Z"
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with two retrainings that ended and were not pushed. It has no remote."""
+    """A repository with two finished retrainings that are not pushed. It has no remote."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     root = tmp_path / "repository"
     root.mkdir()
@@ -39,7 +39,7 @@ def pushed(remote: Path) -> set[str]:
     return set(git(remote, "for-each-ref", "--format=%(refname:short)", "refs/heads/retrain/").split())
 
 
-def test_one_branch_that_cannot_be_pushed_does_not_keep_the_others(repository: Path) -> None:
+def test_a_branch_that_cannot_be_pushed_does_not_stop_the_others(repository: Path) -> None:
     remote = add_remote(repository, "origin")
     git(repository, "push", "--quiet", "origin", f"{SECOND}:refs/heads/{FIRST}")  # another's, of the same name
     (problem,) = branches.push_missing(repository, repository)
@@ -49,7 +49,7 @@ def test_one_branch_that_cannot_be_pushed_does_not_keep_the_others(repository: P
     assert read_json(repository / branches.UNPUSHED) == {FIRST: ["data", "commits"], SECOND: ["data"]}
 
 
-def test_of_several_remotes_only_one_that_is_chosen_is_pushed_to(repository: Path) -> None:
+def test_with_several_remotes_only_a_configured_one_is_pushed_to(repository: Path) -> None:
     first, last = (add_remote(repository, name) for name in ("alice", "zeta"))
     assert branches.push_missing(repository, repository) == ()
     assert pushed(first) == pushed(last) == set()
@@ -58,7 +58,7 @@ def test_of_several_remotes_only_one_that_is_chosen_is_pushed_to(repository: Pat
     assert (pushed(first), pushed(last)) == (set(), {FIRST, SECOND})
 
 
-def test_a_note_that_a_power_cut_tore_is_made_anew(repository: Path) -> None:
+def test_a_corrupt_list_of_unpushed_branches_is_rebuilt(repository: Path) -> None:
     remote = add_remote(repository, "origin")
     git(repository, "push", "--quiet", "origin", FIRST)
     (repository / branches.UNPUSHED).write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Retraining on stand-in stages: what it takes in, what it leaves, and what it does not touch."""
+"""Retraining on stand-in stages: its input, its results, and the user's tree, which does not change."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.batches import quarantine
+from pipeline.batches import incoming
 from pipeline.checkout import RETRAININGS
 from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
@@ -48,7 +48,7 @@ def again(stand_ins: Project, prefect_api: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def add_batch(project: Project, name: str, seed: int, images: int = 20, old: bool = True) -> Path:
-    """Put a batch into the reader's folder as any program would, minutes ago."""
+    """Put a batch into the user's data/incoming/, with a change time of ten minutes ago."""
     path = project.path / "data/incoming" / name
     path.parent.mkdir(exist_ok=True)
     pixels, labels = tiny.generate(images, seed)
@@ -67,7 +67,7 @@ def spoil(path: Path) -> None:
 
 
 def snapshot(project: Project) -> dict[str, tuple[int, int]]:
-    """Bytes and time of the last change of all that belongs to the reader."""
+    """Size and time of the last change of each of the user's files."""
     tools = {".git", ".dvc", ".pipeline", "mlruns", "mlflow.db", "started.txt"}
     files = [path for path in project.path.rglob("*") if path.relative_to(project.path).parts[0] not in tools]
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
@@ -82,7 +82,7 @@ def branches_of(project: Project) -> list[str]:
 
 
 def outcomes_of(project: Project) -> list[str]:
-    """Those of all retrainings, as the log has them."""
+    """The outcomes of all retrainings in the log."""
     return [json.loads(line)["outcome"] for line in (project.path / ".pipeline/retraining/log.jsonl").open()]
 
 
@@ -90,7 +90,7 @@ def checkouts_of(project: Project) -> list[Path]:
     return list((project.path / RETRAININGS).glob("*"))
 
 
-def test_a_new_batch_is_taken_in_and_the_desk_is_left_alone(
+def test_a_new_batch_is_taken_in_and_the_users_tree_does_not_change(
     again: Retrain, stand_ins: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_batch(stand_ins, "march.npz", seed=7)
@@ -98,7 +98,7 @@ def test_a_new_batch_is_taken_in_and_the_desk_is_left_alone(
     before, status = snapshot(stand_ins), stand_ins.run("git", "status", "--porcelain").stdout
     head = stand_ins.run("git", "rev-parse", "HEAD", "HEAD:stage.py").stdout
 
-    with monkeypatch.context() as hook:  # as git starts one
+    with monkeypatch.context() as hook:  # with the variables that git sets
         hook.setenv("GIT_DIR", str(stand_ins.path / ".git"))
         hook.setenv("GIT_INDEX_FILE", str(stand_ins.path / ".git/index"))
         result = again(reason="a test")
@@ -122,11 +122,11 @@ def test_a_new_batch_is_taken_in_and_the_desk_is_left_alone(
     (stand_ins.path / "stage.py").write_text(stand_ins.run("git", "show", "HEAD:stage.py").stdout)
     shutil.rmtree(stand_ins.path / "data/incoming")
     stand_ins.run("git", "merge", "--quiet", "--no-ff", "-m", "take it", result.branch)
-    assert again().outcome == "nothing new"  # the merge brought nothing that was not trained on
+    assert again().outcome == "nothing new"  # the merge added nothing new
     assert branches_of(stand_ins) == [result.branch]
 
 
-def test_nothing_new_makes_no_checkout_and_imports_no_tool(again: Retrain, stand_ins: Project) -> None:
+def test_nothing_new_creates_no_checkout_and_imports_no_tool(again: Retrain, stand_ins: Project) -> None:
     again()
     command = (
         "import sys; from pathlib import Path; from pipeline.retraining.run import retrain; "
@@ -162,7 +162,7 @@ def test_a_bad_batch_is_quarantined_until_it_changes(again: Retrain, stand_ins: 
     assert "unreadable**: linked: linked/Bag/.again is a link" in first.report.read_text()
     assert "bad.npz" in stand_ins.run("python", "-m", "pipeline.cli", "status").stdout
 
-    second = again()  # the same bytes are not looked at again
+    second = again()  # the same bytes are not checked again
     assert (second.outcome, [batch.since for batch in second.quarantined]) == (
         "nothing new",
         [batch.since for batch in first.quarantined],
@@ -180,8 +180,8 @@ def test_a_bad_batch_is_quarantined_until_it_changes(again: Retrain, stand_ins: 
     assert (fourth.taken, fourth.quarantined) == (("bad.npz", "good.npz"), ())
 
 
-def test_a_batch_that_was_edited_is_trained_on(again: Retrain, stand_ins: Project) -> None:
-    """Though the last training had most of its images. What it had is made anew where no cache has it."""
+def test_an_edited_batch_is_taken_in(again: Retrain, stand_ins: Project) -> None:
+    """It may repeat images of its last version. If no cache has the known images, `ingest` makes them again."""
     batch = add_batch(stand_ins, "march.npz", seed=7)
     images, labels = tiny.generate(20, seed=7)
     with table.writer(stand_ins.path / "tables/train.parquet", load_entry("tiny").dataset) as rows:
@@ -220,19 +220,19 @@ def test_params_can_be_changed_for_one_retraining(again: Retrain, stand_ins: Pro
     assert outcomes_of(stand_ins) == ["not promoted", "nothing new", *["failed"] * 3]
 
 
-def test_a_new_commit_is_retrained_and_the_readers_edits_are_not(again: Retrain, stand_ins: Project) -> None:
+def test_a_new_commit_is_retrained_and_uncommitted_edits_are_not(again: Retrain, stand_ins: Project) -> None:
     stand_ins.set_params(**{"split.seed": 9})
     stand_ins.run("git", "checkout", "--quiet", "-b", "work")
     stand_ins.commit()
     stand_ins.set_params(**{"split.seed": 10})
     result = again(ref="main")
-    assert started_stages(stand_ins) == []  # as main has it, all is known
+    assert started_stages(stand_ins) == []  # main has no change
     assert result.branch
     again()
     assert started_stages(stand_ins) == ["split", "train", "evaluate", "register"]
 
 
-def test_a_failed_stage_leaves_a_report_and_is_tried_again(again: Retrain, stand_ins: Project) -> None:
+def test_a_failed_stage_leaves_a_report_and_is_retried(again: Retrain, stand_ins: Project) -> None:
     add_batch(stand_ins, "march.npz", seed=7)
     behave(stand_ins, train={"exit": [1]})
     failed = again(changes={"train.seed": 9})
@@ -240,14 +240,14 @@ def test_a_failed_stage_leaves_a_report_and_is_tried_again(again: Retrain, stand
     assert "train failed" in failed.reason
     assert failed.report
     assert failed.report.is_file()
-    (unfinished,) = branches_of(stand_ins)  # the commit that a run may name
+    (unfinished,) = branches_of(stand_ins)  # its commit, which a run may name
     result = again(changes={"train.seed": 9})
     assert (result.outcome, result.branch) == ("not promoted", unfinished)
     assert result.taken == ("march.npz",)
     assert started_stages(stand_ins) == ["train", "train", "evaluate", "register"]
 
 
-def test_an_error_of_the_disk_is_an_outcome_that_is_told_of(
+def test_a_disk_error_is_an_outcome_with_a_notice(
     again: Retrain, stand_ins: Project, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(URLS_VARIABLE, f"json://{endpoint.address}")
@@ -261,7 +261,7 @@ def test_an_error_of_the_disk_is_an_outcome_that_is_told_of(
     assert outcomes_of(stand_ins) == ["failed"]
 
 
-def test_what_a_remote_lacks_is_pushed_by_the_next_one_unless_that_is_switched_off(
+def test_failed_pushes_are_retried_by_the_next_retraining_unless_pushing_is_off(
     again: Retrain, stand_ins: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, data = tmp_path / "code.git", tmp_path / "data"
@@ -280,7 +280,7 @@ def test_what_a_remote_lacks_is_pushed_by_the_next_one_unless_that_is_switched_o
 
     data.unlink()
     stand_ins.run("git", "init", "--quiet", "--bare", str(code))
-    spoil(add_batch(stand_ins, "bad.npz", seed=8))  # so that it is found out in a checkout only that nothing is new
+    spoil(add_batch(stand_ins, "bad.npz", seed=8))  # so that a checkout is needed to find that nothing is new
     second = again()
     assert (second.outcome, second.warnings) == ("nothing new", ())
     clone = Project(tmp_path / "clone", stand_ins.home)
@@ -296,12 +296,12 @@ def test_what_a_remote_lacks_is_pushed_by_the_next_one_unless_that_is_switched_o
     kept = again()
     assert kept.branch
     assert "pushed" not in capfd.readouterr().out
-    (stand_ins.path / UNPUSHED).unlink()  # the branch itself says that it stays here
-    assert again(push="auto").outcome == "nothing new"  # which pushes what is missing, but not what was kept
+    (stand_ins.path / UNPUSHED).unlink()  # a trailer of the branch says that it must not be pushed
+    assert again(push="auto").outcome == "nothing new"  # pushes missing branches, but not this one
     assert kept.branch not in stand_ins.run("git", "ls-remote", "origin").stdout
 
 
-def test_unattended_commits_run_no_hooks_and_need_no_identity(
+def test_unattended_commits_run_no_hooks_and_need_no_author(
     again: Retrain, stand_ins: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
@@ -322,11 +322,11 @@ def test_unattended_commits_run_no_hooks_and_need_no_identity(
     assert said.index("git has no author configured: pipeline retrain will be the commits'") < said.index("validate")
 
 
-def test_a_batch_that_is_changing_is_left_for_the_next_one(
+def test_a_changing_batch_is_left_for_the_next_retraining(
     again: Retrain, stand_ins: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again()
-    monkeypatch.setattr(quarantine, "QUIET_SECONDS", 0.3)
+    monkeypatch.setattr(incoming, "RECENT_SECONDS", 0.3)
     growing = stand_ins.path / "data/incoming/growing"
     (growing / "Bag").mkdir(parents=True)
     ended = threading.Event()
@@ -346,7 +346,7 @@ def test_a_batch_that_is_changing_is_left_for_the_next_one(
     assert (result.outcome, result.arriving, result.quarantined) == ("nothing new", ("growing",), ())
 
 
-def test_two_at_once_take_turns_or_one_is_skipped(again: Retrain, stand_ins: Project) -> None:
+def test_a_second_retraining_waits_or_is_skipped(again: Retrain, stand_ins: Project) -> None:
     with lock("retraining", wait=0, remedy="", root=stand_ins.path):
         skipped = again()
     assert skipped.outcome == "skipped"
@@ -361,7 +361,7 @@ def test_two_at_once_take_turns_or_one_is_skipped(again: Retrain, stand_ins: Pro
 
 @pytest.mark.faults
 @pytest.mark.parametrize("stage", ["train", "register"])
-def test_after_a_kill_the_next_one_is_right(again: Retrain, stand_ins: Project, stage: str) -> None:
+def test_the_next_retraining_completes_a_killed_one(again: Retrain, stand_ins: Project, stage: str) -> None:
     add_batch(stand_ins, "march.npz", seed=7)
     behave(stand_ins, **{stage: {"sleep": 60}})
     environment = {name: os.environ[name] for name in ("PREFECT_API_URL", "STAND_INS")}

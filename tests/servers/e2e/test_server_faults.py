@@ -71,7 +71,7 @@ def ask(stack: Running, path: str, **content: Any) -> Any:
 
 def deploy(stack: Running, flow: str, **parameters: Any) -> str:
     """Start a flow run of a deployment, as a schedule does and Prefect's pages do, and return its id."""
-    wait_until(lambda: "serving train, retrain" in stack.log.read_text(), stack.log)
+    wait_until(lambda: "serving monitor-data, retrain, train" in stack.log.read_text(), stack.log)
     deployment = ask(stack, f"deployments/name/{flow}/{flow}")["id"]
     return str(ask(stack, f"deployments/{deployment}/create_flow_run", parameters=parameters)["id"])
 
@@ -169,6 +169,6 @@ def test_servers_that_stay_away_stop_a_run_in_words_and_the_next_one_does_withou
     assert "Traceback" not in output
     assert stack.mlflow in output
     again = project.run(*PIPELINE, "run").stdout
-    assert "going on without it, on the same records" in again
+    assert "continuing without it, on the same records" in again
     assert lost_of(project, [7]) == []
     assert processes_of(project) == []

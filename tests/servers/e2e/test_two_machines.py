@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pipeline.flows.deployed import NOTES
 from pipeline.flows.prefect_server import LASTING_SETTINGS
-from pipeline.servers.flow_run_processes import NOTES
 from tests import prefect_http
 from tests.conftest import Project
 from tests.e2e import light
@@ -65,7 +65,7 @@ def test_retrainings_of_two_machines_take_turns_and_lose_nothing(tmp_path: Path)
             machines = [machine.start("python", "-m", "pipeline.servers.runner", **stores) for machine in (one, two)]
             for machine in machines:  # each serves when it says so
                 assert machine.stdout
-                assert any(line.startswith("serving train, retrain") for line in machine.stdout)
+                assert any(line.startswith("serving monitor-data, retrain, train") for line in machine.stdout)
             deployment = prefect_http.get(f"{api}/deployments/name/retrain/retrain", auth=AUTH).json()["id"]
 
             def retrain(model: int) -> str:

@@ -136,7 +136,7 @@ def stack(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_it_says_where_its_servers_answer_and_takes_little_memory(stack: Running) -> None:
     assert stack.is_well()
     for address in (stack.mlflow, stack.prefect.removesuffix("/api")):
-        assert f"answers: {address}" in stack.log.read_text()
+        assert f"responds: {address}" in stack.log.read_text()
     leader = psutil.Process(stack.process.pid)
     memory = {process.pid: process.memory_full_info().pss for process in (leader, *leader.children(recursive=True))}
     assert sum(memory.values()) < MOST_MEMORY
@@ -147,7 +147,7 @@ def test_runs_through_the_server_and_beside_it_are_one_record(stack: Running, tm
     project.set_params(**{"train.seed": 9})
     output = project.run("python", "-m", "pipeline.cli", "run", **CLOSED_PROXY).stdout
     assert stack.mlflow in output
-    assert "going on without it" not in output
+    assert "continuing without it" not in output
     assert aliases_of(project) == {("tiny", "champion"): "1", ("tiny", "challenger"): "2"}
 
     # Version 1, the template's, was made without a server; version 2 just now through it.
@@ -222,7 +222,7 @@ def served_page(directory: Path) -> Iterator[int]:
 
 def test_nothing_runs_that_a_hostile_page_sends(stack: Running, tmp_path: Path) -> None:
     """By a page of a foreign name, one of another port of this machine, and one whose name leads to the server."""
-    wait_until(lambda: "serving train, retrain" in stack.log.read_text(), stack.log)
+    wait_until(lambda: "serving monitor-data, retrain, train" in stack.log.read_text(), stack.log)
     mark = tmp_path / "mark"
     steps = [{"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}]
     known = partial(httpx.request, headers=stack.credentials, timeout=60)
@@ -287,7 +287,7 @@ def test_killed_servers_come_back_where_they_were_and_nothing_is_lost(stack: Run
         part.kill()
     wait_until(lambda: not stack.is_well(), stack.log)
     result = project.run("python", "-m", "pipeline.cli", "versions")
-    assert result.stdout.count("going on without it, on the same records") == 1
+    assert result.stdout.count("continuing without it, on the same records") == 1
     output, _ = running.communicate(timeout=START_SECONDS)
     assert running.returncode == 0 or "pipeline run" in output  # it went on, or says how to
     assert "Traceback" not in output
@@ -296,7 +296,7 @@ def test_killed_servers_come_back_where_they_were_and_nothing_is_lost(stack: Run
     after = stack.parts()
     assert not {process.pid for process in after.values()} & {process.pid for process in before.values()}
     output = project.run("python", "-m", "pipeline.cli", "run").stdout
-    assert "going on without it" not in output
+    assert "continuing without it" not in output
     assert stack.mlflow in output
     assert "RUNNING" not in [status for _, status in runs_of(project)]
     assert aliases_of(project)["tiny", "champion"] == "1"
@@ -328,7 +328,7 @@ def test_ctrl_c_ends_all_of_it(stack: Running) -> None:
     assert not stack.file.exists()
     assert "Traceback" not in stack.log.read_text()
     result = stack.project.run("python", "-m", "pipeline.cli", "versions")
-    assert "going on without it" not in result.stdout  # it was ended, not lost
+    assert "continuing without it" not in result.stdout  # it was ended, not lost
     assert "champion" in result.stdout
 
 
@@ -368,6 +368,6 @@ def test_moved_and_protected_it_is_found_and_a_kill_leaves_nothing(trained: Proj
         wait_until_idle(trained, seconds=30)
         assert running.file.exists()
     result = trained.run("python", "-m", "pipeline.cli", "versions")
-    assert result.stdout.count("going on without it, on the same records") == 1
+    assert result.stdout.count("continuing without it, on the same records") == 1
     assert "champion" in result.stdout
     assert file_digest(trained.path / "mlflow.db") == before

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from pipeline.cli.__main__ import app
 from pipeline.errors import FlowError, ParamsError
+from pipeline.flows.deployed import NOTES
 from pipeline.notices.send import URLS_VARIABLE
 from pipeline.servers import schedules
-from pipeline.servers.flow_run_processes import NOTES
 from tests import prefect_http
 from tests.conftest import STAGES, Project
 from tests.retraining.integration.test_run import add_batch, spoil
@@ -62,20 +62,20 @@ def test_a_schedule_is_kept_until_it_is_removed(served: dict[UUID, str], stand_i
     assert schedules.list_schedules(stand_ins.path) == []
     schedules.set_schedule(stand_ins.path, "retrain", "0 4 * * *", "UTC")
     schedules.set_schedule(stand_ins.path, "retrain", "0 3 * * *", "Europe/Berlin")
-    schedules.set_schedule(stand_ins.path, "monitor-data", "30 * * * *", "UTC")
+    schedules.set_schedule(stand_ins.path, "train", "30 * * * *", "UTC")
     schedules.activate(stand_ins.path, "retrain", False)
     assert register() == served  # what a restart of the runner does
     kept = {one.flow: (one.rule, one.timezone, one.active) for one in schedules.list_schedules(stand_ins.path)}
     assert kept == {
         "retrain": ("0 3 * * *", "Europe/Berlin", False),
-        "monitor-data": ("30 * * * *", "UTC", True),
+        "train": ("30 * * * *", "UTC", True),
     }
     (resumed,) = schedules.activate(stand_ins.path, "retrain", True)
     assert resumed.active
     assert resumed.next  # though no scheduler works here that has planned it
     assert (resumed.next.hour, resumed.next.minute, str(resumed.next.tzinfo)) == (3, 0, "Europe/Berlin")
     schedules.remove(stand_ins.path, "retrain")
-    assert [one.flow for one in schedules.list_schedules(stand_ins.path)] == ["monitor-data"]
+    assert [one.flow for one in schedules.list_schedules(stand_ins.path)] == ["train"]
     with pytest.raises(FlowError, match="retrain has no schedule"):
         schedules.activate(stand_ins.path, "retrain", True)
 
@@ -288,7 +288,7 @@ def test_a_deployed_training_has_the_stages_as_its_tasks_and_ends_in_words(
 def test_a_deployed_retraining_tells_of_the_batch_it_leaves_out_and_of_its_failure(
     served: dict[UUID, str], stand_ins: Project, told: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.servers.deployments import retrain
+    from pipeline.retraining.flow import retrain
 
     monkeypatch.setenv("STAND_INS", str(stand_ins.path))
     spoil(add_batch(stand_ins, "spoilt.npz", 1))
@@ -306,7 +306,7 @@ def test_a_deployed_retraining_tells_of_the_batch_it_leaves_out_and_of_its_failu
 def test_what_is_done_while_another_retrains_is_read_from_the_commit(
     stand_ins: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.servers.deployments import read_if_busy
+    from pipeline.retraining.flow import read_if_busy
 
     stand_ins.set_params(**{"retrain.if_busy": "wait"})
     stand_ins.commit()
@@ -324,8 +324,9 @@ def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
 ) -> None:
     from prefect.events.worker import EventsWorker
 
+    pytest.importorskip("pipeline.monitoring")  # a room that a project with servers may lack
     from pipeline.monitoring import run
-    from pipeline.servers.deployments import DRIFT_FOUND, monitor_data
+    from pipeline.monitoring.flow import DRIFT_FOUND, monitor_data
 
     retrain = next(key for key, name in served.items() if name == "retrain")
     looks = [("all is well", False, False), ("one drifted", True, False), ("two of three drifted", True, True)]

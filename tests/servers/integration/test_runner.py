@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.servers.flow_run_processes import NOTES
+from pipeline.flows.deployed import NOTES
 from tests import prefect_http
 from tests.conftest import Project
 from tests.e2e.servers import find_free_port
@@ -46,7 +46,7 @@ def start(stand_ins: Project, prefect_api: str) -> Iterator[Start]:
                     start_new_session=True,
                 )
             )
-        wait_until(lambda: "serving train" in log.read_text() or running[-1].poll() is not None)
+        wait_until(lambda: "serving " in log.read_text() or running[-1].poll() is not None)
         assert running[-1].poll() is None, log.read_text()
         return running[-1]
 

@@ -29,7 +29,7 @@ def test_two_projects_do_not_serve_from_one_home_of_prefects(stand_ins: Project)
         refused = stand_ins.run(*command, check=False)
         moved = stand_ins.run(*command, "--data", str(stand_ins.home), check=False)
     assert (refused.returncode, moved.returncode) == (1, 1)
-    assert f"another project's `pipeline up` works with Prefect's home {stand_ins.home}/prefect" in refused.stdout
+    assert f"another project's `pipeline up` uses Prefect's home {stand_ins.home}/prefect" in refused.stdout
     assert f"process {os.getpid()}" in refused.stdout
     assert "pipeline up --data DIRECTORY" in refused.stdout
     assert not (stand_ins.path / ".pipeline/settings.json").exists()  # what was refused has moved nothing
@@ -42,11 +42,11 @@ def test_a_part_that_keeps_ending_is_given_a_rest(stand_ins: Project) -> None:
     assert running.stdout
     for line in running.stdout:
         lines.append(line)
-        if "next try in 60 s" in line:
+        if "next start in 60 s" in line:
             running.terminate()
     assert running.wait() == 0, "".join(lines)
     shown = "".join(lines)
     assert shown.count("does not answer") == 5
-    assert shown.count("has ended; starting it again") == 4
-    assert "starting runner;" in shown
+    assert shown.count("exit code 1; restarting it") == 4
+    assert "up      | INFO    starting runner;" in shown
     assert processes_of(stand_ins) == []

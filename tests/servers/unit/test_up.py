@@ -2,7 +2,6 @@
 
 import os
 import socket
-from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,17 +9,8 @@ import pytest
 
 from pipeline.errors import FlowError
 from pipeline.servers import up
-from pipeline.servers.up import (
-    Listening,
-    Part,
-    _Member,
-    describe,
-    find_owner,
-    plan,
-    require_free_port,
-    require_protection,
-    serve,
-)
+from pipeline.servers.parts import Listening, describe, find_owner, plan, require_free_port, require_protection
+from pipeline.servers.up import serve
 
 SECRETS = {
     "MLFLOW_FLASK_SERVER_SECRET_KEY": "first-secret",
@@ -168,45 +158,35 @@ def test_clients_learn_whether_the_file_has_the_password(monkeypatch: pytest.Mon
     assert not stack.auth_from_file
 
 
-class Served:
-    """Stands in for the processes."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    async def run(self) -> None:
-        pass
-
-
-def lines_of(monkeypatch: pytest.MonkeyPatch, root: Path, listening: Listening) -> list[str]:
-    """What `pipeline up` prints, without the processes."""
+def start(monkeypatch: pytest.MonkeyPatch, root: Path, listening: Listening) -> None:
+    """Do what `pipeline up` does before its loop."""
     for name, value in {**SECRETS, "PREFECT_HOME": str(root / "home")}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(up, "main_repository", lambda _: root)
-    monkeypatch.setattr(up, "_tie_standard_input", lambda: None)
     monkeypatch.setattr(up, "require_free_port", lambda *_: None)
-    monkeypatch.setattr(up, "_Stack", Served)
-    lines: list[str] = []
-    serve(root, listening, show=lambda _, line: lines.append(line))
-    return lines
+    monkeypatch.setattr(up, "run", lambda *_: None)
+    serve(root, listening)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_a_server_for_other_machines_says_that_all_are_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str
 ) -> None:
-    (line,) = lines_of(monkeypatch, tmp_path, Listening(host))
-    assert line.startswith("requests from other machines are refused")
-    assert f"pipeline up --host {host} --allowed-hosts " in line
-    assert lines_of(monkeypatch, tmp_path, Listening(host, allowed_hosts="gpu-box.lan")) == []
-    assert lines_of(monkeypatch, tmp_path, Listening()) == []
+    caplog.set_level("INFO")
+    start(monkeypatch, tmp_path, Listening(host))
+    (message,) = caplog.messages
+    assert message.startswith("requests from other machines are refused")
+    assert f"pipeline up --host {host} --allowed-hosts " in message
+    start(monkeypatch, tmp_path, Listening(host, allowed_hosts="gpu-box.lan"))
+    start(monkeypatch, tmp_path, Listening())
+    assert len(caplog.messages) == 1
 
 
 def test_an_allowed_host_with_a_port_is_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(FlowError, match="gpu-box.lan:8443 as a host name: it has a port"):
-        lines_of(monkeypatch, tmp_path, Listening(allowed_hosts="gpu-box.lan:8443"))
+        start(monkeypatch, tmp_path, Listening(allowed_hosts="gpu-box.lan:8443"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -222,12 +202,3 @@ def test_the_runner_knows_what_the_servers_ask_for(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("only", ["mlflow", "prefect"])
 def test_one_server_comes_alone(only: str) -> None:
     assert [part.name for part in plan(Listening(), only)] == [only]  # type: ignore[arg-type]
-
-
-def test_the_secret_of_prefects_server_is_masked_in_the_lines_of_up(tmp_path: Path) -> None:
-    shown: list[tuple[str, str]] = []
-    login = "pipeline:made-by-up"
-    member = _Member(Part("prefect", "x"), tmp_path, lambda *line: shown.append(line), None, [login])
-    member._take(f"{login} made-by-up {b64encode(login.encode()).decode()} of pipeline")
-    assert shown == [("prefect", "*** *** *** of pipeline")]
-    assert list(member.last_lines) == ["*** *** *** of pipeline"]

@@ -1,4 +1,4 @@
-"""What lies in `data/incoming/`: known by its content, read once, copied whole; what is odd hinders no other."""
+"""Batches in `data/incoming/`: digests of their content, copies, and unreadable ones among them."""
 
 import os
 import resource
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.batches import quarantine as quarantine_module
-from pipeline.batches.quarantine import copy_whole, quarantine, read_digest, read_digests, read_quarantine
+from pipeline.batches import incoming as incoming_module
+from pipeline.batches.incoming import copy_if_complete, read_digest, read_digests
+from pipeline.batches.quarantine import QUARANTINE, quarantine, read_quarantine
 from pipeline.data.batches import copy_batch, read_files
 from pipeline.errors import DataError
 from pipeline.flows.checkout_data import copy_files
@@ -17,7 +18,7 @@ from pipeline.tracking.outputs import dvc_digest
 
 @pytest.fixture
 def incoming(tmp_path: Path) -> Path:
-    """A directory with a batch of two files, long there."""
+    """A directory with a batch of two files, changed long ago."""
     directory = tmp_path / "incoming"
     (directory / "march/Bag").mkdir(parents=True)
     for name in ("a.png", "b.png"):
@@ -30,7 +31,7 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, **_: bool) -> str:
         raise AssertionError(f"{path} is read")
 
-    monkeypatch.setattr(quarantine_module, "dvc_digest", refuse)
+    monkeypatch.setattr(incoming_module, "dvc_digest", refuse)
 
 
 def test_unchanged_files_are_read_once(incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +43,7 @@ def test_unchanged_files_are_read_once(incoming: Path, tmp_path: Path, monkeypat
     assert read_digest(tmp_path, incoming / "march") == digests["march"]
 
 
-def test_the_digest_of_one_path_reads_nothing_beside_it(
+def test_the_digest_of_one_path_reads_no_other_path(
     incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_digest(tmp_path, incoming / "march")
@@ -53,55 +54,58 @@ def test_the_digest_of_one_path_reads_nothing_beside_it(
 
 
 @pytest.mark.parametrize("left", ["", '{"a": '])
-def test_notes_that_a_power_cut_tore_are_made_anew(incoming: Path, tmp_path: Path, left: str) -> None:
+def test_corrupt_caches_and_records_are_ignored(incoming: Path, tmp_path: Path, left: str) -> None:
     before = read_digests(tmp_path, incoming)
-    record = quarantine(tmp_path, "march", before[0]["march"], "it is bad")
+    digest = before[0]["march"]
+    quarantine(tmp_path, "march", digest, "it is bad")
     quarantine(tmp_path, "other", "0", "it is bad")
-    (tmp_path / quarantine_module.DIGESTS).write_text(left)
-    (tmp_path / quarantine_module.QUARANTINE / "0.json").write_text(left)
+    (tmp_path / incoming_module.DIGESTS).write_text(left)
+    (tmp_path / QUARANTINE / "0.json").write_text(left)
     assert read_digests(tmp_path, incoming) == before
-    assert read_quarantine(tmp_path) == {record.digest: record}
+    assert {record.digest: record.reason for record in read_quarantine(tmp_path).values()} == {digest: "it is bad"}
 
 
 @pytest.mark.parametrize("place", ["odd", "odd.npz", "march/Bag/c.png"])
 @pytest.mark.parametrize("target", ["itself", "gone", ".", "/etc/hostname", "april.npz"])
-def test_a_link_is_named_and_hinders_no_other(incoming: Path, tmp_path: Path, place: str, target: str) -> None:
+def test_a_batch_with_a_link_is_unreadable_and_others_are_not(
+    incoming: Path, tmp_path: Path, place: str, target: str
+) -> None:
     (incoming / "april.npz").write_bytes(b"1")
-    odd = incoming / place
-    odd.symlink_to(odd.name if target == "itself" else target)
+    link = incoming / place
+    link.symlink_to(link.name if target == "itself" else target)
     digests, unreadable = read_digests(tmp_path, incoming)
     assert unreadable == {place.split("/")[0]: f"{place} is a link"}
     assert set(digests) == {"april.npz", "march"} - set(unreadable)
 
 
 @pytest.mark.parametrize("place", [".pipe", "Bag/pipe", ".hidden/pipe"])
-def test_what_is_no_file_is_named(incoming: Path, tmp_path: Path, place: str) -> None:
+def test_a_device_or_pipe_is_unreadable(incoming: Path, tmp_path: Path, place: str) -> None:
     (incoming / "march" / place).parent.mkdir(exist_ok=True)
     os.mkfifo(incoming / "march" / place)
     assert read_digests(tmp_path, incoming)[1] == {"march": f"march/{place} is a device, a pipe or a socket"}
 
 
-def test_a_batch_is_copied_whole_and_without_hidden_files(incoming: Path, tmp_path: Path) -> None:
+def test_a_complete_batch_is_copied_without_hidden_files(incoming: Path, tmp_path: Path) -> None:
     digest, target = dvc_digest(incoming / "march"), tmp_path / "copy"
     (incoming / "march/.git").mkdir()
     for name in (".DS_Store", "Bag/.DS_Store", ".git/config"):
         (incoming / "march" / name).write_bytes(b"?")
     assert read_digests(tmp_path, incoming) == ({"march": digest}, {})
-    assert copy_whole(incoming / "march", target, digest)
+    assert copy_if_complete(incoming / "march", target, digest)
     assert dvc_digest(target) == digest
     (incoming / "one.npz").write_bytes(b"1")
     os.utime(incoming / "one.npz", (0, 0))
-    assert copy_whole(incoming / "one.npz", tmp_path / "new/one.npz", dvc_digest(incoming / "one.npz"))
-    assert not copy_whole(incoming / "march", tmp_path / "other", "another digest")
+    assert copy_if_complete(incoming / "one.npz", tmp_path / "new/one.npz", dvc_digest(incoming / "one.npz"))
+    assert not copy_if_complete(incoming / "march", tmp_path / "other", "another digest")
     (incoming / "march/Bag/c.png").symlink_to("a.png")
-    assert not copy_whole(incoming / "march", tmp_path / "other", digest)
+    assert not copy_if_complete(incoming / "march", tmp_path / "other", digest)
     assert not (tmp_path / "other").exists()
 
 
 def test_a_link_that_takes_the_place_of_a_file_is_not_followed(
     incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at the files and their copy."""
+    """Between the listing of the files and their copy."""
     listed = read_files(incoming / "march")
     monkeypatch.setattr("pipeline.data.batches.read_files", lambda path: listed)
     (incoming / "march/Bag/b.png").unlink()
@@ -130,6 +134,6 @@ def full_disk(incoming: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_a_disk_that_takes_no_more_is_no_batch_that_is_arriving(incoming: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_not_an_incomplete_batch(incoming: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="File too large"):
-        copy_whole(incoming / "march", tmp_path / "copy", dvc_digest(incoming / "march"))
+        copy_if_complete(incoming / "march", tmp_path / "copy", dvc_digest(incoming / "march"))

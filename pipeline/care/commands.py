@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipeline.cli.app import app, console, enter_workspace
+from pipeline.cli.app import CARE, command, console, enter_workspace
 
 if TYPE_CHECKING:
     from pipeline.care.gc import Garbage
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SHOWN = 20  # runs and models by name
 
 
-@app.command()
+@command(CARE, 10)
 def gc(
     keep_runs: Annotated[int, typer.Option(min=0, metavar="N", help="Keep the newest N trainings and flow runs.")] = 20,
     days: Annotated[
@@ -61,7 +61,7 @@ def gc(
     console.print("deleted")
 
 
-@app.command()
+@command(CARE, 20)
 def backup(
     target: Annotated[
         Path, typer.Argument(metavar="DIRECTORY|FILE", help="Target directory, or a file ending in .tar.gz.")
@@ -89,7 +89,7 @@ def backup(
         console.print(f"not in it: {other}")
 
 
-@app.command()
+@command(CARE, 30)
 def restore(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="An archive of `pipeline backup`.")],
     replace: Annotated[bool, typer.Option("--replace", help="Move existing files aside first.")] = False,
@@ -119,7 +119,7 @@ def restore(
     console.print("see that all is well: pipeline verify")
 
 
-@app.command()
+@command(CARE, 40)
 def upgrade() -> None:
     """Migrate the databases of MLflow and Prefect to the installed versions. The originals are kept.
 

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.app import app, console, enter_workspace, print_json
+from pipeline.cli.app import REGISTRY, command, console, enter_workspace, print_json
 from pipeline.cli.registry import MODEL_OPTION
 from pipeline.cli.work import INTERRUPTED
 from pipeline.errors import FAILURE
@@ -26,7 +26,7 @@ VERSION = typer.Argument(help="Number of the version, or an alias such as champi
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
 
 
-@app.command()
+@command(REGISTRY, 60)
 def lineage(
     version: Annotated[str | None, VERSION] = None,
     data: Annotated[str | None, typer.Option(metavar="MD5", help="Find the versions made from this data.")] = None,
@@ -62,7 +62,7 @@ def lineage(
         print_json([asdict(descendant) for descendant in found]) if as_json else _print_descendants(found)
 
 
-@app.command()
+@command(REGISTRY, 70)
 def reproduce(
     version: Annotated[str, VERSION], model: Annotated[str | None, MODEL_OPTION] = None, as_json: AsJson = False
 ) -> None:
@@ -97,7 +97,7 @@ def reproduce(
     raise typer.Exit(EXIT_CODES[verdict.outcome])
 
 
-@app.command()
+@command(REGISTRY, 80)
 def verify(
     fast: Annotated[bool, typer.Option("--fast", help="Skip the data and DVC's cache.")] = False,
     as_json: AsJson = False,

@@ -7,13 +7,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipeline.cli.app import app, console, enter_workspace, print_json
+from pipeline.cli.app import UNATTENDED, command, console, enter_workspace, print_json
 
 if TYPE_CHECKING:
     from pipeline.monitoring.run import Monitoring
 
 
-@app.command()
+@command(UNATTENDED, 30)
 def monitor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Compare each batch in `data/incoming/` with the training data: labels, features, the champion's confidence.
 

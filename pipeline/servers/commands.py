@@ -1,21 +1,97 @@
-"""`pipeline schedule`: the schedules of the flows on Prefect's server."""
+"""`pipeline up`, `pipeline ui` and `pipeline schedule`: the servers, and the schedules of the flows."""
 
+import os
+import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from pipeline.cli.app import app, console, enter_workspace, print_json
+from pipeline.cli.app import EVERY_DAY, UNATTENDED, command, console, enter_workspace, group, print_json
+from pipeline.rooms import find_rooms
 
 if TYPE_CHECKING:
     from pipeline.servers.schedules import Schedule
 
-Flow = Annotated[Literal["retrain", "train", "monitor-data"], typer.Option("--flow", help="The flow to start.")]
+FLOWS = sorted(name for room in find_rooms().values() for name in room.flows)
 
-schedule = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
-app.add_typer(schedule, name="schedule")
+
+def _known(flow: str) -> str:
+    if flow not in FLOWS:
+        raise typer.BadParameter(f"{flow!r} is not one of {', '.join(FLOWS)}")
+    return flow
+
+
+Flow = Annotated[
+    str, typer.Option("--flow", callback=_known, metavar=f"[{'|'.join(FLOWS)}]", help="The flow to start.")
+]
+
+schedule = group("schedule", UNATTENDED, 50)
+
+
+@command(UNATTENDED, 10)
+def up(
+    only: Annotated[
+        Literal["mlflow", "prefect"] | None, typer.Option(help="Start this server alone, without the runner.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Other addresses than this machine's own require passwords.")
+    ] = "127.0.0.1",
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="MLflow's port.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Prefect's port.")] = 4200,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Keep the servers' data in this directory from now on; the project's root restores the default.",
+        ),
+    ] = None,
+    allowed_hosts: Annotated[
+        str, typer.Option(help="Host names and addresses that clients use for this machine, separated by commas.")
+    ] = "",
+) -> None:
+    """Start MLflow, Prefect and the runner of the schedules, and keep them running. Ctrl-C stops all of them.
+
+    Every command of this project uses them while they respond, and works without them on the same records.
+
+    Examples:
+
+        pipeline up
+        pipeline up --only mlflow --mlflow-port 5001
+        pipeline up --data /srv/fashion-mnist
+        pipeline up --host 0.0.0.0 --allowed-hosts gpu-box.lan,192.168.1.20
+    """
+    data = data.resolve() if data else None
+    workspace = enter_workspace()
+    from pipeline import logs
+    from pipeline.servers.parts import Listening
+    from pipeline.servers.up import serve
+
+    logs.configure("up")
+    serve(workspace, Listening(host, mlflow_port, prefect_port, allowed_hosts), only=only, data=data)
+
+
+@command(EVERY_DAY, 50)
+def ui(port: Annotated[int, typer.Option(help="Local port.")] = 5000) -> None:
+    """Serve MLflow's pages: runs, charts, the registry. Ctrl-C stops it.
+
+    Examples:
+
+        pipeline ui
+        pipeline ui --port 5001
+    """
+    workspace = enter_workspace()
+    from pipeline.tracking.store import locate
+
+    store = locate(workspace)
+    if store.is_server:
+        console.print(f"MLflow is at {store}")
+        return
+    console.print(f"MLflow's pages: http://127.0.0.1:{port} (in some seconds; Ctrl-C ends them)")
+    os.execv(sys.executable, [sys.executable, "-m", "pipeline.servers.mlflow_server", "127.0.0.1", str(port)])
 
 
 @schedule.callback()
@@ -112,7 +188,7 @@ def remove(flow: Flow = "retrain") -> None:
     console.print(f"{flow} is no longer started by a schedule")
 
 
-def _activate(flow: Literal["retrain", "train", "monitor-data"], active: bool) -> None:
+def _activate(flow: str, active: bool) -> None:
     workspace = enter_workspace()
     from pipeline.servers import schedules
 

@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline.cli.app import app, console, enter_workspace, print_json
+from pipeline.cli.app import UNATTENDED, command, console, enter_workspace, print_json
 from pipeline.errors import TEMPORARY_FAILURE
 
 STYLES = {"champion": "bold green", "failed": "bold red", "rejected": "yellow", "not promoted": "yellow"}
 EXIT_CODES = {"failed": 1, "skipped": TEMPORARY_FAILURE}
 
 
-@app.command()
+@command(UNATTENDED, 20)
 def retrain(
     ref: Annotated[
         str | None, typer.Option(help="Branch, tag or commit; by default retrain.ref, or the current branch.")

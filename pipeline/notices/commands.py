@@ -2,10 +2,10 @@
 
 import typer
 
-from pipeline.cli.app import app, console
+from pipeline.cli.app import UNATTENDED, command, console
 
 
-@app.command()
+@command(UNATTENDED, 40)
 def notify() -> None:
     """Send a test message to every channel in `PIPELINE_NOTIFY_URLS`, and print for each whether it succeeded.
 

@@ -1,0 +1,53 @@
+"""`pipeline add-data`: new labelled images."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.cli.app import EVERY_DAY, command, console, enter_workspace
+
+
+@command(EVERY_DAY, 70)
+def add_data(
+    path: Annotated[
+        Path, typer.Argument(help="A folder of idx files, a folder of pictures by class, or an .npz file.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the batch; by default the name of PATH.")] = None,
+) -> None:
+    """Add labelled images to the training data, as a batch in `data/incoming/`.
+
+    They are checked first; a bad batch is refused and leaves nothing behind. A batch consists of regular files: links
+    in it are refused, and hidden files are skipped. PATH itself may be a link.
+
+    Examples:
+
+        pipeline add-data ~/photos-of-march
+        pipeline add-data labelled.npz --name 2024-march.npz
+    """
+    path = path.resolve()
+    enter_workspace()
+    from pipeline.batches.add import add_batch
+    from pipeline.data.catalog import load_entry
+    from pipeline.git import SET_AUTHOR, lacks_author
+    from pipeline.params import load_params
+
+    params = load_params()
+    dataset = load_entry(params.dataset.name).dataset
+    with console.status(Text(f"checking {path.name}")):
+        batch = add_batch(path, name, dataset, params.validate)
+    counts = Table("class", "images", box=None)
+    for class_name, images in batch.counts.items():
+        counts.add_row(class_name, f"{images:,}")
+    console.print(counts)
+    if batch.left_out:
+        console.print(Text(f"left out, because hidden: {', '.join(batch.left_out)}"))
+    console.print(f"batch {batch.path.name}: {sum(batch.counts.values()):,} images in {batch.path}")
+    commit = ["git", "commit", "-m", f"Add batch {batch.path.name}", *map(str, batch.changed)]
+    if lacks_author(Path()):
+        console.print(f"first:    {SET_AUTHOR}", soft_wrap=True)
+    console.print(f"keep it:  {shlex.join(commit)}", soft_wrap=True)
+    console.print("use it:   pipeline run")

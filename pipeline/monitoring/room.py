@@ -1,0 +1,9 @@
+"""What this room adds to the project: `pipeline.rooms`."""
+
+from pipeline.rooms import Room
+
+ROOM = Room(
+    section=("monitor", "pipeline.monitoring.params:MonitorParams"),
+    flows={"monitor-data": "pipeline.monitoring.flow:monitor_data"},
+    files=("docs/monitoring.md",),
+)

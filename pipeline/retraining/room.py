@@ -1,0 +1,9 @@
+"""What this room adds to the project: `pipeline.rooms`."""
+
+from pipeline.rooms import Room
+
+ROOM = Room(
+    section=("retrain", "pipeline.retraining.params:RetrainParams"),
+    flows={"retrain": "pipeline.retraining.flow:retrain"},
+    files=("docs/retraining.md",),
+)

@@ -1,0 +1,8 @@
+"""What this room adds to the project: `pipeline.rooms`."""
+
+from pipeline.rooms import Room
+
+ROOM = Room(
+    flows={"train": "pipeline.servers.deployments:train"},
+    files=("docs/servers.md", "docs/schedules.md", "docs/team.md", "compose.yaml", ".env.example", "prefect.yaml"),
+)
