@@ -10,7 +10,7 @@ from pipeline.audit.verdict import Verdict
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.tracking.logged_models import MODEL_TAG, OUTPUT_PATHS
-from pipeline.tracking.outputs import EVALUATION, TRAINING, Outputs, dvc_digest
+from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest
 from pipeline.tracking.provenance import COMMIT_TAG
 from pipeline.tracking.records import (
     DATA_ARTIFACT,
@@ -74,7 +74,9 @@ def read_recorded_run(lineage: Lineage, directory: Path) -> RecordedRun:
         "split": {path: md5 for path, md5 in splits.items() if md5},
         **{stage: outs(entry) for stage, entry in stages.items()},
         "train": {
-            **{path: lineage.version.tags[tag] for tag, path in OUTPUT_PATHS.items() if tag in lineage.version.tags},
+            # The tags of the run: a version that was exported later has files that its commit does not write.
+            **{path: tags[tag] for tag, path in OUTPUT_PATHS.items() if tag in tags},
+            MODEL: digest,
             **({TRAINING: dvc_digest(training)} if training.is_dir() else {}),
         },
         "evaluate": {EVALUATION: tags[EVALUATION_TAG]} if EVALUATION_TAG in tags else {},

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 
@@ -30,44 +31,62 @@ MOST_DIFFERENCE = 1e-4  # of two probabilities
 OTHERS_ONE_IN = 10_000  # images may have another most probable class: one in so many, begun ones counted
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What the images of a model are."""
+
+    dataset: str
+    classes: tuple[str, ...]  # in English, in the order of the labels
+    classes_ko: tuple[str, ...]
+    ground: int  # grey value of the background of the training images
+
+
 def write_model(
-    directory: Path,
-    network: keras.Model,
-    task: Task,
-    validation: Iterable[np.ndarray],
-    *,
-    dataset: str,
-    classes: Sequence[str],
-    classes_ko: Sequence[str],
-    ground: int,
+    directory: Path, network: keras.Model, task: Task, validation: Iterable[np.ndarray], subject: Subject
 ) -> None:
     """Write a trained network as `model.keras` and `model.tflite`, with their `contract.json`.
 
     Args:
         network: as `archive.export` returns it.
         validation: images uint8 [n, height, width], in blocks.
-        dataset: its name; and the names of its classes, in the order of the labels.
-        ground: grey value of the background of the training images.
 
     Raises:
         ModelError: the network cannot be converted, or its two files do not give the same answers.
     """
     archive.save(network, directory / KERAS_FILE)
-    content = convert(network)
+    write_exported_model(directory, network, convert(network), task, validation, subject)
+
+
+def write_exported_model(
+    directory: Path,
+    network: keras.Model,
+    content: bytes,
+    task: Task,
+    validation: Iterable[np.ndarray],
+    subject: Subject,
+) -> None:
+    """Write `model.tflite` and `contract.json` beside the `model.keras` of a network.
+
+    Args:
+        content: of the exported model, as `convert` returns it.
+        validation: images uint8 [n, height, width], in blocks.
+
+    Raises:
+        ModelError: the two files do not give the same answers.
+    """
     check = compare(network, ExportedModel(content), validation)
     with atomic_file(directory / LITERT_FILE) as partial:
         partial.write_bytes(content)
     _, height, width = network.input_shape
+    positive = tuple(subject.classes[label] for label in task.positive)
     contract = Contract(
-        dataset=dataset,
-        classes=tuple(classes),
-        classes_ko=tuple(classes_ko),
+        dataset=subject.dataset,
+        classes=subject.classes,
+        classes_ko=subject.classes_ko,
         height=height,
         width=width,
-        ground=ground,
-        task=ContractTask(
-            loss=task.loss, units=task.units, positive_classes=tuple(classes[label] for label in task.positive)
-        ),
+        ground=subject.ground,
+        task=ContractTask(loss=task.loss, units=task.units, positive_classes=positive),
         keras_sha256=file_digest(directory / KERAS_FILE),
         litert_sha256=hashlib.sha256(content).hexdigest(),
         check=check,

@@ -213,7 +213,7 @@ def _try_move(
     order = history.order or _create_order(client, history.name)
     target = history.find_version(after.get(alias))
     earlier = [move.number for move in history.moves if move.alias == alias and move.state == "done"]
-    who = "unknown" if kind == "external" else _current_actor()
+    who = "unknown" if kind == "external" else current_actor()
     facts = {
         ROLE_TAG: MOVE,
         PROCESS_TAG: this_process(),
@@ -351,7 +351,7 @@ def _create_order(client: "MlflowClient", name: str) -> "Run":
     from mlflow.exceptions import MlflowException
 
     experiment = client.create_experiment(f"{name} history {uuid.uuid4().hex[:8]}")
-    order = client.create_run(experiment, tags={ROLE_TAG: ORDER, "mlflow.user": _current_actor()}, run_name=ORDER)
+    order = client.create_run(experiment, tags={ROLE_TAG: ORDER, "mlflow.user": current_actor()}, run_name=ORDER)
     try:
         client.rename_experiment(experiment, f"{name} history")
     except MlflowException:  # another process was faster; the error code depends on the database
@@ -394,7 +394,7 @@ def _differences(before: Versions, after: Versions) -> list[str]:
     return sorted(alias for alias in before.keys() | after.keys() if before.get(alias) != after.get(alias))
 
 
-def _current_actor() -> str:
+def current_actor() -> str:
     flow = read_parent_run()
     return f"flow run {flow}" if flow else f"{provenance.user()}@{platform.node()}"
 

@@ -127,17 +127,10 @@ def _write_model(prepared: Preparation, network: "keras.Model") -> None:
     """Write the three files of the model, after a check of its answers on the validation images."""
     from pipeline.models import export
 
-    dataset = prepared.dataset
-    export.write_model(
-        MODELS,
-        network,
-        prepared.task,
-        (block.images for block in prepared.validation.blocks()),
-        dataset=dataset.name,
-        classes=dataset.classes,
-        classes_ko=dataset.classes_ko,
-        ground=measure_ground(next(prepared.validation.blocks()).images),
-    )
+    dataset, validation = prepared.dataset, prepared.validation
+    ground = measure_ground(next(validation.blocks()).images)
+    subject = export.Subject(dataset.name, dataset.classes, dataset.classes_ko, ground)
+    export.write_model(MODELS, network, prepared.task, (block.images for block in validation.blocks()), subject)
 
 
 def _resolve_views(settings: TrainSettings, dataset: table.Dataset) -> TrainSettings:

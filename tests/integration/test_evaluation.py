@@ -197,9 +197,7 @@ def save_model(size: tuple[int, int], classes: tuple[str, ...]) -> None:
     task = create_task("sparse_categorical_crossentropy", classes)
     network = archive.export(networks.create_network(settings, task, size), settings, task, steps=10)
     images = [np.zeros((3, *size), np.uint8)]
-    export.write_model(
-        evaluate.MODELS, network, task, images, dataset="shapes", classes=classes, classes_ko=classes, ground=0
-    )
+    export.write_model(evaluate.MODELS, network, task, images, export.Subject("shapes", classes, classes, ground=0))
 
 
 @pytest.mark.parametrize(

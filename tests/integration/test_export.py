@@ -25,7 +25,7 @@ SOFTMAX = create_task("sparse_categorical_crossentropy", CLASSES)
 BINARY = create_task("binary_crossentropy", CLASSES, [7])
 SMALL = {"widths": (4, 6)}
 IMAGES, _ = tiny.generate(600, 5)
-FACTS = {"dataset": "tiny", "classes": CLASSES, "classes_ko": CLASSES, "ground": 0}
+SUBJECT = export.Subject("tiny", tuple(CLASSES), tuple(CLASSES), ground=0)
 
 
 def settings_of(preset: str, **changes: object) -> TrainSettings:
@@ -48,7 +48,7 @@ def create(preset: str = "mlp", task: Task = SOFTMAX, **changes: object) -> back
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a small model with views, as `train` writes it. Not to be changed."""
     directory = tmp_path_factory.mktemp("model")
-    export.write_model(directory, create("cnn", **SMALL), SOFTMAX, [IMAGES[:300], IMAGES[300:]], **FACTS)
+    export.write_model(directory, create("cnn", **SMALL), SOFTMAX, [IMAGES[:300], IMAGES[300:]], SUBJECT)
     return directory
 
 
@@ -73,6 +73,22 @@ def test_the_exported_model_gives_the_answers_of_the_network(
     assert (check.images, check.other_top_class) == (600, 0)
     assert 0 <= check.largest_difference < 1e-5
     assert exported.predict(IMAGES).std(axis=0).max() > 1e-3  # weights and images both matter
+
+
+def test_a_saved_network_that_pads_uint8_is_exported_with_todays_views() -> None:
+    """Release 0.1.0 made the views in this way."""
+    ops, inner = backend.keras.ops, create("cnn", tta="none", **SMALL)
+    image = backend.keras.Input((28, 28), dtype="uint8", name="image")
+    up_left = ops.pad(image, [[0, 0], [0, 1], [0, 1]])[:, 1:, 1:]
+    down_right = ops.pad(image, [[0, 0], [1, 0], [1, 0]])[:, :-1, :-1]
+    answers = [
+        answer for view, weight in [(image, 2), (up_left, 1), (down_right, 1)] for answer in [inner(view)] * weight
+    ]
+    network = backend.keras.Model(image, backend.keras.layers.Average(name="average")(answers), name="cnn_views")
+    with pytest.raises(ModelError, match="Pad"):
+        export.convert(network)
+    exported = interpreter.ExportedModel(export.convert(networks.rebuild_views(network, "shift", flip=False)))
+    assert export.compare(network, exported, [IMAGES]).other_top_class == 0
 
 
 def test_a_network_that_was_trained_on_replicas_is_exported() -> None:
@@ -216,6 +232,6 @@ def test_a_layer_that_litert_does_not_have_is_named() -> None:
 
 
 def test_a_model_of_a_yes_or_no_task_says_which_classes_are_a_yes(tmp_path: Path) -> None:
-    export.write_model(tmp_path, create(task=BINARY), BINARY, [IMAGES], **FACTS)
+    export.write_model(tmp_path, create(task=BINARY), BINARY, [IMAGES], SUBJECT)
     contract = read_contract(tmp_path / "contract.json")
     assert (contract.task.units, contract.task.positive_classes, contract.create_task()) == (1, ("7",), BINARY)
