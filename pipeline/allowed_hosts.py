@@ -91,5 +91,5 @@ def _as_host(name: str) -> str:
         f"cannot use {name} as a host name" + (": it has a port" if has_port else ""),
         expected="a name or an IP address without a port, such as gpu-box.lan, 192.168.1.20 or fd00::7",
         found=name,
-        remedy=f"leave the port out: {match[1]}" if match and has_port else "pipeline up --allowed-hosts gpu-box.lan",
+        remedy=f"leave the port out: {match[1]}" if match and has_port else "--allowed-hosts gpu-box.lan",
     )

@@ -18,13 +18,13 @@ from pipeline.git import git
 from pipeline.workspace import OWNER, STATE, lock, main_repository
 
 # In the main repository, on the same disk as DVC's cache. No tool registers these directories.
-PLACE = STATE / "reproductions"
+REPRODUCTIONS = STATE / "reproductions"
 RETRAININGS = STATE / "retrainings"
 REMOVE_SECONDS = 10  # a stage whose parent was killed may write until it ends
 
 
 @contextmanager
-def checkout(workspace: Path, commit: str, diff: bytes = b"", *, place: Path = PLACE) -> Iterator[Path]:
+def checkout(workspace: Path, commit: str, diff: bytes = b"", *, parent: Path = REPRODUCTIONS) -> Iterator[Path]:
     """Yield the project's root in a new directory that contains a commit, with a diff applied.
 
     Directories that killed processes left are removed first, and this one at the end.
@@ -32,7 +32,7 @@ def checkout(workspace: Path, commit: str, diff: bytes = b"", *, place: Path = P
     Args:
         commit: its SHA-1. No branch needs to contain it.
         diff: the diff that `pipeline.tracking.provenance.read_tree` returned; empty for none.
-        place: the parent directory, relative to the main repository. Runs in RETRAININGS are recorded in the main
+        parent: the parent directory, relative to the main repository. Runs in RETRAININGS are recorded in the main
             repository.
 
     Raises:
@@ -40,17 +40,17 @@ def checkout(workspace: Path, commit: str, diff: bytes = b"", *, place: Path = P
         FlowError: this repository does not have the commit, or the diff does not apply to it.
     """
     root = main_repository(workspace)
-    with lock(place.name, wait=0, remedy="wait for it, or end that process", root=root):
-        remove_left_behind(root, place)
-        (root / place).mkdir(parents=True, exist_ok=True)
-        top = Path(tempfile.mkdtemp(dir=root / place))
+    with lock(parent.name, wait=0, remedy="wait for it, or end that process", root=root):
+        remove_stale_checkouts(root, parent)
+        (root / parent).mkdir(parents=True, exist_ok=True)
+        top = Path(tempfile.mkdtemp(dir=root / parent))
         try:
-            _take_commit(workspace, commit, top)
+            _check_out(workspace, commit, top)
             if diff:
                 git(top, "apply", "--binary", "--whitespace=nowarn", "-", stdin=diff)
             project = top / git(workspace, "rev-parse", "--show-prefix")
-            _lend_cache(workspace, project)
-            if place == RETRAININGS:
+            _share_cache(workspace, project)
+            if parent == RETRAININGS:
                 (project / OWNER).parent.mkdir(exist_ok=True)
                 (project / OWNER).write_text(str(root), encoding="utf-8")
             yield project
@@ -58,9 +58,9 @@ def checkout(workspace: Path, commit: str, diff: bytes = b"", *, place: Path = P
             _remove(top)
 
 
-def remove_left_behind(root: Path, place: Path) -> None:
-    """Remove the checkouts that killed processes left. Call it only while no process can use that place."""
-    for directory in (root / place).glob("*"):
+def remove_stale_checkouts(root: Path, parent: Path) -> None:
+    """Remove the checkouts that killed processes left. Call it only while no other process can use that directory."""
+    for directory in (root / parent).glob("*"):
         _remove(directory)
 
 
@@ -73,7 +73,7 @@ def _remove(directory: Path) -> None:
         time.sleep(0.2)
 
 
-def _take_commit(workspace: Path, commit: str, directory: Path) -> None:
+def _check_out(workspace: Path, commit: str, directory: Path) -> None:
     try:
         git(workspace, "cat-file", "-e", f"{commit}^{{commit}}")
     except FlowError as error:
@@ -90,7 +90,7 @@ def _take_commit(workspace: Path, commit: str, directory: Path) -> None:
     git(directory, "checkout", "--quiet", "--detach", commit)
 
 
-def _lend_cache(workspace: Path, directory: Path) -> None:
+def _share_cache(workspace: Path, directory: Path) -> None:
     """Configure DVC in `directory` with the workspace's cache and remotes, including their passwords."""
     from dvc.config import Config, ConfigError
 

@@ -18,10 +18,10 @@ UNATTENDED = {
     "maintenance.auto": "false",
 }
 # Git sets these while it runs a user's hook or alias. They would redirect every command to that repository.
-OF_ANOTHER_COMMAND = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY")
+GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY")
 INITIALISE = "git init && git add . && git commit -m 'Start from the archive'"
 SET_AUTHOR = "git config --global user.name 'YOUR NAME' && git config --global user.email YOU@EXAMPLE.COM"
-AUTHOR = {"user.name": "pipeline retrain", "user.email": "pipeline-retrain@localhost"}  # if none is configured
+AUTHOR = {"user.name": "pipeline", "user.email": "pipeline@localhost"}  # if none is configured
 
 
 def git(directory: Path, *arguments: str, stdin: bytes | None = None, seconds: float | None = None) -> str:
@@ -35,7 +35,7 @@ def git(directory: Path, *arguments: str, stdin: bytes | None = None, seconds: f
     """
     settings = [part for name, value in UNATTENDED.items() for part in ("-c", f"{name}={value}")]
     asking = ("GIT_ASKPASS", "SSH_ASKPASS")
-    environment = {name: value for name, value in os.environ.items() if name not in (*OF_ANOTHER_COMMAND, *asking)}
+    environment = {name: value for name, value in os.environ.items() if name not in (*GIT_VARIABLES, *asking)}
     environment |= {"GIT_TERMINAL_PROMPT": "0"}
     environment.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=20")
     command = ["git", *settings, "-C", str(directory), *arguments]
@@ -84,7 +84,7 @@ def git_or_none(directory: Path, *arguments: str) -> str | None:
         return None
 
 
-def telling_line(output: str) -> str:
+def find_reason(output: str) -> str:
     """Return the line of a failed command's output that contains the reason, not git's advice after it."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     reasons = [line for line in lines if line.startswith(("! [", "fatal:", "error:", "ERROR:"))]

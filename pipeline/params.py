@@ -312,8 +312,8 @@ def _in_words(detail: Any, prefix: str, kind: Any) -> str:
     key = ".".join([prefix, *parts] if prefix else parts)
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         near = _near(parts[-1], _all_keys(kind))
-        if len(parts) == 1 and not prefix and not near:
-            near = ": no part of this project reads this section. Delete it if its room was deleted"
+        if len(parts) == 1 and not prefix:
+            near = f"{near or '.'} No part of this project reads this section: delete it if its room was deleted"
         return f"{key} is not a parameter{near}"
     if detail["type"] in ("missing", "missing_argument"):
         return f"{key} is missing"

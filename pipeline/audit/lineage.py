@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import TrackingError
 from pipeline.files import parse_yaml
-from pipeline.registry.aliases import DECISION_TAG, REASON_TAG, find_aliases
+from pipeline.registry.alias_history import find_aliases
 from pipeline.registry.registration import current_name, find_version, open_registry
+from pipeline.registry.versions import DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_FILES, MODEL_TAG
 from pipeline.tracking.provenance import BATCH_TAG, COMMIT_TAG
 from pipeline.tracking.queries import all_aliases, all_runs, all_versions

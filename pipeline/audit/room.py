@@ -2,4 +2,10 @@
 
 from pipeline.rooms import Room
 
-ROOM = Room(files=("docs/reproduction.md",))
+ROOM = Room(
+    remedies={
+        "find what is wrong": "pipeline verify",
+        "find a commit": "git checkout COMMIT (pipeline lineage names it)",
+    },
+    files=("docs/reproduction.md",),
+)

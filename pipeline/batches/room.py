@@ -2,4 +2,7 @@
 
 from pipeline.rooms import Room
 
-ROOM = Room(status="pipeline.batches.status:describe_left_out")
+ROOM = Room(
+    status="pipeline.batches.status:describe_left_out",
+    remedies={"add a batch": "pipeline add-data"},
+)

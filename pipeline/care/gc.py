@@ -23,7 +23,7 @@ from pipeline.care.backup import SCRATCH
 from pipeline.care.exclusive_access import exclusive_access
 from pipeline.care.prefect_database import OldHistory, count_old, delete_old
 from pipeline.care.retention import Retention, delete, review
-from pipeline.checkout import PLACE, RETRAININGS
+from pipeline.checkout import REPRODUCTIONS, RETRAININGS
 from pipeline.errors import FlowError
 from pipeline.files import parse_yaml
 from pipeline.git import git_or_none
@@ -161,7 +161,7 @@ def _find_leftovers(root: Path, keep_runs: int, before: float) -> Iterator[Lefto
     """
     dated = [path for pattern in AGING for path in sorted((root / STATE).glob(pattern))]
     reports = sorted(path for path in (root / REPORTS).glob("*") if path.is_dir())  # sorted by the time in their names
-    abandoned = [path for place in (PLACE, RETRAININGS) for path in sorted((root / place).glob("*"))]
+    abandoned = [path for place in (REPRODUCTIONS, RETRAININGS) for path in sorted((root / place).glob("*"))]
     abandoned += (root / STATE).glob(SCRATCH)
     old = [path for path in dated if path.stat().st_mtime < before]
     for path in (*old, *reports[: len(reports) - keep_runs if keep_runs < len(reports) else 0], *abandoned):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest, parse_yaml
-from pipeline.registry.aliases import EVIDENCE, ROLE_TAG
+from pipeline.registry.alias_history import EVIDENCE, ROLE_TAG
 from pipeline.registry.ledger import LEDGER_TAG
 from pipeline.registry.load import SCHEME
 from pipeline.tracking import logged_models

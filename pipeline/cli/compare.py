@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from pipeline.cli.app import REGISTRY, command, console, enter_workspace, print_json
 from pipeline.cli.registry import MODEL_OPTION
+from pipeline.rooms import find_remedy
 
 if TYPE_CHECKING:
     from pipeline.evaluation.predictions import Predictions
@@ -110,7 +111,7 @@ def draw_differences(
         raise DataError(
             f"{split} does not hold the images that these versions were judged on",
             expected=f"the split with MD5 {test}",
-            remedy=f"git checkout COMMIT (pipeline lineage names it) && dvc checkout {shlex.quote(str(split))}",
+            remedy=f"{find_remedy('find a commit', 'git checkout COMMIT')} && dvc checkout {shlex.quote(str(split))}",
         )
     first = first.in_order_of(second.ids)
     differing = np.flatnonzero(first.predicted != second.predicted)

@@ -15,7 +15,7 @@ from pipeline.cli.app import REGISTRY, command, console, enter_workspace, print_
 from pipeline.errors import TrackingError
 
 if TYPE_CHECKING:
-    from pipeline.registry.aliases import Move
+    from pipeline.registry.alias_history import Move
     from pipeline.registry.versions import Version
 
 MODEL_OPTION = typer.Option("--model", metavar="NAME", help="The registered model; by default the current dataset's.")

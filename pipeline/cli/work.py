@@ -71,17 +71,17 @@ def status() -> None:
     """
     workspace = enter_workspace()
     from pipeline.flows.dvc_process import read_plan
-    from pipeline.flows.summary import describe_refused_batches, describe_standing
-    from pipeline.flows.terminal import as_grid
+    from pipeline.flows.summary import describe_refused_batches, describe_state
+    from pipeline.flows.terminal import create_grid
     from pipeline.stages.entrypoint import read_params
 
     read_params()
     with console.status("asking DVC and MLflow"):
         plan = read_plan(workspace)
-        standing = list(describe_standing(workspace))
+        facts = list(describe_state(workspace))
     for room in find_rooms().values():
-        standing += resolve_name(room.status)(workspace) if room.status else ()
-    standing += describe_refused_batches()
+        facts += resolve_name(room.status)(workspace) if room.status else ()
+    facts += describe_refused_batches()
     pending = plan.pending()
     table = Table("stage", "a run would", "because", box=SIMPLE_HEAD)
     for stage in plan.stages:
@@ -90,7 +90,7 @@ def status() -> None:
             f"{', '.join(stage.upstream)} may change" if stage.name in pending else ""
         )
         table.add_row(stage.name, Text(would, "yellow" if stage.name in pending else "dim"), Text(because))
-    console.print(table, as_grid(standing))
+    console.print(table, create_grid(facts))
 
 
 @command(EVERY_DAY, 40)

@@ -22,6 +22,7 @@ from pipeline.data import idx
 from pipeline.data.decoders import StoredArray, open_npz, read_grey
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
+from pipeline.rooms import find_remedy
 
 INCOMING = Path("data/incoming")
 POINTER = ".dvc"
@@ -47,7 +48,7 @@ def find_batches(directory: Path) -> list[Path]:
         raise DataError(
             f"batch {name} has no pointer: other checkouts would not have it",
             expected=str(directory / f"{name}{POINTER}"),
-            remedy=f"pipeline add-data {shlex.quote(str(directory / name))}",
+            remedy=f"{find_remedy('add a batch', 'dvc add')} {shlex.quote(str(directory / name))}",
         )
     for name in sorted(pointers - batches):
         raise DataError(
@@ -221,7 +222,8 @@ def require_same_batches(here: Path, main: Path) -> None:
                 f"git add {pointer_word}, and commit",
             )
         else:
-            found, remedy = f"there is no {pointer}", f"pipeline add-data {batch_word}, and commit {pointer_word}"
+            add = find_remedy("add a batch", "dvc add")
+            found, remedy = f"there is no {pointer}", f"{add} {batch_word}, and commit {pointer_word}"
         raise DataError(
             f"this workspace does not have batch {name} as the main repository has it",
             expected=f"the same in {here} and {main}",

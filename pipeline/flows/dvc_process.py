@@ -42,7 +42,7 @@ class StageRun:
     exit_code: int | None = None  # of the stage's command, if that failed
 
     @property
-    def may_succeed_later(self) -> bool:
+    def is_temporary(self) -> bool:
         """True if its exit code reports that a server or a network did not respond."""
         return self.exit_code == TEMPORARY_FAILURE
 

@@ -27,7 +27,7 @@ class Result:
     stage: str
     outcome: Outcome | Literal["not reached"]
     seconds: float = 0.0
-    may_succeed_later: bool = False  # it failed because a network or a server did not respond
+    is_temporary: bool = False  # it failed because a network or a server did not respond
 
     @property
     def up_to_date(self) -> bool:
@@ -103,7 +103,7 @@ class Execution:
                 raise
             if outcome == "failed" or name == self._pending[-1]:
                 self._end_process()
-            result = Result(name, outcome, ended.seconds, ended.may_succeed_later)
+            result = Result(name, outcome, ended.seconds, ended.is_temporary)
         self.results[name] = result
         return result
 

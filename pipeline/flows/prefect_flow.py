@@ -13,7 +13,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pipeline.errors import FlowError, PipelineError
 from pipeline.flows.execution import Execution
 from pipeline.flows.prefect_internals import send_buffered_records
-from pipeline.flows.prefect_server import await_answer
+from pipeline.flows.prefect_server import wait_for_response
 from pipeline.flows.summary import EVALUATION_REPORT, Summary, key_figure
 from pipeline.process import skip_exit_handlers
 from pipeline.registry.registration import Registration
@@ -27,7 +27,7 @@ SEND_SECONDS = 5
 DESCRIPTION = "Bring every stage of dvc.yaml up to date"
 
 
-def run_flow(execution: Execution, dataset: str, tell: Callable[[Summary], None]) -> State[None]:
+def run_flow(execution: Execution, dataset: str, on_success: Callable[[Summary], None]) -> State[None]:
     """Run the stages of a prepared execution as Prefect tasks.
 
     In a flow run, such as one of a deployment, the stages become its tasks. Otherwise this creates a flow run. A
@@ -36,21 +36,21 @@ def run_flow(execution: Execution, dataset: str, tell: Callable[[Summary], None]
 
     Args:
         dataset: `dataset.name`, under which MLflow records the flow.
-        tell: called with the summary if no stage failed.
+        on_success: called with the summary if no stage failed.
 
     Returns:
         the final state. Its message is a one-line summary of the run.
     """
 
-    def may_succeed_later(_task: object, run: Any, _state: object) -> bool:
+    def is_temporary(_task: object, run: Any, _state: object) -> bool:
         # The stage has already waited for its store. A retry would fail while the store does not respond.
-        return execution.results[run.name].may_succeed_later and answers(locate(execution.workspace))
+        return execution.results[run.name].is_temporary and answers(locate(execution.workspace))
 
     @task(
         cache_policy=NO_CACHE,  # DVC has a cache already: two caches disagree sooner or later
         retries=len(RETRY_SECONDS),
         retry_delay_seconds=RETRY_SECONDS,
-        retry_condition_fn=may_succeed_later,
+        retry_condition_fn=is_temporary,
     )
     def run_stage(name: str) -> State[None]:
         result = execution.run(name, get_run_logger().info)
@@ -63,7 +63,7 @@ def run_flow(execution: Execution, dataset: str, tell: Callable[[Summary], None]
     def run_stages() -> None:
         states: dict[str, State[Any]] = {}
         for stage in execution.plan.stages:
-            await_answer()
+            wait_for_response()
             states[stage.name] = run_stage.with_options(name=stage.name, task_run_name=stage.name)(
                 stage.name, wait_for=[states[name] for name in stage.upstream], return_state=True
             )
@@ -81,12 +81,12 @@ def run_flow(execution: Execution, dataset: str, tell: Callable[[Summary], None]
                     synced = sync(execution.workspace)
                     summary = Summary(stage_results(execution, synced.registration), synced, execution.is_whole)
                     tracked.log_stages(summary.stages)
-                    tracked.finish(synced.tags())
+                    tracked.log_result(synced.tags())
                 execution.terminal.summarise(summary)
-                await_answer()
+                wait_for_response()
                 publish(summary)
                 require_success(summary)
-                tell(summary)
+                on_success(summary)
         except KeyboardInterrupt:
             return Cancelled(message="stopped by Ctrl-C")
         except PipelineError as error:
@@ -122,7 +122,9 @@ def stage_results(execution: Execution, registration: Registration | None = None
 def require_success(summary: Summary) -> None:
     """Raise a FlowError if a stage failed. The stage has already printed the reason."""
     if any(result.outcome == "failed" for result in summary.stages):
-        raise FlowError(headline(summary), remedy="mend what the stage says above, then run the same command again")
+        raise FlowError(
+            headline(summary), remedy="correct what the stage reports above, then run the same command again"
+        )
 
 
 def headline(summary: Summary) -> str:

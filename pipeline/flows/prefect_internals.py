@@ -4,9 +4,18 @@
 settings must be in the environment before.
 """
 
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from anyio.abc import TaskStatus
+    from prefect import Flow
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.runner import Runner
     from prefect.server.database import PrefectDBInterface
     from starlette.types import ASGIApp
 
@@ -48,3 +57,51 @@ def database_interface() -> "PrefectDBInterface":
     from prefect.server.database import provide_database_interface
 
     return provide_database_interface()
+
+
+def set_flow_for_hooks(runner: "Runner", deployment: UUID, flow: "Flow[..., Any]") -> None:
+    """Have a runner take the hooks of a flow from here. It otherwise loads the flow that the server's record names.
+
+    `Runner.aadd_flow` does this, but replaces the schedules of the deployment.
+    """
+    runner._deployment_registry.register_flow(deployment, flow)
+
+
+def execute_only(
+    runner: "Runner", entrypoints: Mapping[UUID, str], check: "Callable[[FlowRun], Awaitable[None]]"
+) -> None:
+    """Have a started runner execute these entrypoints, whatever the server's record of the deployment says.
+
+    No setting does this: Prefect reads entrypoint and pull steps from the record.
+
+    Args:
+        entrypoints: by deployment id.
+        check: called before the start of each flow run. If it raises, the flow run is not started.
+    """
+    from anyio import TASK_STATUS_IGNORED
+    from prefect.runner._starter_engine import EngineCommandStarter
+
+    class CheckedStarter(EngineCommandStarter):
+        async def start(self, flow_run: "FlowRun", task_status: "TaskStatus[Any]" = TASK_STATUS_IGNORED) -> None:
+            await check(flow_run)
+            await super().start(flow_run, task_status=task_status)
+
+    def resolve_starter(flow_run: "FlowRun") -> EngineCommandStarter:
+        assert flow_run.deployment_id
+        return CheckedStarter(
+            tmp_dir=runner._tmp_dir,
+            entrypoint=entrypoints[flow_run.deployment_id],  # the process then does not read the server's record
+            deployment_name=runner._deployment_registry.get_deployment_name(flow_run.deployment_id),
+            control_channel=runner._control_channel,
+        )
+
+    runner._scheduled_run_poller._resolve_starter = resolve_starter
+
+
+def next_times(schedule: Mapping[str, Any], count: int) -> "list[datetime]":
+    """Compute the next times of a schedule, given as a dictionary. Prefect's server creates the runs only later."""
+    from prefect.server.schemas.schedules import SCHEDULE_TYPES
+    from pydantic import TypeAdapter
+
+    plan: Any = TypeAdapter(SCHEDULE_TYPES).validate_python(schedule)
+    return list(asyncio.run(plan.get_dates(count)))

@@ -1,4 +1,4 @@
-"""The Prefect server of a run: the configured one, that of `pipeline up`, or a temporary one.
+"""The Prefect server of a run: the configured one, the project's own, or a temporary one.
 
 Prefect can start a temporary server itself, but first imports the whole server into the flow's process. This module
 starts it before anything else, in a separate process. Its start takes 5 s (15 s with a new database), in parallel with
@@ -7,8 +7,8 @@ the other preparations. It ends when the run's process ends, even after `kill -9
 `python -m pipeline.flows.prefect_server SOCKET` is the temporary server. It exits at once if a profile or
 `prefect.toml` names another server. Only Prefect can find all such settings, and to load them in the flow's process
 first would delay the start.
-`python -m pipeline.flows.prefect_server HOST PORT [ALLOWED_HOSTS]` is the server of `pipeline up`, which also runs
-Prefect's services. Both require credentials, and refuse foreign hosts and origins.
+`python -m pipeline.flows.prefect_server HOST PORT [ALLOWED_HOSTS]` is the project's own server (`stack.py`), which
+also runs Prefect's services. Both require credentials, and refuse foreign hosts and origins.
 """
 
 import logging
@@ -47,7 +47,7 @@ START_SECONDS = 120
 STOP_SECONDS = 5
 ANSWER_SECONDS = 5
 LOG_FILE = STATE / "prefect-server.log"
-ATTACHED = "pipeline.process"
+ATTACHED_MODULE = "pipeline.process"
 
 RETRIES = "PREFECT_CLIENT_MAX_RETRIES"
 
@@ -57,14 +57,14 @@ SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run prints its own lines; Prefect stores them as logs
-    # Retry for half a minute if the server is down, in which `pipeline up` restarts it, and for a minute if it hangs.
+    # Retry for half a minute if the server is down, in which it is restarted, and for a minute if it hangs.
     # Prefect's default of 60 s for each try takes 5 minutes for each of several requests.
     RETRIES: "4",
     "PREFECT_API_REQUEST_TIMEOUT": "8",
     "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # otherwise it prints every event that it could not send
     "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1.0",  # seconds until a line appears in Prefect's UI
 }
-LASTING_SETTINGS = {
+SERVER_SETTINGS = {
     "PREFECT_UI_API_URL": "/api",  # relative: the UI works under every name of this machine
     # Keep the concurrency leases of deployments on disk: Prefect ends runs whose lease is lost in a server crash.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
@@ -91,7 +91,7 @@ def open_server(workspace: Path) -> Iterator[Callable[[], AbstractContextManager
     for name, value in settings(root).items():
         os.environ.setdefault(name, value)
     if url := os.environ.get("PREFECT_API_URL"):
-        require_answer(url)
+        require_response(url)
     else:
         url = find_server(root, "prefect")
     if url:
@@ -123,7 +123,7 @@ def settings(root: Path) -> dict[str, str]:
     return {**SETTINGS, **({"PREFECT_HOME": str(home)} if home else {})}
 
 
-def require_answer(url: str) -> None:
+def require_response(url: str) -> None:
     """Check that a server responds, with any HTTP status.
 
     Raises:
@@ -155,7 +155,7 @@ def _unset_server() -> str:
     return "take it out of the file that `prefect config view` names (prefect.toml, pyproject.toml or .env)"
 
 
-def await_answer() -> None:
+def wait_for_response() -> None:
     """Wait up to half a minute until Prefect's server responds. Prefect must be imported.
 
     After a failure, Prefect's engine makes several more requests and would wait at each. If this wait fails, Prefect's
@@ -171,16 +171,16 @@ def await_answer() -> None:
     waits = [2**retry for retry in range(1, current.client.max_retries + 1)]  # the same as in Prefect's client
     for place in range(len(waits) + 1):
         try:
-            return require_answer(url)
+            return require_response(url)
         except FlowError as error:
             if place == len(waits):
                 disable_client_retries()
-                raise _stopped_answering(error.found) from None
+                raise _no_response(error.found) from None
             time.sleep(max(0.0, start + sum(waits[: place + 1]) - time.monotonic()))
 
 
 @contextmanager
-def answering_server() -> Iterator[None]:
+def explain_server_errors() -> Iterator[None]:
     """Convert connection and login errors of Prefect's client to a FlowError. Prefect must be imported.
 
     Raises:
@@ -199,18 +199,18 @@ def answering_server() -> Iterator[None]:
         # Prefect's client raises a RuntimeError if its first request finds no server.
         if not isinstance(error, TransportError) and "Failed to reach API" not in str(error):
             raise
-        raise _stopped_answering(str(error) or type(error).__name__) from None
+        raise _no_response(str(error) or type(error).__name__) from None
     except PrefectHTTPStatusError as error:
         if error.response.status_code != HTTPStatus.UNAUTHORIZED:
             raise
         raise FlowError(
-            "Prefect's server wants to know who you are",
-            expected="in the environment: PREFECT_API_AUTH_STRING, as the server has it",
+            "Prefect's server refused the credentials",
+            expected="PREFECT_API_AUTH_STRING in the environment, with the value that the server has",
             remedy="set it, then run the same command again",
         ) from None
 
 
-def _stopped_answering(found: str) -> FlowError:
+def _no_response(found: str) -> FlowError:
     return FlowError(
         "Prefect's server stopped answering during the run",
         expected="an answer within a minute",
@@ -234,7 +234,7 @@ class TemporaryServer:
         with listener, self.log.open("w") as log:
             # A separate session does not receive the terminal's Ctrl-C: the server must still record how the run ended.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", ATTACHED, "pipeline.flows.prefect_server", str(listener.fileno())],
+                [sys.executable, "-m", ATTACHED_MODULE, "pipeline.flows.prefect_server", str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -256,7 +256,7 @@ class TemporaryServer:
         from prefect.settings import get_current_settings, temporary_settings
 
         if configured := get_current_settings().api.url:
-            require_answer(configured)
+            require_response(configured)
             yield
             return
         self._wait()
@@ -353,7 +353,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
         allowed_hosts: further names of this machine that browsers and clients may use, separated by commas.
     """
     root = main_repository()
-    for name, value in {**settings(root), **LASTING_SETTINGS}.items():
+    for name, value in {**settings(root), **SERVER_SETTINGS}.items():
         os.environ.setdefault(name, value)
     os.environ[SERVER_AUTH] = os.environ.get(SERVER_AUTH) or auth_string(root)
     import uvicorn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import WorkspaceError
 from pipeline.flows.execution import Execution
-from pipeline.flows.prefect_server import answering_server, open_server
+from pipeline.flows.prefect_server import explain_server_errors, open_server
 from pipeline.flows.terminal import Terminal
 from pipeline.git import require_repository
 from pipeline.process import signals_as_exceptions
@@ -29,7 +29,7 @@ def run_training(
     force: str | None,
     if_busy: IfBusy,
     quiet: bool = False,
-    tell: Callable[["Summary"], None] = lambda summary: None,
+    on_success: Callable[["Summary"], None] = lambda summary: None,
 ) -> str:
     """Run the training flow in a workspace, which must be the current directory.
 
@@ -40,7 +40,7 @@ def run_training(
         force: a stage to run even if nothing changed, or `all`; with None, DVC decides.
         if_busy: if another run is active in this workspace, raise an error (`leave`) or wait for it (`wait`).
         quiet: print the progress to standard error, so that the caller can use standard output.
-        tell: called with the summary if no stage failed.
+        on_success: called with the summary if no stage failed.
 
     Returns:
         a one-line summary of the run.
@@ -57,7 +57,7 @@ def run_training(
     with ExitStack() as stack:
         stack.enter_context(signals_as_exceptions())
         terminal = stack.enter_context(Terminal(stderr=quiet))
-        stack.enter_context(_only_run(terminal, if_busy))
+        stack.enter_context(_hold_run_lock(terminal, if_busy))
         connect = stack.enter_context(open_server(workspace))
         execution = stack.enter_context(Execution(workspace, terminal, until, force))
         preparation = stack.enter_context(ThreadPoolExecutor(1)).submit(execution.prepare)
@@ -68,8 +68,8 @@ def run_training(
             from pipeline.flows.prefect_flow import run_flow
 
             stack.enter_context(connect())
-        with answering_server():
-            state = run_flow(execution, dataset, tell)
+        with explain_server_errors():
+            state = run_flow(execution, dataset, on_success)
         if state.is_cancelled():
             raise KeyboardInterrupt
         if not state.is_completed():
@@ -78,7 +78,7 @@ def run_training(
 
 
 @contextmanager
-def _only_run(terminal: Terminal, if_busy: IfBusy) -> Iterator[None]:
+def _hold_run_lock(terminal: Terminal, if_busy: IfBusy) -> Iterator[None]:
     """Allow one run at a time in this workspace. DVC holds its own lock only briefly, so two runs would interleave."""
     remedy = "wait for it (pipeline run --if-busy wait), or end that process"
     with ExitStack() as stack:

@@ -40,7 +40,7 @@ class Summary:
             yield "decision", f"{registration.decision.outcome}: {registration.decision.reason}"
             yield "model", describe_version(registration)
 
-    def where_to_look(self) -> Iterator[tuple[str, str]]:
+    def next_steps(self) -> Iterator[tuple[str, str]]:
         """Yield reports and next steps as pairs of a name and a file, an address or a command."""
         from pipeline.tracking.store import pages_command
 
@@ -68,7 +68,7 @@ class Summary:
 
 
 def _server() -> str:
-    """Return the address of the tracking server (configured, or of `pipeline up`); empty if there is none."""
+    """Return the address of the tracking server (configured, or the project's own); empty if there is none."""
     from pipeline.tracking.store import locate
 
     store = locate()
@@ -91,7 +91,7 @@ def describe_version(registration: "Registration") -> str:
     return f"{registration.name} version {registration.version}{aliases}"
 
 
-def describe_standing(workspace: Path) -> Iterator[tuple[str, str]]:
+def describe_state(workspace: Path) -> Iterator[tuple[str, str]]:
     """Describe the model in the workspace and those in the registry: pairs of a name and a sentence.
 
     Raises:
@@ -108,7 +108,7 @@ def describe_standing(workspace: Path) -> Iterator[tuple[str, str]]:
 
 def _describe_aliases(workspace: Path) -> Iterator[tuple[str, str]]:
     """Describe the aliases of the current dataset's model. Does not create a missing store."""
-    from pipeline.registry.aliases import find_aliases
+    from pipeline.registry.alias_history import find_aliases
     from pipeline.registry.registration import current_name
     from pipeline.registry.versions import find_deleted_run
     from pipeline.tracking.store import explained, locate, open_store
@@ -127,7 +127,7 @@ def _describe_aliases(workspace: Path) -> Iterator[tuple[str, str]]:
     for alias, run in deleted.items():
         yield (
             "incomplete",
-            f"the run of the {alias} was deleted: mlflow runs restore --run-id {run}, or pipeline verify",
+            f"the run of the {alias} was deleted: mlflow runs restore --run-id {run}",
         )
 
 

@@ -44,7 +44,7 @@ class Terminal:
         for result in summary.stages:
             style = STYLES[result.outcome]
             table.add_row(result.stage, Text(result.outcome, style), f"{result.seconds:.1f}", Text(result.figure))
-        self._console.print(table, as_grid([*summary.describe(), *summary.where_to_look()]))
+        self._console.print(table, create_grid([*summary.describe(), *summary.next_steps()]))
 
     @contextmanager
     def waiting(self, what: str, announce: bool = True) -> Iterator[None]:
@@ -69,7 +69,7 @@ class Terminal:
         self._progress.stop()
 
 
-def as_grid(facts: Iterable[tuple[str, str]]) -> Table:
+def create_grid(facts: Iterable[tuple[str, str]]) -> Table:
     """Return a table with one row for each pair of a name and a sentence."""
     grid = Table.grid("name", "text", padding=(0, 2))
     for name, text in facts:

@@ -112,8 +112,9 @@ def whiten(network: keras.Model, sample: Callable[[int], np.ndarray]) -> None:
 def average_views(network: keras.Model, tta: str, *, flip: bool) -> keras.Model:
     """Return a network that averages the outputs for several views of each image: test-time augmentation.
 
-    The views are the image and, with `tta` "shift", the image moved by one pixel up and left, and down and right. A view
-    that is not moved has double weight (arXiv:2404.00498, section 3.5). With `tta` "none", returns the given network.
+    The views are the image and, with `tta` "shift", the image moved by one pixel up and left, and down and right. A
+    view that is not moved has double weight (arXiv:2404.00498, section 3.5). With `tta` "none", returns the given
+    network.
 
     Args:
         flip: training mirrored images; each view is also mirrored.

@@ -1,17 +1,15 @@
 """Upload of a run's model card: gather the facts from the stage outputs and the run, and log the card."""
 
-import csv
 import hashlib
 from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
 from pipeline.data.catalog import CATALOG_FILE, load_catalog
 from pipeline.files import read_json
 from pipeline.registry.model_card import FIGURES, Facts, render_html, summarise, write_markdown
-from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.outputs import Outputs, read_csv
 from pipeline.tracking.records import Record
 from pipeline.tracking.store import explained
 
@@ -22,7 +20,7 @@ CARD, PAGE = "card/card.md", "card/card.html"  # artifacts of the run
 CARD_TAG = "card.sha256"  # of a run: digest of both, set last
 
 
-def publish(record: Record, outputs: Outputs, registration: "Registration") -> None:
+def upload_card(record: Record, outputs: Outputs, registration: "Registration") -> None:
     """Log the card of a model as artifacts of its run, and set its summary as the version's description.
 
     Skips a card with the same content. Keeps an existing description, because a user may have edited it.
@@ -30,7 +28,7 @@ def publish(record: Record, outputs: Outputs, registration: "Registration") -> N
     Raises:
         TrackingError: the store cannot be used.
     """
-    facts = gather(record, outputs, registration)
+    facts = collect_facts(record, outputs, registration)
     card, page = write_markdown(facts), render_html(facts)
     digest = hashlib.sha256((card + page).encode()).hexdigest()
     if record.tags.get(CARD_TAG) != digest:
@@ -39,10 +37,10 @@ def publish(record: Record, outputs: Outputs, registration: "Registration") -> N
             record.client.log_text(record.id, page, PAGE)
         record.set_tags({CARD_TAG: digest})
     if registration.version:
-        _describe(record, facts, registration)
+        _set_description(record, facts, registration)
 
 
-def gather(record: Record, outputs: Outputs, registration: "Registration") -> Facts:
+def collect_facts(record: Record, outputs: Outputs, registration: "Registration") -> Facts:
     """Gather the facts for the card of the workspace's model. Its run and evaluation must be complete."""
     dataset, contract = table.read_dataset(outputs.split("test")), outputs.contract()
     reports = outputs.root / "reports"
@@ -62,11 +60,9 @@ def gather(record: Record, outputs: Outputs, registration: "Registration") -> Fa
         history=outputs.history(),
         metrics=read_json(outputs.evaluation / "metrics.json"),
         gate=read_json(outputs.evaluation / "gate.json"),
-        classes=_read_csv(outputs.evaluation / "per_class.csv"),
-        confusions=Counter(
-            (row["actual"], row["predicted"]) for row in _read_csv(outputs.evaluation / "confusion.csv")
-        ),
-        reliability=_read_csv(outputs.evaluation / "reliability.csv"),
+        classes=read_csv(outputs.evaluation / "per_class.csv"),
+        confusions=Counter((row["actual"], row["predicted"]) for row in read_csv(outputs.evaluation / "confusion.csv")),
+        reliability=read_csv(outputs.evaluation / "reliability.csv"),
         model_bytes=(outputs.exported_model if contract else outputs.model).stat().st_size,
         contract=contract,
         run_id=record.id,
@@ -76,7 +72,7 @@ def gather(record: Record, outputs: Outputs, registration: "Registration") -> Fa
     )
 
 
-def _describe(record: Record, facts: Facts, registration: "Registration") -> None:
+def _set_description(record: Record, facts: Facts, registration: "Registration") -> None:
     with explained(record.store):
         version = record.client.get_model_version(registration.name, registration.version)
         if not version.description:
@@ -91,8 +87,3 @@ def _count_sources(outputs: Outputs) -> Counter[str]:
         for rows in table.stream_columns(outputs.split(split), ["source"]):
             counts.update(rows.column("source").to_pylist())
     return counts
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.registry.aliases import CHAMPION, find_aliases
+from pipeline.registry.alias_history import find_aliases
+from pipeline.registry.aliases import CHAMPION
 from pipeline.registry.load import load_version
 from pipeline.registry.registration import current_name
 from pipeline.tracking.logged_models import MODEL_TAG

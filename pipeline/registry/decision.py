@@ -15,17 +15,11 @@ from pipeline.evaluation.predictions import PREDICTIONS, read_predictions
 from pipeline.files import file_digest, read_json
 from pipeline.params import RegisterParams
 from pipeline.registry import ledger
-from pipeline.registry.aliases import (
-    CHALLENGER,
-    CHAMPION,
-    DECISION_TAG,
-    REASON_TAG,
-    AliasChanged,
-    find_aliases,
-    move_alias,
-)
+from pipeline.registry.alias_history import find_aliases
+from pipeline.registry.aliases import CHALLENGER, CHAMPION, AliasChanged, move_alias
 from pipeline.registry.load import CannotBeJudged
 from pipeline.registry.model_files import predictions_of
+from pipeline.registry.versions import DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import Record
@@ -36,7 +30,7 @@ if TYPE_CHECKING:
 DECISION_JSON, DECISION_PAGE = "decision/decision.json", "decision/decision.md"  # artifacts of the model's run
 
 
-def judge(record: Record, outputs: Outputs, version: "ModelVersion", params: RegisterParams) -> Decision:
+def decide_on_version(record: Record, outputs: Outputs, version: "ModelVersion", params: RegisterParams) -> Decision:
     """Decide on a version that has no complete decision yet, and record the decision in the registry.
 
     Args:
@@ -45,20 +39,20 @@ def judge(record: Record, outputs: Outputs, version: "ModelVersion", params: Reg
     """
     while True:
         try:
-            decision = _judge(record, outputs, version, params)
+            decision = _decide_once(record, outputs, version, params)
         except AliasChanged:  # from another machine: compare with the new champion
             continue
         record.client.set_model_version_tag(version.name, str(version.version), DECISION_TAG, decision.outcome)
         return decision
 
 
-def _judge(record: Record, outputs: Outputs, version: "ModelVersion", params: RegisterParams) -> Decision:
+def _decide_once(record: Record, outputs: Outputs, version: "ModelVersion", params: RegisterParams) -> Decision:
     name, number, client = version.name, str(version.version), record.client
     aliases = find_aliases(client, name)
-    decision = _promoted_before(record, version) if aliases.get(CHAMPION) == number else None
+    decision = _find_recorded_promotion(record, version) if aliases.get(CHAMPION) == number else None
     if decision is None:
-        decision = _decide(record, outputs, version, aliases.get(CHAMPION), params)
-        _keep(record, outputs, version, decision, params)
+        decision = _decide_by_champion(record, outputs, version, aliases.get(CHAMPION), params)
+        _record_decision(record, outputs, version, decision, params)
         if decision.outcome in (CHAMPION, CHALLENGER) and aliases.get(decision.outcome) != number:
             move_alias(
                 client,
@@ -66,13 +60,13 @@ def _judge(record: Record, outputs: Outputs, version: "ModelVersion", params: Re
                 decision.outcome,
                 number,
                 reason=decision.reason,
-                evidence=_cite(record, decision),
+                evidence=_collect_evidence(record, decision),
                 expected=aliases.get(decision.outcome),  # fails if the champion has changed since the comparison
             )
     return decision
 
 
-def _promoted_before(record: Record, version: "ModelVersion") -> Decision | None:
+def _find_recorded_promotion(record: Record, version: "ModelVersion") -> Decision | None:
     """Return the recorded decision that made a version the champion, if its process was killed after the alias moved.
 
     Returns None if there is no such decision: a person moved the alias.
@@ -80,46 +74,48 @@ def _promoted_before(record: Record, version: "ModelVersion") -> Decision | None
     if REASON_TAG not in version.tags:
         return None
     with tempfile.TemporaryDirectory() as scratch:
-        kept = read_json(Path(record.client.download_artifacts(record.id, DECISION_JSON, scratch)))
-    if kept["outcome"] != CHAMPION:
+        recorded = read_json(Path(record.client.download_artifacts(record.id, DECISION_JSON, scratch)))
+    if recorded["outcome"] != CHAMPION:
         return None
-    return Decision(CHAMPION, kept["reason"], kept["ground"])
+    return Decision(CHAMPION, recorded["reason"], recorded["ground"])
 
 
-def _decide(
+def _decide_by_champion(
     record: Record, outputs: Outputs, version: "ModelVersion", champion_number: str | None, params: RegisterParams
 ) -> Decision:
     name, number, client = version.name, str(version.version), record.client
     if champion_number == number:
-        reason = f"Version {number} is the champion: somebody gave it the alias before it was judged."
+        reason = f"Version {number} is the champion: it had the alias before it was judged."
         return Decision("champion", reason, "already champion")
     if champion_number is None:
         judged = [other for other in client.search_model_versions(f"name = '{name}'") if DECISION_TAG in other.tags]
-        return _without_champion(number, is_first=not judged, params=params)
+        return _decide_without_champion(number, is_first=not judged, params=params)
     champion = client.get_model_version(name, champion_number)
     if champion.tags.get(MODEL_TAG) == version.tags[MODEL_TAG]:
-        reason = f"Version {number} is not promoted: it is the champion's very model file (version {champion_number})."
+        reason = (
+            f"Version {number} is not promoted: its model file is that of the champion (version {champion_number})."
+        )
         return Decision("not promoted", reason, "same model")
-    ours = read_predictions(outputs.evaluation / PREDICTIONS)
+    predictions = read_predictions(outputs.evaluation / PREDICTIONS)
     try:
-        theirs = predictions_of(record.store, client, champion, outputs, ours)
+        champion_predictions = predictions_of(record.store, client, champion, outputs, predictions)
     except CannotBeJudged as error:
         reason = (
             f"Version {number} is not promoted and waits as challenger: the champion, version {champion_number}, "
-            f"cannot be judged on the present test images, because {error.problem}. {_ask_somebody(number)}"
+            f"cannot be judged on the present test images, because {error.problem}. {_suggest_promotion(number)}"
         )
         return Decision("challenger", reason, "champion cannot be judged")
     case = Case(
         challenger=number,
         champion=champion_number,
-        comparison=compare(theirs, ours),
+        comparison=compare(champion_predictions, predictions),
         place=ledger.enter(record, file_digest(outputs.split("test"), "md5")),
         multiply_adds=outputs.settings()["multiply_adds"],
     )
     return decide(case, params)
 
 
-def _without_champion(number: str, *, is_first: bool, params: RegisterParams) -> Decision:
+def _decide_without_champion(number: str, *, is_first: bool, params: RegisterParams) -> Decision:
     if is_first and params.first_model == CHAMPION:
         reason = f"Version {number} becomes the champion: it is the first of its name to pass the absolute gate."
         return Decision("champion", reason, "first model")
@@ -129,14 +125,16 @@ def _without_champion(number: str, *, is_first: bool, params: RegisterParams) ->
     else:
         reason = "there is no champion to compare it with; it was deleted, or never chosen."
         ground = "no champion"
-    return Decision("challenger", f"Version {number} waits as challenger: {reason} {_ask_somebody(number)}", ground)
+    return Decision(
+        "challenger", f"Version {number} waits as challenger: {reason} {_suggest_promotion(number)}", ground
+    )
 
 
-def _ask_somebody(number: str) -> str:
+def _suggest_promotion(number: str) -> str:
     return f"A person can make it the champion: `pipeline promote {number} --reason TEXT`."
 
 
-def _keep(
+def _record_decision(
     record: Record,
     outputs: Outputs,
     version: "ModelVersion",
@@ -158,9 +156,9 @@ def _keep(
     record.client.set_model_version_tag(name, number, REASON_TAG, decision.reason)
 
 
-def _cite(record: Record, decision: Decision) -> dict[str, str]:
+def _collect_evidence(record: Record, decision: Decision) -> dict[str, str]:
     """Return the evidence for the move of an alias, for the history of moves."""
-    cited = {"run": record.id, "artifact": DECISION_JSON, "ground": decision.ground}
+    evidence = {"run": record.id, "artifact": DECISION_JSON, "ground": decision.ground}
     if comparison := decision.evidence.get("comparison"):
-        cited |= {name: str(comparison[name]) for name in ("images", "gained", "lost", "p_value")}
-    return cited
+        evidence |= {name: str(comparison[name]) for name in ("images", "gained", "lost", "p_value")}
+    return evidence

@@ -17,9 +17,10 @@ from pipeline.data.ground import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.models.contract import CONTRACT_FILE, KERAS_FILE, LITERT_FILE, Contract, read_contract
-from pipeline.registry.aliases import current_actor
+from pipeline.registry.alias_history import current_actor
 from pipeline.registry.load import CannotBeJudged, download_file, find_model
 from pipeline.registry.registration import COMMIT_TAG, current_name, find_version, open_registry
+from pipeline.rooms import find_remedy
 from pipeline.tracking.logged_models import CONTRACT_TAG, EXPORTED_TAG, MODEL_FOLDER, MODEL_TAG
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.store import explained
@@ -61,7 +62,7 @@ def export_version(workspace: Path, which: str, name: str | None = None) -> tupl
             download_file(store, model, version, MODEL_TAG, folder)
         except CannotBeJudged as error:
             problem = f"cannot export version {version.version} of {version.name}: {error.problem}"
-            raise TrackingError(problem, remedy="pipeline verify") from None
+            raise TrackingError(problem, remedy=find_remedy("find what is wrong", "pipeline versions")) from None
         contract = _export(folder, model, split)
         (folder / KERAS_FILE).unlink()
         client.log_model_artifacts(model.model_id, scratch)

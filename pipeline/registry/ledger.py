@@ -24,9 +24,9 @@ def enter(record: Record, test: str) -> int:
     tag = f"{LEDGER_TAG}.{test}"
     with explained(record.store):
         judged = search_runs(record.client, f"tags.`{tag}` != ''", deleted=True)
-        places = {run.data.tags[MODEL_TAG]: int(run.data.tags[tag]) for run in judged}
+        numbers = {run.data.tags[MODEL_TAG]: int(run.data.tags[tag]) for run in judged}
     model = record.tags[MODEL_TAG]
-    if model not in places:
-        places[model] = max(places.values(), default=0) + 1
-        record.set_tags({tag: str(places[model])})
-    return places[model]
+    if model not in numbers:
+        numbers[model] = max(numbers.values(), default=0) + 1
+        record.set_tags({tag: str(numbers[model])})
+    return numbers[model]

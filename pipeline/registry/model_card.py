@@ -94,8 +94,8 @@ def describe_task(dataset: Dataset, answers: Sequence[str]) -> str:
         answers: the dataset's classes, or for a yes-or-no task `other` and the positive class.
     """
     if tuple(answers) == dataset.classes:
-        return f"Tells the {len(answers)} classes of {dataset.name} apart: {', '.join(map(escape, answers))}."
-    return f"Says how probable it is that an image of {dataset.name} shows {escape(answers[1])}."
+        return f"Classifies images of {dataset.name} into {len(answers)} classes: {', '.join(map(escape, answers))}."
+    return f"Predicts the probability that an image of {dataset.name} shows {escape(answers[1])}."
 
 
 def summarise(facts: Facts, decision: str) -> str:
@@ -106,7 +106,7 @@ def summarise(facts: Facts, decision: str) -> str:
     """
     metrics, weakest, tags = facts.metrics, facts.weakest[0], facts.tags
     lines = [
-        f"**{metrics['accuracy']:.2%}** of {metrics['images']:,} test images right (95% interval "
+        f"Accuracy **{metrics['accuracy']:.2%}** on {metrics['images']:,} test images (95% interval "
         f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}); calibration error {metrics['ece']:.4f}; "
         f"weakest class {escape(weakest['class'])}, recall {float(weakest['recall']):.2%}.",
         f"Preset {facts.settings['preset']}, seed {facts.settings['seed']}, best epoch {facts.settings['best_epoch']}.",
@@ -115,26 +115,26 @@ def summarise(facts: Facts, decision: str) -> str:
         changed = ", with the changes in `source/changes.diff`" if tags.get("git.dirty") == "true" else ""
         lines.append(f"Commit {commit[:10]}{changed}.")
     if "restored" in tags:
-        lines.append("Its training was recorded elsewhere; this record was rebuilt from its outputs.")
-    lines.append("The whole card: `card/card.html` among the artifacts of its run.")
+        lines.append("Its training was recorded in another store; this run was rebuilt from the stage outputs.")
+    lines.append("Model card: the artifact `card/card.html` of its run.")
     rest = "\n\n".join(lines)
-    room = LONGEST_SUMMARY - len(rest) - 2
-    return f"{decision if len(decision) <= room else decision[: room - 1] + '…'}\n\n{rest}"
+    available = LONGEST_SUMMARY - len(rest) - 2
+    return f"{decision if len(decision) <= available else decision[: available - 1] + '…'}\n\n{rest}"
 
 
 def write_markdown(facts: Facts) -> str:
     """Write the card in Markdown. It links the figures among the run's artifacts, relative to `card/`."""
     sections = [
-        [f"# Model card: {escape(facts.title)}", _introduce(facts), _glance(facts)],
-        ["## Decision", *_tell_decision(facts)],
-        ["## Limits", *_tell_limits(facts)],
-        ["## Classes", *_tell_classes(facts)],
-        ["## Calibration", *_tell_calibration(facts)],
-        ["## Most confident mistakes", _image("Gallery of mistakes", GALLERY)],
-        ["## Data", *_tell_data(facts)],
-        ["## Training", *_tell_training(facts)],
-        ["## Lineage", *_tell_lineage(facts)],
-        ["## How to use it", *_tell_use(facts)],
+        [f"# Model card: {escape(facts.title)}", _describe_purpose(facts), _list_key_figures(facts)],
+        ["## Decision", *_describe_decision(facts)],
+        ["## Limits", *_describe_limits(facts)],
+        ["## Classes", *_describe_classes(facts)],
+        ["## Calibration", *_describe_calibration(facts)],
+        ["## Most confident mistakes", _link_image("Gallery of mistakes", GALLERY)],
+        ["## Data", *_describe_data(facts)],
+        ["## Training", *_describe_training(facts)],
+        ["## Lineage", *_describe_lineage(facts)],
+        ["## How to use it", *_describe_use(facts)],
     ]
     return "\n\n".join(paragraph for section in sections for paragraph in section) + "\n"
 
@@ -142,7 +142,7 @@ def write_markdown(facts: Facts) -> str:
 def render_html(facts: Facts) -> str:
     """Render the card as one HTML page without external scripts, styles, fonts or images."""
     renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
-    renderer.add_render_rule("image", _embed)
+    renderer.add_render_rule("image", _embed_image)
     renderer.add_render_rule("table_open", lambda *_: '<div class="wide"><table>')
     renderer.add_render_rule("table_close", lambda *_: "</table></div>")
     page = Template(files("pipeline.registry").joinpath("card.html").read_text(encoding="utf-8"))
@@ -153,19 +153,21 @@ def render_html(facts: Facts) -> str:
     )
 
 
-def _embed(_renderer: object, tokens: Sequence[Any], place: int, _options: object, figures: Mapping[str, bytes]) -> str:
+def _embed_image(
+    _renderer: object, tokens: Sequence[Any], place: int, _options: object, figures: Mapping[str, bytes]
+) -> str:
     """Embed an image of the Markdown in the page. The last argument is the one passed to `render`."""
     token = tokens[place]
     data = base64.b64encode(figures[token.attrs["src"].removeprefix("../")]).decode()
     return f'<img alt="{html.escape(token.content)}" src="data:image/png;base64,{data}">'
 
 
-def _introduce(facts: Facts) -> str:
+def _describe_purpose(facts: Facts) -> str:
     answers = [row["class"] for row in facts.classes]
     return f"{describe_task(facts.dataset, answers)} Trained and tested on {escape(facts.dataset_title)}."
 
 
-def _glance(facts: Facts) -> str:
+def _list_key_figures(facts: Facts) -> str:
     """List the most important figures. The page shows this list as tiles."""
     metrics, weakest = facts.metrics, facts.weakest[0]
     tiles = (
@@ -179,39 +181,38 @@ def _glance(facts: Facts) -> str:
     return "\n".join(f"- {tile}" for tile in tiles)
 
 
-def _tell_decision(facts: Facts) -> Iterator[str]:
+def _describe_decision(facts: Facts) -> Iterator[str]:
     yield f"> **{escape(facts.outcome)}**: {escape(facts.reason)}"
     if facts.version:
-        yield "So it was decided at registration. Aliases move later: the registry says which version serves today."
-    yield "The absolute gate, which a model must pass to be registered at all:"
+        yield "This is the decision at registration. For the present aliases, see the registry."
+    yield "The absolute gate. Only a model that passes it is registered:"
     rows = [
         (
             f"`evaluate.{check['name']}`",
             "passed" if check["passed"] else "**failed**",
-            _number(check["value"]),
-            f"{'at least' if check['name'].startswith('min_') else 'at most'} {_number(check['threshold'])}",
+            _format_number(check["value"]),
+            f"{'at least' if check['name'].startswith('min_') else 'at most'} {_format_number(check['threshold'])}",
         )
         for check in facts.gate["checks"]
     ]
     yield table(("check", "result", "value", "threshold"), rows, numbers=2)
 
 
-def _tell_limits(facts: Facts) -> Iterator[str]:
+def _describe_limits(facts: Facts) -> Iterator[str]:
     metrics, dataset = facts.metrics, facts.dataset
     limits = [
-        f"**Tested on one thing.** {metrics['images']:,} test images of {escape(facts.dataset_title)}, "
+        f"**Tested on one dataset.** {metrics['images']:,} test images of {escape(facts.dataset_title)}, "
         f"{dataset.height} x {dataset.width} grey pixels. Not tested: photographs, other sizes or sources, images "
         "that are shifted, turned, dimmed, noisy or cut off.",
-        *(f"**Weak class: {escape(row['class'])}.** {_weakness(facts, row)}" for row in facts.weakest),
-        _sure_and_wrong(facts),
-        *(f"**Known of the data.** {escape(limit)}" for limit in (facts.entry.limits if facts.entry else ())),
-        f"**One training.** Seed {facts.settings['seed']}; the intervals tell how far the test images may mislead, "
-        "not how far another seed would land.",
+        *(f"**Weak class: {escape(row['class'])}.** {_describe_weak_class(facts, row)}" for row in facts.weakest),
+        _describe_confident_mistakes(facts),
+        *(f"**Known limit of the data.** {escape(limit)}" for limit in (facts.entry.limits if facts.entry else ())),
+        f"**One training.** Seed {facts.settings['seed']}. The intervals measure the uncertainty from the number of "
+        "test images, not the variation between seeds.",
     ]
     if not facts.binary:
         limits.append(
-            "**No way to say none.** An image of anything else gets one of the "
-            f"{len(facts.classes)} classes all the same."
+            f"**No class for other images.** An image of anything else gets one of the {len(facts.classes)} classes."
         )
     limits += [
         f"**Data warning.** {escape(found['meaning'])}: {found['count']:,} images ({escape(found['name'])})."
@@ -221,27 +222,27 @@ def _tell_limits(facts: Facts) -> Iterator[str]:
     yield "\n".join(f"- {limit}" for limit in limits)
 
 
-def _weakness(facts: Facts, row: Mapping[str, str]) -> str:
-    taken_for = [(count, called) for (actual, called), count in facts.confusions.items() if actual == row["class"]]
-    mistakes = sorted((pair for pair in taken_for if pair[1] != row["class"]), key=lambda pair: (-pair[0], pair[1]))
-    sentence = f"{float(row['recall']):.1%} of them are recognised"
+def _describe_weak_class(facts: Facts, row: Mapping[str, str]) -> str:
+    predicted = [(count, called) for (actual, called), count in facts.confusions.items() if actual == row["class"]]
+    mistakes = sorted((pair for pair in predicted if pair[1] != row["class"]), key=lambda pair: (-pair[0], pair[1]))
+    sentence = f"Recall {float(row['recall']):.1%}"
     if not mistakes:
         return f"{sentence}."
     count, called = mistakes[0]
-    return f"{sentence}; {count:,} of {int(row['support']):,} are taken for {escape(called)}."
+    return f"{sentence}; {count:,} of {int(row['support']):,} are predicted as {escape(called)}."
 
 
-def _sure_and_wrong(facts: Facts) -> str:
-    surest = facts.reliability[-1]
-    images = int(surest["images"])
-    wrong = round(images * (1 - float(surest["accuracy"])))
+def _describe_confident_mistakes(facts: Facts) -> str:
+    highest = facts.reliability[-1]
+    images = int(highest["images"])
+    wrong = round(images * (1 - float(highest["accuracy"])))
     return (
-        f"**Sure and wrong.** Of the {images:,} images that it is more than {float(surest['low']):.0%} sure of, "
+        f"**Confident mistakes.** Of {images:,} predictions with a confidence above {float(highest['low']):.0%}, "
         f"{wrong:,} are wrong."
     )
 
 
-def _tell_classes(facts: Facts) -> Iterator[str]:
+def _describe_classes(facts: Facts) -> Iterator[str]:
     rows = []
     for label, row in enumerate(facts.classes):
         images = int(row["support"])
@@ -264,25 +265,25 @@ def _tell_classes(facts: Facts) -> Iterator[str]:
     if frequent:
         yield "The most frequent confusions:"
         yield table(("actual", "predicted", "images", "of the actual class"), frequent, numbers=2)
-    yield _image("Confusion matrix", CONFUSION)
+    yield _link_image("Confusion matrix", CONFUSION)
 
 
-def _tell_calibration(facts: Facts) -> Iterator[str]:
+def _describe_calibration(facts: Facts) -> Iterator[str]:
     images = sum(int(row["images"]) for row in facts.reliability)
     confidence = sum(int(row["images"]) * float(row["confidence"]) for row in facts.reliability) / images
     gap = confidence - facts.metrics["accuracy"]
-    side = "more" if gap > 0 else "less"
+    side = "overconfident" if gap > 0 else "underconfident"
     yield (
-        f"On average it is {confidence:.1%} sure and right on {facts.metrics['accuracy']:.1%}: "
-        f"{side} sure than right by {100 * abs(gap):.1f} points. Expected calibration error {facts.metrics['ece']:.4f}."
+        f"Mean confidence {confidence:.1%}, accuracy {facts.metrics['accuracy']:.1%}: {side} by "
+        f"{100 * abs(gap):.1f} points. Expected calibration error {facts.metrics['ece']:.4f}."
     )
-    yield _image("Reliability diagram", RELIABILITY)
+    yield _link_image("Reliability diagram", RELIABILITY)
 
 
-def _tell_data(facts: Facts) -> Iterator[str]:
+def _describe_data(facts: Facts) -> Iterator[str]:
     dataset, entry = facts.dataset, facts.entry
     shape = f"{dataset.height} x {dataset.width}, grey, 8 bits"
-    rows = [("dataset", escape(facts.dataset_title)), ("name here", f"`{dataset.name}`"), ("images", shape)]
+    rows = [("dataset", escape(facts.dataset_title)), ("name", f"`{dataset.name}`"), ("images", shape)]
     if entry:
         page = f"[{escape(entry.page)}]({entry.page})" if entry.page.startswith("http") else f"`{entry.page}`"
         rows += [("licence", escape(entry.licence)), ("source", page)]
@@ -291,76 +292,82 @@ def _tell_data(facts: Facts) -> Iterator[str]:
     batches = [f"{escape(source)} ({count:,})" for source, count in facts.sources.items() if source != OFFICIAL]
     rows.append(("added batches", ", ".join(batches) or "none"))
     passed = sum(found["passed"] for found in facts.validation["expectations"])
-    rows.append(("validation", f"{passed} of {len(facts.validation['expectations'])} expectations hold"))
+    rows.append(("validation", f"{passed} of {len(facts.validation['expectations'])} expectations passed"))
     yield table(("", ""), rows)
     splits = facts.split["splits"]
-    columns = ("split", "what for", "MD5 in `dvc.lock`", "images", "of each class")
-    uses = {"train": "to learn from", "validation": "to choose the epoch", "test": "to judge, once"}
+    columns = ("split", "purpose", "MD5 in `dvc.lock`", "images", "per class")
+    uses = {"train": "training", "validation": "choice of the epoch", "test": "final evaluation"}
     yield table(
         columns,
         [
-            (name, uses[name], f"`{facts.tags[f'data.{name}']}`", f"{splits[name]['images']:,}", _span(splits[name]))
+            (
+                name,
+                uses[name],
+                f"`{facts.tags[f'data.{name}']}`",
+                f"{splits[name]['images']:,}",
+                _format_range(splits[name]),
+            )
             for name in uses
         ],
         numbers=2,
     )
     fraction, seed = facts.split["validation_fraction"], facts.split["seed"]
     yield (
-        f"{fraction:.1%} of the training images are set aside by a hash of their pixels and seed {seed}, so that "
+        f"A hash of their pixels and seed {seed} selects {fraction:.1%} of the training images for validation: "
         "duplicates share a split. The test images are the dataset's own."
     )
 
 
-def _span(split: Mapping[str, Any]) -> str:
+def _format_range(split: Mapping[str, Any]) -> str:
     smallest, largest = min(split["classes"].values()), max(split["classes"].values())
     return f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}"
 
 
-def _tell_training(facts: Facts) -> Iterator[str]:
+def _describe_training(facts: Facts) -> Iterator[str]:
     settings, best = facts.settings, facts.best_epoch
     yield (
         f"Preset `{settings['preset']}`, a network of {settings['parameters']:,} parameters. Of "
         f"{len(facts.history)} epochs, epoch {settings['best_epoch']} was kept, the best on the validation split: "
-        f"accuracy {best['validation_accuracy']:.2%}, loss {best['validation_loss']:.4f}, against "
-        f"{best['accuracy']:.2%} and {best['loss']:.4f} on the training split."
+        f"accuracy {best['validation_accuracy']:.2%}, loss {best['validation_loss']:.4f}. On the training split: "
+        f"{best['accuracy']:.2%} and {best['loss']:.4f}."
     )
-    yield _image("Learning curves", CURVES)
+    yield _link_image("Learning curves", CURVES)
     given = {key: value for key, value in settings.items() if key not in (*COUNTED, "classes", "best_epoch")}
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in sorted(given.items())]
     yield "\n".join(["Settings, resolved:", "", "```yaml", *lines, "```"])
 
 
-def _tell_lineage(facts: Facts) -> Iterator[str]:
+def _describe_lineage(facts: Facts) -> Iterator[str]:
     tags = facts.tags
     rows = [("`model.keras`, SHA-256", f"`{tags['model.sha256']}`")]
     if facts.contract:
         rows.append(("`model.tflite`, SHA-256", f"`{facts.contract.litert_sha256}`"))
     rows.append(("MLflow run", f"`{facts.run_id}`"))
     if "restored" in tags:
-        rows.append(("recorded", "rebuilt from the stages' outputs: what trained it is not known here"))
+        rows.append(("recorded", "rebuilt from the stage outputs: code and environment of the training are unknown"))
     else:
         rows.append(("recorded", facts.recorded))
-        rows.append(("git commit", _commit(tags)))
+        rows.append(("git commit", _format_commit(tags)))
         if lock := tags.get("environment.lock"):
             rows.append(("environment, SHA-256 of `requirements.lock`", f"`{lock}`"))
         names = ("python", "tensorflow", "keras", "ai-edge-litert", "numpy", "mlflow", "dvc")
         versions = [f"{name} {tags[f'version.{name}']}" for name in names if f"version.{name}" in tags]
         rows.append(("versions", escape(", ".join(versions))))
-        rows.append(("processor", escape(_processor(tags))))
+        rows.append(("processor", escape(_format_processor(tags))))
     yield table(("", ""), rows)
 
 
-def _commit(tags: Mapping[str, str]) -> str:
+def _format_commit(tags: Mapping[str, str]) -> str:
     commit = tags.get("mlflow.source.git.commit")
     if commit is None:
-        return "none: git did not know the project"
+        return "none: the project was not in git"
     if tags.get("git.dirty") != "true":
         return f"`{commit}`, clean"
     left_out = f"; left out: {escape(tags['git.left_out'])}" if "git.left_out" in tags else ""
     return f"`{commit}`, **dirty**: with the changes in `source/changes.diff` of the run{left_out}"
 
 
-def _processor(tags: Mapping[str, str]) -> str:
+def _format_processor(tags: Mapping[str, str]) -> str:
     """Describe the processor. Omits the machine's name, which is private and does not affect the result."""
     parts = [tags.get("host.cpu", ""), tags.get("host.cpu_features", "")]
     if "host.threads" in tags:
@@ -370,7 +377,7 @@ def _processor(tags: Mapping[str, str]) -> str:
     return "; ".join(filter(None, parts)) or "not recorded"
 
 
-def _tell_use(facts: Facts) -> Iterator[str]:
+def _describe_use(facts: Facts) -> Iterator[str]:
     dataset = facts.dataset
     shape = f"[n, {dataset.height}, {dataset.width}]"
     answers = f"[n, {1 if facts.binary else len(facts.classes)}]"
@@ -378,30 +385,30 @@ def _tell_use(facts: Facts) -> Iterator[str]:
         f"the probability of {escape(facts.classes[1]['class'])}" if facts.binary else "one probability for each label"
     )
     yield (
-        f"It takes grey values as they are, `uint8 {shape}`: scaling is part of the model. It answers "
-        f"`float32 {answers}`, {meaning}. Stock layers only: it loads where none of this project's code is."
+        f"Input: unscaled grey values, `uint8 {shape}`. Output: `float32 {answers}`, {meaning}. The model has only "
+        "stock layers and loads without this project's code."
     )
     if facts.contract:
-        yield _tell_files(facts.contract)
+        yield _describe_files(facts.contract)
     lines = ["import mlflow", f'model = mlflow.keras.load_model("{facts.model_uri}")', "model.predict(images)"]
     yield "\n".join(["```python", *lines, "```"])
     yield "\n".join(["```sh", f"mlflow models serve -m {facts.model_uri} --env-manager local --port 5001", "```"])
 
 
-def _tell_files(contract: Contract) -> str:
-    """Say which of the two files was judged, and how much the other one differs."""
+def _describe_files(contract: Contract) -> str:
+    """Say which of the two files was evaluated, and how much the other one differs."""
     check = contract.check
     return (
         "What is judged is what is served: `model.tflite`, by LiteRT. The Keras file answers alike: on "
         f"{check.images:,} validation images, probabilities differ by at most {check.largest_difference:.0e}, and "
-        f"another class is the most probable one for {check.other_top_class:,}. `contract.json` beside them has the "
-        "classes, the size and the ground of the images, and the digests of both files."
+        f"another class is the most probable one for {check.other_top_class:,}. `contract.json` has the classes, the "
+        "size of the images, the grey value of their background, and the digests of both files."
     )
 
 
-def _image(description: str, path: str) -> str:
+def _link_image(description: str, path: str) -> str:
     return f"![{description}](../{path})"
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "not a number" if value is None else f"{value:,}"

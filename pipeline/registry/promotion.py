@@ -4,17 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.errors import TrackingError
-from pipeline.registry.aliases import (
-    ACCURACY_TAG,
-    CHAMPION,
-    DECISION_TAG,
-    REASON_TAG,
-    History,
-    Move,
-    format_version,
-    make_move,
-    recover,
-)
+from pipeline.registry.alias_history import History, Move, format_version
+from pipeline.registry.aliases import CHAMPION, make_move, recover
+from pipeline.registry.versions import ACCURACY_TAG, DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
 
 if TYPE_CHECKING:

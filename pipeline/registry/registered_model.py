@@ -1,6 +1,5 @@
 """A registered version for predictions: its loaded model and the names of its classes."""
 
-import csv
 import json
 import tempfile
 from dataclasses import dataclass
@@ -11,11 +10,12 @@ from pipeline.data import table
 from pipeline.data.ground import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
-from pipeline.registry.aliases import find_aliases_of
+from pipeline.registry.alias_history import find_aliases_of
 from pipeline.registry.load import CannotBeJudged, LoadedVersion, load_version
 from pipeline.registry.registration import current_name, find_version, open_registry
+from pipeline.rooms import find_remedy
 from pipeline.tracking.logged_models import GROUND_TAG
-from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.outputs import Outputs, read_csv
 from pipeline.tracking.records import EVALUATION_ARTIFACT
 from pipeline.tracking.store import explained
 
@@ -57,7 +57,8 @@ def load_registered_model(workspace: Path, which: str) -> RegisteredModel:
             loaded = load_version(store, client, version)
         except CannotBeJudged as error:
             raise TrackingError(
-                f"{name} version {number} cannot be loaded: {error.problem}", remedy="pipeline verify"
+                f"{name} version {number} cannot be loaded: {error.problem}",
+                remedy=find_remedy("find what is wrong", "pipeline versions"),
             ) from None
         aliases = find_aliases_of(client, name, number)
         if contract := loaded.contract:
@@ -90,6 +91,5 @@ def _korean_names(client: "MlflowClient", version: "ModelVersion", classes: tupl
             place = client.download_artifacts(version.run_id, f"{EVALUATION_ARTIFACT}/per_class.csv", scratch)
         except (MlflowException, OSError):  # the run or the file is gone: callers use the English names
             return ()
-        with Path(place).open(newline="", encoding="utf-8") as file:
-            names = {row["class"]: row["class_ko"] for row in csv.DictReader(file)}
+        names = {row["class"]: row["class_ko"] for row in read_csv(Path(place))}
     return tuple(names[name] for name in classes) if names.keys() >= set(classes) else ()

@@ -5,7 +5,6 @@ the absolute gate rejected gets no version. The champion rule (`decision`) decid
 `challenger` waits.
 """
 
-import csv
 import hashlib
 import json
 import re
@@ -20,20 +19,14 @@ from pipeline.errors import TrackingError
 from pipeline.evaluation.champion_rule import Decision
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import PARAMS_FILE, RegisterParams, load_params
-from pipeline.registry.aliases import (
-    ACCURACY_TAG,
-    CHALLENGER,
-    CHAMPION,
-    DECISION_TAG,
-    REASON_TAG,
-    find_aliases,
-    find_aliases_of,
-)
-from pipeline.registry.card_upload import publish
-from pipeline.registry.decision import judge
+from pipeline.registry.alias_history import find_aliases, find_aliases_of
+from pipeline.registry.aliases import CHALLENGER, CHAMPION
+from pipeline.registry.card_upload import upload_card
+from pipeline.registry.decision import decide_on_version
 from pipeline.registry.model_card import describe_task
+from pipeline.registry.versions import ACCURACY_TAG, DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG, digest_tags
-from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.outputs import Outputs, read_csv
 from pipeline.tracking.queries import pages
 from pipeline.tracking.records import Record
 from pipeline.tracking.store import Store, as_default, explained, locate, open_store
@@ -62,8 +55,10 @@ class Registration:
 
     def __str__(self) -> str:
         if self.decision.outcome == "rejected":
-            held = f" Version {self.version}, from other thresholds, stays as it is." if self.version else ""
-            return f"{self.name}: rejected. {self.decision.reason}{held}"
+            earlier = (
+                f" Version {self.version}, which passed other thresholds, stays registered." if self.version else ""
+            )
+            return f"{self.name}: rejected. {self.decision.reason}{earlier}"
         aliases = f" ({', '.join(self.aliases)})" if self.aliases else ""
         return f"{self.name} version {self.version}{aliases}. {self.decision.reason}"
 
@@ -87,9 +82,9 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
         is_new = passed and (version is None or DECISION_TAG not in version.tags)
         if is_new:
             version = version or _create_version(record, outputs, name)
-            decision = judge(record, outputs, version, params)
+            decision = decide_on_version(record, outputs, version, params)
         elif passed and version:
-            decision = Decision(version.tags[DECISION_TAG], version.tags.get(REASON_TAG, "It was judged before."))
+            decision = Decision(version.tags[DECISION_TAG], version.tags.get(REASON_TAG, "It has an earlier decision."))
         else:
             decision = Decision("rejected", "The model did not pass the absolute gate.", "gate")
         number = str(version.version) if version else None
@@ -99,7 +94,7 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
         record.set_tags(tags)
     commit = version.tags.get(COMMIT_TAG) if version else None
     registration = Registration(name, number, aliases, decision, is_new, commit)
-    publish(record, outputs, registration)
+    upload_card(record, outputs, registration)
     return registration
 
 
@@ -195,7 +190,7 @@ def write_registration(outputs: Outputs, *, judged: bool = True) -> None:
 
 def registered_name(outputs: Outputs) -> str:
     """Return the registered name of a workspace's model: the dataset's; `DATASET-is-CLASSES` for a yes-or-no task."""
-    return name_model(table.read_dataset(outputs.split("test")), _answers(outputs))
+    return name_model(table.read_dataset(outputs.split("test")), _read_judged_classes(outputs))
 
 
 def name_model(dataset: table.Dataset, answers: tuple[str, ...]) -> str:
@@ -212,7 +207,7 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
     from mlflow.exceptions import MlflowException
 
     try:
-        record.client.create_registered_model(name, description=_introduce(outputs))
+        record.client.create_registered_model(name, description=_write_description(outputs))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -240,16 +235,15 @@ def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVe
     return min(same, key=lambda version: int(version.version), default=None)
 
 
-def _answers(outputs: Outputs) -> tuple[str, ...]:
+def _read_judged_classes(outputs: Outputs) -> tuple[str, ...]:
     """Read the judged classes of a model: the dataset's, or for a yes-or-no task `other` and the positive class."""
-    with (outputs.evaluation / "per_class.csv").open(newline="", encoding="utf-8") as file:
-        return tuple(row["class"] for row in csv.DictReader(file))
+    return tuple(row["class"] for row in read_csv(outputs.evaluation / "per_class.csv"))
 
 
-def _introduce(outputs: Outputs) -> str:
+def _write_description(outputs: Outputs) -> str:
     """Write the description of a registered model, in Markdown."""
     dataset = table.read_dataset(outputs.split("test"))
-    task = describe_task(dataset, _answers(outputs))
+    task = describe_task(dataset, _read_judged_classes(outputs))
     shape = f"[n, {dataset.height}, {dataset.width}]"
     return f"{task} Takes raw uint8 images {shape}. `{CHAMPION}` serves, `{CHALLENGER}` waits."
 

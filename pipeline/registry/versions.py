@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.registry.aliases import ACCURACY_TAG, DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.queries import find_or_none, pages
 
@@ -12,6 +11,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LARGEST_PAGE = 10_000
+# Tags of a version.
+DECISION_TAG = "decision"  # set last: without it, the decision is incomplete
+REASON_TAG = "decision.reason"
+ACCURACY_TAG = "test.accuracy"  # at registration; `.low` and `.high` are the ends of its 95 % interval
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pipeline.checkout import RETRAININGS, checkout
 from pipeline.dvc import TRANSFER_SECONDS, run_in_checkout
 from pipeline.errors import TEMPORARY_FAILURE, FlowError, PipelineError
 from pipeline.files import read_cached_json, write_json
-from pipeline.git import git, git_or_none, telling_line
+from pipeline.git import find_reason, git, git_or_none
 from pipeline.workspace import STATE
 
 PREFIX = "retrain/"
@@ -117,7 +117,7 @@ def push_missing(workspace: Path, root: Path, show: Callable[[str], None] = lamb
                 git(workspace, "push", "--quiet", remote, f"{reference}:{reference}", seconds=TRANSFER_SECONDS)
                 parts.remove("commits")
         except PipelineError as error:
-            problems.append(f"{name} is not pushed: {error.problem}: {telling_line(error.found)}")
+            problems.append(f"{name} is not pushed: {error.problem}: {find_reason(error.found)}")
             if error.exit_code == TEMPORARY_FAILURE:
                 break  # other branches would wait as long for the same remote
     left = {name: parts for name, parts in unpushed.items() if parts and (name in commits or name not in pending)}
@@ -141,7 +141,7 @@ def _read_unpushed(workspace: Path, root: Path) -> dict[str, list[str]]:
 
 
 def _push_data(workspace: Path, commit: str) -> None:
-    with checkout(workspace, commit, place=RETRAININGS) as directory:
+    with checkout(workspace, commit, parent=RETRAININGS) as directory:
         code, lines = run_in_checkout(directory, "push", "--quiet", seconds=TRANSFER_SECONDS)
     if code:
         # A negative exit code means that the time limit killed it.

@@ -51,14 +51,14 @@ def retrain(
     """
     changes = dict(map(_parse_change, set_ or []))
     workspace = enter_workspace()
-    from pipeline.flows.terminal import as_grid
+    from pipeline.flows.terminal import create_grid
     from pipeline.retraining.run import retrain as retrain_now
 
     result = retrain_now(workspace, ref=ref, changes=changes, force=force, if_busy=if_busy, push=push, quiet=json)
     if json:
         print_json(asdict(result) | {"report": str(result.report) if result.report else None})
     else:
-        console.print(as_grid(result.describe()), style=STYLES.get(result.outcome))
+        console.print(create_grid(result.describe()), style=STYLES.get(result.outcome))
         if result.report:
             console.print(f"report: {result.report}", soft_wrap=True)
     if code := EXIT_CODES.get(result.outcome):

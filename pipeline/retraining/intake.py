@@ -12,7 +12,7 @@ from pipeline.data.batches import INCOMING, POINTER
 from pipeline.dvc import TRANSFER_SECONDS, run_in_checkout
 from pipeline.errors import DataError, FlowError
 from pipeline.flows.checkout_data import copy_dataset_files, dataset_path, restore
-from pipeline.git import telling_line
+from pipeline.git import find_reason
 from pipeline.params import load_params
 from pipeline.retraining.inputs import RetrainingInput
 
@@ -61,7 +61,7 @@ class Intake:
             raise FlowError(
                 f"the content of {', '.join(missing)} cannot be found",
                 expected="it in DVC's cache, in a remote, or in data/incoming/",
-                found=telling_line("\n".join(lines)),
+                found=find_reason("\n".join(lines)),
                 remedy="dvc push where the batch was added; or remove it: "
                 f"dvc remove {shlex.join(missing)} && git commit --all",
             )

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.batches.incoming import read_digests
 from pipeline.batches.quarantine import find_quarantined
-from pipeline.checkout import RETRAININGS, checkout, remove_left_behind
+from pipeline.checkout import RETRAININGS, checkout, remove_stale_checkouts
 from pipeline.data.batches import INCOMING
 from pipeline.dvc import site_cache
 from pipeline.errors import FlowError, ParamsError, PipelineError, WorkspaceError
 from pipeline.flows.run import IfBusy
 from pipeline.git import (
     AUTHOR,
-    OF_ANOTHER_COMMAND,
+    GIT_VARIABLES,
     SET_AUTHOR,
     commit,
     git,
@@ -89,9 +89,9 @@ def retrain(
             append_to_log(root, result, reason)
             return result
         stack.enter_context(signals_as_exceptions())
-        stack.enter_context(_environment(dict.fromkeys(OF_ANOTHER_COMMAND)))
+        stack.enter_context(_environment(dict.fromkeys(GIT_VARIABLES)))
         try:
-            remove_left_behind(root, RETRAININGS)
+            remove_stale_checkouts(root, RETRAININGS)
             result = _Job(workspace, root, reason, force, quiet).run(ref, changes, push)
         except (PipelineError, OSError) as error:
             append_to_log(root, Retraining("failed", str(error)), reason)
@@ -135,7 +135,7 @@ class _Job:
             return self._nothing_new()
         unfinished = self._find_unfinished(given)
         start = unfinished.commit if unfinished else given.commit
-        with checkout(self.workspace, start, place=RETRAININGS) as directory, _entered(directory):
+        with checkout(self.workspace, start, parent=RETRAININGS) as directory, _entered(directory):
             if unfinished:
                 self.intake.restore_commit(directory, given, except_for={})
                 self.intake.taken = dict(given.batches)

@@ -41,7 +41,9 @@ def train(until: Stage | None = None, force: StageOrAll | None = None) -> State[
     """
 
     def run(workspace: Path) -> State[None]:
-        return Completed(message=run_training(workspace, until=until, force=force, if_busy="wait", tell=notify_of_run))
+        return Completed(
+            message=run_training(workspace, until=until, force=force, if_busy="wait", on_success=notify_of_run)
+        )
 
     return run_deployed(run, notify_of_failure)
 

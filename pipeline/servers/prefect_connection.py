@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from pipeline.errors import FlowError
-from pipeline.flows.prefect_server import require_answer, settings
+from pipeline.flows.prefect_server import require_response, settings
 from pipeline.stack import find_server, prefect_credentials
 
 
@@ -27,7 +27,7 @@ def use_lasting_server(root: Path) -> str:
             found="neither",
             remedy="pipeline up, in another terminal or as a service; then run the same command again",
         )
-    require_answer(url)
+    require_response(url)
     os.environ.update({"PREFECT_API_URL": url, **prefect_credentials(root, url)})
     return url
 

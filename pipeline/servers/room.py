@@ -4,5 +4,6 @@ from pipeline.rooms import Room
 
 ROOM = Room(
     flows={"train": "pipeline.servers.deployments:train"},
+    remedies={"show the store": "pipeline ui"},
     files=("docs/servers.md", "docs/schedules.md", "docs/team.md", "compose.yaml", ".env.example", "prefect.yaml"),
 )

@@ -5,9 +5,11 @@ Prefect reads the address of its server when it is imported. This module sets it
 """
 
 import asyncio
+import logging
 import os
 import sys
 
+from pipeline import logs
 from pipeline.errors import PipelineError
 from pipeline.proxies import bypass_proxy
 from pipeline.servers.prefect_connection import use_lasting_server
@@ -19,6 +21,7 @@ WAIT_SECONDS = 30  # for the previous runner, which may still be ending a stage
 def main() -> int:
     """Serve the deployments. Returns 0 after SIGTERM or Ctrl-C, or the exit code of an error."""
     try:
+        logs.configure("runner")
         root = main_repository(find_workspace())
         os.chdir(root)
         bypass_proxy()
@@ -29,7 +32,7 @@ def main() -> int:
         with lock("the runner", wait=WAIT_SECONDS, remedy="use that one, or end that process", root=root):
             asyncio.run(serve(root))
     except PipelineError as error:
-        print(error, file=sys.stderr, flush=True)
+        logging.getLogger(__name__).error("%s", error)
         return error.exit_code
     return 0
 

@@ -3,18 +3,18 @@
 Restarting the runner or the server does not change them.
 """
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
 from pipeline.errors import FlowError, ParamsError
-from pipeline.flows.prefect_server import answering_server
+from pipeline.flows.prefect_internals import next_times
+from pipeline.flows.prefect_server import explain_server_errors
 from pipeline.redaction import without_password
 from pipeline.rooms import find_rooms
 from pipeline.servers.prefect_connection import use_lasting_server
@@ -23,7 +23,6 @@ from pipeline.workspace import main_repository
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
-    from prefect.client.schemas.schedules import SCHEDULE_TYPES
 
 FLOW_NAMES = tuple(name for room in find_rooms().values() for name in room.flows)
 
@@ -85,7 +84,7 @@ def list_schedules(workspace: Path, *flows: str) -> list[Schedule]:
         for deployment in deployments:
             for each in deployment.schedules:
                 rule, zone = getattr(each.schedule, "cron", None), getattr(each.schedule, "timezone", None) or "UTC"
-                upcoming = _next_time(each.schedule) if each.active else None
+                upcoming = next(iter(next_times(each.schedule.model_dump(), 1)), None) if each.active else None
                 shown = upcoming and upcoming.astimezone(ZoneInfo(zone))
                 name = str(deployment.name)
                 found.append(Schedule(name, rule or str(each.schedule), zone, each.active, shown))
@@ -117,15 +116,6 @@ def remove(workspace: Path, flow: str) -> int:
     return len(schedules)
 
 
-def _next_time(rule: "SCHEDULE_TYPES") -> datetime | None:
-    """Compute the next time of a rule with Prefect's scheduler code. The server creates the run only later."""
-    from prefect.server.schemas import schedules as server
-    from pydantic import TypeAdapter
-
-    plan: Any = TypeAdapter(server.SCHEDULE_TYPES).validate_python(rule.model_dump())
-    return next(iter(asyncio.run(plan.get_dates(1))), None)
-
-
 def _require_schedules(deployment: "DeploymentResponse") -> list[UUID]:
     if not deployment.schedules:
         raise FlowError(
@@ -143,7 +133,7 @@ def _deployments(workspace: Path, *flows: str) -> Iterator[tuple["SyncPrefectCli
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
-    with answering_server():
+    with explain_server_errors():
         try:
             with get_client(sync_client=True) as client:
                 yield client, [client.read_deployment_by_name(f"{name}/{name}") for name in flows or FLOW_NAMES]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline import logs
 from pipeline.errors import FlowError
-from pipeline.flows.prefect_server import ATTACHED
+from pipeline.flows.prefect_server import ATTACHED_MODULE
 from pipeline.redaction import without_password
 from pipeline.servers.parts import Part, describe
 from pipeline.stack import answers, remove_stack, write_stack
@@ -96,7 +96,7 @@ class SupervisedPart:
     def _start(self) -> None:
         self._starts.append(time.monotonic())
         self.process = process = subprocess.Popen(
-            [sys.executable, "-m", ATTACHED, self.part.module, *self.part.arguments],
+            [sys.executable, "-m", ATTACHED_MODULE, self.part.module, *self.part.arguments],
             cwd=self._directory,
             env={**self.part.environment, "PYTHONUNBUFFERED": "1", logs.FORWARDED_VARIABLE: "1"},
             stdin=subprocess.PIPE,

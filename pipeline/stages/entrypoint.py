@@ -22,13 +22,13 @@ from pipeline.errors import PipelineError, WorkspaceError
 from pipeline.models.tasks import create_task
 from pipeline.params import Params, load_params
 from pipeline.proxies import bypass_proxy
+from pipeline.rooms import find_remedy
 from pipeline.tracking.dvc_cache import require_sound_batches, require_sound_inputs
 from pipeline.workspace import OWNER, lock, main_repository
 
 ORPHAN_POLL_SECONDS = 0.5
+FULL = {errno.ENOSPC: "on that disk", errno.EDQUOT: "in your quota"}
 REMEDIES = {  # by errno
-    errno.ENOSPC: "free space on that disk (pipeline gc), then run the same command again",
-    errno.EDQUOT: "free space in your quota (pipeline gc), then run the same command again",
     errno.EACCES: "correct the permissions, then run the same command again",
     errno.EPERM: "correct the owner or the permissions, then run the same command again",
     errno.EROFS: "mount that disk for writing, or choose another place",
@@ -94,7 +94,10 @@ def explain(error: OSError) -> WorkspaceError:
     names = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes) and name]
     paths = [Path(os.fsdecode(name)) for name in names]
     found, kind = error.strerror or str(error), error.errno
-    if paths and kind in (errno.ENOSPC, errno.EDQUOT):
+    remedy = REMEDIES.get(kind or 0, "run the same command again")
+    if kind in FULL:
+        remedy = f"free space {FULL[kind]} ({find_remedy('free space', 'by hand')}), then run the same command again"
+    if paths and kind in FULL:
         place = next(parent for parent in (paths[-1], *paths[-1].absolute().parents) if parent.exists())
         found += f" ({shutil.disk_usage(place).free // 2**20} MiB free on the disk of {place})"
     return WorkspaceError(
@@ -102,7 +105,7 @@ def explain(error: OSError) -> WorkspaceError:
         if paths
         else "cannot read or write a file, or reach a server",
         found=found,
-        remedy=REMEDIES.get(kind or 0, "run the same command again"),
+        remedy=remedy,
     )
 
 

@@ -1,7 +1,8 @@
-"""A background thread for MLflow's slow calls, so that they overlap with the training."""
+"""A background thread for MLflow's slow calls, so that they overlap with the training or the flow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -40,3 +41,18 @@ class Background:
     def close(self) -> None:
         """Wait for the running call and cancel the others."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def ended_with_block(end: Callable[[str], None]) -> Iterator[None]:
+    """Call `end` after the block, with MLflow's status for the result of the block.
+
+    FINISHED; FAILED on an exception; KILLED on Ctrl-C, an exit or Prefect's cancellation.
+    """
+    try:
+        yield
+    except BaseException as error:
+        with suppress(Exception):  # the first error is raised, not that of the store
+            end("FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    end("FINISHED")

@@ -12,6 +12,7 @@ import filelock
 
 from pipeline.errors import TrackingError
 from pipeline.files import make_private
+from pipeline.rooms import find_remedy
 from pipeline.tracking import migrations, relocation
 from pipeline.tracking.store_errors import damaged, is_damage, locked
 from pipeline.workspace import STATE, lock
@@ -44,7 +45,7 @@ def prepare(store: "Store") -> None:
     if (database.parent / RESTORING).exists():
         raise TrackingError(
             f"cannot use {database}: its restore was interrupted",
-            remedy="run the same `pipeline restore` again, with --replace: it completes the restore",
+            remedy=find_remedy("complete a restore", "restore a backup again"),
         )
     _create_if_absent(store, database)
     make_private(*database.parent.glob(f"{database.name}*"))

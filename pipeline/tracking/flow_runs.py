@@ -4,19 +4,19 @@
         environment["PIPELINE_PARENT_RUN"] = tracked.id     # for the stages; waits until the run is open
         ...
         tracked.log_stages([StageResult("train", "ran", 12.3, "validation accuracy 0.88"), ...])
-        tracked.finish(sync(workspace).tags())
+        tracked.log_result(sync(workspace).tags())
 
 The run is opened in the background (importing MLflow takes 2 s), so read `id` as late as possible. It ends as FAILED if
 a stage failed or the block raised, as KILLED on Ctrl-C and on cancellation, and otherwise as FINISHED.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pipeline.tracking import processes
-from pipeline.tracking.background import Background
+from pipeline.tracking.background import Background, ended_with_block
 from pipeline.tracking.queries import all_experiments
 from pipeline.tracking.records import Record
 from pipeline.tracking.store import experiment_id, explained, locate, open_store
@@ -50,7 +50,7 @@ class FlowRun:
         self._failed = any(result.outcome == "failed" for result in results)
         self._background.start(_log_stages, self._record.result(), tuple(results))
 
-    def finish(self, tags: Mapping[str, str]) -> None:
+    def log_result(self, tags: Mapping[str, str]) -> None:
         """Log tags of the resulting model. Another run may have trained it."""
         self._background.start(lambda: self._record.result().set_tags(dict(tags)))
 
@@ -72,14 +72,8 @@ def flow_run(name: str, tags: Mapping[str, str]) -> Iterator[FlowRun]:
         tags: further facts about the flow.
     """
     run = FlowRun(name, tags)
-    try:
+    with ended_with_block(run.end):
         yield run
-    except BaseException as error:
-        killed = not isinstance(error, Exception)  # Ctrl-C, an exit, a cancellation, Prefect's own termination
-        with suppress(Exception):  # the first error is raised, not that of the store
-            run.end("KILLED" if killed else "FAILED")
-        raise
-    run.end("FINISHED")
 
 
 def _open(name: str, tags: Mapping[str, str]) -> Record:

@@ -7,14 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import TrackingError
+from pipeline.rooms import find_remedy
 from pipeline.tracking.mlflow_internals import read_schema_revisions
 
 Age = Literal["current", "older", "newer"]
-
-
-def find_age(revision: str) -> Age:
-    """Compare the revision of a database with the installed MLflow's."""
-    return compare(revision, read_schema_revisions())
 
 
 def compare(revision: str, known: Sequence[str]) -> Age:
@@ -43,11 +39,11 @@ def require_current_schema(database: Path) -> None:
     Raises:
         TrackingError: another version of MLflow made the database.
     """
-    revision = read_revision(database)
-    if revision and (age := find_age(revision)) != "current":
+    revision, known = read_revision(database), read_schema_revisions()
+    if revision and (age := compare(revision, known)) != "current":
         raise TrackingError(
             f"the schema of the tracking store {database} is {age} than the installed MLflow's",
-            expected=f"revision {read_schema_revisions()[0]}",
+            expected=f"revision {known[0]}",
             found=f"revision {revision}",
-            remedy="pipeline upgrade",
+            remedy=find_remedy("migrate the store", f"back it up, then: mlflow db upgrade sqlite:///{database}"),
         )

@@ -81,8 +81,8 @@ class Outputs:
 
     def history(self) -> list[dict[str, float]]:
         """Read `history.csv`: one dict for each epoch."""
-        with (self.training / "history.csv").open(newline="", encoding="utf-8") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = read_csv(self.training / "history.csv")
+        return [{name: float(value) for name, value in row.items()} for row in rows]
 
     def locked(self, stage: str) -> dict[str, str]:
         """Read the MD5 of a stage's last inputs and outputs from `dvc.lock`, by path. Empty if the stage is not there.
@@ -117,6 +117,12 @@ class Outputs:
         """Return True if the files or directories in the workspace are the ones that a stage last read or wrote."""
         locked = self.locked(stage)
         return all((self.root / path).exists() and dvc_digest(self.root / path) == locked.get(path) for path in paths)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a table with a header: one dict for each row."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def dvc_digest(path: Path, *, hidden: bool = True) -> str:

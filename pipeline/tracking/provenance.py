@@ -57,7 +57,7 @@ def read_tree(workspace: Path) -> Tree | None:
     if not changes:
         return Tree(commit)
     top = Path(os.fsdecode(_git(workspace, "rev-parse", "--show-toplevel")).rstrip("\n"))
-    # `A`: in the index but not in the commit, such as a batch's pointer after `pipeline add-data`.
+    # `A`: in the index but not in the commit, such as the pointer of a new batch.
     unknown = [change[3:] for change in changes if change.startswith("??") or "A" in change[:2]]
     new = [name for name in unknown if os.path.lexists(top / name)]
     large = tuple(name for name in new if _is_large(top / name))
@@ -99,7 +99,7 @@ def tree_tags(tree: Tree | None) -> dict[str, str]:
 
 
 def data_tags(outputs: Outputs, splits: Mapping[str, str]) -> dict[str, str]:
-    """Return tags for the data that some splits were made from. `pipeline lineage --data` searches them.
+    """Return tags for the data that some splits were made from.
 
     Reads `dvc.lock`, which has the stages before `train` by then. If a single stage was run, it may describe other
     splits. The result is then empty.
@@ -134,21 +134,21 @@ def _diff(workspace: Path, top: Path, new: list[str]) -> bytes:
     """Return a diff of tracked and new files. Uses a temporary index and object store."""
     with tempfile.TemporaryDirectory() as scratch:
         objects = os.fsdecode(_git(workspace, "rev-parse", "--git-path", "objects")).rstrip("\n")
-        aside = {
+        temporary = {
             "GIT_INDEX_FILE": f"{scratch}/index",
             "GIT_OBJECT_DIRECTORY": scratch,
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((workspace / objects).resolve()),
         }
-        _git(top, "read-tree", "HEAD", environment=aside)
-        _git(top, "add", "--update", environment=aside)
+        _git(top, "read-tree", "HEAD", environment=temporary)
+        _git(top, "add", "--update", environment=temporary)
         if new:
             names = "\0".join(new).encode(errors="surrogateescape")
             _git(top, "--literal-pathspecs", "add", "--pathspec-from-file=-", "--pathspec-file-nul",
-                 environment=aside, stdin=names)  # fmt: skip
+                 environment=temporary, stdin=names)  # fmt: skip
         # All options are explicit, because the user's git configuration may produce a diff that `git apply` rejects.
         return _git(workspace, "diff", "--cached", "--binary", "--no-color", "--no-ext-diff", "--no-renames",
                     "--no-relative", "--src-prefix=a/", "--dst-prefix=b/", "HEAD", *_SCOPE,
-                    environment=aside)  # fmt: skip
+                    environment=temporary)  # fmt: skip
 
 
 def _git(

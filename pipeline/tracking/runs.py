@@ -4,17 +4,16 @@ A model that DVC restored from its cache is linked to the run that trained it. I
 run is rebuilt from the stage outputs and tagged `restored`.
 """
 
-import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import psutil
 
-from pipeline.tracking.background import Background
+from pipeline.process import signals_as_exceptions
+from pipeline.tracking.background import Background, ended_with_block
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.records import TrainingFacts, find_or_rebuild, milliseconds, monitor_system, open_record
 
@@ -55,7 +54,7 @@ class TrainingRun:
         """
         outputs = _outputs(model_file)
         if reports.resolve() != (outputs.root / "reports").resolve():
-            raise ValueError(f"{reports} does not tell about {model_file}")
+            raise ValueError(f"{reports} does not belong to {model_file}")
         self._background.finish(lambda: self._record.complete(outputs))
         self._completed = True
 
@@ -81,15 +80,11 @@ def training_run(facts: TrainingFacts) -> Iterator[TrainingRun]:
     Raises:
         TrackingError: the store cannot be used. It is opened in the background, so a later call may raise this.
     """
-    with _exit_on_sigterm():
+    is_main = threading.current_thread() is threading.main_thread()  # Python handles signals in no other thread
+    with signals_as_exceptions() if is_main else nullcontext():
         run = TrainingRun(facts)
-        try:
+        with ended_with_block(run.end):
             yield run
-        except BaseException as error:
-            with suppress(Exception):  # the first error is raised, not that of the store
-                run.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
-            raise
-        run.end("FINISHED")
 
 
 def log_evaluation(model_file: Path, evaluation: Path) -> None:
@@ -104,7 +99,7 @@ def log_evaluation(model_file: Path, evaluation: Path) -> None:
     """
     outputs = _outputs(model_file)
     if evaluation.resolve() != outputs.evaluation.resolve():
-        raise ValueError(f"{evaluation} does not judge {model_file}")
+        raise ValueError(f"{evaluation} does not belong to {model_file}")
     find_or_rebuild(outputs).add_evaluation(outputs)
 
 
@@ -127,20 +122,3 @@ def _close(record: "Record", monitor: "SystemMetricsMonitor", status: str) -> No
 
 def _outputs(model_file: Path) -> Outputs:
     return Outputs(model_file.parent.parent)
-
-
-@contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM, so that the run can be closed. Python allows this in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, _frame: object) -> NoReturn:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,16 +1,17 @@
 """The tracking store: the MLflow database and files that record runs and models.
 
 The default store is `mlflow.db` and `mlruns/` in the root of the main repository. Their addresses are absolute, so all
-worktrees and every `dvc exp run --temp` share them, and a plain `mlflow ui` there shows everything. While `pipeline up`
-serves the store, clients use its server; the record is the same. If `MLFLOW_TRACKING_URI` names another store (a
-server, or a team's database), only that one is used. For a database without a server, `MLFLOW_DEFAULT_ARTIFACT_ROOT` is
-the location of the files.
+worktrees and every `dvc exp run --temp` share them, and a plain `mlflow ui` there shows everything. While the
+project's own server (`stack.py`) serves the store, clients use it; the record is the same. If `MLFLOW_TRACKING_URI`
+names another store (a server, or a team's database), only that one is used. For a database without a server,
+`MLFLOW_DEFAULT_ARTIFACT_ROOT` is the location of the files.
 
 `python -m pipeline.tracking.store` prepares the store, so that its creation can overlap with other work.
 """
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from urllib.parse import quote
 from pipeline.errors import PipelineError, TrackingError
 from pipeline.proxies import bypass_proxy
 from pipeline.redaction import without_password
+from pipeline.rooms import find_remedy
 from pipeline.stack import data_directory, find_server
 from pipeline.tracking import database
 from pipeline.tracking.store_errors import LONGEST_CAUSE, explain, is_of_store, is_timeout
@@ -69,7 +71,7 @@ class Store:
 def locate(workspace: Path | None = None) -> Store:
     """Return the store of a workspace (default: the current directory's).
 
-    Does not open it, but sends a health check to the server of `pipeline up`, if there is one.
+    Does not open it, but sends a health check to the project's own server, if there is one.
     """
     direct = locate_unserved(workspace)
     if os.environ.get("MLFLOW_TRACKING_URI"):
@@ -79,7 +81,7 @@ def locate(workspace: Path | None = None) -> Store:
 
 
 def locate_unserved(workspace: Path | None = None) -> Store:
-    """Return the store of a workspace without the server of `pipeline up`. That server itself opens this store."""
+    """Return the store of a workspace without the project's own server, which itself opens this store."""
     data = data_directory(main_repository(workspace))
     artifacts = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or (data / "mlruns").as_uri()
     default = f"sqlite:///{data / 'mlflow.db'}"
@@ -95,9 +97,12 @@ def pages_command() -> str:
 
     A plain `mlflow ui` opens `mlflow.db` in the current directory, under its percent-encoded path.
     """
-    database, here = locate_unserved().database, Path.cwd()
+    store, here = locate_unserved(), Path.cwd()
+    database = store.database
     is_found = database is None or (database.parent == here and quote(str(here)) == str(here))
-    return "mlflow ui" if is_found or os.environ.get("MLFLOW_TRACKING_URI") else "pipeline ui"
+    if is_found or os.environ.get("MLFLOW_TRACKING_URI"):
+        return "mlflow ui"
+    return find_remedy("show the store", f"mlflow ui --backend-store-uri {shlex.quote(store.uri)}")
 
 
 def open_store(store: Store) -> "MlflowClient":
@@ -134,16 +139,13 @@ def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
     """Return the id of a dataset's experiment. Creates it if needed; safe if two processes do so at the same time."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    if client.get_experiment_by_name(name) is None:
         try:
             return str(client.create_experiment(name, store.artifacts and f"{store.artifacts}/{name}"))
-        except MlflowException as error:
+        except MlflowException as error:  # another process may have created it
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
+    found = client.get_experiment_by_name(name)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)

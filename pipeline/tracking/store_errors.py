@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import TrackingError
+from pipeline.rooms import find_remedy
 
 if TYPE_CHECKING:
     from pipeline.tracking.store import Store
@@ -46,11 +47,14 @@ def explain(store: "Store", error: Exception) -> TrackingError:
         return locked(store)
     if store.database and ("malformed" in text or "file is not a database" in text):
         return damaged(store.database, cause)
+    back_up = "back it up, then: mlflow db upgrade"
     if "out-of-date database schema" in text or "Can't locate revision" in text:
         return TrackingError(
             f"the tracking store {store} was made by another version of MLflow",
             found=cause,
-            remedy="pipeline upgrade" if store.database else "back it up, then: mlflow db upgrade $MLFLOW_TRACKING_URI",
+            remedy=find_remedy("migrate the store", f"{back_up} {store}")
+            if store.database
+            else f"{back_up} $MLFLOW_TRACKING_URI",
         )
     if "not authenticated" in text:
         return TrackingError(
@@ -75,7 +79,7 @@ def explain(store: "Store", error: Exception) -> TrackingError:
             remedy="check that it is running, then run the same command again",
             temporary=True,
         )
-    if store.is_server and not is_configured:  # of `pipeline up`
+    if store.is_server and not is_configured:  # the project's own server
         remedy = "run the same command again: if the server is gone, it continues without it, on the same records"
     elif "OperationalError" in text:
         remedy = "check that the database is running, writable and its disk not full; then run the same command again"
@@ -94,9 +98,9 @@ def damaged(database: Path, found: str) -> TrackingError:
         f"the tracking store {database} is damaged",
         expected="an SQLite database that MLflow created",
         found=found,
-        remedy="pipeline restore BACKUP --replace (keeps a copy of the damaged file). Without a backup, the runs, the "
-        "registered versions, the history of the aliases and the decisions are lost, except for the model in this "
-        f"workspace: mv {database} {database}.damaged, then pipeline sync",
+        remedy=f"{find_remedy('restore the store', 'restore a backup. Without one')}, the runs, the registered "
+        "versions, the history of the aliases and the decisions are lost, except for the model in this workspace: "
+        f"mv {database} {database}.damaged, then pipeline sync",
     )
 
 

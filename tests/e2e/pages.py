@@ -76,7 +76,7 @@ class Pages:
     def open_version(self, name: str, version: str) -> Page:
         """A version with its description."""
         self._go(f"models/{name}/versions/{version}")
-        expect(self.page.get_by_text("test images right")).to_be_visible(timeout=PATIENCE)
+        expect(self.page.get_by_text("weakest class")).to_be_visible(timeout=PATIENCE)
         return self.page
 
     def _go(self, path: str) -> None:

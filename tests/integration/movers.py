@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
-from pipeline.registry import aliases, promotion
+from pipeline.registry import alias_history, aliases, promotion
+from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.store import Store, explained, open_store
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def make_versions(client: "MlflowClient", count: int, **tags: str) -> None:
     """A registered model with versions that were judged, and no alias."""
     client.create_registered_model(NAME)
     for number in range(1, count + 1):
-        of_this = {"decision": "challenger", "gate": "passed", aliases.MODEL_TAG: f"{number:064x}"}
+        of_this = {"decision": "challenger", "gate": "passed", MODEL_TAG: f"{number:064x}"}
         client.create_model_version(NAME, f"models/{number}", tags=of_this | tags)
 
 
@@ -108,7 +109,9 @@ def _act(client: "MlflowClient", job: Job) -> str | None:
         return promotion.rollback(client, NAME, reason=reason, to=job.version).target
     if job.action == "register":
         aliases.move_alias(client, NAME, aliases.CHALLENGER, str(job.version), reason=reason, evidence={})
-    return aliases.find_aliases(client, NAME).get(aliases.CHAMPION) if aliases.read_history(client, NAME) else None
+    return (
+        alias_history.find_aliases(client, NAME).get(aliases.CHAMPION) if aliases.read_history(client, NAME) else None
+    )
 
 
 def _watch(client: "MlflowClient", kill_before: int | None) -> list[str]:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.errors import TrackingError
-from pipeline.registry import aliases
-from pipeline.registry.aliases import CHALLENGER, CHAMPION, Move, read_history, recover
+from pipeline.registry import alias_history, aliases
+from pipeline.registry.alias_history import Move
+from pipeline.registry.aliases import CHALLENGER, CHAMPION, read_history, recover
 from pipeline.registry.promotion import promote, rollback
 from pipeline.tracking import processes
+from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.parent_run import PARENT_FILE_VARIABLE, write_parent_run
 from pipeline.tracking.store import Store, open_store
 from tests.integration.movers import NAME, Job, Outcome, make_versions, run_at_once
@@ -64,14 +66,14 @@ def assert_unbroken(client: "MlflowClient") -> list[Move]:
     assert "pending" not in {move.state for move in moves}
     for earlier, later in itertools.pairwise(moves):
         assert later.before == earlier.result
-    assert aliases.find_aliases(client, NAME) == (moves[-1].result if moves else {})
+    assert alias_history.find_aliases(client, NAME) == (moves[-1].result if moves else {})
     return moves
 
 
 def assert_nothing_unfinished(client: "MlflowClient") -> None:
     """No run of a move that is not part of the history."""
     experiment = client.get_experiment_by_name(f"{NAME} history")
-    runs = client.search_runs([experiment.experiment_id], f"tags.`{aliases.ROLE_TAG}` = '{aliases.MOVE}'")
+    runs = client.search_runs([experiment.experiment_id], f"tags.`{alias_history.ROLE_TAG}` = '{alias_history.MOVE}'")
     assert {run.info.run_id for run in runs} == {move.run for move in read_history(client, NAME)}
 
 
@@ -111,7 +113,7 @@ def test_moves_are_found_by_a_search_in_mlflow(client: "MlflowClient") -> None:
 def test_a_challenger_that_becomes_champion_waits_no_longer(client: "MlflowClient") -> None:
     aliases.move_alias(client, NAME, CHALLENGER, "2", reason="it passed", evidence={})
     promote(client, NAME, "2", reason="good")
-    assert aliases.find_aliases(client, NAME) == {CHAMPION: "2"}
+    assert alias_history.find_aliases(client, NAME) == {CHAMPION: "2"}
     assert_unbroken(client)
 
 
@@ -126,7 +128,7 @@ def test_a_registration_decided_on_another_champion_is_refused(client: "MlflowCl
     promote(client, NAME, "2", reason="in the meantime")
     with pytest.raises(TrackingError, match="another move came first"):
         aliases.move_alias(client, NAME, CHAMPION, "3", reason="it beat 1", evidence={}, expected="1")
-    assert aliases.find_aliases(client, NAME) == {CHAMPION: "2"}
+    assert alias_history.find_aliases(client, NAME) == {CHAMPION: "2"}
 
 
 def test_moves_made_elsewhere_are_noticed_once(client: "MlflowClient") -> None:
@@ -205,7 +207,7 @@ def test_a_number_given_again_is_not_taken_for_the_former_champion(client: "Mlfl
     client.delete_registered_model(NAME)
     client.create_registered_model(NAME)
     for number in ("1", "2"):
-        client.create_model_version(NAME, "models/other", tags={"decision": "challenger", aliases.MODEL_TAG: number})
+        client.create_model_version(NAME, "models/other", tags={"decision": "challenger", MODEL_TAG: number})
     promote(client, NAME, "2", reason="the new one")
     with pytest.raises(TrackingError, match="no former champion to go back to"):
         rollback(client, NAME, reason="worse")
@@ -254,7 +256,7 @@ def test_an_experiment_of_that_name_that_is_none_of_ours_is_left_alone(client: "
     client.create_experiment(f"{NAME} history")
     with pytest.raises(TrackingError, match="is not the history of garments's aliases"):
         promote(client, NAME, "1", reason="the first")
-    assert aliases.find_aliases(client, NAME) == {}
+    assert alias_history.find_aliases(client, NAME) == {}
 
 
 @pytest.mark.parametrize("seconds_ago", [1, 86_400, -86_400])
@@ -274,23 +276,23 @@ def test_a_move_is_awaited_while_its_process_lives(client: "MlflowClient", impat
     with pytest.raises(TrackingError, match="another process is moving an alias") as busy:
         promote(client, NAME, "3", reason="impatient")
     assert busy.value.exit_code == 75
-    assert aliases.find_aliases(client, NAME) == {CHAMPION: "1"}
+    assert alias_history.find_aliases(client, NAME) == {CHAMPION: "1"}
 
 
 def test_a_slow_process_leaves_its_move_to_the_one_that_took_over(client: "MlflowClient") -> None:
     _leave_pending(client, processes.this_process())
-    slow = aliases._load(client, NAME)
+    slow = alias_history.load_history(client, NAME)
     assert slow.order is not None
     client.log_param(slow.order.info.run_id, "000002.1", "1780000000000 elsewhere 77 1.00")
     with pytest.raises(TrackingError, match="another process took over"):
         aliases._carry_out(slow, slow.order, slow.moves[-1])
-    assert aliases.find_aliases(client, NAME) == {CHAMPION: "1"}
+    assert alias_history.find_aliases(client, NAME) == {CHAMPION: "1"}
 
 
 def test_a_move_that_ended_while_it_was_looked_at_is_not_done_again(client: "MlflowClient") -> None:
     """Its process ends after the last step, and the next one has moved the alias by then."""
     _leave_pending(client, DEAD)
-    seen = aliases._load(client, NAME)
+    seen = alias_history.load_history(client, NAME)
     assert seen.order is not None
     promote(client, NAME, "3", reason="the next")
     aliases._complete(seen, seen.order, seen.moves[-1])
@@ -311,7 +313,7 @@ def test_a_dead_move_to_a_version_deleted_since_is_void(client: "MlflowClient") 
     _leave_pending(client, DEAD)
     client.delete_model_version(NAME, "2")
     assert [move.state for move in assert_unbroken(client)] == ["done", "void"]
-    assert aliases.find_aliases(client, NAME) == {CHAMPION: "1"}
+    assert alias_history.find_aliases(client, NAME) == {CHAMPION: "1"}
 
 
 def test_a_history_of_an_earlier_release_is_listed_and_continued(client: "MlflowClient", impatient: None) -> None:
@@ -401,7 +403,7 @@ def test_ten_at_once_lose_nothing(uri: str) -> None:
     assert told
     refusals = [outcome.error for outcome in outcomes if outcome.error]
     assert all("another move came first" in error or "no former champion" in error for error in refusals), refusals
-    assert aliases.find_aliases(client, NAME) == {CHAMPION: moves[-1].target}
+    assert alias_history.find_aliases(client, NAME) == {CHAMPION: moves[-1].target}
     assert_nothing_unfinished(client)
 
 

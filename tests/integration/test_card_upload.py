@@ -22,7 +22,7 @@ def test_a_judged_model_has_a_card_and_a_summary(workspace: Workspace) -> None:
         assert run.data.tags["data.test"] in text
     (version,) = workspace.versions("garments")
     assert version.description.startswith(registration.decision.reason)
-    assert "**75.00%** of 6 test images right" in version.description
+    assert "Accuracy **75.00%** on 6 test images" in version.description
     assert len(version.description) <= 5_000
 
 
@@ -77,7 +77,7 @@ def test_a_long_reason_leaves_room_for_the_figures(workspace: Workspace) -> None
     workspace.client.update_model_version("garments", "1", "")
     decision = Decision("challenger", "because " * 1_000)
     registration = Registration("garments", "1", (), decision, is_new=False)
-    card_upload.publish(find_or_rebuild(workspace.outputs), workspace.outputs, registration)
+    card_upload.upload_card(find_or_rebuild(workspace.outputs), workspace.outputs, registration)
     (version,) = workspace.versions("garments")
     assert len(version.description) == 5_000
-    assert "**75.00%** of 6 test images right" in version.description
+    assert "Accuracy **75.00%** on 6 test images" in version.description

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from dvc.config import Config
 
-from pipeline.checkout import PLACE, checkout
+from pipeline.checkout import REPRODUCTIONS, checkout
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.tracking.provenance import read_tree
 from pipeline.workspace import main_repository
@@ -94,15 +94,15 @@ def test_a_project_below_the_top_of_its_repository(repository: Path, tmp_path: P
 def test_a_commit_of_another_clone_is_an_error_that_leaves_nothing(repository: Path) -> None:
     with pytest.raises(FlowError, match="is not in this repository"), checkout(repository, "0" * 40, b""):
         pass
-    assert list((repository / PLACE).iterdir()) == []
+    assert list((repository / REPRODUCTIONS).iterdir()) == []
 
 
 def test_what_a_killed_one_left_is_removed_by_the_next(repository: Path) -> None:
-    left = repository / PLACE / "left"
+    left = repository / REPRODUCTIONS / "left"
     left.mkdir(parents=True)
     (left / "file").touch()
     with checkout(repository, git(repository, "rev-parse", "HEAD"), b"") as directory:
-        assert [path.name for path in (repository / PLACE).iterdir()] == [directory.name]
+        assert [path.name for path in (repository / REPRODUCTIONS).iterdir()] == [directory.name]
 
 
 def test_there_is_one_at_a_time(repository: Path) -> None:

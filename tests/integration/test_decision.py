@@ -28,7 +28,7 @@ LEVEL = 0.05 / 2  # of the first challenger
 
 
 STEPS: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {  # what is called, and whether with these arguments
-    "judge": (registration, "judge", lambda _: True),
+    "decide_on_version": (registration, "decide_on_version", lambda _: True),
     "ledger": (ledger, "enter", lambda _: True),
     "decision.json": (MlflowClient, "log_text", lambda given: given[3] == DECISION_JSON),
     "decision.md": (MlflowClient, "log_text", lambda given: given[3] == DECISION_PAGE),
@@ -313,7 +313,7 @@ def test_the_champions_own_file_under_another_version_is_not_promoted(judged: Wo
 
 
 def test_a_champion_that_somebody_chose_before_it_was_judged_stays(judged: Workspace) -> None:
-    interrupt_at(judged, "judge", b"two")
+    interrupt_at(judged, "decide_on_version", b"two")
     judged.client.set_registered_model_alias("garments", "champion", "2")
     decision = judged.enter(b"two", wrong=range(90)).decision
     assert (decision.outcome, decision.ground) == ("champion", "already champion")

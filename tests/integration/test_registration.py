@@ -45,7 +45,7 @@ def test_a_version_says_what_it_is(workspace: Workspace) -> None:
     assert version.tags["gate"] == "passed"
     assert version.tags["decision"] == "champion"
     assert version.description.startswith(registration.decision.reason)
-    assert "**75.00%** of 6 test images" in version.description
+    assert "Accuracy **75.00%** on 6 test images" in version.description
     assert "weakest class Bag" in version.description
     assert {"decision": "champion", "registry.version": "1"}.items() <= run.data.tags.items()
     assert version.tags["decision.reason"] == registration.decision.reason
@@ -140,7 +140,7 @@ def test_a_version_stays_when_thresholds_rise_above_it(workspace: Workspace) -> 
     workspace.enter(b"one")
     registration = workspace.enter(b"one", passed=False)
     assert registration.decision.outcome == "rejected"
-    assert "Version 1, from other thresholds, stays as it is" in str(registration)
+    assert "Version 1, which passed other thresholds, stays registered" in str(registration)
     assert workspace.aliases("garments") == {"champion": "1"}
 
 

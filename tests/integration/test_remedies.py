@@ -112,7 +112,7 @@ def test_who_commits_is_asked_before_a_commit_is_advised(alone: Path, monkeypatc
     git(alone, "init", "--quiet")
     for name in ("dvc.yaml", "dvc.lock"):
         (alone / name).touch()
-    advised = list(Summary((), Synced(), True).where_to_look())[-2:]
+    advised = list(Summary((), Synced(), True).next_steps())[-2:]
     assert [name for name, _ in advised] == ["first", "keep"]
     for _, command in advised:
         subprocess.run(command + ("" if "config" in command else " --message one"), shell=True, check=True)
@@ -139,7 +139,7 @@ def test_a_server_that_is_down_is_removed_where_it_was_configured(alone: Path, p
     else:
         (alone / "prefect.toml").write_text(f'[api]\nurl = "{address}"\n')
         remedy = "or take it out of the file that `prefect config view` names"
-    program = f"from pipeline.flows.prefect_server import require_answer; require_answer('{address}')"
+    program = f"from pipeline.flows.prefect_server import require_response; require_response('{address}')"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"PREFECT_HOME": str(alone), "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", program]

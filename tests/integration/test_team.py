@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from pipeline.data import tiny
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
-from pipeline.registry import aliases
+from pipeline.registry import alias_history, aliases
 from pipeline.tracking.database import hold_creation_lock
 from pipeline.tracking.store import explained, locate, open_store
 from tests.conftest import REPOSITORY, STAGES, Project
@@ -120,7 +120,7 @@ def test_two_who_train_at_once_lose_nothing(of_the_team: Team) -> None:
     assert [move.number for move in moves] == list(range(1, len(moves) + 1))
     assert all(move.state in ("done", "void") for move in moves)
     (champion,) = [version for version in versions if version.tags["decision"] == "champion"]
-    assert aliases.find_aliases(client, "garments")["champion"] == str(champion.version)
+    assert alias_history.find_aliases(client, "garments")["champion"] == str(champion.version)
 
 
 def test_the_champions_model_file_comes_back_from_the_team_store(of_the_team: Team, tmp_path: Path) -> None:

@@ -87,9 +87,9 @@ def test_an_address_to_listen_on_is_no_name() -> None:
         ("gpu-box.lan:8443", "leave the port out: gpu-box.lan"),
         ("192.168.1.20:5000", "leave the port out: 192.168.1.20"),
         ("[fd00::7]:5000", "leave the port out: [fd00::7]"),
-        ("https://gpu-box.lan", "pipeline up --allowed-hosts gpu-box.lan"),
-        ("fd00::7::1", "pipeline up --allowed-hosts gpu-box.lan"),
-        ("[gpu-box.lan]", "pipeline up --allowed-hosts gpu-box.lan"),
+        ("https://gpu-box.lan", "--allowed-hosts gpu-box.lan"),
+        ("fd00::7::1", "--allowed-hosts gpu-box.lan"),
+        ("[gpu-box.lan]", "--allowed-hosts gpu-box.lan"),
     ],
 )
 def test_what_no_request_can_match_is_no_host_name(name: str, remedy: str) -> None:

@@ -18,6 +18,7 @@ NOT_DECLARED = {
     "pipeline.params",
     "pipeline.redaction",
     "pipeline.registry",
+    "pipeline.rooms",
     "pipeline.workspace",
     "pipeline.stages.entrypoint",
     "pipeline.tracking",

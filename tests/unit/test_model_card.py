@@ -147,8 +147,8 @@ class Page(HTMLParser):
         *("evaluate.min_accuracy", "at least 0.75", "Fashion-MNIST", "MIT", "batch-of-march", "(33)"),
         *("md5-train", "md5-validation", "md5-test", "30 to 32", "1 of 2 expectations", "seed 20", "10.0%"),
         *("mlp", "101,770", "84.32%", "0.4567", "learning_rate: 0.0061", "Seed 5"),
-        *("39 of 100 are taken for T-shirt/top", "200 images that it is more than 90% sure of, 4 are wrong"),
-        *("83.3% sure and right on 82.0%", "arXiv:1912.05283", "mirror images: 41 images", "28 x 30"),
+        *("39 of 100 are predicted as T-shirt/top", "200 predictions with a confidence above 90%, 4 are wrong"),
+        *("confidence 83.3%, accuracy 82.0%", "arXiv:1912.05283", "mirror images: 41 images", "28 x 30"),
         *("4ceaaa25", "run-1a2b", "2026-11-24 06:14 UTC", "60c4b1c662", "e85462e0", "keras 3.15.1", "Some Processor"),
         *("models:/garments/7", "uint8 [n, 28, 30]", "float32 [n, 3]"),
     ],
@@ -222,9 +222,9 @@ def test_a_dirty_tree_and_a_rebuilt_record_are_told() -> None:
     assert "**dirty**" in dirty
     assert "left out: big.bin" in dirty
     unknown = {key: value for key, value in tags.items() if not key.startswith(("mlflow.source", "git"))}
-    assert "git did not know the project" in write_markdown(make_facts(tags=unknown))
+    assert "the project was not in git" in write_markdown(make_facts(tags=unknown))
     rebuilt = write_markdown(make_facts(tags={**tags, "restored": "true"}))
-    assert "rebuilt from the stages' outputs" in rebuilt
+    assert "rebuilt from the stage outputs" in rebuilt
     assert "2026-11-24 06:14 UTC" not in rebuilt
 
 
@@ -241,10 +241,10 @@ def test_a_question_of_yes_or_no_answers_one_number() -> None:
     classes = [row | {"class": name} for row, name in zip(facts.classes, names, strict=False)]
     metrics = {**facts.metrics, "roc_auc": 0.9871}
     card = write_markdown(replace(facts, settings=settings, classes=classes, metrics=metrics, confusions={}))
-    assert "how probable it is that an image of garments shows Bag or Dress" in card
+    assert "the probability that an image of garments shows Bag or Dress" in card
     assert "`float32 [n, 1]`, the probability of Bag or Dress" in card
     assert "0.9871" in card
-    assert "No way to say none" not in card
+    assert "No class for other images" not in card
 
 
 def test_a_loss_that_is_no_number_is_told() -> None:
@@ -254,7 +254,7 @@ def test_a_loss_that_is_no_number_is_told() -> None:
 
 def test_a_summary_begins_with_the_decision() -> None:
     summary = summarise(make_facts(), "**kept**: as good as the champion.")
-    assert summary.startswith("**kept**: as good as the champion.\n\n**82.00%** of 300 test images right")
+    assert summary.startswith("**kept**: as good as the champion.\n\nAccuracy **82.00%** on 300 test images")
     assert "weakest class Dress, recall 61.00%" in summary
 
 

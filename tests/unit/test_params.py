@@ -41,7 +41,7 @@ def changed(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         ("split.validation_fraction", True, "split.validation_fraction is True"),
         ("train.epoch", 3, "train.epoch is not a parameter; did you mean epochs?"),
         ("trane", {}, "trane is not a parameter; did you mean train?"),
-        ("conservatory", {}, "conservatory is not a parameter: no part of this project reads this section."),
+        ("conservatory", {}, "conservatory is not a parameter. No part of this project reads this section: delete it"),
         ("train.preset", "mpl", "train.preset is 'mpl', not one of mlp, cnn"),
         ("train.loss", "mse", "train.loss is 'mse'"),
         ("presets.cnn.epochs", 0, "presets.cnn.epochs is 0"),

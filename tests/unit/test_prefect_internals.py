@@ -31,3 +31,25 @@ def test_the_server_is_an_application_with_prefects_routes(temporary: bool) -> N
 
 def test_the_database_has_migrations() -> None:
     assert callable(prefect_internals.database_interface().run_migrations_upgrade)
+
+
+def test_the_next_times_of_a_schedule_follow_its_rule_and_time_zone() -> None:
+    times = prefect_internals.next_times({"cron": "0 3 * * *", "timezone": "Europe/Berlin"}, 2)
+    assert [(time.hour, time.minute, str(time.tzinfo)) for time in times] == [(3, 0, "Europe/Berlin")] * 2
+    assert (times[1].date() - times[0].date()).days == 1
+
+
+def test_a_started_runner_has_a_replaceable_starter() -> None:
+    """`test_deployments.py` checks on a server that it then executes only the given entrypoints."""
+    from inspect import signature
+
+    from prefect.runner import Runner
+    from prefect.runner._scheduled_run_poller import ScheduledRunPoller
+    from prefect.runner._starter_engine import EngineCommandStarter
+
+    assert "resolve_starter" in signature(ScheduledRunPoller).parameters
+    assert {"tmp_dir", "entrypoint", "deployment_name", "control_channel"} <= signature(
+        EngineCommandStarter
+    ).parameters.keys()
+    runner = Runner(name="test")
+    assert all(hasattr(runner, name) for name in ("_tmp_dir", "_control_channel", "_deployment_registry"))

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from pipeline.flows.deployed import NOTES
-from pipeline.flows.prefect_server import LASTING_SETTINGS
+from pipeline.flows.prefect_server import SERVER_SETTINGS
 from tests import prefect_http
 from tests.conftest import Project
 from tests.e2e import light
@@ -48,7 +48,7 @@ def test_retrainings_of_two_machines_take_turns_and_lose_nothing(tmp_path: Path)
     with running_postgresql() as make_database:
         port = find_free_port()
         api = f"http://127.0.0.1:{port}/api"
-        own = LASTING_SETTINGS | {
+        own = SERVER_SETTINGS | {
             "PREFECT_SERVER_API_AUTH_STRING": AUTH,
             "PREFECT_API_DATABASE_CONNECTION_URL": make_database(NOTHING).replace("psycopg2", "asyncpg"),
         }

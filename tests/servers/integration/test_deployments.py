@@ -27,7 +27,7 @@ from tests.webhook import Endpoint, webhook
 
 pytestmark = pytest.mark.xdist_group("prefect")
 
-GONE = "its process ended without a word: killed, or gone with the machine"
+GONE = "its process was killed, or its machine stopped"
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_prefects_pages_describe_the_parameters_and_refuse_wrong_ones(
 def test_of_the_missed_runs_one_is_made_up_for(served: dict[UUID, str], stand_ins: Project, prefect_api: str) -> None:
     from prefect.client.orchestration import get_client
 
-    from pipeline.servers.runner_loop import skip_missed
+    from pipeline.servers.flow_run_cleanup import skip_missed
 
     now = datetime.now(UTC)
     hourly = f"{(now - timedelta(minutes=30)).minute} * * * *"
@@ -151,7 +151,7 @@ def test_of_the_missed_runs_one_is_made_up_for(served: dict[UUID, str], stand_in
         *missed, latest = sorted(past, key=lambda run: str(run["expected_start_time"]))
         assert len(missed) == 9
         assert {run["state_name"] for run in missed} == {"Skipped"}
-        assert "stands for it" in missed[0]["state"]["message"]
+        assert "only the latest missed run" in missed[0]["state"]["message"]
         later = [run["state_name"] for run in runs.values() if run not in past]
         assert [latest["state_name"], *later] == ["Scheduled"] * 3
 
@@ -161,7 +161,7 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_told_of_and_its_sl
 ) -> None:
     from prefect.client.orchestration import get_client
 
-    from pipeline.servers import runner_loop
+    from pipeline.servers import flow_run_cleanup
 
     retrain = next(key for key, name in served.items() if name == "retrain")
 
@@ -172,10 +172,10 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_told_of_and_its_sl
     def create() -> str:
         return str(prefect_http.post(f"{prefect_api}/deployments/{retrain}/create_flow_run", json={}).json()["id"])
 
-    def tend() -> None:
+    def clean_up() -> None:
         async def once() -> None:
             async with get_client() as client:
-                await runner_loop.tend(client, stand_ins.path, served)
+                await flow_run_cleanup.clean_up(client, stand_ins.path, served)
 
         asyncio.run(once())
 
@@ -187,28 +187,28 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed_and_told_of_and_its_sl
     note.parent.mkdir(parents=True)
     gone = json.dumps({"pid": os.getpid(), "started": 1.0})  # a number that another process has now
     note.write_text(gone)
-    tend()
+    clean_up()
     assert runs_of(prefect_api, retrain)[noted]["state_name"] == "Crashed"
     assert not note.exists()
     assert told.told == [("failure", f"retrain failed: {GONE}")]
-    tend()
+    clean_up()
     assert len(told.taken) == 1
     note.write_text(gone)  # Prefect's runner has marked it before we come to look
-    tend()
+    clean_up()
     assert told.told == [("failure", f"retrain failed: {GONE}")] * 2
     (stand_ins.path / NOTES / f"{second}.json").write_text(gone)
-    tend()  # cancelled, and not crashed
+    clean_up()  # cancelled, and not crashed
     assert len(told.taken) == 2
     assert propose("PENDING", pending) == "PENDING"  # the slot is free again
-    tend()
+    clean_up()
     assert runs_of(prefect_api, retrain)[pending]["state_name"] == "Pending"  # its process may be about to begin
-    monkeypatch.setattr(runner_loop, "PENDING", timedelta(0))
-    tend()
+    monkeypatch.setattr(flow_run_cleanup, "LONGEST_PENDING", timedelta(0))
+    clean_up()
     assert runs_of(prefect_api, retrain)[pending]["state_name"] == "Crashed"
-    assert [title for _, title in told.told[2:]] == ["retrain failed: it was handed to a process that never began"]
+    assert [title for _, title in told.told[2:]] == ["retrain failed: its process never started"]
     limit = prefect_http.get(f"{prefect_api}/deployments/{retrain}").json()["global_concurrency_limit"]["name"]
     prefect_http.patch(f"{prefect_api}/v2/concurrency_limits/{limit}", json={"active_slots": 1}).raise_for_status()
-    tend()  # a server that crashed has forgotten who holds it
+    clean_up()  # a server that crashed has forgotten who holds it
     assert propose("PENDING", create()) == "PENDING"
 
 
@@ -218,11 +218,11 @@ def test_a_batchs_retraining_is_asked_for_until_this_clone_had_it(
     from prefect.client.orchestration import get_client
 
     from pipeline.retraining.report import Outcome, Retraining, append_to_log
-    from pipeline.servers import runner_loop
+    from pipeline.servers import batch_trigger
 
     deployment = next(key for key, name in served.items() if name == "retrain")
-    for name in ("AGAIN_SECONDS", "BUSY_SECONDS"):
-        monkeypatch.setattr(runner_loop, name, 0.1)
+    for name in ("RETRY_SECONDS", "BUSY_SECONDS"):
+        monkeypatch.setattr(batch_trigger, name, 0.1)
     asked = 0
 
     async def end_next(kind: str, name: str, message: str = "", logged: Outcome | None = None) -> None:
@@ -240,19 +240,19 @@ def test_a_batchs_retraining_is_asked_for_until_this_clone_had_it(
 
     async def retrain(*ends: dict[str, Any]) -> None:
         async with get_client() as client:
-            retraining = asyncio.create_task(runner_loop._retrain(client, stand_ins.path, "batches: march"))
+            retraining = asyncio.create_task(batch_trigger.retrain_until_done(client, stand_ins.path, "batches: march"))
             for end in ends:
                 await end_next(**end)
             await asyncio.wait_for(retraining, 30)
 
     elsewhere, crashed = {"kind": "COMPLETED", "name": "NothingNew"}, {"kind": "CRASHED", "name": "Crashed"}
     skipped = {"kind": "COMPLETED", "name": "Skipped", "logged": "skipped"}
-    no_slot = {"kind": "CANCELLED", "name": "Cancelled", "message": runner_loop.NO_SLOT}
+    no_slot = {"kind": "CANCELLED", "name": "Cancelled", "message": batch_trigger.NO_SLOT}
     here = {"kind": "FAILED", "name": "Failed", "logged": "failed"}  # the next retraining's turn
     asyncio.run(retrain(elsewhere, crashed, skipped, no_slot, here))
-    asyncio.run(retrain(*[crashed] * runner_loop.MOST_LOST))
+    asyncio.run(retrain(*[crashed] * batch_trigger.MOST_LOST))
     asyncio.run(retrain({"kind": "CANCELLED", "name": "Cancelled"}))  # by somebody
-    assert len(runs_of(prefect_api, deployment)) == asked == 5 + runner_loop.MOST_LOST + 1
+    assert len(runs_of(prefect_api, deployment)) == asked == 5 + batch_trigger.MOST_LOST + 1
 
 
 def test_a_deployed_training_has_the_stages_as_its_tasks_and_ends_in_words(
@@ -357,7 +357,9 @@ def runs_of(prefect_api: str, deployment: UUID) -> dict[str, dict[str, Any]]:
 def test_a_deployment_that_somebody_changed_is_not_executed(
     served: dict[UUID, str], stand_ins: Project, prefect_api: str, told: Endpoint, how: str
 ) -> None:
-    from pipeline.servers.runner_loop import _Runner
+    from prefect.client.orchestration import get_client
+
+    from pipeline.servers.runner_loop import PipelineRunner
 
     mark = stand_ins.path / "mark"
     foreign = f"from pathlib import Path\nfrom prefect import flow\nPath({str(mark)!r}).touch()\n"
@@ -370,22 +372,24 @@ def test_a_deployment_that_somebody_changed_is_not_executed(
 
     async def run_once(tamper: dict[str, Any]) -> str:
         """Have a new runner take one flow run, of a deployment that is changed once it is served."""
-        runner = _Runner()
-        deployment = next(key for key, name in (await runner.register("leave")).items() if name == "train")
-        record = prefect_http.get(f"{prefect_api}/deployments/{deployment}").json()
-        upsert = {key: record[key] for key in ("name", "flow_id", "entrypoint", "path")} | tamper
-        assert prefect_http.post(f"{prefect_api}/deployments/", json=upsert).json()["id"] == str(deployment)
-        parameters = {"parameters": {"until": "ingest"}}
-        run = prefect_http.post(f"{prefect_api}/deployments/{deployment}/create_flow_run", json=parameters).json()["id"]
-        async with runner:
-            await runner._scheduled_run_poller.run_once()
+        async with get_client() as client:
+            runner = PipelineRunner(client)
+            deployment = next(key for key, name in (await runner.register("leave")).items() if name == "train")
+            record = prefect_http.get(f"{prefect_api}/deployments/{deployment}").json()
+            upsert = {key: record[key] for key in ("name", "flow_id", "entrypoint", "path")} | tamper
+            assert prefect_http.post(f"{prefect_api}/deployments/", json=upsert).json()["id"] == str(deployment)
+            parameters = {"parameters": {"until": "ingest"}}
+            run = prefect_http.post(f"{prefect_api}/deployments/{deployment}/create_flow_run", json=parameters).json()[
+                "id"
+            ]
+            await runner.start(run_once=True)
         return str(run)
 
     run = asyncio.run(run_once(changed))
     state = prefect_http.get(f"{prefect_api}/flow_runs/{run}").json()["state"]
     assert not mark.exists()
     assert state["type"] == "CRASHED"
-    assert state["message"].startswith("refused: somebody changed what the deployment executes")
+    assert state["message"].startswith("refused: the deployment was changed to execute other code")
     assert told.told == [("failure", f"train failed: {state['message']}")]
     if how == "pull steps":  # the next start of the runner restores the deployment
         run = asyncio.run(run_once({}))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.flows.prefect_server import LASTING_SETTINGS, SETTINGS
+from pipeline.flows.prefect_server import SERVER_SETTINGS, SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMPOSE = REPOSITORY / "compose.yaml"
@@ -74,7 +74,7 @@ def test_the_servers_are_those_of_pipeline_up(services: dict[str, Any]) -> None:
         port = services[service]["ports"][0].rpartition(":")[2]
         command = ["python", "-m", module, "0.0.0.0", port, service]  # by its name the worker knows it
         assert services[service]["command"].split()[:6] == command
-    assert not services["prefect"]["environment"].keys() & (SETTINGS | LASTING_SETTINGS).keys()
+    assert not services["prefect"]["environment"].keys() & (SETTINGS | SERVER_SETTINGS).keys()
     assert services["worker"]["hostname"]  # part of what `tracking/processes.py` knows a run's process by
 
 
