@@ -17,7 +17,7 @@ from pipeline.files import parse_yaml
 from pipeline.registry.alias_history import find_aliases
 from pipeline.registry.registration import current_name, find_version, open_registry
 from pipeline.registry.versions import DECISION_TAG, REASON_TAG
-from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.logged_models import MODEL_FILES, MODEL_TAG
 from pipeline.tracking.provenance import BATCH_TAG, COMMIT_TAG
 from pipeline.tracking.queries import all_aliases, all_runs, all_versions
 from pipeline.tracking.records import DATA_ARTIFACT, DIFF_ARTIFACT, EVALUATION_TAG, LOCK_ARTIFACT
@@ -128,7 +128,7 @@ def describe_lineage(lineage: Lineage) -> dict[str, dict[str, Any]]:
                 "version": str(version.version),
                 "aliases": list(lineage.aliases),
                 "registered": _format_time(version.creation_timestamp),
-                **select(version.tags, [MODEL_TAG]),
+                **select(version.tags, MODEL_FILES),
             },
             "run": {
                 "id": run.info.run_id,

@@ -169,10 +169,10 @@ def _compare(stage: str, outcome: StageOutcome, recorded: RecordedRun, directory
 
 
 def _digest(path: Path) -> str:
-    """Return the SHA-256 of a model file, or DVC's MD5 of any other output."""
+    """Return the SHA-256 of a file of the model, or DVC's MD5 of any other output."""
     if not path.exists():
         return "missing"
-    return file_digest(path) if path.suffix == Path(MODEL).suffix else dvc_digest(path)
+    return file_digest(path) if path.parent.name == Path(MODEL).parent.name else dvc_digest(path)
 
 
 def _find_causes(lineage: Lineage, directory: Path) -> list[str]:

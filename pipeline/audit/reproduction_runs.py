@@ -9,7 +9,7 @@ from pipeline.audit.lineage import REPRODUCTION_REASON_TAG, REPRODUCTION_TAG, Li
 from pipeline.audit.verdict import Verdict
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
-from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.logged_models import MODEL_TAG, OUTPUT_PATHS
 from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest
 from pipeline.tracking.provenance import COMMIT_TAG
 from pipeline.tracking.records import (
@@ -34,7 +34,7 @@ COPIES = {
 MACHINE_TAGS = (
     "host.bfloat16", "host.computed_in", "host.cpu", "host.cpu_features", "host.device", "host.features", "host.onednn",
     "host.replicas", "host.threads", "host.xla",
-    "version.keras", "version.numpy", "version.python", "version.tensorflow",
+    "version.ai-edge-litert", "version.keras", "version.numpy", "version.python", "version.tensorflow",
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ class RecordedRun:
     """The code and the outputs of a run, as far as they were recorded."""
 
     diff: bytes  # uncommitted changes
-    outputs: Mapping[str, Mapping[str, str]]  # by stage, digest by path: DVC's MD5, but SHA-256 for the model
+    outputs: Mapping[str, Mapping[str, str]]  # by stage, digest by path: DVC's MD5, but SHA-256 for the model's files
     artifacts: Path  # directory of the run's artifacts
 
     def find_copy(self, output: str) -> Path:
@@ -73,7 +73,12 @@ def read_recorded_run(lineage: Lineage, directory: Path) -> RecordedRun:
     outputs = {
         "split": {path: md5 for path, md5 in splits.items() if md5},
         **{stage: outs(entry) for stage, entry in stages.items()},
-        "train": {MODEL: digest, **({TRAINING: dvc_digest(training)} if training.is_dir() else {})},
+        "train": {
+            # The tags of the run: a version that was exported later has files that its commit does not write.
+            **{path: tags[tag] for tag, path in OUTPUT_PATHS.items() if tag in tags},
+            MODEL: digest,
+            **({TRAINING: dvc_digest(training)} if training.is_dir() else {}),
+        },
         "evaluate": {EVALUATION: tags[EVALUATION_TAG]} if EVALUATION_TAG in tags else {},
     }
     return RecordedRun(diff.read_bytes() if diff.is_file() else b"", outputs, directory)

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.evaluation.predictions import read_predictions
-from pipeline.tracking.outputs import MODEL
+from pipeline.tracking.outputs import EXPORTED_MODEL, MODEL
 
 # Limits between rounding and a different training. Measured on the test predictions of the `mlp` preset: the
 # same training on one to four threads, and trainings with other seeds (numbers in docs/reproduction.md).
@@ -73,7 +73,7 @@ class Verdict:
 
 
 def decide_verdict(stages: Sequence[ReproducedStage], agreement: Agreement | None, causes: Sequence[str]) -> Verdict:
-    """Determine the verdict of a reproduction.
+    """Determine the verdict of a reproduction. It is identical if the model files are: the rest follows from them.
 
     A different model is equivalent only if there is a known cause that may change the last bits. Otherwise a cause that
     was not recorded changed the model, however close the predictions are.
@@ -86,7 +86,9 @@ def decide_verdict(stages: Sequence[ReproducedStage], agreement: Agreement | Non
     stages = tuple(stages)
     differing = [(stage.stage, stage.differences[0]) for stage in stages if stage.differences]
     train = next(stage for stage in stages if stage.stage == "train")
-    if train.outcome == "ran" and all(difference.path != MODEL for difference in train.differences):
+    if train.outcome == "ran" and not any(
+        difference.path in (MODEL, EXPORTED_MODEL) for difference in train.differences
+    ):
         others = ", ".join(f"{stage} ({difference.how})" for stage, difference in differing)
         others = f"; other outputs differ: {others}" if others else ""
         return Verdict("identical", f"the model file is the same, byte for byte{others}", stages)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.files import file_digest, read_json
 from pipeline.redaction import without_password
 from pipeline.tracking import dvc_cache, logged_models
-from pipeline.tracking.logged_models import MODEL_FILE, MODEL_TAG
+from pipeline.tracking.logged_models import MODEL_FILES, MODEL_TAG, OUTPUT_PATHS
 from pipeline.tracking.outputs import EVALUATION, MODEL, REGISTRATION, TRAINING, Outputs, dvc_digest
 from pipeline.tracking.queries import all_aliases, all_runs, all_versions
 from pipeline.tracking.records import EVALUATION_ARTIFACT, EVALUATION_TAG, find
@@ -91,7 +91,7 @@ def _check_version(
             remedy=f"if the pipeline did not register it, delete it: MLflow's page of {version.name}",
         )
         return
-    yield from _check_model_file(client, outputs, version, subject, digest, is_champion="champion" in aliases)
+    yield from _check_model_files(client, outputs, version, subject, is_champion="champion" in aliases)
     yield from _check_logged_model(client, str(version.source).rpartition("/")[2], subject, digest)
     if run is None or run.info.lifecycle_stage != "active":
         yield Finding(
@@ -106,26 +106,30 @@ def _check_version(
     yield from _check_evaluation(client, run, subject)
 
 
-def _check_model_file(
-    client: "MlflowClient", outputs: Outputs, version: "ModelVersion", subject: str, digest: str, *, is_champion: bool
+def _check_model_files(
+    client: "MlflowClient", outputs: Outputs, version: "ModelVersion", subject: str, *, is_champion: bool
 ) -> Iterator[Finding]:
-    """Check the model file that MLflow loads for the version."""
-    place = f"{client.get_model_version_download_uri(version.name, version.version)}/{MODEL_FILE}"
-    found, problem = _download_digest(place)
-    if found == digest:
-        return
-    if outputs.model.is_file() and file_digest(outputs.model) == digest:
-        repair = f"copy {MODEL} to that place: it is the registered file"
-    else:
-        repair = f"try to make it again: pipeline reproduce {version.version} --model {version.name}"
+    """Check the model files of a version: the one that MLflow loads, and those that are served."""
+    folder = client.get_model_version_download_uri(version.name, version.version)
     rollback = "pipeline rollback --reason 'its model file was altered'; " if is_champion else ""
-    yield Finding(
-        subject,
-        "the model file in the artifact store is not the one that was registered",
-        expected=f"SHA-256 {digest} at {place}",
-        found=found or problem,
-        remedy=f"do not load it; {rollback}{repair}",
-    )
+    for tag, file in MODEL_FILES.items():
+        if not (digest := version.tags.get(tag)):
+            continue  # registered before there were contracts
+        found, problem = _download_digest(f"{folder}/{file}")
+        if found == digest:
+            continue
+        path = OUTPUT_PATHS[tag]
+        if (outputs.root / path).is_file() and file_digest(outputs.root / path) == digest:
+            repair = f"copy {path} to that place: it is the registered file"
+        else:
+            repair = f"try to make it again: pipeline reproduce {version.version} --model {version.name}"
+        yield Finding(
+            subject,
+            f"the model file {Path(file).name} in the artifact store is not the one that was registered",
+            expected=f"SHA-256 {digest} at {folder}/{file}",
+            found=found or problem,
+            remedy=f"do not load it; {rollback}{repair}",
+        )
 
 
 def _check_logged_model(client: "MlflowClient", model_id: str, subject: str, digest: str) -> Iterator[Finding]:
@@ -194,7 +198,7 @@ def _check_workspace(
         if (locked := outputs.locked(stage).get(MODEL)) and locked != train[MODEL]:
             problem = f"{stage} has not read the model that train wrote"
             yield Finding("dvc.lock", problem, train[MODEL], locked, "dvc repro")
-    for path in (MODEL, TRAINING, EVALUATION):
+    for path in (*OUTPUT_PATHS.values(), TRAINING, EVALUATION):
         if locked := outputs.locked_outputs().get(path):
             yield from _check_output(outputs, path, locked)
     if not outputs.are_of("train", MODEL):
@@ -216,7 +220,7 @@ def _check_workspace(
 
 def _check_data(outputs: Outputs) -> Iterator[Finding]:
     """Check the existing outputs of all stages, except for those that `_check_workspace` checks."""
-    others = (MODEL, TRAINING, EVALUATION, REGISTRATION)
+    others = (*OUTPUT_PATHS.values(), TRAINING, EVALUATION, REGISTRATION)
     for path, locked in outputs.locked_outputs().items():
         if path not in others and (outputs.root / path).exists():
             yield from _check_output(outputs, path, locked)

@@ -22,7 +22,7 @@ from pipeline.errors import TrackingError
 from pipeline.files import file_digest, parse_yaml
 from pipeline.registry.alias_history import EVIDENCE, ROLE_TAG
 from pipeline.registry.ledger import LEDGER_TAG
-from pipeline.registry.model_files import SCHEME
+from pipeline.registry.load import SCHEME
 from pipeline.tracking import logged_models
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.mlflow_internals import delete_permanently, find_deleted_models

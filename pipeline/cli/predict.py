@@ -40,23 +40,22 @@ def predict(
     """
     paths = [(path, path.resolve()) for path in images]
     workspace = enter_workspace()
-    from pipeline.registry.registered_model import open_registered_model
+    from pipeline.registry.registered_model import load_registered_model
 
-    with console.status("predicting"), open_registered_model(workspace, model) as registered:
+    with console.status("predicting"):
+        registered = load_registered_model(workspace, model)
         import numpy as np
 
         from pipeline.data.pictures import read_pictures
         from pipeline.evaluation.metrics import class_probabilities
-        from pipeline.models import archive
-        from pipeline.models.inference import predict as ask
 
-        network = archive.load(registered.file)
+        size, background = registered.model.size, registered.ground
         pictures = [
             (str(path) + picture.name.removeprefix(str(place)), picture)
             for path, place in paths
-            for picture in read_pictures(place, network.input_shape[1:], invert=invert, background=registered.ground)
+            for picture in read_pictures(place, size, invert=invert, background=background)
         ]
-        answers = class_probabilities(ask(network, np.stack([picture.pixels for _, picture in pictures])))
+        answers = class_probabilities(registered.model.predict(np.stack([picture.pixels for _, picture in pictures])))
     found: list[dict[str, Any]] = []
     for (name, picture), probabilities in zip(pictures, answers, strict=True):
         ranked = sorted(range(len(registered.classes)), key=lambda label: -probabilities[label])

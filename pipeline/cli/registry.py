@@ -169,6 +169,38 @@ def _cells(version: "Version") -> tuple[str, Text, str, str, str, str, str]:
     return str(version.number), aliases, accuracy, data, commit, _age(version.created), decision
 
 
+@command(REGISTRY, 85)
+def export(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A version or an alias, such as champion.")],
+    model: Annotated[str | None, MODEL_OPTION] = None,
+) -> None:
+    """Add model.tflite and its contract to a version that was registered without them.
+
+    Release 0.1.0 registered model.keras only. TensorFlow, which is slow to start, loads such a version until it is
+    exported. Its model.keras, its aliases and its decision stay as they are. The answers of both files are compared on
+    the validation images of its training, which must be in data/splits/.
+
+    Examples:
+
+        pipeline export 3
+        pipeline export champion --model fashion-mnist
+    """
+    workspace = enter_workspace()
+    from pipeline.registry.export import export_version
+
+    with console.status("converting the model"):
+        found, contract = export_version(workspace, version, model)
+    subject = f"{found.name} version {found.version}"
+    if contract is None:
+        console.print(f"{subject} has an exported model already")
+        return
+    check = contract.check
+    console.print(
+        f"{subject} is exported: on {check.images:,} validation images, its answers differ by at most "
+        f"{check.largest_difference:.0e} from those of model.keras"
+    )
+
+
 @contextmanager
 def _registry(model: str | None) -> Iterator[tuple[Any, str]]:
     """Open this checkout's registry: MLflow's client, and the name of the registered model."""

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.data import idx
 from pipeline.data.batch_formats import IMAGES
 from pipeline.data.decoders import IMAGE_SUFFIXES, open_npz, read_grey
+from pipeline.data.ground import border_pixels
 from pipeline.errors import DataError
 
 BLACK = 0
@@ -27,11 +28,6 @@ class Picture:
     name: str  # its file, with the position in a file of arrays: `images.npz[3]`
     pixels: np.ndarray  # uint8 [height, width]
     notes: tuple[str, ...] = ()  # changes and warnings
-
-
-def measure_ground(images: np.ndarray) -> int:
-    """The grey value of the ground that images are on: the median of their border pixels. images: uint8 [n, h, w]."""
-    return round(float(np.median(_borders(images))))
 
 
 def read_pictures(path: Path, size: tuple[int, int], *, invert: bool, background: int | None) -> list[Picture]:
@@ -107,16 +103,10 @@ def _require(path: Path, shape: tuple[int, ...], size: tuple[int, int], found: s
         )
 
 
-def _borders(images: np.ndarray) -> np.ndarray:
-    """The outermost pixels of images: uint8 [n, m]."""
-    sides = (images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1])
-    return np.concatenate(sides, axis=1)
-
-
 def _check_background(pixels: np.ndarray, inverted: bool, background: int | None) -> list[str]:
     if background is None:
         return []
-    own = float(_borders(pixels[None]).mean())
+    own = float(border_pixels(pixels[None]).mean())
     if abs(own - background) < MIN_DIFFERENCE or abs(own - background) <= abs(255 - own - background):
         return []
     trial = f"try it with{'out' * inverted} --invert"

@@ -33,7 +33,7 @@ def export(network: keras.Model, settings: TrainSettings, task: Task, steps: int
     """
     stock = create_network(settings, task, network.input_shape[1:], stock=True)
     stock.set_weights(network.get_weights())
-    stock = average_views(stock, settings)
+    stock = average_views(stock, settings.tta, flip=settings.flip)
     optimizer = create_stock_optimizer(settings, steps)
     optimizer.build(stock.trainable_variables)  # otherwise Keras warns whenever the file is loaded
     stock.compile(optimizer, create_loss(task), metrics=[create_accuracy(task)])

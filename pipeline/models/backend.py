@@ -5,7 +5,6 @@ Use `from pipeline.models.backend import keras, tf`. The import prints nothing, 
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.models.native_stderr import hold_stderr
 from pipeline.models.processor import read_processor
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # overrides the user's configuration of Keras
@@ -33,28 +33,8 @@ def _without(*modules: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what TensorFlow's C++ libraries write to stderr while they start, unless that fails.
-
-    They write before any setting of theirs takes effect.
-    """
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(terminal, held.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-
-
-with _quiet(), _without("sklearn", "matplotlib"):
+# TensorFlow's C++ libraries write while they start, before any setting of theirs takes effect.
+with hold_stderr(), _without("sklearn", "matplotlib"):
     import keras
     import tensorflow as tf
 

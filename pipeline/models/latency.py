@@ -1,4 +1,4 @@
-"""Latency of networks on this machine, for information only: no decision depends on it."""
+"""Latency of models on this machine, for information only: no decision depends on it."""
 
 import statistics
 import time
@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.models.backend import keras, tf
-
 BATCH = 256
 ROUNDS = 30
+WARM_UP = 2  # rounds that prepare the models
 
 
 @dataclass(frozen=True)
@@ -22,33 +21,25 @@ class Latency:
     batch: float  # for an image in a batch of `BATCH`
 
 
-def measure(networks: Sequence[keras.Model], images: np.ndarray) -> list[Latency]:
-    """Time networks alternately, so that other load on the machine affects all of them equally.
+def measure(models: Sequence[Callable[[np.ndarray], Any]], images: np.ndarray) -> list[Latency]:
+    """Time models alternately, so that other load on the machine affects all of them equally.
 
     Args:
+        models: functions that answer a batch of any size, without padding it.
         images: uint8 [n, height, width]; the first `BATCH` are used.
     """
     filled = np.resize(images, (BATCH, *images.shape[1:]))
-    calls = [_compile(network) for network in networks]
-    times: list[tuple[list[float], list[float]]] = [([], []) for _ in networks]
-    for round_ in range(-2, ROUNDS):
-        for call, (ones, batches) in zip(calls, times, strict=True):
-            one, batch = _milliseconds(call, filled[:1]), _milliseconds(call, filled) / BATCH
-            if round_ >= 0:  # the first calls trace and warm up
-                ones.append(one)
-                batches.append(batch)
-    return [Latency(statistics.median(ones), statistics.median(batches)) for ones, batches in times]
+    alone, together = _time(models, filled[:1]), _time(models, filled)
+    return [Latency(one, batch / BATCH) for one, batch in zip(alone, together, strict=True)]
 
 
-def _compile(network: keras.Model) -> Callable[[np.ndarray], Any]:
-    @tf.function
-    def answer(images: Any) -> Any:
-        return network(images, training=False)
-
-    return lambda images: answer(tf.constant(images)).numpy()
+def _time(models: Sequence[Callable[[np.ndarray], Any]], images: np.ndarray) -> list[float]:
+    """Median milliseconds of each model for all of these images at once."""
+    rounds = [[_milliseconds(answer, images) for answer in models] for _ in range(WARM_UP + ROUNDS)]
+    return [statistics.median(times) for times in zip(*rounds[WARM_UP:], strict=True)]
 
 
-def _milliseconds(call: Callable[[np.ndarray], Any], images: np.ndarray) -> float:
+def _milliseconds(answer: Callable[[np.ndarray], Any], images: np.ndarray) -> float:
     started = time.perf_counter()
-    call(images)
+    answer(images)
     return 1000 * (time.perf_counter() - started)

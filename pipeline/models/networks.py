@@ -109,26 +109,39 @@ def whiten(network: keras.Model, sample: Callable[[int], np.ndarray]) -> None:
     layer.set_weights([kernel.reshape(layer.kernel.shape), -mean @ kernel])
 
 
-def average_views(network: keras.Model, settings: TrainSettings) -> keras.Model:
+def average_views(network: keras.Model, tta: str, *, flip: bool) -> keras.Model:
     """Return a network that averages the outputs for several views of each image: test-time augmentation.
 
-    The views are the image and, with `tta` "shift", the image moved by one pixel up and left, and down and right. If
-    training mirrored images, each view is also mirrored. A view that is not moved has double weight (arXiv:2404.00498,
-    section 3.5). With `tta` "none", returns the given network.
+    The views are the image and, with `tta` "shift", the image moved by one pixel up and left, and down and right. A
+    view that is not moved has double weight (arXiv:2404.00498, section 3.5). With `tta` "none", returns the given
+    network.
+
+    Args:
+        flip: training mirrored images; each view is also mirrored.
     """
     image = keras.Input(network.input_shape[1:], dtype="uint8", name="image")
     weighted = [(image, 1)]
-    if settings.tta == "shift":
-        up_left = ops.pad(image, [[0, 0], [0, 1], [0, 1]])[:, 1:, 1:]
-        down_right = ops.pad(image, [[0, 0], [1, 0], [1, 0]])[:, :-1, :-1]
+    if tta == "shift":
+        values = ops.cast(image, "float32")  # LiteRT cannot pad uint8
+        up_left = ops.cast(ops.pad(values, [[0, 0], [0, 1], [0, 1]])[:, 1:, 1:], "uint8")
+        down_right = ops.cast(ops.pad(values, [[0, 0], [1, 0], [1, 0]])[:, :-1, :-1], "uint8")
         weighted = [(image, 2), (up_left, 1), (down_right, 1)]
-    if settings.tta != "none" and settings.flip:
+    if tta != "none" and flip:
         weighted += [(ops.flip(view, axis=2), weight) for view, weight in weighted]
     if len(weighted) == 1:
         return network
     answers = [answer for view, weight in weighted for answer in [network(view)] * weight]  # each view is computed once
     average = layers.Average(name="average")(answers)
-    return keras.Model(image, average, name=f"{settings.network}_views")
+    return keras.Model(image, average, name=f"{network.name}_views")
+
+
+def rebuild_views(network: keras.Model, tta: str, *, flip: bool) -> keras.Model:
+    """Average the views of a saved network as today. Release 0.1.0 padded uint8, which LiteRT cannot.
+
+    Returns the given network if it has no views.
+    """
+    inner = next((layer for layer in network.layers if isinstance(layer, keras.Model)), None)
+    return network if inner is None else average_views(inner, tta, flip=flip)
 
 
 def measure_cost(network: keras.Model) -> Cost:

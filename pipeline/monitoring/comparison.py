@@ -26,7 +26,7 @@ from pipeline.monitoring import drift
 from pipeline.monitoring.drift import BatchDrift, Sample
 from pipeline.monitoring.params import MonitorParams
 from pipeline.registry.champion import find_champion
-from pipeline.registry.model_files import CannotBeJudged
+from pipeline.registry.load import CannotBeJudged
 from pipeline.tracking.outputs import DATASET, Outputs
 from pipeline.workspace import STATE, main_repository
 

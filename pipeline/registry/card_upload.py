@@ -42,7 +42,7 @@ def upload_card(record: Record, outputs: Outputs, registration: "Registration") 
 
 def collect_facts(record: Record, outputs: Outputs, registration: "Registration") -> Facts:
     """Gather the facts for the card of the workspace's model. Its run and evaluation must be complete."""
-    dataset = table.read_dataset(outputs.split("test"))
+    dataset, contract = table.read_dataset(outputs.split("test")), outputs.contract()
     reports = outputs.root / "reports"
     name, version = registration.name, registration.version
     return Facts(
@@ -63,7 +63,8 @@ def collect_facts(record: Record, outputs: Outputs, registration: "Registration"
         classes=read_csv(outputs.evaluation / "per_class.csv"),
         confusions=Counter((row["actual"], row["predicted"]) for row in read_csv(outputs.evaluation / "confusion.csv")),
         reliability=read_csv(outputs.evaluation / "reliability.csv"),
-        model_bytes=outputs.model.stat().st_size,
+        model_bytes=(outputs.exported_model if contract else outputs.model).stat().st_size,
+        contract=contract,
         run_id=record.id,
         recorded=f"{datetime.fromtimestamp(record.run.info.start_time / 1000, UTC):%Y-%m-%d %H:%M} UTC",
         tags=record.tags,

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.registry.alias_history import find_aliases
 from pipeline.registry.aliases import CHAMPION
-from pipeline.registry.model_files import create_predictor, find_model
+from pipeline.registry.load import load_version
 from pipeline.registry.registration import current_name
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.store import Store, explained, locate, open_store
@@ -36,14 +36,18 @@ class Champion:
         return str(self.version.tags.get(MODEL_TAG, ""))
 
     def create_predictor(self, shape: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
-        """Load the model (see `model_files.create_predictor`).
+        """Load the model.
+
+        Returns:
+            a function from images uint8 [n, height, width] to the model's outputs, float32 [n, outputs].
 
         Raises:
             CannotBeJudged: the file is gone, altered or damaged, or the model takes images of another shape.
         """
         with explained(self.store):
-            model = find_model(self.client, self.version)
-            return create_predictor(self.store, model, self.version, shape)
+            loaded = load_version(self.store, self.client, self.version)
+        loaded.require_size(shape)
+        return loaded.predict
 
 
 def find_champion(workspace: Path) -> Champion | None:

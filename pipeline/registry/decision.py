@@ -17,7 +17,8 @@ from pipeline.params import RegisterParams
 from pipeline.registry import ledger
 from pipeline.registry.alias_history import find_aliases
 from pipeline.registry.aliases import CHALLENGER, CHAMPION, AliasChanged, move_alias
-from pipeline.registry.model_files import CannotBeJudged, predictions_of
+from pipeline.registry.load import CannotBeJudged
+from pipeline.registry.model_files import predictions_of
 from pipeline.registry.versions import DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.outputs import Outputs

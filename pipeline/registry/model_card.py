@@ -18,6 +18,7 @@ from pipeline.data.catalog import Entry
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.evaluation.markdown import escape, table
 from pipeline.evaluation.metrics import wilson_interval
+from pipeline.models.contract import Contract
 
 LONGEST_SUMMARY = 5_000  # characters; the registry's limit for a version's description
 SHOWN_CONFUSIONS = 6
@@ -53,7 +54,8 @@ class Facts:
     classes: Sequence[Mapping[str, str]]  # per_class.csv
     confusions: Mapping[tuple[str, str], int]  # images by actual and predicted class, from confusion.csv
     reliability: Sequence[Mapping[str, str]]  # reliability.csv
-    model_bytes: int
+    model_bytes: int  # of the file that is served
+    contract: Contract | None  # None: a commit without contracts trained the model
     run_id: str
     recorded: str  # start time of the run
     tags: Mapping[str, str]  # of the run
@@ -337,7 +339,10 @@ def _describe_training(facts: Facts) -> Iterator[str]:
 
 def _describe_lineage(facts: Facts) -> Iterator[str]:
     tags = facts.tags
-    rows = [("model file, SHA-256", f"`{tags['model.sha256']}`"), ("MLflow run", f"`{facts.run_id}`")]
+    rows = [("`model.keras`, SHA-256", f"`{tags['model.sha256']}`")]
+    if facts.contract:
+        rows.append(("`model.tflite`, SHA-256", f"`{facts.contract.litert_sha256}`"))
+    rows.append(("MLflow run", f"`{facts.run_id}`"))
     if "restored" in tags:
         rows.append(("recorded", "rebuilt from the stage outputs: code and environment of the training are unknown"))
     else:
@@ -345,7 +350,7 @@ def _describe_lineage(facts: Facts) -> Iterator[str]:
         rows.append(("git commit", _format_commit(tags)))
         if lock := tags.get("environment.lock"):
             rows.append(("environment, SHA-256 of `requirements.lock`", f"`{lock}`"))
-        names = ("python", "tensorflow", "keras", "numpy", "mlflow", "dvc")
+        names = ("python", "tensorflow", "keras", "ai-edge-litert", "numpy", "mlflow", "dvc")
         versions = [f"{name} {tags[f'version.{name}']}" for name in names if f"version.{name}" in tags]
         rows.append(("versions", escape(", ".join(versions))))
         rows.append(("processor", escape(_format_processor(tags))))
@@ -383,9 +388,22 @@ def _describe_use(facts: Facts) -> Iterator[str]:
         f"Input: unscaled grey values, `uint8 {shape}`. Output: `float32 {answers}`, {meaning}. The model has only "
         "stock layers and loads without this project's code."
     )
+    if facts.contract:
+        yield _describe_files(facts.contract)
     lines = ["import mlflow", f'model = mlflow.keras.load_model("{facts.model_uri}")', "model.predict(images)"]
     yield "\n".join(["```python", *lines, "```"])
     yield "\n".join(["```sh", f"mlflow models serve -m {facts.model_uri} --env-manager local --port 5001", "```"])
+
+
+def _describe_files(contract: Contract) -> str:
+    """Say which of the two files was evaluated, and how much the other one differs."""
+    check = contract.check
+    return (
+        "What is judged is what is served: `model.tflite`, by LiteRT. The Keras file answers alike: on "
+        f"{check.images:,} validation images, probabilities differ by at most {check.largest_difference:.0e}, and "
+        f"another class is the most probable one for {check.other_top_class:,}. `contract.json` has the classes, the "
+        "size of the images, the grey value of their background, and the digests of both files."
+    )
 
 
 def _link_image(description: str, path: str) -> str:

@@ -6,37 +6,29 @@ predicts again.
 
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.data import table
-from pipeline.errors import DataError, ModelError, PipelineError, TrackingError
+from pipeline.errors import DataError, TrackingError
 from pipeline.evaluation.metrics import class_probabilities
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.files import file_digest
-from pipeline.tracking import logged_models
-from pipeline.tracking.logged_models import MODEL_FILE, MODEL_TAG
+from pipeline.registry.load import CannotBeJudged, find_model, load_version
 from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.queries import find_or_none
 from pipeline.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
     from pipeline.models.latency import Latency
 
-SCHEME = "models:/"  # prefix of a version's source; the id of its logged model follows
 EVALUATED_TAG = "data.test"  # of a run: MD5 of the split that it was evaluated on
-
-
-class CannotBeJudged(PipelineError):
-    """The predictions of a version cannot be determined. `problem` is the reason, as a clause without a period."""
 
 
 def predictions_of(
@@ -99,14 +91,14 @@ def measure_latencies(
     from pipeline.models.latency import measure
 
     images, _ = table.read_images(outputs.split("test"))
-    networks = []
+    models = []
     for version in versions:
         try:
-            networks.append(load_network(store, find_model(client, version), version))
+            models.append(load_version(store, client, version).predict_unpadded)
         except CannotBeJudged as error:
             problem = f"cannot measure the latency of version {version.version} of {version.name}"
             raise TrackingError(problem, found=error.problem) from None
-    return measure(networks, images)
+    return measure(models, images)
 
 
 def recorded_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[str, Predictions | None]:
@@ -130,77 +122,11 @@ def _predict(
     _require_classes(tuple(json.loads(model.params.get("classes", "[]"))), reference.classes)
     images, _ = table.read_images(outputs.split("test"))
     print(f"version {version.version} was evaluated on other test images: predicting with its model file", flush=True)
-    predict = create_predictor(store, model, version, images.shape[1:])
-    probabilities = class_probabilities(predict(images)).astype(np.float32)
+    loaded = load_version(store, client, version)
+    loaded.require_size(images.shape[1:])
+    probabilities = class_probabilities(loaded.predict(images)).astype(np.float32)
     ids = table.read_ids(outputs.split("test"))
     return replace(reference, ids=ids, probabilities=probabilities).in_order_of(reference.ids)
-
-
-def create_predictor(
-    store: Store, model: "LoggedModel", version: "ModelVersion", shape: tuple[int, ...]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Load the model of a version.
-
-    Returns:
-        a function from images uint8 [n, *shape] to the model's outputs, float32 [n, outputs].
-
-    Raises:
-        CannotBeJudged: the file was altered or is damaged, or the model takes images of another shape.
-    """
-    network = load_network(store, model, version)
-    from pipeline.models import inference
-
-    if network.input_shape[1:] != shape:
-        shapes = [" x ".join(map(str, sides)) for sides in (network.input_shape[1:], shape)]
-        raise CannotBeJudged(f"it takes images of {shapes[0]} pixels, and these have {shapes[1]}")
-    return inference.create_predictor(network)
-
-
-def load_network(store: Store, model: "LoggedModel", version: "ModelVersion") -> Any:
-    """Load the network of a version. TensorFlow is slow to import, and is imported only if this is needed.
-
-    Raises:
-        CannotBeJudged: the file was altered or is damaged.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        file = download_model(store, model, version, Path(scratch))
-        from pipeline.models import archive
-
-        try:
-            return archive.load(file)
-        except ModelError as error:
-            raise CannotBeJudged(f"its model file cannot be loaded ({error.problem})") from None
-
-
-def find_model(client: "MlflowClient", version: "ModelVersion") -> "LoggedModel":
-    """Find the logged model of a version, and check that its model file exists.
-
-    Raises:
-        CannotBeJudged: one is gone, or the version was not registered by this pipeline.
-    """
-    source = str(version.source)
-    model = logged_models.get(client, source.removeprefix(SCHEME)) if source.startswith(SCHEME) else None
-    if model is None or MODEL_TAG not in version.tags:
-        raise CannotBeJudged("its model is gone, or was not registered by this pipeline")
-    folder = str(Path(MODEL_FILE).parent)
-    if MODEL_FILE not in [entry.path for entry in client.list_logged_model_artifacts(model.model_id, folder)]:
-        raise CannotBeJudged("its model file is gone from the artifact store")
-    return model
-
-
-def download_model(store: Store, model: "LoggedModel", version: "ModelVersion", directory: Path) -> Path:
-    """Download a model file, and check that its digest is the registered one.
-
-    Raises:
-        CannotBeJudged: the digest differs.
-    """
-    from mlflow.artifacts import download_artifacts
-
-    address = f"{model.artifact_location}/{MODEL_FILE}"
-    file = Path(download_artifacts(artifact_uri=address, dst_path=str(directory), tracking_uri=store.uri))
-    if file_digest(file) != version.tags[MODEL_TAG]:
-        raise CannotBeJudged("its model file was altered in the artifact store")
-    return file
 
 
 def _require_classes(found: tuple[str, ...], expected: tuple[str, ...]) -> None:

@@ -1,19 +1,17 @@
-"""A registered version for predictions: its checked model file and the names of its classes."""
+"""A registered version for predictions: its loaded model and the names of its classes."""
 
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
-from pipeline.data.pictures import measure_ground
+from pipeline.data.ground import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.registry.alias_history import find_aliases_of
-from pipeline.registry.model_files import CannotBeJudged, download_model, find_model
+from pipeline.registry.load import CannotBeJudged, LoadedVersion, load_version
 from pipeline.registry.registration import current_name, find_version, open_registry
 from pipeline.rooms import find_remedy
 from pipeline.tracking.logged_models import GROUND_TAG
@@ -29,45 +27,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A version with its downloaded model file, which exists during the block of `open_registered_model`."""
+    """A version that is ready to predict."""
 
     name: str
     version: str
     aliases: tuple[str, ...]
-    file: Path
+    model: LoadedVersion
     classes: tuple[str, ...]  # in the order of its outputs; `other` first for a yes-or-no task
     classes_ko: tuple[str, ...]  # in Korean; empty if not recorded
     ground: int | None  # grey value of the background of its training images; None if unknown
 
 
-@contextmanager
-def open_registered_model(workspace: Path, which: str) -> Iterator[RegisteredModel]:
-    """Download the model file of a version.
+def load_registered_model(workspace: Path, which: str) -> RegisteredModel:
+    """Load a version. Its contract says what it takes and answers; without one, the records of its run do.
 
     Args:
         which: a version number or an alias of the workspace's registered model; or `NAME/VERSION`.
 
     Raises:
-        TrackingError: the version does not exist, or its model file is gone or was altered.
+        TrackingError: the version does not exist, or a model file is gone, altered or damaged.
     """
     name, _, number = which.rpartition("/")
     name = name or current_name(workspace)
     store, client = open_registry(workspace)
-    with explained(store), tempfile.TemporaryDirectory() as scratch:
+    with explained(store):
         version = find_version(client, name, number)
         number = str(version.version)
         try:
-            model = find_model(client, version)
-            file = download_model(store, model, version, Path(scratch))
+            loaded = load_version(store, client, version)
         except CannotBeJudged as error:
             raise TrackingError(
                 f"{name} version {number} cannot be loaded: {error.problem}",
                 remedy=find_remedy("find what is wrong", "pipeline versions"),
             ) from None
-        classes = tuple(json.loads(model.params["classes"]))
         aliases = find_aliases_of(client, name, number)
-        names = _korean_names(client, version, classes)
-        yield RegisteredModel(name, number, aliases, file, classes, names, find_ground(workspace, version, model))
+        if contract := loaded.contract:
+            classes = contract.create_task().classes
+            return RegisteredModel(name, number, aliases, loaded, classes, contract.answers_ko, contract.ground)
+        classes = tuple(json.loads(loaded.model.params["classes"]))
+        names, ground = _korean_names(client, version, classes), find_ground(workspace, version, loaded.model)
+        return RegisteredModel(name, number, aliases, loaded, classes, names, ground)
 
 
 def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") -> int | None:

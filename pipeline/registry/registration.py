@@ -25,7 +25,7 @@ from pipeline.registry.card_upload import upload_card
 from pipeline.registry.decision import decide_on_version
 from pipeline.registry.model_card import describe_task
 from pipeline.registry.versions import ACCURACY_TAG, DECISION_TAG, REASON_TAG
-from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.logged_models import MODEL_TAG, digest_tags
 from pipeline.tracking.outputs import Outputs, read_csv
 from pipeline.tracking.queries import pages
 from pipeline.tracking.records import Record
@@ -219,7 +219,7 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
         f"{ACCURACY_TAG}.low": str(metrics["accuracy_low"]),
         f"{ACCURACY_TAG}.high": str(metrics["accuracy_high"]),
     }
-    tags = lineage | accuracy | {MODEL_TAG: file_digest(outputs.model)}
+    tags = lineage | accuracy | digest_tags(outputs)
     with as_default(record.store):
         version = record.client.create_model_version(
             name, model.model_uri, record.id, tags=tags, model_id=model.model_id

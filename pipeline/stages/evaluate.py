@@ -4,36 +4,35 @@ from pathlib import Path
 
 from pipeline.data import table
 from pipeline.errors import DataError, ModelError
-from pipeline.models.tasks import Task, create_task
+from pipeline.models.contract import CONTRACT_FILE, KERAS_FILE, LITERT_FILE, Contract, read_contract, require_keras_file
 from pipeline.params import Params
 from pipeline.stages.entrypoint import execute
 
-MODEL = Path("models/model.keras")
+MODELS = Path("models")
 TEST_SPLIT = Path("data/splits/test.parquet")
 EVALUATION = Path("reports/evaluation")
 
 
 def run(params: Params) -> None:
-    """Evaluate `models/model.keras` on the test split. A rejected model is a success of this stage.
+    """Evaluate `models/model.tflite`, which is served, on the test split. A rejected model is a success of this stage.
+
+    TensorFlow is not imported.
 
     Raises:
-        ModelError: the model's input or classes are not those of the data.
+        ModelError: the model is damaged, or its images or classes are not those of the data.
         DataError: the test split is missing, damaged or empty.
     """
     # Imported here, so that `execute` watches over the process during the seconds that this takes.
     from pipeline.evaluation.gate import judge
     from pipeline.evaluation.metrics import class_probabilities
     from pipeline.evaluation.report import Answers, measure, write_evaluation
-    from pipeline.models import archive
-    from pipeline.models.inference import predict
-    from pipeline.models.losses import require_fit
+    from pipeline.models import interpreter
     from pipeline.tracking.runs import log_evaluation
 
-    dataset = table.read_dataset(TEST_SPLIT)
-    task = create_task(params.train.loss, dataset.classes, params.dataset.positive_classes)
-    model = archive.load(MODEL)
-    require_input(model.input_shape, dataset)
-    require_fit(model, task)
+    dataset, contract = table.read_dataset(TEST_SPLIT), read_contract(MODELS / CONTRACT_FILE)
+    require_fit(contract, dataset)
+    require_keras_file(MODELS / KERAS_FILE, contract)
+    model, task = interpreter.load(MODELS / LITERT_FILE, contract), contract.create_task()
     images, labels = table.read_images(TEST_SPLIT)
     if not len(labels):
         raise DataError(f"{TEST_SPLIT} holds no images", remedy="dvc repro split")
@@ -41,14 +40,14 @@ def run(params: Params) -> None:
     answers = Answers(
         dataset=dataset.name,
         classes=task.classes,
-        classes_ko=korean_names(task, dataset),
+        classes_ko=contract.answers_ko,
         ids=table.read_ids(TEST_SPLIT),
         images=images,
         labels=task.answers(labels),
-        probabilities=class_probabilities(predict(model, images)),
+        probabilities=class_probabilities(model.predict(images)),
     )
     metrics = measure(answers)
-    gate = judge(metrics, MODEL.stat().st_size, params.evaluate)
+    gate = judge(metrics, (MODELS / LITERT_FILE).stat().st_size, params.evaluate)
     write_evaluation(EVALUATION, answers, metrics, gate)
     interval = f"95% interval {metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}"
     print(f"accuracy {metrics['accuracy']:.2%} ({interval}), calibration error {metrics['ece']}")
@@ -57,33 +56,23 @@ def run(params: Params) -> None:
     print("gate: passed" if gate.passed else "gate: REJECTED, the model will not be registered")
     for check in gate.failures:
         print(f"  {check}")
-    log_evaluation(MODEL, EVALUATION)
+    log_evaluation(MODELS / KERAS_FILE, EVALUATION)
 
 
-def require_input(shape: tuple[int | None, ...], dataset: table.Dataset) -> None:
-    """Refuse a model that takes images of another shape.
-
-    Args:
-        shape: of the model's input, the number of images first.
+def require_fit(contract: Contract, dataset: table.Dataset) -> None:
+    """Refuse a model that takes images of another size, or knows other classes.
 
     Raises:
-        ModelError: naming both shapes.
+        ModelError: naming what the data have, and what the model has.
     """
-    expected = (dataset.height, dataset.width)
-    if shape[1:] != expected:
+    expected, found = (dataset.height, dataset.width, *dataset.classes), (*contract.size, *contract.classes)
+    if found != expected:
         raise ModelError(
-            f"{MODEL} does not take the images of {dataset.name}",
-            expected=f"an input of {' x '.join(map(str, expected))} pixels",
-            found=f"one of {' x '.join(map(str, shape[1:]))}",
+            f"{MODELS / LITERT_FILE} is not a model for the images of {dataset.name}",
+            expected=f"{expected[0]} x {expected[1]} pixels of {', '.join(dataset.classes)}",
+            found=f"{found[0]} x {found[1]} pixels of {', '.join(contract.classes)}",
             remedy="dvc repro train",
         )
-
-
-def korean_names(task: Task, dataset: table.Dataset) -> tuple[str, ...]:
-    """The names of a task's classes in Korean: the dataset's, or no and yes in its terms."""
-    if not task.binary:
-        return dataset.classes_ko
-    return ("기타", " 또는 ".join(dataset.classes_ko[label] for label in task.positive))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data import table
+from pipeline.data.ground import measure_ground
 from pipeline.models.cluster import this_worker
 from pipeline.params import Params, TrainSettings
 from pipeline.stages.entrypoint import execute
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.models.training import Epoch, Progress
 
 TRAIN, VALIDATION = Path("data/splits/train.parquet"), Path("data/splits/validation.parquet")
-MODEL, REPORT = Path("models/model.keras"), Path("reports/training")
+MODELS, REPORT = Path("models"), Path("reports/training")
 PINS = Path("pins.txt")
 LOCK_WAIT_SECONDS = 15
 PROGRESS_SECONDS = 5  # between two lines about an epoch
@@ -47,13 +48,13 @@ class Preparation:
 
 
 def run(params: Params) -> None:
-    """Write the model file and the report of its training, which MLflow follows epoch by epoch.
+    """Write the model, in two formats with their contract, and the report of its training. MLflow records each epoch.
 
     Of several workers only the chief writes and records; the others compute their shares of its batches.
     """
     # Imported here, so that `execute` watches over the process during the seconds that this takes.
     from pipeline.evaluation.training_report import write_training
-    from pipeline.models import archive, training
+    from pipeline.models import archive, export, training
     from pipeline.tracking.runs import TrainingFacts, training_run
 
     worker = this_worker()
@@ -90,9 +91,9 @@ def run(params: Params) -> None:
         best = training.find_best(history)
         print(f"best on validation: epoch {best.epoch}, accuracy {best.validation_accuracy:.4f}", flush=True)
         _, steps = training.plan_batches(images, settings)
-        archive.save(archive.export(prepared.network, settings, task, steps * settings.epochs), MODEL)
+        _write_model(prepared, archive.export(prepared.network, settings, task, steps * settings.epochs))
         write_training(REPORT, [asdict(epoch) for epoch in history], prepared.resolved | {"best_epoch": best.epoch})
-        tracked.complete(MODEL, REPORT.parent)
+        tracked.complete(MODELS / export.KERAS_FILE, REPORT.parent)
         checkpoint.remove()
 
 
@@ -120,6 +121,16 @@ def prepare(params: Params) -> Preparation:
     local = asdict(machine) | {"computed_in": precision, "replicas": strategy.num_replicas_in_sync}
     local |= {"xla": training.uses_xla(settings, strategy)}
     return Preparation(dataset, task, network, images, validation, settings, strategy, resolved, local)
+
+
+def _write_model(prepared: Preparation, network: "keras.Model") -> None:
+    """Write the three files of the model, after a check of its answers on the validation images."""
+    from pipeline.models import export
+
+    dataset, validation = prepared.dataset, prepared.validation
+    ground = measure_ground(next(validation.blocks()).images)
+    subject = export.Subject(dataset.name, dataset.classes, dataset.classes_ko, ground)
+    export.write_model(MODELS, network, prepared.task, (block.images for block in validation.blocks()), subject)
 
 
 def _resolve_views(settings: TrainSettings, dataset: table.Dataset) -> TrainSettings:

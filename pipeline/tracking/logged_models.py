@@ -1,4 +1,4 @@
-"""MLflow's logged models: the unchanged model file with its signature, an example and its requirements.
+"""MLflow's logged models: the unchanged model files with its signature, an example and its requirements.
 
 `mlflow.keras.log_model` would load TensorFlow and save the network again, which changes the file's digest. This module
 writes the same directory around the existing file, so that DVC, the run and the registry have one digest. A test
@@ -17,18 +17,26 @@ import numpy as np
 import yaml
 
 from pipeline.data import table
-from pipeline.data.pictures import measure_ground
+from pipeline.data.ground import measure_ground
 from pipeline.files import file_digest
-from pipeline.tracking.outputs import Outputs
+from pipeline.models.contract import CONTRACT_FILE, KERAS_FILE, LITERT_FILE
+from pipeline.tracking.outputs import CONTRACT, EXPORTED_MODEL, MODEL, Outputs
 from pipeline.tracking.queries import find_or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
 
-MODEL_TAG = "model.sha256"  # of a run, a logged model or a version: digest of the model file
+# Tags of a run, a logged model or a version: digests of the model's files. Without a contract, only the first is set.
+MODEL_TAG, EXPORTED_TAG, CONTRACT_TAG = "model.sha256", "model.tflite.sha256", "contract.sha256"
 GROUND_TAG = "data.ground"  # of a logged model: grey value of the background of its training images
-MODEL_FILE = "data/model.keras"  # inside a logged model
+MODEL_FOLDER = "data"  # inside a logged model
+MODEL_FILES = {  # inside a logged model
+    MODEL_TAG: f"{MODEL_FOLDER}/{KERAS_FILE}",
+    EXPORTED_TAG: f"{MODEL_FOLDER}/{LITERT_FILE}",
+    CONTRACT_TAG: f"{MODEL_FOLDER}/{CONTRACT_FILE}",
+}
+OUTPUT_PATHS = {MODEL_TAG: MODEL, EXPORTED_TAG: EXPORTED_MODEL, CONTRACT_TAG: CONTRACT}  # in a workspace
 REQUIREMENTS = ("mlflow", "keras", "numpy", "tensorflow")
 BUILD_PACKAGES = ("pip", "setuptools", "wheel")
 
@@ -47,16 +55,31 @@ def get(client: "MlflowClient", model_id: str) -> "LoggedModel | None":
     return find_or_none(client.get_logged_model, model_id)
 
 
+def digest_tags(outputs: Outputs) -> dict[str, str]:
+    """Tags with the digests of the workspace's model files.
+
+    Raises:
+        ModelError: the contract is damaged.
+    """
+    return {tag: file_digest(file) for tag, file in _find_files(outputs).items()}
+
+
+def _find_files(outputs: Outputs) -> dict[str, Path]:
+    """The files of the workspace's model, by the tag with their digest."""
+    tags = OUTPUT_PATHS if outputs.contract() else [MODEL_TAG]
+    return {tag: outputs.root / OUTPUT_PATHS[tag] for tag in tags}
+
+
 def create(client: "MlflowClient", run: "Run", outputs: Outputs) -> "LoggedModel":
     """Log a workspace's model file as the model of a run."""
     from mlflow.entities import LoggedModelOutput
 
-    digest = file_digest(outputs.model)
+    digests = digest_tags(outputs)
     model = client.create_logged_model(
         run.info.experiment_id,
-        name=f"model-{digest[:8]}",
+        name=f"model-{digests[MODEL_TAG][:8]}",
         source_run_id=run.info.run_id,
-        tags={MODEL_TAG: digest, GROUND_TAG: str(measure_ground(_first_images(outputs)))},
+        tags={**digests, GROUND_TAG: str(measure_ground(_first_images(outputs)))},
         params=run.data.params,
         model_type="classifier",
     )
@@ -92,9 +115,10 @@ def write_model(
     units = 1 if settings["loss"] == "binary_crossentropy" else len(settings["classes"])
     image = _first_images(outputs)[:1]
 
-    (directory / MODEL_FILE).parent.mkdir(parents=True)
-    shutil.copyfile(outputs.model, directory / MODEL_FILE)
-    (directory / "data/keras_module.txt").write_text("keras")
+    (directory / MODEL_FOLDER).mkdir(parents=True)
+    for tag, file in _find_files(outputs).items():
+        shutil.copyfile(file, directory / MODEL_FILES[tag])
+    (directory / MODEL_FOLDER / "keras_module.txt").write_text("keras")
     (directory / "input_example.json").write_text(json.dumps(image.tolist()))
     (directory / "serving_input_example.json").write_text(json.dumps({"inputs": image.tolist()}, indent=2))
 
@@ -114,7 +138,11 @@ def write_model(
         **({"model_uuid": model_id} if model_id else {}),
     )
     model.add_flavor(
-        "keras", data="data", keras_version=version("keras"), keras_backend="tensorflow", save_exported_model=False
+        "keras",
+        data=MODEL_FOLDER,
+        keras_version=version("keras"),
+        keras_backend="tensorflow",
+        save_exported_model=False,
     )
     pyfunc.add_to_model(model, loader_module="mlflow.keras", conda_env="conda.yaml", python_env="python_env.yaml")
     model.model_size_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())

@@ -10,10 +10,13 @@ from typing import Any
 
 from pipeline.errors import WorkspaceError, remedy_for_committed
 from pipeline.files import file_digest, parse_yaml, read_json
+from pipeline.models.contract import Contract, read_contract
 
 RAW = "data/raw"
 DATASET = "data/dataset"
 MODEL = "models/model.keras"
+EXPORTED_MODEL = "models/model.tflite"
+CONTRACT = "models/contract.json"
 TRAINING = "reports/training"
 EVALUATION = "reports/evaluation"
 REGISTRATION = "reports/registration.json"
@@ -28,6 +31,26 @@ class Outputs:
     @property
     def model(self) -> Path:
         return self.root / MODEL
+
+    @property
+    def exported_model(self) -> Path:
+        """The model for LiteRT, which is evaluated and served."""
+        return self.root / EXPORTED_MODEL
+
+    @property
+    def contract_file(self) -> Path:
+        return self.root / CONTRACT
+
+    def contract(self) -> Contract | None:
+        """Read the contract of the model. None if it has none: a commit without contracts trained it.
+
+        Raises:
+            ModelError: the contract is damaged.
+        """
+        if not self.contract_file.is_file():
+            return None
+        contract = read_contract(self.contract_file)
+        return contract if contract.keras_sha256 == file_digest(self.model) else None
 
     @property
     def training(self) -> Path:

@@ -20,7 +20,7 @@ from pipeline.tracking.outputs import DATASET, RAW, Outputs, dvc_digest
 
 LARGEST_UNTRACKED_FILE = 1 << 20  # bytes; larger files are probably data, and only their names are recorded
 LARGEST_DIFF = 10 << 20  # bytes
-PACKAGES = ("tensorflow", "keras", "numpy", "mlflow", "dvc")
+PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "mlflow", "dvc")
 
 COMMIT_TAG = "mlflow.source.git.commit"
 BATCH_TAG = "data.batch."  # followed by the MD5 of a batch; its name may have characters that a tag's key cannot have

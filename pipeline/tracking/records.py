@@ -100,9 +100,9 @@ class Record:
                     self.client.log_artifact(self.id, str(path), DATA_ARTIFACT)
         self.logged_model(outputs)
         self.log_metrics(_best(outputs))
-        digest = file_digest(outputs.model)
-        # Set last: a run that has this digest is complete.
-        self.set_tags({"mlflow.runName": f"{self.run.info.run_name} {digest[:8]}", MODEL_TAG: digest})
+        digests = logged_models.digest_tags(outputs)
+        # Set last: a run that has these digests is complete.
+        self.set_tags({"mlflow.runName": f"{self.run.info.run_name} {digests[MODEL_TAG][:8]}", **digests})
 
     def logged_model(self, outputs: Outputs) -> "LoggedModel":
         """Return the run's logged model. Creates it from the workspace's model file if needed."""

@@ -17,6 +17,7 @@ import yaml
 from pipeline.params import Params
 from pipeline.stages import register
 from pipeline.stages.entrypoint import execute
+from pipeline.tracking.logged_models import OUTPUT_PATHS
 from pipeline.tracking.records import TrainingFacts
 from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.workspace import STATE, main_repository
@@ -31,7 +32,7 @@ HOLD = STATE / "hold"  # in the main repository: while this file is there, a tra
 HELD = STATE / "held"  # and leaves this one
 STAGES = {
     "split": (["dataset.name"], [], ["data/splits", "reports/split.json", "reports/validation.json"]),
-    "train": (["train.seed"], ["data/splits"], ["models/model.keras", "reports/training"]),
+    "train": (["train.seed"], ["data/splits"], [*OUTPUT_PATHS.values(), "reports/training"]),
     "evaluate": (["evaluate"], ["data/splits", "models/model.keras"], ["reports/evaluation"]),
     "register": (["register"], ["models/model.keras", "reports/evaluation"], []),
 }

@@ -21,7 +21,16 @@ OUTPUTS = [
     "reports/training",
     "reports/evaluation",
     "models/model.keras",
+    "models/model.tflite",
+    "models/contract.json",
 ]
+
+# `evaluate` in this process, and then the modules that it imported.
+EVALUATE = """
+import runpy, sys
+runpy.run_module("pipeline.stages.evaluate", run_name="__main__")
+print("imported:", sorted({"keras", "tensorflow", "ai_edge_litert"} & set(sys.modules)))
+"""
 
 
 def lock_of(project: Project) -> dict[str, dict[str, str]]:
@@ -87,6 +96,12 @@ def test_a_second_run_finds_everything_up_to_date(trained: Project) -> None:
     assert stages_that_ran(output) == []
     assert "up to date" in output
     assert len(runs_of(trained)) == 1
+
+
+def test_the_exported_model_is_evaluated_without_tensorflow(trained: Project) -> None:
+    output = trained.run("python", "-c", EVALUATE).stdout
+    assert "imported: ['ai_edge_litert']" in output
+    assert json.loads(trained.run("dvc", "status", "--json").stdout) == {}  # it wrote the same bytes
 
 
 @pytest.mark.parametrize(

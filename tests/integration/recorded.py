@@ -14,10 +14,13 @@ import pytest
 import yaml
 
 from pipeline.data import table
+from pipeline.data.ground import measure_ground
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
-from pipeline.files import write_json
+from pipeline.files import file_digest, write_json
+from pipeline.models.contract import Contract, ContractTask, ExportCheck, write_contract
 from pipeline.params import load_params
 from pipeline.registry.registration import Registration, register
+from pipeline.tracking.logged_models import OUTPUT_PATHS
 from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest, flatten
 from pipeline.tracking.parent_run import PARENT_FILE_VARIABLE
 from pipeline.tracking.records import TrainingFacts, find_or_rebuild
@@ -78,11 +81,40 @@ class Workspace:
     def train(self, model: bytes, **settings: Any) -> None:
         self.outputs.model.parent.mkdir(exist_ok=True)
         self.outputs.model.write_bytes(model)
+        self._export(model)
         self.outputs.training.mkdir(parents=True, exist_ok=True)
         write_json(self.outputs.training / "settings.json", SETTINGS | settings)
         _write_table(self.outputs.training / "history.csv", EPOCHS)
         (self.outputs.training / "curves.png").write_bytes(PNG)
-        self.lock("train", MODEL, TRAINING, *(f"data/splits/{name}.parquet" for name in ("train", "validation")))
+        self.lock(
+            "train",
+            *OUTPUT_PATHS.values(),
+            TRAINING,
+            *(f"data/splits/{name}.parquet" for name in ("train", "validation")),
+        )
+
+    def _export(self, model: bytes) -> None:
+        """Write the other files of the model."""
+        self.outputs.exported_model.write_bytes(b"exported " + model)
+        dataset = table.read_dataset(self.outputs.split("validation"))
+        contract = Contract(
+            dataset=dataset.name,
+            classes=dataset.classes,
+            classes_ko=dataset.classes_ko,
+            height=dataset.height,
+            width=dataset.width,
+            ground=measure_ground(table.read_images(self.outputs.split("validation"))[0]),
+            task=ContractTask(loss="sparse_categorical_crossentropy", units=len(dataset.classes), positive_classes=()),
+            keras_sha256=file_digest(self.outputs.model),
+            litert_sha256=file_digest(self.outputs.exported_model),
+            check=ExportCheck(images=6, largest_difference=2e-6, other_top_class=0),
+        )
+        write_contract(self.outputs.contract_file, contract)
+
+    def forget_contract(self) -> None:
+        """Leave of the model what a commit without contracts would write."""
+        self.outputs.exported_model.unlink()
+        self.outputs.contract_file.unlink()
 
     def evaluate(
         self,

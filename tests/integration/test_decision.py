@@ -238,7 +238,7 @@ def remove_model_file(workspace: Workspace) -> None:
 
 def alter_model_file(workspace: Workspace) -> None:
     model = workspace.client.get_logged_model(model_of(workspace))
-    (Path(model.artifact_location.removeprefix("file://")) / "data/model.keras").write_bytes(b"another")
+    (Path(model.artifact_location.removeprefix("file://")) / "data/model.tflite").write_bytes(b"another")
 
 
 def delete_logged_model(workspace: Workspace) -> None:

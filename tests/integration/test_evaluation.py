@@ -185,36 +185,33 @@ def workspace(in_directory: Path) -> Path:
     with table.writer(evaluate.TEST_SPLIT, dataset) as rows:
         images, labels = np.zeros((9, 8, 6), np.uint8), np.arange(9, dtype=np.uint8) % 3
         rows.write(images, labels, [f"{row}-0" for row in range(9)], pa.array([table.OFFICIAL] * 9))
-    save_model((8, 6), 3)
+    save_model((8, 6), CLASSES)
     return in_directory
 
 
-def save_model(shape: tuple[int, int], outputs: int) -> None:
-    from pipeline.models import archive
-    from pipeline.models.backend import keras
+def save_model(size: tuple[int, int], classes: tuple[str, ...]) -> None:
+    from pipeline.models import archive, export, networks
+    from pipeline.models.tasks import create_task
 
-    layers = keras.layers
-    stack = [
-        keras.Input(shape, dtype="uint8"),
-        layers.Rescaling(1 / 255),
-        layers.Flatten(),
-        layers.Dense(outputs, "softmax"),
-    ]
-    archive.save(keras.Sequential(stack), evaluate.MODEL)
+    settings = load_params(REPOSITORY / "params.yaml").train.settings
+    task = create_task("sparse_categorical_crossentropy", classes)
+    network = archive.export(networks.create_network(settings, task, size), settings, task, steps=10)
+    images = [np.zeros((3, *size), np.uint8)]
+    export.write_model(evaluate.MODELS, network, task, images, export.Subject("shapes", classes, classes, ground=0))
 
 
 @pytest.mark.parametrize(
-    ("shape", "outputs", "expected", "found"),
+    ("size", "classes", "expected", "found"),
     [
-        ((6, 8), 3, "8 x 6", "6 x 8"),
-        ((8, 6), 4, "3", "4 outputs"),
-        ((8, 6), 1, "3", "1 output"),
+        ((6, 8), CLASSES, "8 x 6", "6 x 8"),
+        ((8, 6), (*CLASSES, "bag"), "coat, or shirt", "coat, or shirt, bag"),
+        ((8, 6), (*CLASSES[:2], "dress"), "coat, or shirt", "dress"),
     ],
 )
 def test_a_model_that_does_not_fit_the_data_is_refused(
-    workspace: Path, shape: tuple[int, int], outputs: int, expected: str, found: str
+    workspace: Path, size: tuple[int, int], classes: tuple[str, ...], expected: str, found: str
 ) -> None:
-    save_model(shape, outputs)
+    save_model(size, classes)
     with pytest.raises(ModelError) as error:
         evaluate.run(load_params(REPOSITORY / "params.yaml"))
     assert expected in error.value.expected
@@ -222,9 +219,11 @@ def test_a_model_that_does_not_fit_the_data_is_refused(
     assert not (workspace / "reports").exists()
 
 
-def test_a_damaged_model_is_refused(workspace: Path) -> None:
-    evaluate.MODEL.write_bytes(evaluate.MODEL.read_bytes()[:-100])
-    with pytest.raises(ModelError, match="damaged"):
+@pytest.mark.parametrize("name", ["model.tflite", "contract.json", "model.keras"])
+def test_a_damaged_model_is_refused(workspace: Path, name: str) -> None:
+    path = evaluate.MODELS / name
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=rf"(?s){name} is .*damaged.*dvc checkout"):
         evaluate.run(load_params(REPOSITORY / "params.yaml"))
     assert not (workspace / "reports").exists()
 

@@ -17,6 +17,7 @@ from pipeline.files import file_digest, read_json
 from pipeline.tracking.outputs import Outputs
 from tests.conftest import Project
 
+EXPORTED = {"data/model.tflite", "data/contract.json"}
 pytestmark = pytest.mark.xdist_group("loaded model")  # it is loaded once
 
 # Arguments: the store, the model file of the workspace, a Parquet file of images, a directory to write to.
@@ -91,6 +92,11 @@ def test_it_is_the_file_that_the_stage_wrote(template: Project, logged: Path) ->
     assert file_digest(logged / "data/model.keras") == file_digest(Outputs(template.path).model)
 
 
+def test_the_exported_model_and_its_contract_are_beside_it(template: Project, logged: Path) -> None:
+    for name in EXPORTED:
+        assert file_digest(logged / name) == file_digest(template.path / "models" / Path(name).name)
+
+
 def test_it_answers_as_before_it_was_saved(template: Project, loaded: tuple[dict[str, Any], Path]) -> None:
     found, _ = loaded
     assert found["native"]
@@ -115,9 +121,9 @@ def test_its_signature_tells_what_it_takes_and_answers(loaded: tuple[dict[str, A
 
 
 def test_its_directory_is_the_one_that_mlflow_would_write(logged: Path, loaded: tuple[dict[str, Any], Path]) -> None:
-    """All but the model file, which MLflow would save again, and what tells one model from the next."""
+    """All but the model files, which MLflow would save again or not at all, and what tells one model from the next."""
     _, stock = loaded
-    assert _files(logged) == _files(stock)
+    assert _files(logged) == _files(stock) | EXPORTED
     for name in _files(stock) - {"MLmodel", "data/model.keras"}:
         assert (logged / name).read_text() == (stock / name).read_text(), name
     ours, theirs = (yaml.safe_load((directory / "MLmodel").read_text()) for directory in (logged, stock))

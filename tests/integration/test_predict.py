@@ -63,7 +63,7 @@ def test_a_moved_project_answers_as_its_evaluation_recorded(trained: Project, tm
     assert "Traceback" not in refused.stdout
     assert {of["class_ko"] for of in answer["predictions"][0]["classes"]} >= {"바지", "발목 부츠"}
 
-    run = next((moved.path / "mlruns").rglob("data/model.keras"))
+    run = next((moved.path / "mlruns").rglob("data/model.tflite"))
     run.write_bytes(run.read_bytes() + b"?")
     refused = moved.run("pipeline", "predict", "../first.png", check=False)
     assert refused.returncode == 1

@@ -7,13 +7,15 @@ import pytest
 import yaml
 
 from pipeline.data import table
-from pipeline.data.pictures import measure_ground
+from pipeline.data.ground import measure_ground
 from pipeline.files import file_digest, write_json
+from pipeline.models.contract import read_contract
 from pipeline.registry import decision, registration
-from pipeline.registry.registered_model import open_registered_model
+from pipeline.registry.load import download_file, find_model
 from pipeline.registry.registration import current_name, judged_versions
-from pipeline.tracking.logged_models import MODEL_TAG
+from pipeline.tracking.logged_models import CONTRACT_TAG, MODEL_TAG, OUTPUT_PATHS
 from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.store import locate
 from tests.conftest import REPOSITORY
 from tests.integration.recorded import CLASSES, Workspace, empty_store, workspace
 
@@ -56,21 +58,48 @@ def test_a_version_says_what_it_is(workspace: Workspace) -> None:
 def test_a_version_holds_the_model_file_itself(workspace: Workspace, tmp_path: Path) -> None:
     from mlflow.artifacts import download_artifacts
 
-    from pipeline.tracking.store import locate
-
     workspace.enter(b"one")
     source = workspace.versions("garments")[0].source
     found = download_artifacts(source, dst_path=str(tmp_path), tracking_uri=locate().uri)
     assert (Path(found) / "data/model.keras").read_bytes() == b"one"
 
 
-def test_a_version_knows_the_ground_of_its_training_images(workspace: Workspace) -> None:
+def test_a_version_knows_the_ground_of_its_training_images(workspace: Workspace, tmp_path: Path) -> None:
     workspace.enter(b"one")
     images, _ = table.read_images(workspace.outputs.split("validation"))
     for name in ("train", "validation"):
         workspace.outputs.split(name).unlink()
-    with open_registered_model(workspace.root, "garments/1") as served:
-        assert served.ground == measure_ground(images) > 0
+    (version,) = workspace.versions("garments")
+    model = find_model(workspace.client, version)
+    contract = read_contract(download_file(locate(), model, version, CONTRACT_TAG, tmp_path))
+    assert contract.ground == measure_ground(images) > 0
+
+
+def test_a_version_has_the_digests_of_all_its_files(workspace: Workspace) -> None:
+    workspace.train(b"one")
+    workspace.record_training()
+    workspace.enter(b"one")
+    (version,), (run,) = workspace.versions("garments"), workspace.runs()
+    for tag, path in OUTPUT_PATHS.items():
+        assert version.tags[tag] == run.data.tags[tag] == file_digest(workspace.root / path)
+
+
+def test_a_model_without_a_contract_is_registered_with_its_keras_file(workspace: Workspace) -> None:
+    workspace.train(b"one")
+    workspace.forget_contract()
+    workspace.evaluate()
+    assert workspace.register().decision.outcome == "champion"
+    (version,) = workspace.versions("garments")
+    assert [tag for tag in OUTPUT_PATHS if tag in version.tags] == [MODEL_TAG]
+
+
+def test_a_contract_of_another_model_is_not_registered(workspace: Workspace) -> None:
+    workspace.train(b"one")
+    workspace.outputs.model.write_bytes(b"two")  # as after the checkout of a commit without contracts
+    workspace.evaluate()
+    workspace.register()
+    (version,) = workspace.versions("garments")
+    assert [tag for tag in OUTPUT_PATHS if tag in version.tags] == [MODEL_TAG]
 
 
 def test_the_same_model_is_found_and_not_judged_again(workspace: Workspace) -> None:

@@ -60,7 +60,7 @@ def train(project: Project) -> str:
 
 def digests(project: Project) -> dict[str, str]:
     """Content of everything that `train` writes."""
-    files = [project.path / "models/model.keras", *(project.path / "reports/training").iterdir()]
+    files = [*(project.path / "models").iterdir(), *(project.path / "reports/training").iterdir()]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
 
 

@@ -13,6 +13,7 @@ from pipeline.data.table import Dataset
 from pipeline.evaluation.markdown import escape, table
 from pipeline.registry.model_card import FIGURES, LONGEST_SUMMARY, Facts, render_html, summarise, write_markdown
 from tests.conftest import REPOSITORY
+from tests.unit.test_contract import CONTRACT
 
 CLASSES, KOREAN = ("Bag", "T-shirt/top", "Dress"), ("가방", "티셔츠/탑", "드레스")
 ODD = '<b>*|[x](javascript:alert(1))_`&amp;"'  # a name that means something in Markdown and in HTML
@@ -93,6 +94,7 @@ def make_facts(names: tuple[str, ...] = CLASSES, **changes: Any) -> Facts:
                 {"low": "0.9", "confidence": "1.0", "accuracy": "0.98", "images": "200"},
             ],
             model_bytes=387_571,
+            contract=replace(CONTRACT, litert_sha256="5d" * 32),
             run_id="run-1a2b",
             recorded="2026-11-24 06:14 UTC",
             tags={
@@ -155,6 +157,16 @@ def test_every_fact_is_in_both_forms(fact: str) -> None:
     facts = make_facts()
     assert fact in write_markdown(facts)
     assert fact in Page(render_html(facts)).shown
+
+
+def test_the_card_says_which_file_was_judged_and_how_much_the_other_differs() -> None:
+    card = write_markdown(make_facts())
+    assert "What is judged is what is served" in card
+    assert "on 100 validation images, probabilities differ by at most 2e-07" in card
+    assert "5d" * 32 in card
+    without = write_markdown(make_facts(contract=None))
+    assert "served" not in without
+    assert "model.tflite" not in without
 
 
 def test_equal_facts_make_equal_bytes() -> None:

@@ -131,10 +131,10 @@ def test_answers_are_averaged_over_views() -> None:
             2 * answer(IMAGES[:, :, ::mirror]) + answer(up_left[:, :, ::mirror]) + answer(down_right[:, :, ::mirror])
         ) / 4
 
-    averaged = networks.average_views(network, settings)
+    averaged = networks.average_views(network, settings.tta, flip=settings.flip)
     np.testing.assert_allclose(averaged(IMAGES), (shifted(1) + shifted(-1)) / 2, atol=1e-6)
-    unmirrored = networks.average_views(network, replace(settings, flip=False))
+    unmirrored = networks.average_views(network, settings.tta, flip=False)
     np.testing.assert_allclose(unmirrored(IMAGES), shifted(1), atol=1e-6)
-    mirrored = networks.average_views(network, replace(settings, tta="flip"))
+    mirrored = networks.average_views(network, "flip", flip=settings.flip)
     np.testing.assert_allclose(mirrored(IMAGES), (answer(IMAGES) + answer(IMAGES[:, :, ::-1])) / 2, atol=1e-6)
-    assert networks.average_views(network, replace(settings, tta="none")) is network
+    assert networks.average_views(network, "none", flip=settings.flip) is network

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline.data import idx
-from pipeline.data.pictures import measure_ground, read_pictures
+from pipeline.data.ground import measure_ground
+from pipeline.data.pictures import read_pictures
 from pipeline.errors import DataError
 
 SIZE = (4, 5)  # height, width

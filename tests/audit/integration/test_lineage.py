@@ -12,7 +12,8 @@ from pipeline.audit.verdict import Verdict
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest, write_json
 from pipeline.registry.sync import sync
-from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, dvc_digest
+from pipeline.tracking.logged_models import OUTPUT_PATHS
+from pipeline.tracking.outputs import EVALUATION, TRAINING, dvc_digest
 from tests.integration.recorded import Workspace, empty_store, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures
@@ -89,7 +90,7 @@ def test_a_recorded_run_has_the_code_and_the_outputs_of_a_version(ingested: Work
     assert b"# edited" in recorded.diff
     assert recorded.outputs["ingest"]["data/raw"] == dvc_digest(ingested.root / "data/raw")
     assert recorded.outputs["train"] == {
-        MODEL: file_digest(ingested.outputs.model),
+        **{path: file_digest(ingested.root / path) for path in OUTPUT_PATHS.values()},
         TRAINING: dvc_digest(ingested.outputs.training),
     }
     assert recorded.outputs["evaluate"] == {EVALUATION: dvc_digest(recorded.find_copy(EVALUATION))}

@@ -33,10 +33,10 @@ def problems(workspace: Workspace) -> list[tuple[str, str]]:
     return [(finding.subject, finding.problem) for finding in findings]
 
 
-def model_file(workspace: Workspace, version: str) -> Path:
-    """The file that MLflow loads for a version."""
+def model_file(workspace: Workspace, version: str, name: str = "model.keras") -> Path:
+    """The file that MLflow loads for a version, or another one of its model."""
     place = workspace.client.get_model_version_download_uri("garments", version)
-    return Path(place.removeprefix("file://")) / "data/model.keras"
+    return Path(place.removeprefix("file://")) / "data" / name
 
 
 def test_matching_records_have_no_findings(registered: Workspace) -> None:
@@ -56,6 +56,25 @@ def test_an_altered_model_file_is_found(registered: Workspace) -> None:
     assert file_digest(model_file(registered, "1")) in finding.found
     assert "pipeline rollback" in finding.remedy  # it is the champion
     assert "pipeline reproduce 1" in finding.remedy  # the workspace holds another model
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "contract.json"])
+def test_an_altered_file_of_the_exported_model_is_found(registered: Workspace, name: str) -> None:
+    for version in ("1", "2"):
+        model_file(registered, version, name).write_bytes(b"evil")
+    first, second = verify(registered.root).findings
+    assert first.problem == f"the model file {name} in the artifact store is not the one that was registered"
+    assert "pipeline rollback" in first.remedy
+    assert f"copy models/{name} to that place" in second.remedy
+
+
+def test_a_version_without_a_contract_has_no_findings(workspace: Workspace) -> None:
+    workspace.train(b"one")
+    workspace.forget_contract()
+    workspace.lock("train", "models/model.keras", "reports/training")
+    workspace.evaluate()
+    workspace.register()
+    assert problems(workspace) == []
 
 
 def test_a_lost_model_file_is_found_and_the_workspaces_file_offered(registered: Workspace) -> None:
@@ -106,9 +125,11 @@ def test_a_deleted_logged_model_is_found(registered: Workspace) -> None:
 
 def test_outputs_that_differ_from_the_lock_are_found(registered: Workspace) -> None:
     registered.outputs.model.write_bytes(b"three")
+    registered.outputs.exported_model.write_bytes(b"three")
     shutil.rmtree(registered.outputs.evaluation)
     assert problems(registered) == [
         ("models/model.keras", "it is not the one in dvc.lock"),
+        ("models/model.tflite", "it is not the one in dvc.lock"),
         ("reports/evaluation", "it is not the one in dvc.lock"),
     ]
 

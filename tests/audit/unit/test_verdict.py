@@ -15,7 +15,7 @@ from pipeline.audit.verdict import (
     find_causes,
 )
 from pipeline.evaluation.predictions import Predictions, write_predictions
-from pipeline.tracking.outputs import MODEL
+from pipeline.tracking.outputs import EXPORTED_MODEL, MODEL
 
 CLOSE = Agreement(images=500, same_predictions=0.99, mean_distance=0.01)
 FAR = Agreement(images=500, same_predictions=0.95, mean_distance=0.05)
@@ -37,11 +37,12 @@ def test_the_same_model_file_is_identical_whatever_else_differs() -> None:
     assert "other outputs differ: evaluate (line 2 was 'x', is 'y')" in verdict.reason
 
 
-def test_another_model_with_close_predictions_is_equivalent_only_with_a_cause() -> None:
-    equivalent = decide_verdict(stages(train=MODEL), CLOSE, [CAUSE])
+@pytest.mark.parametrize("file", [MODEL, EXPORTED_MODEL])
+def test_another_model_with_close_predictions_is_equivalent_only_with_a_cause(file: str) -> None:
+    equivalent = decide_verdict(stages(train=file), CLOSE, [CAUSE])
     assert equivalent.outcome == "equivalent"
     assert CAUSE in equivalent.reason
-    without = decide_verdict(stages(train=MODEL), CLOSE, [])
+    without = decide_verdict(stages(train=file), CLOSE, [])
     assert without.outcome == "not reproduced"
     assert "Libraries, processor and threads are as recorded" in without.reason
 

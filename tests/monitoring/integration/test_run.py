@@ -214,7 +214,7 @@ def test_the_confidence_of_the_champion_is_compared(trained: Project, monkeypatc
     with closing(sqlite3.connect(trained.path / "mlflow.db")) as database, database:
         database.execute("UPDATE model_version_tags SET value = 'another' WHERE key = 'model.sha256'")
     without = monitor(trained.path)
-    assert without.champion.endswith("cannot be used: its model file was altered in the artifact store")
+    assert without.champion.endswith("cannot be used: its contract is of another model")
     quantities = {batch.name: {one.quantity for one in batch.comparisons} for batch in without.batches}
     assert quantities == {name: set(batch["quantities"]) - {"confidence"} for name, batch in batches.items()}
     changed = trained.run("git", "status", "--porcelain", "--untracked-files=all").stdout.splitlines()

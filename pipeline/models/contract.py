@@ -1,0 +1,127 @@
+"""The contract of a model: what it takes and answers, and the digests of its two files.
+
+`train` writes three files. `model.keras` can be trained further. `model.tflite` gives the same answers without
+TensorFlow: it is evaluated and served. `contract.json` describes both. Who uses a model reads its contract, and never
+the parameters of a workspace, which may have changed since. This module does not import TensorFlow.
+"""
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from pipeline.errors import ModelError
+from pipeline.files import file_digest, write_json
+from pipeline.models.tasks import Task, create_task
+from pipeline.params import Loss
+
+KERAS_FILE, LITERT_FILE, CONTRACT_FILE = "model.keras", "model.tflite", "contract.json"
+
+STRICT = ConfigDict(extra="forbid")
+Count = Annotated[int, Field(gt=0)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ContractTask:
+    """The question that the model answers."""
+
+    loss: Loss
+    units: Count  # of the output layer
+    positive_classes: tuple[str, ...]  # the classes that are a yes; empty unless the model answers yes or no
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ExportCheck:
+    """The difference between the answers of the two files on the validation images."""
+
+    images: int
+    largest_difference: float  # of two probabilities; rounded up
+    other_top_class: int  # images for which another class is the most probable one
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Contract:
+    """What a model takes and answers."""
+
+    dataset: str
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # of the dataset, in English, in the order of the labels
+    classes_ko: tuple[str, ...]
+    height: Count
+    width: Count
+    channels: Literal[1] = 1
+    colour_order: Literal["grey"] = "grey"
+    ground: Annotated[int, Field(ge=0, le=255)]  # grey value of the background of the training images
+    # Of a picture of another size: fit it into the model's size with its proportions kept, by Lanczos resampling, and
+    # pad it with `ground`.
+    resizing: Literal["fit"] = "fit"
+    task: ContractTask
+    keras_sha256: Digest
+    litert_sha256: Digest
+    check: ExportCheck
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        return self.height, self.width
+
+    @property
+    def answers_ko(self) -> tuple[str, ...]:
+        """The names of the possible answers in Korean: the dataset's, or no and yes in its terms."""
+        if not (positive := self.create_task().positive):
+            return self.classes_ko
+        return ("기타", " 또는 ".join(self.classes_ko[label] for label in positive))
+
+    def create_task(self) -> Task:
+        """Create the task with the possible answers and the encoding of labels.
+
+        Raises:
+            ModelError: loss, classes and positive classes do not fit together.
+        """
+        return create_task(self.task.loss, self.classes, self.task.positive_classes)
+
+
+def require_keras_file(path: Path, contract: Contract) -> None:
+    """Refuse a `model.keras` that is not the one of the contract.
+
+    Raises:
+        ModelError: it is missing, damaged, or of another model.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} is missing", remedy="dvc repro train")
+    if (digest := file_digest(path)) != contract.keras_sha256:
+        raise ModelError(
+            f"{path} is not the file of its contract: it is damaged, or of another model",
+            expected=f"SHA-256 {contract.keras_sha256}",
+            found=digest,
+            remedy=f"rm {shlex.quote(str(path))} && dvc checkout train",
+        )
+
+
+def write_contract(path: Path, contract: Contract) -> None:
+    """Write the file that `read_contract` reads. The same contract gives the same bytes."""
+    write_json(path, asdict(contract))
+
+
+def read_contract(path: Path) -> Contract:
+    """Read a contract.
+
+    Raises:
+        ModelError: the file is missing, or is not a contract.
+    """
+    try:
+        contract = TypeAdapter(Contract).validate_json(path.read_bytes())
+        contract.create_task()
+        return contract
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing", remedy="dvc repro train") from None
+    except ValidationError as error:
+        found = "; ".join(".".join(map(str, detail["loc"])) + f" {detail['msg']}" for detail in error.errors()[:3])
+    except ModelError as error:
+        found = error.problem
+    raise ModelError(
+        f"{path} is damaged", expected="a contract that train wrote", found=found, remedy="dvc checkout train"
+    )

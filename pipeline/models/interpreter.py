@@ -1,0 +1,109 @@
+"""Answers of an exported model (`model.tflite`) by LiteRT, without TensorFlow.
+
+Starting takes a tenth of a second, and memory for the model and one batch.
+"""
+
+import hashlib
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import ModelError
+from pipeline.models.contract import Contract
+from pipeline.models.native_stderr import hold_stderr
+
+BATCH = 256  # bounds the memory; answers do not depend on it
+THREADS = 2  # fixed: LiteRT does not promise the same last bits for another number of threads
+
+
+class ExportedModel:
+    """A loaded model. Use it in one thread at a time."""
+
+    def __init__(self, content: bytes, *, threads: int = THREADS) -> None:
+        """Load a model.
+
+        Args:
+            content: of a file that `export.convert` made. LiteRT does not detect all damage: check its digest first.
+
+        Raises:
+            ModelError: LiteRT cannot load it, or it is not a model of this pipeline.
+        """
+        from ai_edge_litert.interpreter import Interpreter
+
+        try:
+            with hold_stderr():
+                self._interpreter = Interpreter(model_content=content, num_threads=threads)
+                self._interpreter.allocate_tensors()
+            (image,), (answer,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        except (ValueError, RuntimeError) as error:
+            found = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError("LiteRT cannot load the model", expected="a .tflite file", found=found) from None
+        self._image, self._answer = int(image["index"]), int(answer["index"])
+        self._batch = 0
+        shapes = [tuple(map(int, tensor["shape_signature"])) for tensor in (image, answer)]
+        kinds = [tensor["dtype"] for tensor in (image, answer)]
+        if list(map(len, shapes)) != [3, 2] or kinds != [np.uint8, np.float32]:
+            raise ModelError(
+                "the exported model has another input or output than the models of this pipeline",
+                expected="uint8 [n, height, width] and float32 [n, outputs]",
+                found=" and ".join(
+                    f"{np.dtype(kind)} {list(shape)}" for kind, shape in zip(kinds, shapes, strict=True)
+                ),
+            )
+        self.size = (shapes[0][1], shapes[0][2])  # height and width of an image
+        self.units = shapes[1][1]  # outputs for an image
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities for images uint8 [n, height, width]: float32 [n, outputs].
+
+        Raises:
+            ModelError: the images have another type or size.
+        """
+        if images.dtype != np.uint8 or images.shape[1:] != self.size:
+            raise ModelError(
+                "the model does not take these images",
+                expected=f"uint8 [n, {self.size[0]}, {self.size[1]}]",
+                found=f"{images.dtype} {list(images.shape)}",
+            )
+        answers = np.empty((len(images), self.units), np.float32)
+        for start in range(0, len(images), BATCH):
+            answers[start : start + BATCH] = self._predict_batch(images[start : start + BATCH])
+        return answers
+
+    def _predict_batch(self, images: np.ndarray) -> np.ndarray:
+        if len(images) != self._batch:
+            self._interpreter.resize_tensor_input(self._image, images.shape)
+            self._interpreter.allocate_tensors()
+            self._batch = len(images)
+        self._interpreter.set_tensor(self._image, images)
+        self._interpreter.invoke()
+        return np.asarray(self._interpreter.get_tensor(self._answer))
+
+
+def load(path: Path, contract: Contract, *, threads: int = THREADS) -> ExportedModel:
+    """Load the exported model of a contract.
+
+    Raises:
+        ModelError: the file is missing, is not the one of the contract, or does not do what the contract says.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing", remedy="dvc repro train") from None
+    if (digest := hashlib.sha256(content).hexdigest()) != contract.litert_sha256:
+        raise ModelError(
+            f"{path} is not the file of its contract: it is damaged, or of another model",
+            expected=f"SHA-256 {contract.litert_sha256}",
+            found=digest,
+            remedy=f"rm {shlex.quote(str(path))} && dvc checkout train",
+        )
+    model = ExportedModel(content, threads=threads)
+    if (model.size, model.units) != (contract.size, contract.task.units):
+        raise ModelError(
+            f"{path} does not do what its contract says",
+            expected=f"images of {contract.height} x {contract.width} pixels and {contract.task.units} outputs",
+            found=f"{model.size[0]} x {model.size[1]} pixels and {model.units} outputs",
+            remedy="dvc repro --force --single-item train",
+        )
+    return model
