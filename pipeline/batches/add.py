@@ -21,7 +21,7 @@ from pipeline.errors import DataError, FlowError
 from pipeline.files import parse_yaml
 from pipeline.git import git, require_repository
 from pipeline.params import ValidateParams
-from pipeline.tracking.outputs import dvc_digest
+from pipeline.tracking.stage_outputs import dvc_digest
 
 if TYPE_CHECKING:
     from pipeline.batches.inspection import Known

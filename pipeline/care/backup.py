@@ -37,7 +37,7 @@ from pipeline.files import (
     write_json,
 )
 from pipeline.redaction import without_password
-from pipeline.tracking.database import RESTORING
+from pipeline.tracking.database_setup import RESTORING
 from pipeline.tracking.relocation import FOLDER
 from pipeline.tracking.store import locate_unserved
 from pipeline.workspace import STATE, lock, main_repository, make_state

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.class_names import find_class, simplify
+from pipeline.class_lookup import find_class, simplify
 from pipeline.data import idx
 from pipeline.data.batches import as_batch_error, read_files
 from pipeline.data.decoders import StoredArray, open_npz, read_grey

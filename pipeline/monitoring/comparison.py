@@ -26,8 +26,8 @@ from pipeline.monitoring import drift
 from pipeline.monitoring.drift import BatchDrift, Sample
 from pipeline.monitoring.params import MonitorParams
 from pipeline.registry.champion import find_champion
-from pipeline.registry.load import CannotBeJudged
-from pipeline.tracking.outputs import DATASET, Outputs
+from pipeline.registry.load_version import CannotBeJudged
+from pipeline.tracking.stage_outputs import DATASET, Outputs
 from pipeline.workspace import STATE, main_repository
 
 CACHE = STATE / "monitoring/comparisons"

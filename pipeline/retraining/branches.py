@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.checkout import RETRAININGS, checkout
 from pipeline.dvc import TRANSFER_SECONDS, run_in_checkout
 from pipeline.errors import TEMPORARY_FAILURE, FlowError, PipelineError
 from pipeline.files import read_cached_json, write_json
 from pipeline.git import find_reason, git, git_or_none
+from pipeline.temporary_checkout import RETRAININGS, checkout
 from pipeline.workspace import STATE
 
 PREFIX = "retrain/"

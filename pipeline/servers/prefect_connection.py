@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.errors import FlowError
 from pipeline.flows.prefect_server import require_response, settings
-from pipeline.stack import find_server, prefect_credentials
+from pipeline.server_addresses import find_server, prefect_credentials
 
 
 def use_permanent_server(root: Path) -> str:
