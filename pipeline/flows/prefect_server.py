@@ -6,9 +6,9 @@ the other preparations. It ends when the run's process ends, even after `kill -9
 
 `python -m pipeline.flows.prefect_server SOCKET` is the temporary server. It exits at once if a profile or
 `prefect.toml` names another server. Only Prefect can find all such settings, and to load them in the flow's process
-first would delay the start.
-`python -m pipeline.flows.prefect_server HOST PORT [ALLOWED_HOSTS]` is the project's own server (`server_addresses.py`), which
-also runs Prefect's services. Both require credentials, and refuse foreign hosts and origins.
+first would delay the start. `python -m pipeline.flows.prefect_server HOST PORT [ALLOWED_HOSTS]` is the project's own
+server (`server_addresses.py`), which also runs Prefect's services. Both require credentials, and refuse foreign hosts
+and origins.
 """
 
 import logging

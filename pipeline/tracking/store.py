@@ -2,9 +2,9 @@
 
 The default store is `mlflow.db` and `mlruns/` in the root of the main repository. Their addresses are absolute, so all
 worktrees and every `dvc exp run --temp` share them, and a plain `mlflow ui` there shows everything. While the
-project's own server (`server_addresses.py`) serves the store, clients use it; the record is the same. If `MLFLOW_TRACKING_URI`
-names another store (a server, or a team's database), only that one is used. For a database without a server,
-`MLFLOW_DEFAULT_ARTIFACT_ROOT` is the location of the files.
+project's own server (`server_addresses.py`) serves the store, clients use it; the record is the same. If
+`MLFLOW_TRACKING_URI` names another store (a server, or a team's database), only that one is used. For a database
+without a server, `MLFLOW_DEFAULT_ARTIFACT_ROOT` is the location of the files.
 
 `python -m pipeline.tracking.store` prepares the store, so that its creation can overlap with other work.
 """
