@@ -39,7 +39,7 @@ from end_to_end import (
 )
 
 from pipeline.data import tiny
-from pipeline.stack import answers
+from pipeline.server_addresses import answers
 
 REPEATS = 5
 KILLS = 50

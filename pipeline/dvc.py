@@ -110,7 +110,7 @@ def run_in_checkout(
         its exit code and the lines that it printed, without DVC's advice.
     """
     # Import the module from the current directory: the commit in `directory` may not have it.
-    attached_dvc = ("pipeline.process", "dvc", "--cd", str(directory), "--wait-for-lock")
+    attached_dvc = ("pipeline.process_lifetime", "dvc", "--cd", str(directory), "--wait-for-lock")
     cache = {"DVC_SITE_CACHE_DIR": str(site_cache(directory))}
     process = start_python(*attached_dvc, *arguments, environment=cache, without=without)
     assert process.stdin

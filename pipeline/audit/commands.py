@@ -141,7 +141,7 @@ def verify(
 
 
 def _print_lineage(subjects: Mapping[str, Mapping[str, Any]]) -> None:
-    from pipeline.tracking.outputs import flatten
+    from pipeline.tracking.stage_outputs import flatten
 
     for subject, facts in subjects.items():
         console.print(Text(subject, "bold"))

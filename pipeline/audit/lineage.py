@@ -20,8 +20,8 @@ from pipeline.registry.versions import DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_FILES, MODEL_TAG
 from pipeline.tracking.provenance import BATCH_TAG, COMMIT_TAG
 from pipeline.tracking.queries import all_aliases, all_runs, all_versions
-from pipeline.tracking.records import DATA_ARTIFACT, DIFF_ARTIFACT, EVALUATION_TAG, LOCK_ARTIFACT
 from pipeline.tracking.store import Store, explained, locate, open_store
+from pipeline.tracking.training_runs import DATA_ARTIFACT, DIFF_ARTIFACT, EVALUATION_TAG, LOCK_ARTIFACT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

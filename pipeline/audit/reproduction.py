@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.audit.lineage import Lineage, find_lineage
-from pipeline.audit.reproduction_runs import RecordedRun, read_machine, read_recorded_run, record_verdict
+from pipeline.audit.original_run import RecordedRun, read_machine, read_recorded_run, record_verdict
 from pipeline.audit.verdict import (
     Difference,
     ReproducedStage,
@@ -24,18 +24,18 @@ from pipeline.audit.verdict import (
     describe_difference,
     find_causes,
 )
-from pipeline.checkout import checkout
 from pipeline.data.batches import INCOMING, POINTER
 from pipeline.dvc import run_in_checkout
 from pipeline.dvc_yaml import read_stages, stages_up_to
 from pipeline.errors import FlowError
 from pipeline.evaluation.predictions import PREDICTIONS
 from pipeline.files import file_digest
-from pipeline.flows.checkout_data import copy_dataset_files, dataset_path, restore
+from pipeline.flows.temporary_checkout_data import copy_dataset_files, dataset_path, restore
 from pipeline.flows.terminal import Terminal
-from pipeline.process import signals_as_exceptions
-from pipeline.tracking.outputs import EVALUATION, MODEL, Outputs, dvc_digest
+from pipeline.process_lifetime import signals_as_exceptions
+from pipeline.temporary_checkout import checkout
 from pipeline.tracking.provenance import COMMIT_TAG
+from pipeline.tracking.stage_outputs import EVALUATION, MODEL, Outputs, dvc_digest
 
 LAST_STAGE = "evaluate"  # `register`, which comes after it, writes to the registry
 RESTORABLE = ("ingest", "split")  # the later stages can start from their recorded outputs

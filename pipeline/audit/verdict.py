@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.evaluation.predictions import read_predictions
-from pipeline.tracking.outputs import EXPORTED_MODEL, MODEL
+from pipeline.tracking.stage_outputs import EXPORTED_MODEL, MODEL
 
 # Limits between rounding and a different training. Measured on the test predictions of the `mlp` preset: the
 # same training on one to four threads, and trainings with other seeds (numbers in docs/reproduction.md).

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.batches.incoming import remove
-from pipeline.data.batches import FORMATS, INCOMING, POINTER, as_batch_error, copy_batch, find_hidden, refuse_links
+from pipeline.data.batch_formats import FORMATS
+from pipeline.data.batches import INCOMING, POINTER, as_batch_error, copy_batch, find_hidden, refuse_links
 from pipeline.data.features import Features
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError, FlowError
 from pipeline.files import parse_yaml
 from pipeline.git import git, require_repository
 from pipeline.params import ValidateParams
-from pipeline.tracking.outputs import dvc_digest
+from pipeline.tracking.stage_outputs import dvc_digest
 
 if TYPE_CHECKING:
     from pipeline.batches.inspection import Known

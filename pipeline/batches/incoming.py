@@ -15,7 +15,7 @@ from pipeline.data.batches import INCOMING, POINTER, copy_batch, read_files, rea
 from pipeline.errors import DataError
 from pipeline.files import parse_yaml, read_cached_json, write_json
 from pipeline.git import git
-from pipeline.tracking.outputs import dvc_digest
+from pipeline.tracking.stage_outputs import dvc_digest
 from pipeline.workspace import STATE
 
 DIGESTS = STATE / "retraining" / "digests.json"  # cache, so that an unchanged batch is not read again

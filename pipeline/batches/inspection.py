@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data import table
-from pipeline.data.batches import as_batch_error, read_batch
+from pipeline.data.batch_formats import read_batch
+from pipeline.data.batches import as_batch_error
+from pipeline.data.dataset_files import LOCAL
 from pipeline.data.features import Features, by_source, measure, read_features
-from pipeline.data.sources import LOCAL
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError
 from pipeline.params import ValidateParams
@@ -43,7 +44,7 @@ def read_known(tables: Path, dataset: Dataset) -> Known:
 
 
 def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params: ValidateParams) -> Features:
-    """Read a whole batch like `ingest`, and check its images like `validate`.
+    """Read a batch like `ingest`, and check its images like `validate`.
 
     Args:
         path: the batch, in any folder.

@@ -37,7 +37,7 @@ from pipeline.files import (
     write_json,
 )
 from pipeline.redaction import without_password
-from pipeline.tracking.database import RESTORING
+from pipeline.tracking.database_setup import RESTORING
 from pipeline.tracking.relocation import FOLDER
 from pipeline.tracking.store import locate_unserved
 from pipeline.workspace import STATE, lock, main_repository, make_state
@@ -46,7 +46,7 @@ FORMAT = 1
 SUFFIX = ".tar.gz"
 MANIFEST = "manifest.json"
 MLFLOW, PREFECT = "mlflow.db", "prefect.db"  # names in the archive, next to `mlruns/` and `state/`
-KEPT_STATE = ("quarantine", "retraining", "monitoring/told.json")  # below `.pipeline/`
+KEPT_STATE = ("quarantine", "retraining", "monitoring/told.json")  # below `.pipeline/`; the last: sent drift notices
 SCRATCH = "backup.partial"  # directory in `.pipeline/` for the copies to archive
 UNPACKED, REPLACED = "restore.partial", "replaced"  # directories in `.pipeline/`; the second has the time in its name
 

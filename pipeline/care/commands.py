@@ -170,8 +170,9 @@ def _show(garbage: "Garbage") -> None:
             table.add_row(what, f"{number:,}", "" if size is None else as_size(size))
     console.print(table)
     named = [*retention.runs, *retention.models]
-    for gone in named[:SHOWN]:
-        console.print(Text(f"  {gone.id}  {gone.name}  {as_size(gone.bytes)}"), soft_wrap=True)
+    for unneeded in named[:SHOWN]:
+        line = f"  {unneeded.id}  {unneeded.name}  {as_size(unneeded.bytes)}"
+        console.print(Text(line), soft_wrap=True)
     if len(named) > SHOWN:
         console.print(f"  and {len(named) - SHOWN:,} more")
 

@@ -23,11 +23,11 @@ from pipeline.care.backup import SCRATCH
 from pipeline.care.exclusive_access import exclusive_access
 from pipeline.care.prefect_database import OldHistory, count_old, delete_old
 from pipeline.care.retention import Retention, delete, review
-from pipeline.checkout import REPRODUCTIONS, RETRAININGS
 from pipeline.errors import FlowError
 from pipeline.files import parse_yaml
 from pipeline.git import git_or_none
-from pipeline.tracking.dvc_cache import digests_in_directory
+from pipeline.temporary_checkout import REPRODUCTIONS, RETRAININGS
+from pipeline.tracking.output_integrity import digests_in_directory
 from pipeline.tracking.store import locate_unserved, open_store
 from pipeline.workspace import STATE, main_repository
 

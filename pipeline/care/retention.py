@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest, parse_yaml
 from pipeline.registry.alias_history import EVIDENCE, ROLE_TAG
-from pipeline.registry.ledger import LEDGER_TAG
-from pipeline.registry.load import SCHEME
+from pipeline.registry.challenger_count import LEDGER_TAG
+from pipeline.registry.load_version import SCHEME
 from pipeline.tracking import logged_models
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.mlflow_internals import delete_permanently, find_deleted_models
-from pipeline.tracking.outputs import Outputs
 from pipeline.tracking.provenance import BATCH_TAG, COMMIT_TAG
 from pipeline.tracking.queries import all_experiments, all_versions, pages, search_runs
-from pipeline.tracking.records import EVALUATION_TAG, LOCK_ARTIFACT
+from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import Store, explained
+from pipeline.tracking.training_runs import EVALUATION_TAG, LOCK_ARTIFACT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -20,8 +20,8 @@ from pipeline.care.backup import require_embedded, state_beside
 from pipeline.care.exclusive_access import exclusive_access
 from pipeline.care.sqlite import copy_database, count_rows, sidecars
 from pipeline.errors import WorkspaceError
-from pipeline.tracking.migrations import compare, read_revision
 from pipeline.tracking.mlflow_internals import read_schema_revisions
+from pipeline.tracking.schema_check import compare, read_revision
 from pipeline.workspace import main_repository
 
 

@@ -6,11 +6,11 @@ from importlib import import_module
 
 from pipeline.cli import compare, predict, registry, work  # noqa: F401  importing a module adds its commands
 from pipeline.cli.app import app
-from pipeline.console import SafeConsole
 from pipeline.errors import PipelineError
-from pipeline.process import exit_now
+from pipeline.process_lifetime import exit_now
 from pipeline.proxies import bypass_proxy
 from pipeline.rooms import find_rooms
+from pipeline.safe_console import SafeConsole
 
 for name in find_rooms():
     import_module(f"pipeline.{name}.commands")

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import typer
 
-from pipeline.console import SafeConsole
 from pipeline.redaction import CONTROL
+from pipeline.safe_console import SafeConsole
 from pipeline.workspace import find_workspace
 
 PANELS = EVERY_DAY, REGISTRY, UNATTENDED, CARE = "Every day", "The registry", "Unattended", "Care"  # of the help

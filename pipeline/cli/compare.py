@@ -42,9 +42,9 @@ def compare(
     figure = figure.resolve() if figure else None
     workspace = enter_workspace()
     from pipeline.evaluation import comparison
-    from pipeline.registry.model_files import measure_latencies, predictions_of_both
     from pipeline.registry.registration import current_name, find_version, open_registry
-    from pipeline.tracking.outputs import Outputs
+    from pipeline.registry.version_predictions import measure_latencies, predictions_of_both
+    from pipeline.tracking.stage_outputs import Outputs
     from pipeline.tracking.store import explained
 
     outputs = Outputs(workspace)

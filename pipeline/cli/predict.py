@@ -40,13 +40,13 @@ def predict(
     """
     paths = [(path, path.resolve()) for path in images]
     workspace = enter_workspace()
-    from pipeline.registry.registered_model import load_registered_model
+    from pipeline.registry.version_for_prediction import load_registered_model
 
     with console.status("predicting"):
         registered = load_registered_model(workspace, model)
         import numpy as np
 
-        from pipeline.data.pictures import read_pictures
+        from pipeline.data.prediction_input import read_pictures
         from pipeline.evaluation.metrics import class_probabilities
 
         size, background = registered.model.size, registered.ground

@@ -1,8 +1,7 @@
 """`data/incoming/`: labelled batches that a team adds to the training images over time.
 
-A batch is a directory of idx pairs, a directory with one folder of PNG or JPEG files per class, or an `.npz` file with
-`images` and `labels`. It consists of regular files: links are refused, and hidden files are ignored. DVC stores its
-content; git stores the pointer `NAME.dvc` beside it.
+A batch is a directory or a file in one of the formats of `batch_formats`. It consists of regular files: links are
+refused, and hidden files are ignored. DVC stores its content; git stores the pointer `NAME.dvc` beside it.
 """
 
 import errno
@@ -15,26 +14,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.class_names import find_class, simplify
-from pipeline.data import idx
-from pipeline.data.decoders import StoredArray, open_npz, read_grey
-from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
 from pipeline.rooms import find_remedy
 
 INCOMING = Path("data/incoming")
 POINTER = ".dvc"
-IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"  # ends of the file names in an idx pair
-FORMATS = (
-    "pairs of *images-idx3-ubyte[.gz] and *labels-idx1-ubyte[.gz], or one folder of PNG or JPEG files per class, "
-    "or an .npz file with images and labels"
-)
-
 REGULAR = "regular files only; links are not followed (DVC makes them if its cache.type is symlink)"
-
-Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width], labels uint8 [n]
 
 
 def find_batches(directory: Path) -> list[Path]:
@@ -249,29 +234,6 @@ def require_same_local_data(here: Path, main: Path) -> None:
         )
 
 
-def read_batch(path: Path, dataset: Dataset) -> Iterator[Pair]:
-    """Yield the images and labels of a batch in chunks, in the same order every time.
-
-    Yields:
-        images uint8 [n, height, width] and labels uint8 [n].
-
-    Raises:
-        DataError: it is malformed or empty, or does not fit the dataset's shape and classes.
-    """
-    try:
-        if path.name == OFFICIAL:
-            raise DataError(f"{OFFICIAL} marks the dataset's own images", expected="another name")
-        read_files(path)  # refuses links
-        images_read = 0
-        for images, labels in _reader(path, dataset):
-            images_read += len(images)
-            yield images, labels
-        if not images_read:
-            raise DataError(f"{path} holds no images", expected=FORMATS)
-    except DataError as error:
-        raise as_batch_error(path, error) from error
-
-
 def as_batch_error(path: Path, error: DataError) -> DataError:
     """Convert an error about a file of a batch to an error that names the batch."""
     in_place = path.parent.resolve() == INCOMING.resolve()
@@ -283,114 +245,6 @@ def as_batch_error(path: Path, error: DataError) -> DataError:
         found=error.found,
         remedy=f"correct {path}{removal}",
     )
-
-
-def _reader(path: Path, dataset: Dataset) -> Iterator[Pair]:
-    if path.is_file():
-        if path.suffix != ".npz":
-            raise DataError(f"{path} has an unknown format", expected=FORMATS)
-        return _read_npz(path, dataset)
-    if not path.is_dir():
-        raise DataError(f"{path} does not exist", expected=FORMATS)
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    folders = [entry for entry in entries if entry.is_dir()]
-    if folders and len(folders) < len(entries):
-        raise DataError(f"{path} holds both files and folders", expected=FORMATS)
-    return _read_folders(folders, dataset) if folders else _read_idx_pairs(entries, dataset)
-
-
-def _read_idx_pairs(files: list[Path], dataset: Dataset) -> Iterator[Pair]:
-    by_name = {file.name.removesuffix(".gz"): file for file in files}
-    for file in files:
-        name = file.name.removesuffix(".gz")
-        if by_name[name] != file:
-            raise DataError(f"{file.with_name(name)} exists twice", expected="one file, with or without .gz")
-        if _partner(name) not in by_name:
-            raise DataError(f"{file} belongs to no pair of images and labels", expected=FORMATS)
-    for name, file in by_name.items():
-        if name.endswith(IMAGES):
-            yield from idx.stream_pair(file, by_name[_partner(name)], dataset)
-
-
-def _partner(name: str) -> str:
-    """Return the name of the labels file of an images file, or the reverse. Empty for other files."""
-    for ending, other in ((IMAGES, LABELS), (LABELS, IMAGES)):
-        if name.endswith(ending):
-            return name.removesuffix(ending) + other
-    return ""
-
-
-def _read_npz(path: Path, dataset: Dataset) -> Iterator[Pair]:
-    with open_npz(path, "images", "labels") as (images, labels):
-        if images.dtype != np.uint8 or len(images.shape) != 3 or images.fortran:
-            raise _not_a_pair(path, images, labels)
-        if labels.dtype.kind not in "iu" or len(labels.shape) != 1:
-            raise _not_a_pair(path, images, labels)
-        count, *shape = images.shape
-        if labels.shape != (count,):
-            raise DataError(
-                f"the images and labels of {path} do not belong together",
-                expected="as many labels as images",
-                found=f"{count} images, {labels.shape[0]} labels",
-            )
-        dataset.require_shape(tuple(shape), path)
-        for start in range(0, count, idx.CHUNK_ROWS):
-            rows = min(idx.CHUNK_ROWS, count - start)
-            numbers = labels.read(rows)
-            dataset.require_labels(numbers, path, start)
-            yield images.read(rows), numbers.astype(np.uint8)
-
-
-def _not_a_pair(path: Path, images: StoredArray, labels: StoredArray) -> DataError:
-    return DataError(
-        f"{path} does not hold images and labels",
-        expected="images uint8 [n, height, width] in C order, labels of an integer type [n]",
-        found=f"images {images}, labels {labels}",
-    )
-
-
-def _read_folders(folders: list[Path], dataset: Dataset) -> Iterator[Pair]:
-    """Yield the pictures in folders that are named after their classes."""
-    labelled = [
-        (file, label)
-        for folder, label in zip(folders, _labels_of(folders, dataset), strict=True)
-        for file in sorted(folder.iterdir())
-        if not file.name.startswith(".")
-    ]
-    for start in range(0, len(labelled), idx.CHUNK_ROWS):
-        part = labelled[start : start + idx.CHUNK_ROWS]
-        images = np.stack([read_grey(file, dataset) for file, _ in part])
-        yield images, np.array([label for _, label in part], np.uint8)
-
-
-def _labels_of(folders: list[Path], dataset: Dataset) -> list[int]:
-    """Return the label of the class that each folder is named after.
-
-    Raises:
-        DataError: a name matches no class or several, or two names differ only in case and separators.
-    """
-    found: dict[tuple[int, str], Path] = {}
-    for folder in folders:
-        labels = find_class(folder.name, dataset.classes, dataset.classes_ko)
-        if not labels:
-            raise DataError(
-                f"{folder} does not have the name of a class",
-                expected=f"the English or Korean name, or the number, of one of {', '.join(dataset.classes)}",
-            )
-        if len(labels) > 1:
-            raise DataError(
-                f"{folder} may mean more than one class",
-                expected="the exact name of one class",
-                found=" or ".join(f"{label} {dataset.classes[label]}" for label in sorted(labels)),
-            )
-        key = (labels.pop(), simplify(folder.name))
-        if key in found:
-            raise DataError(
-                f"{found[key]} and {folder} match the same class, {dataset.classes[key[0]]}",
-                expected="one folder, or names of different classes",
-            )
-        found[key] = folder
-    return [label for label, _ in found]
 
 
 def _list_names(directory: Path) -> tuple[set[str], set[str]]:

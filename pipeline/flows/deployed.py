@@ -11,7 +11,7 @@ from prefect.states import Failed
 
 from pipeline.errors import PipelineError
 from pipeline.files import write_json
-from pipeline.process import end_with_input
+from pipeline.process_lifetime import end_with_input
 from pipeline.proxies import bypass_proxy
 from pipeline.stages.entrypoint import explain
 from pipeline.tracking.processes import start_of

@@ -27,7 +27,7 @@ from pipeline.errors import TEMPORARY_FAILURE, FlowError, remedy_for_committed
 from pipeline.flows.plan import Plan, parse_plan
 from pipeline.git import require_repository
 from pipeline.params import PARAMS_FILE
-from pipeline.process import end_with_input
+from pipeline.process_lifetime import end_with_input
 
 PLAN = "plan: "  # before the plan in the output; lines before it are messages of DVC
 STOP_SECONDS = 10  # for a training to close its MLflow run after SIGTERM

@@ -11,9 +11,9 @@ from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.dvc_process import DvcProcess
 from pipeline.flows.plan import Plan
 from pipeline.flows.terminal import Terminal
-from pipeline.tracking.dvc_cache import require_sound_outputs
-from pipeline.tracking.outputs import Outputs
-from pipeline.tracking.parent_run import PARENT_FILE_VARIABLE
+from pipeline.tracking.output_integrity import require_sound_outputs
+from pipeline.tracking.parent_run_id import PARENT_FILE_VARIABLE
+from pipeline.tracking.stage_outputs import Outputs
 from pipeline.workspace import STATE
 
 ALL_STAGES = "all"

@@ -15,11 +15,11 @@ from pipeline.flows.execution import Execution
 from pipeline.flows.prefect_internals import send_buffered_records
 from pipeline.flows.prefect_server import wait_for_response
 from pipeline.flows.summary import EVALUATION_REPORT, Summary, key_figure
-from pipeline.process import skip_exit_handlers
+from pipeline.process_lifetime import skip_exit_handlers
 from pipeline.registry.registration import Registration
 from pipeline.registry.sync import sync
 from pipeline.tracking.flow_runs import StageResult, flow_run
-from pipeline.tracking.parent_run import write_parent_run
+from pipeline.tracking.parent_run_id import write_parent_run
 from pipeline.tracking.store import answers, locate
 
 RETRY_SECONDS = [5.0, 20.0]  # before the first and the second retry, if a network or a server did not respond

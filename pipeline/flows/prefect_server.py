@@ -6,9 +6,9 @@ the other preparations. It ends when the run's process ends, even after `kill -9
 
 `python -m pipeline.flows.prefect_server SOCKET` is the temporary server. It exits at once if a profile or
 `prefect.toml` names another server. Only Prefect can find all such settings, and to load them in the flow's process
-first would delay the start.
-`python -m pipeline.flows.prefect_server HOST PORT [ALLOWED_HOSTS]` is the project's own server (`stack.py`), which
-also runs Prefect's services. Both require credentials, and refuse foreign hosts and origins.
+first would delay the start. `python -m pipeline.flows.prefect_server HOST PORT [ALLOWED_HOSTS]` is the project's own
+server (`server_addresses.py`), which also runs Prefect's services. Both require credentials, and refuse foreign hosts
+and origins.
 """
 
 import logging
@@ -39,15 +39,22 @@ from pipeline.flows.prefect_internals import (
 )
 from pipeline.proxies import bypass_proxy
 from pipeline.redaction import without_password
-from pipeline.stack import CLIENT_AUTH, SERVER_AUTH, auth_string, find_server, prefect_credentials, prefect_home
-from pipeline.tracking.database import hold_creation_lock
+from pipeline.server_addresses import (
+    CLIENT_AUTH,
+    SERVER_AUTH,
+    auth_string,
+    find_server,
+    prefect_credentials,
+    prefect_home,
+)
+from pipeline.tracking.database_setup import hold_creation_lock
 from pipeline.workspace import STATE, main_repository, make_state
 
 START_SECONDS = 120
 STOP_SECONDS = 5
 ANSWER_SECONDS = 5
 LOG_FILE = STATE / "prefect-server.log"
-ATTACHED_MODULE = "pipeline.process"
+ATTACHED_MODULE = "pipeline.process_lifetime"
 
 RETRIES = "PREFECT_CLIENT_MAX_RETRIES"
 

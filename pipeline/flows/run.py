@@ -11,7 +11,7 @@ from pipeline.flows.execution import Execution
 from pipeline.flows.prefect_server import explain_server_errors, open_server
 from pipeline.flows.terminal import Terminal
 from pipeline.git import require_repository
-from pipeline.process import signals_as_exceptions
+from pipeline.process_lifetime import signals_as_exceptions
 from pipeline.stages.entrypoint import read_params
 from pipeline.tracking.store import locate, open_store
 from pipeline.workspace import lock

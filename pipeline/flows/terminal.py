@@ -12,8 +12,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipeline.console import SafeConsole
 from pipeline.flows.summary import Summary
+from pipeline.safe_console import SafeConsole
 
 STYLES = {"ran": "green", "restored": "cyan", "unchanged": "dim", "failed": "bold red", "not reached": "yellow"}
 

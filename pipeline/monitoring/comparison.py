@@ -16,7 +16,8 @@ import numpy as np
 
 from pipeline.batches.incoming import read_digests
 from pipeline.data import batches, decoders, features, table
-from pipeline.data.batches import INCOMING, POINTER, Pair, read_batch
+from pipeline.data.batch_formats import Pair, read_batch
+from pipeline.data.batches import INCOMING, POINTER
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import class_probabilities
@@ -25,8 +26,8 @@ from pipeline.monitoring import drift
 from pipeline.monitoring.drift import BatchDrift, Sample
 from pipeline.monitoring.params import MonitorParams
 from pipeline.registry.champion import find_champion
-from pipeline.registry.load import CannotBeJudged
-from pipeline.tracking.outputs import DATASET, Outputs
+from pipeline.registry.load_version import CannotBeJudged
+from pipeline.tracking.stage_outputs import DATASET, Outputs
 from pipeline.workspace import STATE, main_repository
 
 CACHE = STATE / "monitoring/comparisons"

@@ -19,7 +19,7 @@ def notify() -> None:
     with console.status("sending"):
         deliveries = send_test()
     for delivery in deliveries:
-        sentence = f"did not go: {delivery.problem}" if delivery.problem else "went"
+        sentence = f"failed: {delivery.problem}" if delivery.problem else "sent"
         console.print(f"{delivery.channel}: {sentence}", markup=False, soft_wrap=True)
     if any(delivery.problem for delivery in deliveries):
         raise typer.Exit(FAILURE)

@@ -71,11 +71,11 @@ def notify(kind: Kind, title: str, text: str, links: Mapping[str, str] = {}) -> 
     try:
         deliveries = deliver(kind, title, text, links)
     except Exception as error:  # a notice must not fail the run
-        _say(f"the notice {kind!r} was not sent: {type(error).__name__}")
+        _print(f"the notice {kind!r} was not sent: {type(error).__name__}")
         return
     for delivery in deliveries:
         if delivery.problem:
-            _say(f"the notice {kind!r} did not reach {delivery.channel}: {delivery.problem}")
+            _print(f"the notice {kind!r} did not reach {delivery.channel}: {delivery.problem}")
 
 
 def notify_of_run(summary: Summary) -> None:
@@ -164,16 +164,16 @@ class _Message:
         self._channel += f" ({_describe(self._url, channel)})"
         sender = apprise.Apprise()  # converts plain text to the channel's format, such as HTML
         sender.add(channel)
-        went = sender.notify(
+        is_sent = sender.notify(
             self._body,
             self._title,
             notify_type=apprise.NotifyType(COLOURS[self._kind]),
             body_format=apprise.NotifyFormat.TEXT,
         )
-        return "" if went else "it could not be reached, or refused"
+        return "" if is_sent else "it could not be reached, or refused"
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     """Print a line to standard error. A flow's process shows no warnings, because Prefect controls its loggers."""
     print(printable(line), file=sys.stderr, flush=True)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import TrackingError
 from pipeline.tracking import provenance
-from pipeline.tracking.parent_run import read_parent_run
+from pipeline.tracking.parent_run_id import read_parent_run
 from pipeline.tracking.queries import find_or_none
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ from pipeline.registry.alias_history import (
 )
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.processes import is_running, this_process
-from pipeline.tracking.records import milliseconds
+from pipeline.tracking.training_runs import milliseconds
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,9 +9,9 @@ from pipeline.data import table
 from pipeline.data.catalog import CATALOG_FILE, load_catalog
 from pipeline.files import read_json
 from pipeline.registry.model_card import FIGURES, Facts, render_html, summarise, write_markdown
-from pipeline.tracking.outputs import Outputs, read_csv
-from pipeline.tracking.records import Record
+from pipeline.tracking.stage_outputs import Outputs, read_csv
 from pipeline.tracking.store import explained
+from pipeline.tracking.training_runs import Record
 
 if TYPE_CHECKING:
     from pipeline.registry.registration import Registration

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.registry.alias_history import find_aliases
 from pipeline.registry.aliases import CHAMPION
-from pipeline.registry.load import load_version
+from pipeline.registry.load_version import load_version
 from pipeline.registry.registration import current_name
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.store import Store, explained, locate, open_store

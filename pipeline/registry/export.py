@@ -18,11 +18,11 @@ from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.models.contract import CONTRACT_FILE, KERAS_FILE, LITERT_FILE, Contract, read_contract
 from pipeline.registry.alias_history import current_actor
-from pipeline.registry.load import CannotBeJudged, download_file, find_model
+from pipeline.registry.load_version import CannotBeJudged, download_file, find_model
 from pipeline.registry.registration import COMMIT_TAG, current_name, find_version, open_registry
 from pipeline.rooms import find_remedy
 from pipeline.tracking.logged_models import CONTRACT_TAG, EXPORTED_TAG, MODEL_FOLDER, MODEL_TAG
-from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import explained
 
 if TYPE_CHECKING:

@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING
 
 from pipeline.data import table
 from pipeline.data.catalog import CATALOG_FILE, load_catalog
-from pipeline.data.sources import LOCAL
+from pipeline.data.dataset_files import LOCAL
 from pipeline.errors import TrackingError
 from pipeline.evaluation.champion_rule import Decision
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import PARAMS_FILE, RegisterParams, load_params
 from pipeline.registry.alias_history import find_aliases, find_aliases_of
 from pipeline.registry.aliases import CHALLENGER, CHAMPION
+from pipeline.registry.apply_champion_rule import decide_on_version
 from pipeline.registry.card_upload import upload_card
-from pipeline.registry.decision import decide_on_version
 from pipeline.registry.model_card import describe_task
 from pipeline.registry.versions import ACCURACY_TAG, DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG, digest_tags
-from pipeline.tracking.outputs import Outputs, read_csv
 from pipeline.tracking.queries import pages
-from pipeline.tracking.records import Record
+from pipeline.tracking.stage_outputs import Outputs, read_csv
 from pipeline.tracking.store import Store, as_default, explained, locate, open_store
+from pipeline.tracking.training_runs import Record
 from pipeline.workspace import lock, main_repository
 
 if TYPE_CHECKING:

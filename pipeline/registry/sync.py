@@ -9,8 +9,8 @@ from pathlib import Path
 from pipeline.files import file_digest
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.registry.registration import Registration, register
-from pipeline.tracking.outputs import CONTRACT, EVALUATION, EXPORTED_MODEL, MODEL, TRAINING, Outputs
-from pipeline.tracking.records import find_or_rebuild
+from pipeline.tracking.stage_outputs import CONTRACT, EVALUATION, EXPORTED_MODEL, MODEL, TRAINING, Outputs
+from pipeline.tracking.training_runs import find_or_rebuild
 from pipeline.workspace import current_experiment
 
 

@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.checkout import RETRAININGS, checkout
 from pipeline.dvc import TRANSFER_SECONDS, run_in_checkout
 from pipeline.errors import TEMPORARY_FAILURE, FlowError, PipelineError
 from pipeline.files import read_cached_json, write_json
 from pipeline.git import find_reason, git, git_or_none
+from pipeline.temporary_checkout import RETRAININGS, checkout
 from pipeline.workspace import STATE
 
 PREFIX = "retrain/"
-TAKEN = "Retrain-Takes"  # first commit: digest of the whole input
+TAKEN = "Retrain-Takes"  # first commit: digest of the input
 INPUT = "Retrain-Input"  # last commit: the same digest
 RESULT = "Retrain-Result"  # last commit: digest of the input after this branch is merged
 OUTCOME = "Retrain-Outcome"

@@ -11,7 +11,7 @@ from pipeline.batches.quarantine import quarantine, release
 from pipeline.data.batches import INCOMING, POINTER
 from pipeline.dvc import TRANSFER_SECONDS, run_in_checkout
 from pipeline.errors import DataError, FlowError
-from pipeline.flows.checkout_data import copy_dataset_files, dataset_path, restore
+from pipeline.flows.temporary_checkout_data import copy_dataset_files, dataset_path, restore
 from pipeline.git import find_reason
 from pipeline.params import load_params
 from pipeline.retraining.inputs import RetrainingInput

@@ -1,8 +1,8 @@
 """Unattended retraining: take in new batches and commits, train and judge a model, create a branch.
 
-The retraining runs in a separate checkout (`pipeline.checkout`); the user's working tree does not change. It can be
-killed at any moment: the commit that its runs name is in the user's repository before they start, completed stages
-are in DVC's cache, and an interrupted training resumes from its checkpoint.
+The retraining runs in a separate checkout (`pipeline.temporary_checkout`); the user's working tree does not change. It
+can be killed at any moment: the commit that its runs name is in the user's repository before they start, completed
+stages are in DVC's cache, and an interrupted training resumes from its checkpoint.
 """
 
 import os
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.batches.incoming import read_digests
 from pipeline.batches.quarantine import find_quarantined
-from pipeline.checkout import RETRAININGS, checkout, remove_stale_checkouts
 from pipeline.data.batches import INCOMING
 from pipeline.dvc import site_cache
 from pipeline.errors import FlowError, ParamsError, PipelineError, WorkspaceError
@@ -30,13 +29,14 @@ from pipeline.git import (
     require_repository,
 )
 from pipeline.params import PARAMS_FILE
-from pipeline.process import signals_as_exceptions
+from pipeline.process_lifetime import signals_as_exceptions
 from pipeline.retraining import branches
 from pipeline.retraining.branches import Branch
 from pipeline.retraining.inputs import RetrainingInput, read_input, read_params, set_param
 from pipeline.retraining.intake import Intake
 from pipeline.retraining.params import RetrainParams
 from pipeline.retraining.report import REPORT, REPORTS, Outcome, Retraining, append_to_log, write_report
+from pipeline.temporary_checkout import RETRAININGS, checkout, remove_stale_checkouts
 from pipeline.workspace import lock, main_repository
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from pipeline.batches.watcher import arrived_batches
 from pipeline.data.batches import INCOMING
 from pipeline.flows.deployed import RESOURCE
 from pipeline.retraining.report import LOG
-from pipeline.servers.deployments import RETRAINING, SKIPPED
 from pipeline.servers.flow_run_cleanup import find_active_runs, log_server_errors
+from pipeline.servers.train_flow import RETRAINING, SKIPPED
 
 BUSY_SECONDS = 5  # between two checks for an active retraining
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 60, 900  # until a retraining that did not run here is retried; doubled each time

@@ -28,8 +28,8 @@ from prefect.states import Cancelled, Crashed
 
 from pipeline.errors import FlowError
 from pipeline.notices.send import notify_of_failure
-from pipeline.servers.deployments import SKIPPED
 from pipeline.servers.flow_run_processes import end_processes, read_notes
+from pipeline.servers.train_flow import SKIPPED
 
 CLEAN_UP_SECONDS = 30
 LONGEST_PENDING = timedelta(minutes=2)  # a run that is pending for longer has lost its process

@@ -22,7 +22,7 @@ from pipeline.allowed_hosts import Application, guard, own_names
 from pipeline.errors import PipelineError
 from pipeline.files import make_private
 from pipeline.proxies import bypass_proxy
-from pipeline.stack import data_directory
+from pipeline.server_addresses import data_directory
 from pipeline.tracking.mlflow_internals import get_server_store, select_uvicorn
 from pipeline.tracking.store import SETTINGS, Store, locate_unserved, prepare
 from pipeline.workspace import STATE, main_repository

@@ -13,8 +13,8 @@ from typing import Literal
 import psutil
 
 from pipeline.errors import FlowError
+from pipeline.server_addresses import CLIENT_AUTH, SERVER_AUTH, Server, Stack, is_same_server
 from pipeline.servers.mlflow_server import PROTECTION
-from pipeline.stack import CLIENT_AUTH, SERVER_AUTH, Server, Stack, is_same_server
 
 PREFECT_PROTECTION = SERVER_AUTH
 SHORTEST_PASSWORD = 12  # characters

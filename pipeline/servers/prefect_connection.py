@@ -5,10 +5,10 @@ from pathlib import Path
 
 from pipeline.errors import FlowError
 from pipeline.flows.prefect_server import require_response, settings
-from pipeline.stack import find_server, prefect_credentials
+from pipeline.server_addresses import find_server, prefect_credentials
 
 
-def use_lasting_server(root: Path) -> str:
+def use_permanent_server(root: Path) -> str:
     """Connect Prefect to the configured server or to that of `pipeline up`. Call this before Prefect is imported.
 
     Returns:
@@ -24,7 +24,7 @@ def use_lasting_server(root: Path) -> str:
         raise FlowError(
             "no Prefect server is up",
             expected="the one of `pipeline up`, or another's address in PREFECT_API_URL",
-            found="neither",
+            found="no server of `pipeline up`, and PREFECT_API_URL is not set",
             remedy="pipeline up, in another terminal or as a service; then run the same command again",
         )
     require_response(url)
@@ -33,7 +33,7 @@ def use_lasting_server(root: Path) -> str:
 
 
 def _configured_elsewhere() -> str | None:
-    """The server in a Prefect profile or in `prefect.toml`."""
+    """Return the address in a Prefect profile or in `prefect.toml`."""
     from prefect.settings import get_current_settings
 
     return get_current_settings().api.url

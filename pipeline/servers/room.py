@@ -3,7 +3,7 @@
 from pipeline.rooms import Room
 
 ROOM = Room(
-    flows={"train": "pipeline.servers.deployments:train"},
+    flows={"train": "pipeline.servers.train_flow:train"},
     remedies={"show the store": "pipeline ui"},
     files=("docs/servers.md", "docs/schedules.md", "docs/team.md", "compose.yaml", ".env.example", "prefect.yaml"),
 )

@@ -12,7 +12,7 @@ import sys
 from pipeline import logs
 from pipeline.errors import PipelineError
 from pipeline.proxies import bypass_proxy
-from pipeline.servers.prefect_connection import use_lasting_server
+from pipeline.servers.prefect_connection import use_permanent_server
 from pipeline.workspace import find_workspace, lock, main_repository
 
 WAIT_SECONDS = 30  # for the previous runner, which may still be ending a stage
@@ -26,7 +26,7 @@ def main() -> int:
         os.chdir(root)
         bypass_proxy()
         os.environ["PREFECT_RUNNER_SERVER_ENABLE"] = "false"  # any user of this machine could send it commands
-        use_lasting_server(root)
+        use_permanent_server(root)
         from pipeline.servers.runner_loop import serve
 
         with lock("the runner", wait=WAIT_SECONDS, remedy="use that one, or end that process", root=root):

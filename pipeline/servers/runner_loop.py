@@ -25,9 +25,9 @@ from pipeline.flows.prefect_internals import execute_only, set_flow_for_hooks
 from pipeline.flows.run import IfBusy
 from pipeline.retraining.flow import read_if_busy, retrain
 from pipeline.servers.batch_trigger import retrain_on_arrivals
-from pipeline.servers.deployments import find_flows
 from pipeline.servers.flow_run_cleanup import clean_up, clean_up_repeatedly, mark_crashed
 from pipeline.servers.flow_run_processes import end_processes, read_notes
+from pipeline.servers.train_flow import find_flows
 
 POLL_SECONDS = 5  # between two queries for runs that are due
 COLLISION_STRATEGIES = {"wait": ConcurrencyLimitStrategy.ENQUEUE, "leave": ConcurrencyLimitStrategy.CANCEL_NEW}

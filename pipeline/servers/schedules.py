@@ -17,7 +17,7 @@ from pipeline.flows.prefect_internals import next_times
 from pipeline.flows.prefect_server import explain_server_errors
 from pipeline.redaction import without_password
 from pipeline.rooms import find_rooms
-from pipeline.servers.prefect_connection import use_lasting_server
+from pipeline.servers.prefect_connection import use_permanent_server
 from pipeline.workspace import main_repository
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _require_schedules(deployment: "DeploymentResponse") -> list[UUID]:
 
 @contextmanager
 def _deployments(workspace: Path, *flows: str) -> Iterator[tuple["SyncPrefectClient", list["DeploymentResponse"]]]:
-    url = without_password(use_lasting_server(main_repository(workspace)))
+    url = without_password(use_permanent_server(main_repository(workspace)))
     from httpx import TransportError
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound

@@ -1,7 +1,7 @@
 """The loop of `pipeline up`: start the parts, restart those that ended or stopped responding, and end all of them.
 
 Each part leads a process group of its own, which gets no signals of the terminal. Its standard input is a pipe that
-closes when this process ends, even after `kill -9`: the part then ends too (`pipeline.process`).
+closes when this process ends, even after `kill -9`: the part then ends too (`pipeline.process_lifetime`).
 """
 
 import logging
@@ -20,8 +20,8 @@ from pipeline import logs
 from pipeline.errors import FlowError
 from pipeline.flows.prefect_server import ATTACHED_MODULE
 from pipeline.redaction import without_password
+from pipeline.server_addresses import answers, remove_stack, write_stack
 from pipeline.servers.parts import Part, describe
-from pipeline.stack import answers, remove_stack, write_stack
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 

@@ -9,9 +9,18 @@ from pathlib import Path
 from pipeline.allowed_hosts import ANY_ADDRESS, own_names
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.proxies import bypass_proxy
+from pipeline.server_addresses import (
+    AUTH_FILE,
+    LOCK,
+    Server,
+    auth_string,
+    data_directory,
+    move_data,
+    prefect_home,
+    remove_stack,
+)
 from pipeline.servers.parts import PREFECT_PROTECTION, Listening, plan, require_free_port, require_protection
 from pipeline.servers.supervisor import run
-from pipeline.stack import AUTH_FILE, LOCK, Server, auth_string, data_directory, move_data, prefect_home, remove_stack
 from pipeline.workspace import lock, main_repository
 
 LOCK_SECONDS = 1.0  # to wait for the lock: a command that checks for a `pipeline up` holds it briefly

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import idx, table, window
-from pipeline.data.batches import INCOMING, Pair, find_batches, read_batch, read_state, require_unchanged
+from pipeline.data.batch_formats import Pair, read_batch
+from pipeline.data.batches import INCOMING, find_batches, read_state, require_unchanged
 from pipeline.data.catalog import CATALOG_FILE, Entry, load_catalog, load_entry
-from pipeline.data.sources import Fetched, fetch
+from pipeline.data.dataset_files import Fetched, fetch
 from pipeline.files import atomic_directory, file_digest
 from pipeline.params import Params
 from pipeline.redaction import printable

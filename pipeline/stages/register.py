@@ -33,8 +33,8 @@ def run(params: Params) -> None:
         TrackingError: the tracking store cannot be used.
     """
     from pipeline.registry.registration import register, write_registration
-    from pipeline.tracking.outputs import Outputs
-    from pipeline.tracking.records import find_or_rebuild
+    from pipeline.tracking.stage_outputs import Outputs
+    from pipeline.tracking.training_runs import find_or_rebuild
 
     outputs = Outputs()
     record = find_or_rebuild(outputs)

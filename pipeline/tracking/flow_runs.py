@@ -18,8 +18,8 @@ from typing import Literal
 from pipeline.tracking import processes
 from pipeline.tracking.background import Background, ended_with_block
 from pipeline.tracking.queries import all_experiments
-from pipeline.tracking.records import Record
 from pipeline.tracking.store import experiment_id, explained, locate, open_store
+from pipeline.tracking.training_runs import Record
 
 
 @dataclass(frozen=True)

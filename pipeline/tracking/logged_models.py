@@ -20,8 +20,8 @@ from pipeline.data import table
 from pipeline.data.ground import measure_ground
 from pipeline.files import file_digest
 from pipeline.models.contract import CONTRACT_FILE, KERAS_FILE, LITERT_FILE
-from pipeline.tracking.outputs import CONTRACT, EXPORTED_MODEL, MODEL, Outputs
 from pipeline.tracking.queries import find_or_none
+from pipeline.tracking.stage_outputs import CONTRACT, EXPORTED_MODEL, MODEL, Outputs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

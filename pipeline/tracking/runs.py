@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from pipeline.process import signals_as_exceptions
+from pipeline.process_lifetime import signals_as_exceptions
 from pipeline.tracking.background import Background, ended_with_block
-from pipeline.tracking.outputs import Outputs
-from pipeline.tracking.records import TrainingFacts, find_or_rebuild, milliseconds, monitor_system, open_record
+from pipeline.tracking.stage_outputs import Outputs
+from pipeline.tracking.training_runs import TrainingFacts, find_or_rebuild, milliseconds, monitor_system, open_record
 
 if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    from pipeline.tracking.records import Record
+    from pipeline.tracking.training_runs import Record
 
 __all__ = ["TrainingFacts", "TrainingRun", "log_evaluation", "training_run"]
 

@@ -2,9 +2,9 @@
 
 The default store is `mlflow.db` and `mlruns/` in the root of the main repository. Their addresses are absolute, so all
 worktrees and every `dvc exp run --temp` share them, and a plain `mlflow ui` there shows everything. While the
-project's own server (`stack.py`) serves the store, clients use it; the record is the same. If `MLFLOW_TRACKING_URI`
-names another store (a server, or a team's database), only that one is used. For a database without a server,
-`MLFLOW_DEFAULT_ARTIFACT_ROOT` is the location of the files.
+project's own server (`server_addresses.py`) serves the store, clients use it; the record is the same. If
+`MLFLOW_TRACKING_URI` names another store (a server, or a team's database), only that one is used. For a database
+without a server, `MLFLOW_DEFAULT_ARTIFACT_ROOT` is the location of the files.
 
 `python -m pipeline.tracking.store` prepares the store, so that its creation can overlap with other work.
 """
@@ -24,8 +24,8 @@ from pipeline.errors import PipelineError, TrackingError
 from pipeline.proxies import bypass_proxy
 from pipeline.redaction import without_password
 from pipeline.rooms import find_remedy
-from pipeline.stack import data_directory, find_server
-from pipeline.tracking import database
+from pipeline.server_addresses import data_directory, find_server
+from pipeline.tracking import database_setup
 from pipeline.tracking.store_errors import LONGEST_CAUSE, explain, is_of_store, is_timeout
 from pipeline.workspace import main_repository
 
@@ -132,7 +132,7 @@ def prepare(store: Store) -> None:
         TrackingError: the database cannot be read or created.
     """
     with explained(store):
-        database.prepare(store)
+        database_setup.prepare(store)
 
 
 def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:

@@ -83,6 +83,7 @@ def test_every_example_works(extended: Project) -> None:
 
     load = "from pipeline.data.catalog import load_entry; print(load_entry('shoes').dataset.classes)"
     assert "('Sandal', 'Sneaker')" in extended.run(sys.executable, "-c", load).stdout
+    assert "9 Ankle boot" in extended.run(sys.executable, "-m", "pipeline.cli", "classes").stdout
     for check in (["ruff", "check"], ["ruff", "format", "--check"], ["lint-imports"]):
         extended.run(*check)
 

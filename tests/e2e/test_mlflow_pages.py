@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from pipeline.files import file_digest
-from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.stage_outputs import Outputs
 from tests.conftest import Project
 from tests.e2e.pages import PATIENCE, Pages, open_browser, open_pages
 from tests.e2e.servers import serve

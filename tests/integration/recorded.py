@@ -21,11 +21,11 @@ from pipeline.models.contract import Contract, ContractTask, ExportCheck, write_
 from pipeline.params import load_params
 from pipeline.registry.registration import Registration, register
 from pipeline.tracking.logged_models import OUTPUT_PATHS
-from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest, flatten
-from pipeline.tracking.parent_run import PARENT_FILE_VARIABLE
-from pipeline.tracking.records import TrainingFacts, find_or_rebuild
+from pipeline.tracking.parent_run_id import PARENT_FILE_VARIABLE
 from pipeline.tracking.runs import log_evaluation, training_run
+from pipeline.tracking.stage_outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest, flatten
 from pipeline.tracking.store import locate, open_store
+from pipeline.tracking.training_runs import TrainingFacts, find_or_rebuild
 from tests.conftest import REPOSITORY, settle_store
 
 if TYPE_CHECKING:

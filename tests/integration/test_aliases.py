@@ -16,7 +16,7 @@ from pipeline.registry.aliases import CHALLENGER, CHAMPION, read_history, recove
 from pipeline.registry.promotion import promote, rollback
 from pipeline.tracking import processes
 from pipeline.tracking.logged_models import MODEL_TAG
-from pipeline.tracking.parent_run import PARENT_FILE_VARIABLE, write_parent_run
+from pipeline.tracking.parent_run_id import PARENT_FILE_VARIABLE, write_parent_run
 from pipeline.tracking.store import Store, open_store
 from tests.integration.movers import NAME, Job, Outcome, make_versions, run_at_once
 from tests.integration.recorded import Workspace, empty_store, workspace

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.registry import card_upload
 from pipeline.registry.registration import Decision, Registration
-from pipeline.tracking.records import find_or_rebuild
+from pipeline.tracking.training_runs import find_or_rebuild
 from tests.integration.recorded import Workspace, empty_store, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures

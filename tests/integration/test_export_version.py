@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.data import table
 from pipeline.models.contract import read_contract
-from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.stage_outputs import Outputs
 from tests.conftest import Project
 
 TAGS = ("contract.sha256", "model.tflite.sha256")

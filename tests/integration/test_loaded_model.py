@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipeline.files import file_digest, read_json
-from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.stage_outputs import Outputs
 from tests.conftest import Project
 
 EXPORTED = {"data/model.tflite", "data/contract.json"}

@@ -13,9 +13,9 @@ from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.evaluation.predictions import PREDICTIONS, read_predictions
 from pipeline.files import file_digest
-from pipeline.registry.registered_model import find_ground
+from pipeline.registry.version_for_prediction import find_ground
 from pipeline.tracking.logged_models import GROUND_TAG
-from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.stage_outputs import Outputs
 from tests.conftest import REPOSITORY, Project
 
 

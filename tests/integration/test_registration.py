@@ -10,11 +10,11 @@ from pipeline.data import table
 from pipeline.data.ground import measure_ground
 from pipeline.files import file_digest, write_json
 from pipeline.models.contract import read_contract
-from pipeline.registry import decision, registration
-from pipeline.registry.load import download_file, find_model
+from pipeline.registry import apply_champion_rule, registration
+from pipeline.registry.load_version import download_file, find_model
 from pipeline.registry.registration import current_name, judged_versions
 from pipeline.tracking.logged_models import CONTRACT_TAG, MODEL_TAG, OUTPUT_PATHS
-from pipeline.tracking.outputs import Outputs
+from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import locate
 from tests.conftest import REPOSITORY
 from tests.integration.recorded import CLASSES, Workspace, empty_store, workspace
@@ -146,7 +146,7 @@ def test_a_version_stays_when_thresholds_rise_above_it(workspace: Workspace) -> 
 
 def test_a_registration_that_was_cut_off_is_completed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(decision, "move_alias", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(apply_champion_rule, "move_alias", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         workspace.enter(b"one")
     assert workspace.aliases("garments") == {}
     registration = workspace.register()
@@ -233,5 +233,5 @@ def test_the_judged_versions_are_known_by_their_decision_and_not_by_their_time(w
     assert judged_versions(workspace.root) == set()
     workspace.enter(b"one")
     cut_off = workspace.enter(b"two")
-    workspace.client.delete_model_version_tag("garments", str(cut_off.version), decision.DECISION_TAG)
+    workspace.client.delete_model_version_tag("garments", str(cut_off.version), apply_champion_rule.DECISION_TAG)
     assert judged_versions(workspace.root) == {("garments", "1")}

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli.__main__ import app
-from pipeline.console import SafeConsole
 from pipeline.errors import TrackingError
 from pipeline.flows.summary import describe_refused_batches, describe_state
+from pipeline.safe_console import SafeConsole
 from tests.conftest import REPOSITORY
 from tests.integration.movers import NAME, make_versions
 from tests.integration.recorded import Workspace, empty_store, workspace

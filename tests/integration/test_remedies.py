@@ -21,6 +21,7 @@ from pipeline.git import git
 from pipeline.params import load_params
 from pipeline.registry.sync import Synced
 from tests.conftest import REPOSITORY
+from tests.unit.test_rooms import EXCEPTIONS
 
 COMMANDS = set(get_command(app).commands)  # type: ignore[attr-defined]
 NEEDS_REASON = ("promote", "rollback")
@@ -57,7 +58,8 @@ def test_every_command_that_a_text_names_exists_and_has_what_it_requires() -> No
     wrong = []
     for place, text in texts():
         for named in re.findall(r"`pipeline ([a-z-]+)[^`]*`", text):
-            wrong += [f"{place}: {named}"] if named not in COMMANDS else []
+            is_exception = EXCEPTIONS.get(Path(place.rpartition(":")[0])) == named  # in a project without the servers
+            wrong += [f"{place}: {named}"] if named not in COMMANDS and not is_exception else []
         if re.search(rf"pipeline ({'|'.join(NEEDS_REASON)}) [{{A-Z0-9]", text) and "--reason" not in text:
             wrong.append(f"{place}: no --reason in {text!r}")
     assert wrong == []

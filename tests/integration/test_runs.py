@@ -19,13 +19,13 @@ import pytest
 from pipeline.errors import FAILURE, TEMPORARY_FAILURE, TrackingError
 from pipeline.files import file_digest
 from pipeline.registry.sync import Synced
-from pipeline.tracking import parent_run, provenance
+from pipeline.tracking import parent_run_id, provenance
 from pipeline.tracking.flow_runs import StageResult, flow_run
 from pipeline.tracking.logged_models import MODEL_TAG
-from pipeline.tracking.parent_run import PARENT_FILE_VARIABLE, read_parent_run, write_parent_run
-from pipeline.tracking.records import describe_data
+from pipeline.tracking.parent_run_id import PARENT_FILE_VARIABLE, read_parent_run, write_parent_run
 from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.tracking.store import SETTINGS_AFTER_TIMEOUT, explained, locate, open_store, pages_command
+from pipeline.tracking.training_runs import describe_data
 from tests.conftest import REPOSITORY
 from tests.integration.recorded import Workspace, empty_store, making_workspace, workspace
 
@@ -336,7 +336,7 @@ def test_a_stage_waits_until_its_flow_has_a_run(tmp_path: Path, monkeypatch: pyt
         write_parent_run(file, "0f3a")
         assert waiting.result() == "0f3a"
     file.unlink()
-    monkeypatch.setattr(parent_run, "WAIT_SECONDS", 0)
+    monkeypatch.setattr(parent_run_id, "WAIT_SECONDS", 0)
     assert read_parent_run() is None
 
 
@@ -476,7 +476,7 @@ def test_a_damaged_store_is_named_at_once(workspace: Workspace) -> None:
 
 
 def test_a_locked_store_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.tracking.database.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.tracking.database_setup.BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(workspace.root / "mlflow.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(TrackingError, match="is locked"):

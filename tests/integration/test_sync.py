@@ -11,7 +11,7 @@ from pipeline.errors import WorkspaceError
 from pipeline.files import file_digest
 from pipeline.registry.sync import Synced, sync
 from pipeline.tracking import logged_models
-from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs
+from pipeline.tracking.stage_outputs import EVALUATION, MODEL, TRAINING, Outputs
 from tests.conftest import Project
 from tests.integration.recorded import Workspace, empty_store, workspace
 

@@ -16,7 +16,7 @@ from pipeline.data import tiny
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.registry import alias_history, aliases
-from pipeline.tracking.database import hold_creation_lock
+from pipeline.tracking.database_setup import hold_creation_lock
 from pipeline.tracking.store import explained, locate, open_store
 from tests.conftest import REPOSITORY, STAGES, Project
 from tests.integration.postgresql import NOTHING, running_postgresql

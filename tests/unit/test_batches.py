@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from pipeline.data import idx
-from pipeline.data.batches import find_batches, read_batch, require_same_batches
+from pipeline.data.batch_formats import read_batch
+from pipeline.data.batches import find_batches, require_same_batches
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError
 

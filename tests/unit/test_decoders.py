@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from pipeline.data import idx
-from pipeline.data.batches import read_batch
+from pipeline.data.batch_formats import read_batch
 from pipeline.data.decoders import MOST_FILE_BYTES, MOST_PIXELS, decoding, open_npz, read_grey
-from pipeline.data.pictures import MOST_BYTES, read_pictures
+from pipeline.data.prediction_input import MOST_BYTES, read_pictures
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.outputs import Outputs, dvc_digest, flatten
 from pipeline.tracking.provenance import Tree, environment_tags, host_tags, tree_tags
+from pipeline.tracking.stage_outputs import Outputs, dvc_digest, flatten
 
 
 def test_the_environment_has_versions_and_the_digest_of_its_lock(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ ROOMS = find_rooms()
 CORE = [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in ROOMS]
 # All commands use the servers of `pipeline up` if they are there. The ground finds them, by a file and a lock, and has
 # the format of their log: these two modules say whose they are.
-EXCEPTIONS = {PACKAGE / "stack.py": "up", PACKAGE / "logs.py": "up"}
+EXCEPTIONS = {PACKAGE / "server_addresses.py": "up", PACKAGE / "logs.py": "up"}
 
 
 def commands_of_rooms() -> set[str]:

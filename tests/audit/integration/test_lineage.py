@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 from pipeline.audit.lineage import describe_lineage, find_descendants, find_lineage
-from pipeline.audit.reproduction_runs import read_recorded_run, record_verdict
+from pipeline.audit.original_run import read_recorded_run, record_verdict
 from pipeline.audit.verdict import Verdict
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest, write_json
 from pipeline.registry.sync import sync
 from pipeline.tracking.logged_models import OUTPUT_PATHS
-from pipeline.tracking.outputs import EVALUATION, TRAINING, dvc_digest
+from pipeline.tracking.stage_outputs import EVALUATION, TRAINING, dvc_digest
 from tests.integration.recorded import Workspace, empty_store, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures

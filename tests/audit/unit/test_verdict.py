@@ -15,7 +15,7 @@ from pipeline.audit.verdict import (
     find_causes,
 )
 from pipeline.evaluation.predictions import Predictions, write_predictions
-from pipeline.tracking.outputs import EXPORTED_MODEL, MODEL
+from pipeline.tracking.stage_outputs import EXPORTED_MODEL, MODEL
 
 CLOSE = Agreement(images=500, same_predictions=0.99, mean_distance=0.01)
 FAR = Agreement(images=500, same_predictions=0.95, mean_distance=0.05)

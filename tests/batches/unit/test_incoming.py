@@ -12,8 +12,8 @@ from pipeline.batches.incoming import copy_if_complete, read_digest, read_digest
 from pipeline.batches.quarantine import QUARANTINE, quarantine, read_quarantine
 from pipeline.data.batches import copy_batch, read_files
 from pipeline.errors import DataError
-from pipeline.flows.checkout_data import copy_files
-from pipeline.tracking.outputs import dvc_digest
+from pipeline.flows.temporary_checkout_data import copy_files
+from pipeline.tracking.stage_outputs import dvc_digest
 
 
 @pytest.fixture

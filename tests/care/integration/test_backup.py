@@ -20,8 +20,8 @@ from pipeline.care.sqlite import copy_database, find_damage
 from pipeline.errors import TrackingError, WorkspaceError
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.registry import aliases
-from pipeline.stack import move_data
-from pipeline.tracking.database import RESTORING
+from pipeline.server_addresses import move_data
+from pipeline.tracking.database_setup import RESTORING
 from pipeline.tracking.store import locate, open_store
 from pipeline.workspace import lock
 from tests.integration.recorded import Workspace, empty_store, fill, making_workspace, prefect_database, workspace

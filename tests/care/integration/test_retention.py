@@ -8,9 +8,9 @@ import pytest
 from pipeline.care.retention import Retention, delete, review
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
-from pipeline.registry import aliases, ledger, promotion
-from pipeline.tracking.records import find_or_rebuild
+from pipeline.registry import aliases, challenger_count, promotion
 from pipeline.tracking.store import Store, locate_unserved
+from pipeline.tracking.training_runs import find_or_rebuild
 from tests.integration.recorded import Workspace, empty_store, fill, making_workspace, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures
@@ -92,7 +92,7 @@ def test_after_the_deletion_everything_still_works(months: Workspace) -> None:
 def test_the_runs_of_the_ledger_are_kept(months: Workspace) -> None:
     months.train(b"four")
     judged = find_or_rebuild(months.outputs)
-    place = ledger.enter(judged, "0123")
+    place = challenger_count.enter(judged, "0123")
     months.enter(b"two")
     delete(look(months))
     assert months.client.get_run(judged.id).data.tags["judged.0123"] == str(place)

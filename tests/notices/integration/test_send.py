@@ -190,13 +190,13 @@ def test_the_command_prints_the_result_of_each_channel(
     endpoint: Endpoint, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, bad = f"json://{endpoint.address}", f"form://{USER}:{PASSWORD}@127.0.0.1:{closed_port}/{TOKEN}"
-    went = CliRunner().invoke(app, ["notify"], env={URLS_VARIABLE: good})
-    assert (went.exit_code, went.output.strip()) == (0, "channel 1 (json at 127.0.0.1): went")
+    succeeded = CliRunner().invoke(app, ["notify"], env={URLS_VARIABLE: good})
+    assert (succeeded.exit_code, succeeded.output.strip()) == (0, "channel 1 (json at 127.0.0.1): sent")
     mixed = CliRunner().invoke(app, ["notify"], env={URLS_VARIABLE: f"{bad} {good}"})
     assert mixed.exit_code == 1
     assert mixed.output.splitlines() == [
-        "channel 1 (form at 127.0.0.1): did not go: it could not be reached, or refused",
-        "channel 2 (json at 127.0.0.1): went",
+        "channel 1 (form at 127.0.0.1): failed: it could not be reached, or refused",
+        "channel 2 (json at 127.0.0.1): sent",
     ]
     assert [message["title"] for message in endpoint.taken] == ["a test of the pipeline's notices"] * 2
     monkeypatch.delenv(URLS_VARIABLE, raising=False)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.checkout import RETRAININGS
 from pipeline.files import write_json
-from pipeline.stack import STACK_FILE
+from pipeline.server_addresses import STACK_FILE
+from pipeline.temporary_checkout import RETRAININGS
 from tests.conftest import Project
 from tests.e2e import light
 from tests.e2e.kills import RETRAIN, RUN, VICTIMS, checkouts_and_partials, kill_at_random, kill_everything

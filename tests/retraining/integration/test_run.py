@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from pipeline.batches import incoming
-from pipeline.checkout import RETRAININGS
 from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.errors import FlowError, ParamsError
@@ -23,6 +22,7 @@ from pipeline.notices.send import URLS_VARIABLE
 from pipeline.retraining.branches import UNPUSHED
 from pipeline.retraining.report import Retraining
 from pipeline.retraining.run import retrain
+from pipeline.temporary_checkout import RETRAININGS
 from pipeline.workspace import lock
 from tests.conftest import STAGES, Project
 from tests.integration.test_flow import processes_of, wait_until

@@ -24,7 +24,7 @@ import pytest
 from playwright.sync_api import expect
 
 from pipeline.files import file_digest
-from pipeline.stack import AUTH_FILE, answers
+from pipeline.server_addresses import AUTH_FILE, answers
 from pipeline.tracking.store import as_default, locate, locate_unserved, open_store
 from tests.conftest import CLOSED_PROXY, Project
 from tests.e2e.pages import PATIENCE, open_browser
@@ -67,7 +67,7 @@ class Running:
         found = {}
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.NoSuchProcess):
-                _, is_part, arguments = " ".join(child.cmdline()).partition("pipeline.process ")
+                _, is_part, arguments = " ".join(child.cmdline()).partition("pipeline.process_lifetime ")
                 if is_part:  # which a process between its start and its program is not yet
                     found[arguments.split()[0]] = child
         return found
@@ -197,7 +197,7 @@ async (api, steps) => {
   });
   try {
     const [, flow] = await post("/flows/", {name: "train"});
-    const entrypoint = "pipeline.servers.deployments.train";
+    const entrypoint = "pipeline.servers.train_flow.train";
     const changed = {name: "train", flow_id: flow.id, entrypoint, pull_steps: steps};
     const [, deployment] = await post("/deployments/", changed);
     const [status] = await post(`/deployments/${deployment.id}/create_flow_run`, {});
@@ -314,7 +314,7 @@ def test_its_port_is_refused_to_another_project_with_its_owner(stack: Running, p
     result = project.run("python", "-m", "pipeline.cli", "up", "--mlflow-port", port, check=False)
     assert result.returncode == 1
     assert f"port {port} is in use" in result.stdout
-    assert "pipeline.process" in result.stdout or "uvicorn" in result.stdout
+    assert "pipeline.process_lifetime" in result.stdout or "uvicorn" in result.stdout
     result = project.run("python", "-m", "pipeline.cli", "up", "--host", "0.0.0.0", check=False)
     assert result.returncode == 1
     assert "MLFLOW_AUTH_ADMIN_PASSWORD" in result.stdout

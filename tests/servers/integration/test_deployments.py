@@ -259,12 +259,12 @@ def test_a_deployed_training_has_the_stages_as_its_tasks_and_ends_in_words(
     served: dict[UUID, str], stand_ins: Project, told: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline.flows.summary import Summary
-    from pipeline.servers import deployments
-    from pipeline.servers.deployments import train
+    from pipeline.servers import train_flow
+    from pipeline.servers.train_flow import train
     from tests.integration.test_flow import states
 
     ended: list[Summary] = []
-    monkeypatch.setattr(deployments, "notify_of_run", ended.append)
+    monkeypatch.setattr(train_flow, "notify_of_run", ended.append)
     assert train(until="train", force="split", return_state=True).is_completed()
     assert states() == {
         "flow": "Completed",

@@ -34,7 +34,7 @@ def start(stand_ins: Project, prefect_api: str) -> Iterator[Start]:
         with log.open("w") as lines:
             running.append(
                 subprocess.Popen(
-                    ["python", "-m", "pipeline.process", "pipeline.servers.runner"],
+                    ["python", "-m", "pipeline.process_lifetime", "pipeline.servers.runner"],
                     cwd=stand_ins.path,
                     env=stand_ins.environment
                     | {"PREFECT_API_URL": prefect_api, "STAND_INS": str(stand_ins.path)}

@@ -2,7 +2,7 @@
 
 import os
 
-from pipeline.stack import LOCK
+from pipeline.server_addresses import LOCK
 from pipeline.workspace import lock
 from tests.conftest import Project
 from tests.e2e.servers import find_free_port

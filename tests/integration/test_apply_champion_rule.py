@@ -16,8 +16,15 @@ from typer.testing import CliRunner
 from pipeline.cli.__main__ import app
 from pipeline.files import file_digest, write_json
 from pipeline.params import load_params
-from pipeline.registry import aliases, decision, ledger, model_files, promotion, registration
-from pipeline.registry.decision import DECISION_JSON, DECISION_PAGE, DECISION_TAG, REASON_TAG
+from pipeline.registry import (
+    aliases,
+    apply_champion_rule,
+    challenger_count,
+    promotion,
+    registration,
+    version_predictions,
+)
+from pipeline.registry.apply_champion_rule import DECISION_JSON, DECISION_PAGE, DECISION_TAG, REASON_TAG
 from pipeline.registry.registration import Registration
 from tests.integration.recorded import CLASSES, Workspace, answer, empty_store, workspace
 
@@ -29,11 +36,11 @@ LEVEL = 0.05 / 2  # of the first challenger
 
 STEPS: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {  # what is called, and whether with these arguments
     "decide_on_version": (registration, "decide_on_version", lambda _: True),
-    "ledger": (ledger, "enter", lambda _: True),
+    "ledger": (challenger_count, "enter", lambda _: True),
     "decision.json": (MlflowClient, "log_text", lambda given: given[3] == DECISION_JSON),
     "decision.md": (MlflowClient, "log_text", lambda given: given[3] == DECISION_PAGE),
     "reason": (MlflowClient, "set_model_version_tag", lambda given: given[3] == REASON_TAG),
-    "alias": (decision, "move_alias", lambda _: True),
+    "alias": (apply_champion_rule, "move_alias", lambda _: True),
     "decision": (MlflowClient, "set_model_version_tag", lambda given: given[3] == DECISION_TAG),
 }
 
@@ -58,7 +65,7 @@ def places(workspace: Workspace) -> dict[str, str]:
         f"{run.data.tags['model.sha256'][:8]} {tag.removeprefix('judged.')[:8]}": place
         for run in workspace.runs()
         for tag, place in run.data.tags.items()
-        if tag.startswith(ledger.LEDGER_TAG)
+        if tag.startswith(challenger_count.LEDGER_TAG)
     }
 
 
@@ -202,7 +209,7 @@ def test_other_test_images_start_a_new_count(judged: Workspace, monkeypatch: pyt
     judged.split(IMAGES + 3)
     # The champion's file is no model, so what it would answer is put in its place.
     monkeypatch.setattr(
-        model_files, "_predict", lambda *_: answer(judged.outputs.split("test"), CLASSES, wrong=range(60))
+        version_predictions, "_predict", lambda *_: answer(judged.outputs.split("test"), CLASSES, wrong=range(60))
     )
     judged.enter(b"b", wrong=range(58))
     assert decision_of(judged)["place"] == 1
@@ -409,14 +416,14 @@ def test_a_champion_that_changes_while_a_model_is_judged_is_the_one_to_meet(
     judged: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged.enter(b"tie", wrong=range(60))
-    move_alias = decision.move_alias
+    move_alias = apply_champion_rule.move_alias
 
     def promote_another_first(*given: Any, **named: Any) -> None:
-        monkeypatch.setattr(decision, "move_alias", move_alias)
+        monkeypatch.setattr(apply_champion_rule, "move_alias", move_alias)
         promotion.promote(judged.client, "garments", "2", reason="by a colleague on another machine")
         move_alias(*given, **named)
 
-    monkeypatch.setattr(decision, "move_alias", promote_another_first)
+    monkeypatch.setattr(apply_champion_rule, "move_alias", promote_another_first)
     registration = judged.enter(b"better", wrong=range(20))
     assert registration.decision.reason.startswith("Version 3 takes the place of version 2")
     assert judged.aliases("garments") == {"champion": "3"}

@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.dvc_yaml import read_stages
 from pipeline.errors import WorkspaceError
 from pipeline.files import file_digest, parse_yaml
-from pipeline.tracking.outputs import Outputs, dvc_digest
+from pipeline.tracking.stage_outputs import Outputs, dvc_digest
 
 OBJECT = re.compile(r"[0-9a-f]{30}(\.dir)?")  # names of files in the cache's directories, which are `00` to `ff`
 POINTER = ".dvc"

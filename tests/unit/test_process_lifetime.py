@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import atexit, sys
-from pipeline.process import exit_now, skip_exit_handlers
+from pipeline.process_lifetime import exit_now, skip_exit_handlers
 
 atexit.register(print, "waited")
 {request}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import idx
-from pipeline.data.batches import IMAGES
+from pipeline.data.batch_formats import IMAGES
 from pipeline.data.decoders import IMAGE_SUFFIXES, open_npz, read_grey
 from pipeline.data.ground import border_pixels
 from pipeline.errors import DataError

@@ -1,7 +1,8 @@
 """End processes with their parent, on a signal, and without waiting for a server.
 
-`python -m pipeline.process MODULE ARGUMENTS` runs `python -m MODULE ARGUMENTS` and ends it with the process that
-started it. Its standard input is a pipe, which the operating system closes when the parent ends, even after `kill -9`.
+`python -m pipeline.process_lifetime MODULE ARGUMENTS` runs `python -m MODULE ARGUMENTS` and ends it with the process
+that started it. Its standard input is a pipe, which the operating system closes when the parent ends, even after
+`kill -9`.
 """
 
 import os

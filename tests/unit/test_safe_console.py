@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.app import print_json
-from pipeline.console import SafeConsole
 from pipeline.errors import DataError
+from pipeline.safe_console import SafeConsole
 
 EVIL = "a\x1b[31m\x1b]0;title\x07\x9b2J\rb[bold]c\u202ed"
 IN_AN_ERROR = "a?[31m?]0;title??2J?b[bold]c?d"

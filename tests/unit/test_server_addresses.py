@@ -15,7 +15,7 @@ import pytest
 from pipeline.errors import WorkspaceError
 from pipeline.flows import prefect_server
 from pipeline.flows.prefect_server import SETTINGS, open_server
-from pipeline.stack import (
+from pipeline.server_addresses import (
     AUTH_FILE,
     CLIENT_AUTH,
     LOCK,
@@ -277,6 +277,8 @@ def test_only_the_names_of_the_loopback_interface_are_equal(other: str, is_same:
 
 
 def test_asking_imports_no_tool() -> None:
-    program = "import sys, pipeline.stack; print({'mlflow', 'prefect', 'http.client', 'numpy'} & set(sys.modules))"
+    program = (
+        "import sys, pipeline.server_addresses; print({'mlflow', 'prefect', 'http.client', 'numpy'} & set(sys.modules))"
+    )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

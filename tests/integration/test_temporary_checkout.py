@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from dvc.config import Config
 
-from pipeline.checkout import REPRODUCTIONS, checkout
 from pipeline.errors import FlowError, WorkspaceError
+from pipeline.temporary_checkout import REPRODUCTIONS, checkout
 from pipeline.tracking.provenance import read_tree
 from pipeline.workspace import main_repository
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.data import idx
 from pipeline.data.ground import measure_ground
-from pipeline.data.pictures import read_pictures
+from pipeline.data.prediction_input import read_pictures
 from pipeline.errors import DataError
 
 SIZE = (4, 5)  # height, width

@@ -13,7 +13,7 @@ import filelock
 from pipeline.errors import TrackingError
 from pipeline.files import make_private
 from pipeline.rooms import find_remedy
-from pipeline.tracking import migrations, relocation
+from pipeline.tracking import relocation, schema_check
 from pipeline.tracking.store_errors import damaged, is_damage, locked
 from pipeline.workspace import STATE, lock
 
@@ -65,7 +65,7 @@ def prepare(store: "Store") -> None:
             found=str(error),
             remedy="check that this file and its folder are readable and writable, and that the disk is not full",
         ) from None
-    migrations.require_current_schema(database)
+    schema_check.require_current_schema(database)
 
 
 def _find_file(uri: str) -> Path | None:

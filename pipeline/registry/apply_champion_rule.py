@@ -14,15 +14,15 @@ from pipeline.evaluation.comparison import compare
 from pipeline.evaluation.predictions import PREDICTIONS, read_predictions
 from pipeline.files import file_digest, read_json
 from pipeline.params import RegisterParams
-from pipeline.registry import ledger
+from pipeline.registry import challenger_count
 from pipeline.registry.alias_history import find_aliases
 from pipeline.registry.aliases import CHALLENGER, CHAMPION, AliasChanged, move_alias
-from pipeline.registry.load import CannotBeJudged
-from pipeline.registry.model_files import predictions_of
+from pipeline.registry.load_version import CannotBeJudged
+from pipeline.registry.version_predictions import predictions_of
 from pipeline.registry.versions import DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
-from pipeline.tracking.outputs import Outputs
-from pipeline.tracking.records import Record
+from pipeline.tracking.stage_outputs import Outputs
+from pipeline.tracking.training_runs import Record
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -109,7 +109,7 @@ def _decide_by_champion(
         challenger=number,
         champion=champion_number,
         comparison=compare(champion_predictions, predictions),
-        place=ledger.enter(record, file_digest(outputs.split("test"), "md5")),
+        place=challenger_count.enter(record, file_digest(outputs.split("test"), "md5")),
         multiply_adds=outputs.settings()["multiply_adds"],
     )
     return decide(case, params)

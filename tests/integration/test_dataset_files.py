@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.data import downloads, idx
 from pipeline.data.catalog import ClassName, DebianPackage, Entry, IdxFile
-from pipeline.data.sources import CACHE_VARIABLE, CHECKSUMS, fetch
+from pipeline.data.dataset_files import CACHE_VARIABLE, CHECKSUMS, fetch
 from pipeline.errors import FAILURE, TEMPORARY_FAILURE, DataError
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

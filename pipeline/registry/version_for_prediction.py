@@ -11,13 +11,13 @@ from pipeline.data.ground import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.registry.alias_history import find_aliases_of
-from pipeline.registry.load import CannotBeJudged, LoadedVersion, load_version
+from pipeline.registry.load_version import CannotBeJudged, LoadedVersion, load_version
 from pipeline.registry.registration import current_name, find_version, open_registry
 from pipeline.rooms import find_remedy
 from pipeline.tracking.logged_models import GROUND_TAG
-from pipeline.tracking.outputs import Outputs, read_csv
-from pipeline.tracking.records import EVALUATION_ARTIFACT
+from pipeline.tracking.stage_outputs import Outputs, read_csv
 from pipeline.tracking.store import explained
+from pipeline.tracking.training_runs import EVALUATION_ARTIFACT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,9 +10,10 @@ from pipeline.audit.verdict import Verdict
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.tracking.logged_models import MODEL_TAG, OUTPUT_PATHS
-from pipeline.tracking.outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest
 from pipeline.tracking.provenance import COMMIT_TAG
-from pipeline.tracking.records import (
+from pipeline.tracking.stage_outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest
+from pipeline.tracking.store import Store, explained, open_store
+from pipeline.tracking.training_runs import (
     DATA_ARTIFACT,
     DIFF_ARTIFACT,
     EVALUATION_ARTIFACT,
@@ -20,7 +21,6 @@ from pipeline.tracking.records import (
     TRAINING_ARTIFACT,
     find,
 )
-from pipeline.tracking.store import Store, explained, open_store
 
 VERDICT_ARTIFACT, LOG_ARTIFACT = "reproduction/verdict.json", "reproduction/log.txt"
 # Outputs that a run has a copy of, and the artifact with the copy.

@@ -7,8 +7,8 @@ a version does not delete its run. A deleted run or experiment counts until `mlf
 
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.queries import search_runs
-from pipeline.tracking.records import Record
 from pipeline.tracking.store import explained
+from pipeline.tracking.training_runs import Record
 
 LEDGER_TAG = "judged"  # followed by the MD5 of the test split
 

@@ -12,9 +12,9 @@ from pipeline.data import table
 from pipeline.files import file_digest, read_json
 from pipeline.tracking import logged_models, processes, provenance
 from pipeline.tracking.logged_models import MODEL_TAG
-from pipeline.tracking.outputs import MODEL, Outputs, dvc_digest, flatten
-from pipeline.tracking.parent_run import find_parent
+from pipeline.tracking.parent_run_id import find_parent
 from pipeline.tracking.queries import all_experiments, search_runs
+from pipeline.tracking.stage_outputs import MODEL, Outputs, dvc_digest, flatten
 from pipeline.tracking.store import Store, experiment_id, explained, locate, open_store
 from pipeline.workspace import current_experiment
 

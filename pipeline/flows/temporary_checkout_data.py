@@ -1,4 +1,4 @@
-"""Data for a temporary checkout (`pipeline.checkout`) that git does not hold."""
+"""Data for a temporary checkout (`pipeline.temporary_checkout`) that git does not hold."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ from pipeline.data.batches import read_linked_files
 from pipeline.dvc import run_in_checkout
 from pipeline.files import parse_yaml
 from pipeline.params import PARAMS_FILE
-from pipeline.tracking.outputs import dvc_digest
+from pipeline.tracking.stage_outputs import dvc_digest
 
 
 def restore(

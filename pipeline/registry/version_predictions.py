@@ -17,9 +17,9 @@ from pipeline.errors import DataError, TrackingError
 from pipeline.evaluation.metrics import class_probabilities
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.files import file_digest
-from pipeline.registry.load import CannotBeJudged, find_model, load_version
-from pipeline.tracking.outputs import Outputs
+from pipeline.registry.load_version import CannotBeJudged, find_model, load_version
 from pipeline.tracking.queries import find_or_none
+from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import Store
 
 if TYPE_CHECKING:
