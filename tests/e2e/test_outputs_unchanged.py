@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from pipeline.evaluation.predictions import read_predictions
 from tests.conftest import REPOSITORY, Project
 from tests.e2e.release_0_1_0 import pipeline, release, upgraded
 from tests.e2e.test_repro import aliases_of, ledger_of, lock_of, stored, versions_of
@@ -32,10 +34,15 @@ FASHION_MNIST = {
 COMPARED = {
     "models/model.keras",
     "reports/evaluation/metrics.json",
-    "reports/evaluation/predictions.parquet",
+    "reports/evaluation/confusion.csv",
 }  # at least
-# Outputs that release 0.1.0 did not have. All others are compared byte by byte.
-NEW_FILES = {"reports/training/metrics.json"}
+# Outputs that release 0.1.0 did not have.
+NEW_FILES = {"reports/training/metrics.json", "models/model.tflite", "models/contract.json"}
+# Release 0.1.0 evaluated `model.keras`: another size, and probabilities that may differ in their last bits. All other
+# outputs are compared byte by byte.
+EVALUATION = "reports/evaluation"
+PREDICTIONS = f"{EVALUATION}/predictions.parquet"
+OTHER_MODEL_FILE = {PREDICTIONS, f"{EVALUATION}/gate.json", f"{EVALUATION}/report.md"}
 
 
 def flatten(project: Project) -> dict[str, str]:
@@ -83,7 +90,15 @@ def test_a_run_makes_the_bytes_of_the_release_and_no_new_challenger(release: Pro
     before, after = flatten(release), flatten(upgraded)
     assert before.keys() >= COMPARED
     assert after.keys() - before.keys() == NEW_FILES
-    assert {path: after.get(path) for path in before} == before
+    same = before.keys() - OTHER_MODEL_FILE
+    assert {path: after.get(path) for path in same} == {path: before[path] for path in same}
+    ours, theirs = (
+        read_predictions(stored(project, found[PREDICTIONS]))
+        for project, found in ((upgraded, after), (release, before))
+    )
+    assert (ours.ids, ours.classes) == (theirs.ids, theirs.classes)
+    assert np.array_equal(ours.predicted, theirs.predicted)
+    assert np.abs(ours.probabilities - theirs.probabilities).max() < 1e-5
 
     assert versions_of(upgraded) == versions_of(release)
     assert aliases_of(upgraded) == {("tiny", "champion"): "1"}
