@@ -399,7 +399,7 @@ def _params(trial: Trial) -> Params:
 
 
 def _digests(clone: Clone) -> dict[str, str]:
-    files = [clone.path / "models/model.keras", *(clone.path / "reports/training").iterdir()]
+    files = [*(clone.path / "models").iterdir(), *(clone.path / "reports/training").iterdir()]
     return {file.name: file_digest(file) for file in files}
 
 

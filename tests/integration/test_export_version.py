@@ -34,6 +34,14 @@ def predict(project: Project, picture: Path) -> dict[str, float]:
     return {one["class"]: one["probability"] for one in found["predictions"][0]["classes"]}
 
 
+def measure_latency(project: Project) -> float:
+    """Milliseconds for one image, by `pipeline compare` of the version with itself."""
+    compared = json.loads(project.run("pipeline", "compare", "1", "champion", "--latency", "--json").stdout)
+    assert compared["gained"] == compared["lost"] == 0
+    first, second = compared["latency_ms"]
+    return float(min(first["one"], second["one"]))
+
+
 def test_a_version_without_an_exported_model_answers_and_is_exported(trained: Project, tmp_path: Path) -> None:
     images, _ = table.read_images(Outputs(trained.path).split("test"))
     picture = tmp_path / "picture.png"
@@ -42,6 +50,7 @@ def test_a_version_without_an_exported_model_answers_and_is_exported(trained: Pr
     folder = forget_exported_model(trained)
     keras = (folder / "model.keras").read_bytes()
     assert predict(trained, picture) == before  # by TensorFlow
+    assert measure_latency(trained) > 0
     assert "all agree" in trained.run("pipeline", "verify").stdout
 
     validation = Outputs(trained.path).split("validation")
@@ -58,6 +67,7 @@ def test_a_version_without_an_exported_model_answers_and_is_exported(trained: Pr
     assert (folder / "model.tflite").read_bytes() == Outputs(trained.path).exported_model.read_bytes()
     assert read_contract(folder / "contract.json") == read_contract(Outputs(trained.path).contract_file)
     assert predict(trained, picture) == before
+    assert measure_latency(trained) > 0
     assert "has an exported model already" in trained.run("pipeline", "export", "1").stdout
     assert "all agree" in trained.run("pipeline", "verify").stdout
     with closing(sqlite3.connect(trained.path / "mlflow.db")) as database:

@@ -26,6 +26,7 @@ from tests.integration.test_distribution import clusters
 
 pytestmark = pytest.mark.faults  # kills and a loaded machine, for two minutes
 
+MODEL_FILES = {"model.keras", "model.tflite", "contract.json"}
 PRESETS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["presets"]
 SHORT = {  # each preset as it is, but for its length; one of them with every augmentation
     "mlp": {"train.epochs": 30},
@@ -104,7 +105,7 @@ def test_every_training_gives_the_same_bytes(preset: str, base: Project, tmp_pat
         alone = copy(base, tmp_path / "alone", preset)
         train(alone)
     expected = digests(alone)
-    assert expected.keys() == {"model.keras", "curves.png", "history.csv", "metrics.json", "settings.json"}
+    assert expected.keys() == MODEL_FILES | {"curves.png", "history.csv", "metrics.json", "settings.json"}
 
     crowded = copy(base, tmp_path / "crowded", preset)
     with busy_machine():
