@@ -80,7 +80,7 @@ def _check_out(workspace: Path, commit: str, directory: Path) -> None:
         raise FlowError(
             f"commit {commit} is not in this repository",
             found=error.found,
-            remedy="git fetch it from where it was made; one that was never pushed is there only",
+            remedy="git fetch it from the repository where it was made; an unpushed commit is only there",
         ) from None
     objects = (workspace / git(workspace, "rev-parse", "--git-path", "objects")).resolve()
     git(directory, "init", "--quiet", "--template=")

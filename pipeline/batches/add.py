@@ -133,8 +133,8 @@ def _require_digest(path: Path, digest: str) -> None:
     if pointer["outs"][0]["md5"] != digest:
         raise DataError(
             f"batch {path.name} changed while it was checked",
-            expected="a batch that stays as it is",
-            remedy="the same command again, once nothing writes to it",
+            expected="no change during the check",
+            remedy="run the same command again when nothing writes to it",
         )
 
 

@@ -44,7 +44,7 @@ def add_data(
         counts.add_row(class_name, f"{images:,}")
     console.print(counts)
     if batch.left_out:
-        console.print(Text(f"left out, because hidden: {', '.join(batch.left_out)}"))
+        console.print(Text(f"skipped hidden files: {', '.join(batch.left_out)}"))
     console.print(f"batch {batch.path.name}: {sum(batch.counts.values()):,} images in {batch.path}")
     commit = ["git", "commit", "-m", f"Add batch {batch.path.name}", *map(str, batch.changed)]
     if lacks_author(Path()):

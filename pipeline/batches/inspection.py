@@ -73,5 +73,5 @@ def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params:
     failures = [finding for finding in findings if not finding.passed]
     if failures:
         found = "\n            ".join(map(describe, failures))
-        raise as_batch_error(path, DataError("its images are not fit to train on", found=found))
+        raise as_batch_error(path, DataError("its images fail the checks", found=found))
     return batch

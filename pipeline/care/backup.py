@@ -146,7 +146,7 @@ def restore(workspace: Path, source: Path, *, replace: bool, with_prefect: bool)
             if former and not replace:
                 raise WorkspaceError(
                     "a restore would replace existing files",
-                    expected="none of these yet",
+                    expected="none of these files",
                     found=", ".join(map(str, former)),
                     remedy=f"pipeline restore {shlex.quote(str(source))} --replace: it keeps the existing files",
                 )

@@ -46,13 +46,13 @@ def gc(
     with console.status("looking at what is needed"), review_all(workspace, keep_runs=keep_runs, days=days) as garbage:
         pass
     if garbage.is_empty:
-        console.print("nothing to delete: all that is here is needed")
+        console.print("nothing to delete: everything is in use")
         return
     _show(garbage)
     if not yes and not sys.stdin.isatty():
         console.print("nothing was deleted: pipeline gc --yes")
         return
-    if not yes and not typer.confirm("Delete all of it for good?"):
+    if not yes and not typer.confirm("Delete all of it permanently?"):
         console.print("nothing was deleted")
         return
     # Review again: before the answer, other processes may have worked for an hour.
@@ -115,8 +115,8 @@ def restore(
         restored = put_back(workspace, source, replace=replace, with_prefect=prefect)
     console.print(f"restored {restored.files:,} files as of {restored.made} UTC")
     for place in restored.aside:
-        console.print(f"what was here before: {place}", soft_wrap=True)
-    console.print("see that all is well: pipeline verify")
+        console.print(f"replaced files: {place}", soft_wrap=True)
+    console.print("check the result: pipeline verify")
 
 
 @command(CARE, 40)
@@ -140,7 +140,7 @@ def upgrade() -> None:
         if database.kept:
             console.print(
                 f"{database.database}: {database.former} to {database.now}, for {database.tool}; "
-                f"as it was: {database.kept}",
+                f"original: {database.kept}",
                 soft_wrap=True,
             )
         else:

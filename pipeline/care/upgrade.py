@@ -78,7 +78,7 @@ def upgrade(workspace: Path) -> list[Upgraded]:
                     f"{database} was made by a newer {tool.name} than the installed {tool.version}",
                     expected=f"a schema that {tool.name} {tool.version} knows",
                     found=found or "none",
-                    remedy=f"install that {tool.name} (requirements.lock has it where the database comes from): "
+                    remedy=f"install that {tool.name} (see requirements.lock of the project that used it): "
                     "schemas cannot be downgraded",
                 )
         return [_upgrade(tool, database) for tool, database in existing]

@@ -31,7 +31,9 @@ def compare(
     ] = None,
     latency: Annotated[bool, typer.Option(help="Load both models and measure their latency on this machine.")] = False,
 ) -> None:
-    """Compare two versions of a model, image by image. Nothing is changed or decided.
+    """Compare two versions of a model, image by image.
+
+    Nothing is changed or decided.
 
     Examples:
 
@@ -130,8 +132,6 @@ def draw_differences(
         )
         for row in surest
     ]
-    title = (
-        f"{len(differing):,} images on which versions {numbers[0]} and {numbers[1]} differ; the surest answers first"
-    )
+    title = f"{len(differing):,} images on which versions {numbers[0]} and {numbers[1]} differ; most confident first"
     with atomic_file(path) as partial:
         draw_images(partial, title, [images[position[second.ids[row]]] for row in surest], captions)

@@ -216,7 +216,7 @@ def _registry(model: str | None) -> Iterator[tuple[Any, str]]:
 
 def _require(reason: str) -> str:
     if not reason.strip():
-        raise TrackingError("the reason is empty", expected="--reason TEXT: what a colleague should know next year")
+        raise TrackingError("the reason is empty", expected="--reason TEXT, for readers of the history")
     return reason.strip()
 
 
@@ -225,7 +225,7 @@ def _tell(name: str, move: "Move", as_json: bool) -> None:
         print_json({"name": name, "move": asdict(move)})
         return
     dropped = sorted(move.before.keys() - move.after.keys())
-    console.print(f"{name}: {move}" + (f"; no {dropped[0]} any more" if dropped else ""))
+    console.print(f"{name}: {move}" + (f"; it is no longer {dropped[0]}" if dropped else ""))
     console.print(f"move {move.number} of its history, by {move.who}: {move.reason}", markup=False, soft_wrap=True)
 
 

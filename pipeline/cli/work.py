@@ -139,7 +139,7 @@ def sync() -> None:
     with console.status("comparing the workspace with MLflow"):
         synced = sync_store(workspace)
     if synced.run is None:
-        console.print("there is no model that DVC knows: pipeline run")
+        console.print("the workspace has no model that is in dvc.lock: pipeline run")
         return
     restored = " (rebuilt from the stages' outputs)" if synced.restored else ""
     console.print(f"{locate(workspace)} has the model's run {synced.run}{restored}", soft_wrap=True)

@@ -92,7 +92,7 @@ class _TrainingData:
         self.digest, images = _digest_official(path)
         self.description = f"the {images:,} training images of {self.dataset.name} that came with it"
         if not images:
-            raise DataError(f"{path} has no images of the dataset's own", remedy="dvc repro ingest")
+            raise DataError(f"{path} has no images that came with the dataset", remedy="dvc repro ingest")
 
     @cached_property
     def sample(self) -> Sample:

@@ -110,12 +110,12 @@ def send_test() -> list[Delivery]:
     """
     if not _read_urls():
         raise FlowError(
-            "there is nobody to notify",
+            "there is no channel to notify",
             expected=f"addresses of channels in {URLS_VARIABLE}, with white space between them",
             found="none",
             remedy=f"export {URLS_VARIABLE}='mailto://USER:PASSWORD@example.com' (docs/notices.md), then run it again",
         )
-    text = "This is a test. Notices of promotions, rejections, failures, quarantined batches and drift come this way."
+    text = "This is a test. Notices of promotions, rejections, failures, quarantined batches and drift are sent here."
     return deliver("promoted", "a test of the pipeline's notices", text)
 
 

@@ -25,7 +25,7 @@ def promote(client: "MlflowClient", name: str, version: str, *, reason: str) -> 
     tags = _require_other_version(history, version).tags
     if DECISION_TAG not in tags:
         raise TrackingError(
-            f"cannot promote {name} version {version}: it was not judged to the end",
+            f"cannot promote {name} version {version}: its judgement did not finish",
             found=f"no tag `{DECISION_TAG}`: its registration was interrupted, or the pipeline did not register it",
             remedy="pipeline sync, in the checkout that holds its model",
         )
@@ -84,7 +84,7 @@ def _find_last_promotion(history: History, version: str) -> Move:
     remedy = f"pipeline promote {version} --model {history.name} --reason TEXT"
     if version not in promotions:
         others = ", ".join(sorted(promotions.keys() - {history.aliases.get(CHAMPION)}, key=int))
-        problem = f"{history.name} version {version} never was the champion"
+        problem = f"{history.name} version {version} was never the champion"
         raise TrackingError(problem, expected=f"one of: {others or 'none so far'}", remedy=remedy)
     if not _holds_same_model(history, promotions[version]):
         raise TrackingError(

@@ -60,7 +60,7 @@ class Intake:
         if not restored:
             raise FlowError(
                 f"the content of {', '.join(missing)} cannot be found",
-                expected="it in DVC's cache, in a remote, or in data/incoming/",
+                expected="content in DVC's cache, in a remote, or in data/incoming/",
                 found=find_reason("\n".join(lines)),
                 remedy="dvc push where the batch was added; or remove it: "
                 f"dvc remove {shlex.join(missing)} && git commit --all",
@@ -138,7 +138,7 @@ def _read_known(directory: Path, dataset: "Dataset") -> "Known":
     if code:
         raise FlowError(
             "the images that a new batch must not repeat cannot be found",
-            expected=f"{TABLES} of this commit in DVC's cache or in a remote, or that ingest can make it",
+            expected=f"{TABLES} of this commit in DVC's cache or in a remote, or sources for ingest",
             found="\n".join(lines),
             remedy="pipeline run, or dvc pull; then pipeline retrain",
         )

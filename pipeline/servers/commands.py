@@ -78,6 +78,8 @@ def up(
 def ui(port: Annotated[int, typer.Option(help="Local port.")] = 5000) -> None:
     """Serve MLflow's pages: runs, charts, the registry. Ctrl-C stops it.
 
+    If a server of MLflow is already in use, its address is printed instead.
+
     Examples:
 
         pipeline ui
@@ -162,7 +164,7 @@ def pause(flow: Flow = "retrain") -> None:
 
 @schedule.command()
 def resume(flow: Flow = "retrain") -> None:
-    """Resume a flow's schedule. Runs that were due meanwhile are not made up for.
+    """Resume a flow's schedule. Runs that were due meanwhile are skipped.
 
     Examples:
 

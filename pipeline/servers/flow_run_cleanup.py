@@ -78,7 +78,7 @@ async def skip_missed(client: PrefectClient, served: Mapping[UUID, str]) -> None
             and run.expected_start_time < now - LATE
         )
         for _, run in late[:-1]:
-            reason = f"missed: only the latest missed run, due at {late[-1][0]:%Y-%m-%d %H:%M} UTC, is made up for"
+            reason = f"missed: only the latest missed run, due at {late[-1][0]:%Y-%m-%d %H:%M} UTC, runs"
             await client.set_flow_run_state(run, Cancelled(name=SKIPPED, message=reason), force=True)
         if len(late) > 1:
             _LOGGER.warning("%d missed runs of %s are skipped; the latest one runs", len(late) - 1, name)

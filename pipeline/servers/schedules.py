@@ -61,7 +61,7 @@ def set_schedule(workspace: Path, flow: str, cron: str, timezone: str) -> Schedu
             rule = CronSchedule(cron=cron, timezone=timezone)
         except ValidationError as error:
             raise ParamsError(
-                f"{cron!r} is no cron rule",
+                f"{cron!r} is not a cron rule",
                 expected='five fields: minute, hour, day of month, month, day of week; "0 3 * * *" is 3:00 every day',
                 found=error.errors()[0]["msg"].removeprefix("Value error, "),
                 remedy=f'pipeline schedule --flow {flow} --cron "0 3 * * *" --timezone {timezone}',
@@ -139,9 +139,9 @@ def _deployments(workspace: Path, *flows: str) -> Iterator[tuple["SyncPrefectCli
                 yield client, [client.read_deployment_by_name(f"{name}/{name}") for name in flows or FLOW_NAMES]
         except ObjectNotFound:
             raise FlowError(
-                f"the server at {url} does not know the flows of this project yet",
+                f"the server at {url} has no deployments of this project yet",
                 expected="a runner that has served them once, or `prefect deploy --all`",
-                remedy="pipeline up, and the same command again once it says that it is serving them",
+                remedy="pipeline up; when it prints that it serves the flows, run the same command again",
             ) from None
         except (TransportError, RuntimeError) as error:
             # Prefect's client raises a RuntimeError if its first request does not reach a server.

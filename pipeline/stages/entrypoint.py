@@ -83,7 +83,7 @@ def fail(stage: str, error: PipelineError) -> NoReturn:
     print(f"\n{stage} failed: {error}", file=sys.stderr)
     if stage != "register":  # its output is not cached
         print(
-            f"  former:   if it ended well here before, its outputs are back with: dvc checkout {stage}",
+            f"  former:   to restore the outputs of its last successful run: dvc checkout {stage}",
             file=sys.stderr,
         )
     raise SystemExit(error.exit_code)

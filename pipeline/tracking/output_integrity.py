@@ -97,7 +97,7 @@ def _damage(path: str, expected: str, found: str, damaged: list[Path]) -> Worksp
         found=f"{found}" + (f", restored from a damaged object of DVC's cache: {paths}" if damaged else ""),
         remedy=f"rm -rf {paths} {path}; then dvc pull {path}, or pipeline run, which makes it again"
         if damaged
-        else f"rm -rf {path}; dvc checkout {path}. If the change is meant: dvc commit {path}",
+        else f"rm -rf {path}; dvc checkout {path}. To keep the change: dvc commit {path}",
     )
 
 

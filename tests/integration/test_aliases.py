@@ -180,7 +180,7 @@ def test_rollback_to_a_named_version_takes_away_what_came_after_it(client: "Mlfl
     assert (move.target, move.evidence) == ("1", {"restores": "move 1"})
     with pytest.raises(TrackingError, match="no former champion"):
         rollback(client, NAME, reason="further")
-    with pytest.raises(TrackingError, match="version 4 never was the champion") as refused:
+    with pytest.raises(TrackingError, match="version 4 was never the champion") as refused:
         rollback(client, NAME, reason="further", to="4")
     assert "one of: 2, 3" in str(refused.value)
     with pytest.raises(TrackingError, match="is the champion already"):
@@ -239,7 +239,7 @@ def test_what_cannot_be_promoted_is_refused(
 
 def test_a_version_that_was_not_judged_is_not_promoted(client: "MlflowClient") -> None:
     client.delete_model_version_tag(NAME, "2", "decision")
-    with pytest.raises(TrackingError, match="it was not judged to the end"):
+    with pytest.raises(TrackingError, match="its judgement did not finish"):
         promote(client, NAME, "2", reason="I like it")
 
 

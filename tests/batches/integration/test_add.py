@@ -97,7 +97,7 @@ def test_hidden_files_are_left_out_and_links_refused(stand_ins: Project, tmp_pat
     shutil.copy(REPOSITORY / ".dvcignore", stand_ins.path)
     march = write_folders(tmp_path / "march")
     output = stand_ins.run(*PIPELINE, "add-data", str(march)).stdout
-    assert "left out, because hidden: .DS_Store, 0/.thumbs" in output
+    assert "skipped hidden files: .DS_Store, 0/.thumbs" in output
     placed = stand_ins.path / "data/incoming/march"
     assert len([path for path in placed.rglob("*") if path.is_file()]) == 20
 

@@ -82,7 +82,7 @@ def test_a_schedule_is_kept_until_it_is_removed(served: dict[UUID, str], stand_i
 
 def test_what_is_no_time_is_refused_in_words_and_changes_nothing(served: dict[UUID, str], stand_ins: Project) -> None:
     schedules.set_schedule(stand_ins.path, "train", "0 3 * * *", "UTC")
-    for cron, zone, words in [("0 3 * *", "UTC", "is no cron rule"), ("0 3 * * *", "Berlin", "no time zone 'Berlin'")]:
+    for cron, zone, words in [("0 3 * *", "UTC", "not a cron rule"), ("0 3 * * *", "Berlin", "no time zone 'Berlin'")]:
         with pytest.raises(ParamsError, match=words):
             schedules.set_schedule(stand_ins.path, "train", cron, zone)
     listed = CliRunner().invoke(app, ["schedule", "list", "--json"])
