@@ -110,7 +110,7 @@ def promote(
         from pipeline.registry import promotion
 
         move = promotion.promote(client, name, version, reason=_require(reason))
-    _tell(name, move, as_json)
+    _print_move(name, move, as_json)
 
 
 @command(REGISTRY, 50)
@@ -135,7 +135,7 @@ def rollback(
         from pipeline.registry import promotion
 
         move = promotion.rollback(client, name, to=to, reason=_require(reason))
-    _tell(name, move, as_json)
+    _print_move(name, move, as_json)
 
 
 def _print_versions(found: "list[Version]") -> None:
@@ -220,7 +220,7 @@ def _require(reason: str) -> str:
     return reason.strip()
 
 
-def _tell(name: str, move: "Move", as_json: bool) -> None:
+def _print_move(name: str, move: "Move", as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "move": asdict(move)})
         return
