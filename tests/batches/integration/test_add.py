@@ -153,7 +153,7 @@ def test_a_batch_that_was_edited_may_repeat_what_it_had(stand_ins: Project, batc
     with table.writer(stand_ins.path / "data/dataset/train.parquet", local) as rows:
         texts = (table.strings([text] * len(trained_on["labels"])) for text in ("id", batch.name))
         rows.write(trained_on["images"], trained_on["labels"], *texts)
-    with pytest.raises(DataError, match="fit to train on") as refused:
+    with pytest.raises(DataError, match="fail the checks") as refused:
         add(batch, "another")
     assert "already_there" in refused.value.found
     images, labels = tiny.generate(5, seed=8)
