@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from pipeline.data import table, tiny
 from pipeline.files import file_digest, write_json
 from pipeline.models.checkpoints import derive_key
-from pipeline.models.processor import read_processor
+from pipeline.models.cpu_features import read_processor
 from pipeline.params import Params, parse_params
 
 REPOSITORY = Path(__file__).resolve().parent.parent

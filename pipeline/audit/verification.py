@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.files import file_digest, read_json
 from pipeline.redaction import without_password
-from pipeline.tracking import logged_models, output_integrity
+from pipeline.tracking import dvc_integrity, logged_models
 from pipeline.tracking.logged_models import MODEL_FILES, MODEL_TAG, OUTPUT_PATHS
 from pipeline.tracking.queries import all_aliases, all_runs, all_versions
 from pipeline.tracking.stage_outputs import EVALUATION, MODEL, REGISTRATION, TRAINING, Outputs, dvc_digest
@@ -70,7 +70,7 @@ def verify(
             findings += _check_version(client, outputs, version, runs.get(version.run_id), names)
         findings += _check_dangling_aliases(aliases)
         findings += _check_workspace(client, store, outputs, versions)
-    objects = [] if fast else output_integrity.find_objects(workspace)
+    objects = [] if fast else dvc_integrity.find_objects(workspace)
     if not fast:
         findings += _check_data(outputs)
         findings += _check_cache(track(objects), outputs)
@@ -236,7 +236,7 @@ def _check_cache(objects: Iterable[Path], outputs: Outputs) -> Iterator[Finding]
     paths = {digest: path for path, digest in outputs.locked_outputs().items()}
     for file in objects:
         digest = f"{file.parent.name}{file.name}"
-        if output_integrity.is_damaged(file):
+        if dvc_integrity.is_damaged(file):
             use = f", of {paths[digest]}" if digest in paths else ""
             yield Finding(
                 str(file),

@@ -3,6 +3,6 @@
 from pipeline.rooms import Room
 
 ROOM = Room(
-    status="pipeline.batches.status:describe_left_out",
+    status="pipeline.batches.left_out:describe_left_out",
     remedies={"add a batch": "pipeline add-data"},
 )

@@ -27,7 +27,7 @@ from pipeline.errors import FlowError
 from pipeline.files import parse_yaml
 from pipeline.git import git_or_none
 from pipeline.temporary_checkout import REPRODUCTIONS, RETRAININGS
-from pipeline.tracking.output_integrity import digests_in_directory
+from pipeline.tracking.dvc_integrity import digests_in_directory
 from pipeline.tracking.store import locate_unserved, open_store
 from pipeline.workspace import STATE, main_repository
 

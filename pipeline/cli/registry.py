@@ -186,7 +186,7 @@ def export(
         pipeline export champion --model fashion-mnist
     """
     workspace = enter_workspace()
-    from pipeline.registry.export import export_version
+    from pipeline.registry.add_exported_model import export_version
 
     with console.status("converting the model"):
         found, contract = export_version(workspace, version, model)

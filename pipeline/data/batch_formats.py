@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.class_lookup import find_class, simplify
 from pipeline.data import idx
 from pipeline.data.batches import as_batch_error, read_files
 from pipeline.data.decoders import StoredArray, open_npz, read_grey
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
+from pipeline.image_class_names import find_class, simplify
 
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"  # ends of the file names in an idx pair
 FORMATS = (

@@ -7,10 +7,10 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from pipeline.class_lookup import find_repeated
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError, ParamsError, remedy_for_committed
 from pipeline.files import parse_yaml
+from pipeline.image_class_names import find_repeated
 
 CATALOG_FILE = Path("data/catalog.yaml")
 

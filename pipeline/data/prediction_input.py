@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.data import idx
 from pipeline.data.batch_formats import IMAGES
 from pipeline.data.decoders import IMAGE_SUFFIXES, open_npz, read_grey
-from pipeline.data.ground import border_pixels
+from pipeline.data.image_background import border_pixels
 from pipeline.errors import DataError
 
 BLACK = 0

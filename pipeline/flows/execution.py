@@ -11,7 +11,7 @@ from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.dvc_process import DvcProcess
 from pipeline.flows.plan import Plan
 from pipeline.flows.terminal import Terminal
-from pipeline.tracking.output_integrity import require_sound_outputs
+from pipeline.tracking.dvc_integrity import require_sound_outputs
 from pipeline.tracking.parent_run_id import PARENT_FILE_VARIABLE
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.workspace import STATE

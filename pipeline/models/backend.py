@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.models.cpu_features import read_processor
 from pipeline.models.native_stderr import hold_stderr
-from pipeline.models.processor import read_processor
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # overrides the user's configuration of Keras
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

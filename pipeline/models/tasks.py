@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.class_lookup import find_class
 from pipeline.errors import ModelError
+from pipeline.image_class_names import find_class
 from pipeline.params import Loss
 
 OTHER = "other"
@@ -104,7 +104,7 @@ def create_task(loss: Loss, classes: Sequence[str], positive_classes: Sequence[s
 
 
 def find_labels(named: Sequence[str | int], classes: Sequence[str]) -> tuple[int, ...]:
-    """Return the sorted labels of classes given by English name (see `pipeline.class_lookup`) or by number.
+    """Return the sorted labels of classes given by English name (see `pipeline.image_class_names`) or by number.
 
     Raises:
         ModelError: a class is not in the dataset, or a name is ambiguous.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
-from pipeline.data.ground import measure_ground
+from pipeline.data.image_background import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.registry.alias_history import find_aliases_of

@@ -23,7 +23,7 @@ from pipeline.models.tasks import create_task
 from pipeline.params import Params, load_params
 from pipeline.proxies import bypass_proxy
 from pipeline.rooms import find_remedy
-from pipeline.tracking.output_integrity import require_sound_batches, require_sound_inputs
+from pipeline.tracking.dvc_integrity import require_sound_batches, require_sound_inputs
 from pipeline.workspace import OWNER, lock, main_repository
 
 ORPHAN_POLL_SECONDS = 0.5

@@ -27,7 +27,7 @@ def run(params: Params) -> None:
     from pipeline.evaluation.metrics import class_probabilities
     from pipeline.evaluation.report import Answers, measure, write_evaluation
     from pipeline.models import interpreter
-    from pipeline.tracking.runs import log_evaluation
+    from pipeline.tracking.stage_runs import log_evaluation
 
     dataset, contract = table.read_dataset(TEST_SPLIT), read_contract(MODELS / CONTRACT_FILE)
     require_fit(contract, dataset)

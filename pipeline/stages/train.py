@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data import table
-from pipeline.data.ground import measure_ground
+from pipeline.data.image_background import measure_ground
 from pipeline.models.cluster import this_worker
 from pipeline.params import Params, TrainSettings
 from pipeline.stages.entrypoint import execute
@@ -55,7 +55,7 @@ def run(params: Params) -> None:
     # Imported here, so that `execute` watches over the process during the seconds that this takes.
     from pipeline.evaluation.training_report import write_training
     from pipeline.models import archive, export, training
-    from pipeline.tracking.runs import TrainingFacts, training_run
+    from pipeline.tracking.stage_runs import TrainingFacts, training_run
 
     worker = this_worker()
     writes = worker is None or worker.chief

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from pipeline.data import table
-from pipeline.data.ground import measure_ground
+from pipeline.data.image_background import measure_ground
 from pipeline.files import file_digest
 from pipeline.models.contract import CONTRACT_FILE, KERAS_FILE, LITERT_FILE
 from pipeline.tracking.queries import find_or_none

@@ -15,7 +15,7 @@ import psutil
 
 from pipeline.data.batches import INCOMING, POINTER
 from pipeline.files import file_digest, parse_yaml
-from pipeline.models.processor import read_processor
+from pipeline.models.cpu_features import read_processor
 from pipeline.tracking.stage_outputs import DATASET, RAW, Outputs, dvc_digest
 
 LARGEST_UNTRACKED_FILE = 1 << 20  # bytes; larger files are probably data, and only their names are recorded

@@ -18,7 +18,7 @@ from pipeline.params import Params
 from pipeline.stages import register
 from pipeline.stages.entrypoint import execute
 from pipeline.tracking.logged_models import OUTPUT_PATHS
-from pipeline.tracking.runs import log_evaluation, training_run
+from pipeline.tracking.stage_runs import log_evaluation, training_run
 from pipeline.tracking.training_runs import TrainingFacts
 from pipeline.workspace import STATE, main_repository
 from tests.conftest import Project, create_project

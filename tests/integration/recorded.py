@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipeline.data import table
-from pipeline.data.ground import measure_ground
+from pipeline.data.image_background import measure_ground
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
 from pipeline.files import file_digest, write_json
 from pipeline.models.contract import Contract, ContractTask, ExportCheck, write_contract
@@ -22,8 +22,8 @@ from pipeline.params import load_params
 from pipeline.registry.registration import Registration, register
 from pipeline.tracking.logged_models import OUTPUT_PATHS
 from pipeline.tracking.parent_run_id import PARENT_FILE_VARIABLE
-from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.tracking.stage_outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest, flatten
+from pipeline.tracking.stage_runs import log_evaluation, training_run
 from pipeline.tracking.store import locate, open_store
 from pipeline.tracking.training_runs import TrainingFacts, find_or_rebuild
 from tests.conftest import REPOSITORY, settle_store

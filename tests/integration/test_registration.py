@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipeline.data import table
-from pipeline.data.ground import measure_ground
+from pipeline.data.image_background import measure_ground
 from pipeline.files import file_digest, write_json
 from pipeline.models.contract import read_contract
 from pipeline.registry import apply_champion_rule, registration

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data import idx
-from pipeline.data.ground import measure_ground
+from pipeline.data.image_background import measure_ground
 from pipeline.data.prediction_input import read_pictures
 from pipeline.errors import DataError
 

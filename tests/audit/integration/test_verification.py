@@ -11,7 +11,7 @@ from pipeline.registry.registration import write_registration
 from pipeline.tracking.store import locate
 from tests.conftest import Project
 from tests.integration.recorded import Workspace, empty_store, workspace
-from tests.integration.test_output_integrity import damage
+from tests.integration.test_dvc_integrity import damage
 
 __all__ = ["empty_store", "workspace"]  # fixtures
 

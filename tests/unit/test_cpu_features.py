@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.models.processor import read_processor
+from pipeline.models.cpu_features import read_processor
 
 CORE = "processor\t: {core}\nvendor_id\t: {vendor}\nmodel name\t: Some Processor\nflags\t\t: fpu avx2 {flags}\n"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.data import table
-from pipeline.data.ground import measure_ground
+from pipeline.data.image_background import measure_ground
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.models.contract import CONTRACT_FILE, KERAS_FILE, LITERT_FILE, Contract, read_contract

@@ -8,7 +8,7 @@ import yaml
 from pipeline.errors import WorkspaceError
 from pipeline.flows.execution import Execution
 from pipeline.flows.terminal import Terminal
-from pipeline.tracking.output_integrity import require_sound_batches
+from pipeline.tracking.dvc_integrity import require_sound_batches
 from tests.conftest import Project
 
 

@@ -23,7 +23,7 @@ from pipeline.tracking import parent_run_id, provenance
 from pipeline.tracking.flow_runs import StageResult, flow_run
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.parent_run_id import PARENT_FILE_VARIABLE, read_parent_run, write_parent_run
-from pipeline.tracking.runs import log_evaluation, training_run
+from pipeline.tracking.stage_runs import log_evaluation, training_run
 from pipeline.tracking.store import SETTINGS_AFTER_TIMEOUT, explained, locate, open_store, pages_command
 from pipeline.tracking.training_runs import describe_data
 from tests.conftest import REPOSITORY
@@ -35,7 +35,7 @@ __all__ = ["empty_store", "workspace"]  # fixtures
 TRAINING = """
 import os, signal, sys, time
 from pathlib import Path
-from pipeline.tracking.runs import training_run
+from pipeline.tracking.stage_runs import training_run
 from tests.integration.recorded import Workspace
 
 with training_run(Workspace(Path.cwd()).facts) as run:
