@@ -35,7 +35,7 @@ def test_the_servers_store_creates_its_experiments(workspace: Workspace, monkeyp
 
     monkeypatch.setattr(handlers, "_tracking_store", None)
     store = locate(workspace.root)
-    handlers.initialize_backend_stores(store.uri, store.uri, store.artifacts)
+    handlers._get_tracking_store(store.uri, store.artifacts)
     number = mlflow_internals.get_server_store().create_experiment("of the server")
     assert workspace.client.get_experiment(number).name == "of the server"
 
