@@ -1,4 +1,4 @@
-"""What this room adds to the project: `pipeline.rooms`."""
+"""Description of the room `audit` for the core: see `pipeline.rooms`."""
 
 from pipeline.rooms import Room
 

@@ -1,4 +1,4 @@
-"""What every flow that Prefect starts does: work in this checkout, end with its runner, report errors in words."""
+"""The shared frame of flows that Prefect starts: work in this checkout, end with its runner, report errors in words."""
 
 import os
 from collections.abc import Callable
