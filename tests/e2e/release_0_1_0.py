@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -116,7 +117,7 @@ def serve_until(project: Project, action: Callable[[], Any]) -> Any:
             start_new_session=True,
         )
     try:
-        _wait_until(lambda: "serving train" in log.read_text() or process.poll() is not None)
+        _wait_until(lambda: re.search(r"serving .*\btrain\b", log.read_text()) or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         return action()
     finally:
