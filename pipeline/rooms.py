@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Room:
-    """What a room adds to the project, besides the commands in its module `commands.py`."""
+    """The parts that a room adds to the project, besides the commands in its module `commands.py`."""
 
     section: tuple[str, str] | None = None  # its section of params.yaml, and a reference to that section's class
     status: str | None = None  # reference to a function of the workspace: further lines of `pipeline status`

@@ -10,7 +10,7 @@ from pipeline.params import Section
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainParams(Section):
-    """How `pipeline retrain` works when nothing else is said, which is what schedules and triggers say."""
+    """Defaults of `pipeline retrain`, which schedules and triggers use."""
 
     ref: str = Field(description="the branch, tag or commit to retrain; empty: the current branch")
     if_busy: Literal["leave", "wait"] = Field(description="what a due retraining does while another one works")
