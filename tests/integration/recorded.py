@@ -63,14 +63,16 @@ class Workspace:
         self.root = root
         self.outputs = Outputs(root)
 
-    def split(self, images: int = 6, dataset: str = "garments") -> None:
-        """Three splits of so many images, of which every third shows the same class."""
-        garments = table.Dataset(dataset, 4, 5, CLASSES, CLASSES, flip=True)
+    def split(
+        self, images: int = 6, dataset: str = "garments", classes: tuple[str, ...] = CLASSES, first: int = 0
+    ) -> None:
+        """Three splits of so many images, of which every third shows the same class. `first`: number of the first."""
+        garments = table.Dataset(dataset, 4, 5, classes, classes, flip=True)
         for seed, name in enumerate(("train", "validation", "test")):
             pixels = np.random.default_rng(seed).integers(0, 256, (images, 4, 5), np.uint8)
             with table.writer(self.outputs.split(name), garments) as writer:
-                labels = (np.arange(images) % len(CLASSES)).astype(np.uint8)
-                ids = [f"{name}-{row}" for row in range(images)]
+                labels = (np.arange(images) % len(classes)).astype(np.uint8)
+                ids = [f"{name}-{row}" for row in range(first, first + images)]
                 writer.write(pixels, labels, ids, pa.array(["official"] * images))
         found = {"name": "schema", "meaning": "columns", "passed": True, "severity": "critical", "count": 0}
         write_json(self.root / "reports/validation.json", {"passed": True, "expectations": [found]})
