@@ -7,6 +7,7 @@ It ends with the flow, even after `kill -9`, because its standard input is a pip
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -207,6 +208,12 @@ def query_plan() -> dict[str, Any]:
     return {"order": list(upstream), "upstream": upstream, "status": status}
 
 
+def end_group(*_: object) -> None:
+    """Handle SIGTERM: pass it to the stage's command, which a shell may separate from this process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.killpg(0, signal.SIGTERM)
+
+
 def main() -> int:
     """Print the plan, or DVC's error. Then run the `dvc` commands that standard input contains, if any."""
     from dvc.exceptions import DvcException
@@ -218,6 +225,7 @@ def main() -> int:
         return 1
     if not (commands := sys.stdin.readline()):
         return 0
+    signal.signal(signal.SIGTERM, end_group)
     end_with_input()
     import dvc.cli
 
