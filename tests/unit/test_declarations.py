@@ -15,6 +15,7 @@ from tests.conftest import DECLARED_STAGES, REPOSITORY, create_project
 # hashed by DVC as values, so the module that reads them needs no hash of its own.
 NOT_DECLARED = {
     "pipeline.errors",
+    "pipeline.garbage_collection",
     "pipeline.params",
     "pipeline.redaction",
     "pipeline.registry",
