@@ -6,10 +6,12 @@ from typing import Any
 
 from pipeline.data import table
 from pipeline.data.catalog import load_catalog
+from pipeline.deferred_imports import deferred
 from pipeline.files import atomic_directory, write_json
 from pipeline.params import Params
 from pipeline.stages.entrypoint import execute
 
+UNUSED = ("scipy.stats", "altair", "boto3")  # by our expectations; a third of the import of Great Expectations
 FILES = {"train": Path("data/dataset/train.parquet"), "test": Path("data/dataset/test.parquet")}
 REPORT = Path("reports/validation.json")
 PAGES = Path("reports/data_docs")  # not a DVC output: its HTML contains times, and it must remain after a failed stage
@@ -19,7 +21,8 @@ def run(params: Params) -> None:
     """Write `reports/data_docs/` and, if every critical expectation holds, `reports/validation.json`."""
     dataset = table.read_dataset(FILES["train"])
     print(f"measuring the images of {dataset.name}; Great Expectations takes some seconds to load", flush=True)
-    from pipeline.data import validation
+    with deferred(*UNUSED):
+        from pipeline.data import validation
 
     entry = load_catalog().get(dataset.name)
     report, context = validation.inspect(FILES, entry, params.validate, params.dataset.share_of_own)
