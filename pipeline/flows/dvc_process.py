@@ -26,6 +26,7 @@ import psutil
 from pipeline.dvc import Outcome, is_advice, parse_announcement, remove_stale_rwlock_entries, signal_group, start_python
 from pipeline.errors import TEMPORARY_FAILURE, FlowError, remedy_for_committed
 from pipeline.flows.plan import Plan, parse_plan
+from pipeline.garbage_collection import collect_rarely
 from pipeline.git import require_repository
 from pipeline.params import PARAMS_FILE
 from pipeline.process_lifetime import end_with_input
@@ -216,6 +217,7 @@ def end_group(*_: object) -> None:
 
 def main() -> int:
     """Print the plan, or DVC's error. Then run the `dvc` commands that standard input contains, if any."""
+    collect_rarely()
     from dvc.exceptions import DvcException
 
     try:
