@@ -27,7 +27,7 @@ def run(params: Params) -> None:
     from pipeline.evaluation.metrics import class_probabilities
     from pipeline.evaluation.report import Answers, measure, write_evaluation
     from pipeline.models import interpreter
-    from pipeline.tracking.stage_runs import log_evaluation
+    from pipeline.tracking.parent_run_id import is_in_flow
 
     dataset, contract = table.read_dataset(TEST_SPLIT), read_contract(MODELS / CONTRACT_FILE)
     require_fit(contract, dataset)
@@ -56,7 +56,10 @@ def run(params: Params) -> None:
     print("gate: passed" if gate.passed else "gate: REJECTED, the model will not be registered")
     for check in gate.failures:
         print(f"  {check}")
-    log_evaluation(MODELS / KERAS_FILE, EVALUATION)
+    if not is_in_flow():  # a flow records it with the registration, which saves the import of MLflow here
+        from pipeline.tracking.stage_runs import log_evaluation
+
+        log_evaluation(MODELS / KERAS_FILE, EVALUATION)
 
 
 def require_fit(contract: Contract, dataset: table.Dataset) -> None:
