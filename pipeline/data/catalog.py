@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from pipeline.data.table import Dataset
+from pipeline.data.table import Dataset, Resizing
 from pipeline.errors import DataError, ParamsError, remedy_for_committed
 from pipeline.files import parse_yaml
 from pipeline.image_class_names import find_repeated
@@ -63,6 +63,8 @@ class Entry:
     width: Side
     channels: Literal[1, 3] = 1  # grey, or sRGB
     grouped: bool = False  # own data whose images have a group that stays in one split
+    resizing: Resizing = "none"  # these two as in `Dataset`
+    ground: tuple[Annotated[int, Field(ge=0, le=255)], ...] = ()
     train: Count
     test: Count
     mean: Share
@@ -96,6 +98,12 @@ class Entry:
         return self
 
     @model_validator(mode="after")
+    def _ground_fits(self) -> Self:
+        if len(self.ground) not in (0, self.channels):
+            raise ValueError(f"ground: {len(self.ground)} values for {self.channels} channels")
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> Self:
         korean = self.classes_ko
         if korean and len(korean) < len(self.classes):
@@ -123,6 +131,8 @@ class Entry:
             flip=self.flip,
             channels=self.channels,
             grouped=self.grouped,
+            resizing=self.resizing,
+            ground=self.ground,
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,9 @@ from pipeline.files import atomic_file
 ROW_GROUP, ROW_GROUP_BYTES = 8192, 2**25  # the most rows, and the most bytes of pixels, of a row group
 OFFICIAL = "official"
 _METADATA_KEY = b"dataset"
+
+
+Resizing = Literal["none", "fit", "crop"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Dataset:
     flip: bool  # whether a mirrored image keeps its class: a garment does, a digit does not
     channels: int = 1  # 1: grey; 3: sRGB
     grouped: bool = False  # whether images have a group, such as an object or a patient, that stays in one split
+    resizing: Resizing = "none"  # of pictures of another size: none (they are refused), fit into it and pad, or crop
+    ground: tuple[int, ...] = ()  # the value or the three values that padding has; empty: measured on the images
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -200,7 +206,8 @@ def read_dataset(path: Path) -> Dataset:
     if _METADATA_KEY not in metadata:
         raise DataError(f"{path} is not a table of this pipeline", expected="dataset metadata in the Parquet schema")
     facts = json.loads(metadata[_METADATA_KEY])
-    return Dataset(**{**facts, "classes": tuple(facts["classes"]), "classes_ko": tuple(facts["classes_ko"])})
+    plain: dict[str, Any] = {name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts.items()}
+    return Dataset(**plain)
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -236,7 +243,7 @@ class RowGroups:
         """Read a row group: images uint8 [n, *shape] and labels uint16 [n], read-only."""
         with _open(self._path) as parquet:
             table = parquet.read_row_group(group, ["image", "label"])
-        return _images(table, self._dataset), label_column(table, "label")
+        return image_column(table, self._dataset), label_column(table, "label")
 
 
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -244,7 +251,7 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
     dataset = read_dataset(path)
     with _open(path) as parquet:
         table = parquet.read(["image", "label"])
-    return _images(table, dataset), label_column(table, "label")
+    return image_column(table, dataset), label_column(table, "label")
 
 
 def read_ids(path: Path) -> list[str]:
@@ -290,7 +297,7 @@ def _rows(table: pa.Table, dataset: Dataset) -> Rows:
         label_column(table, "given") if "given" in table.column_names else labels
     )  # release 0.1.0 wrote no such column
     groups = table.column("group").combine_chunks() if dataset.grouped else None
-    return Rows(_images(table, dataset), labels, given, ids, sources, groups)
+    return Rows(image_column(table, dataset), labels, given, ids, sources, groups)
 
 
 # Buffers are used directly, because pyarrow's own conversions import pandas, which takes a quarter of a second.
@@ -302,7 +309,8 @@ def label_column(table: pa.Table, name: str) -> np.ndarray:
     return _to_numpy(column, np.dtype(f"u{column.type.bit_width // 8}")).astype(np.uint16, copy=False)
 
 
-def _images(table: pa.Table, dataset: Dataset) -> np.ndarray:
+def image_column(table: pa.Table, dataset: Dataset) -> np.ndarray:
+    """Return the column of images as uint8 [n, *shape]."""
     flat = _to_numpy(table.column("image"), np.dtype((np.void, math.prod(dataset.shape))))
     return flat.view(np.uint8).reshape(-1, *dataset.shape)
 
