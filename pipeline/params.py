@@ -142,6 +142,9 @@ class TrainParams(Section):
         ge=0, lt=2**32, description="of the initial weights, the order of the images and their augmentation"
     )
     loss: Loss = Field(description="it decides the output layer and the label encoding")
+    class_weights: Literal["none", "balanced"] = Field(
+        description="balanced: each class has the same share of the loss, and the best epoch the best balanced accuracy"
+    )
     memory_limit_mb: Int = Field(
         gt=0, description="for images, in MB: those of train and validation stay in memory, or are streamed through it"
     )
@@ -154,6 +157,9 @@ class EvaluateParams(Section):
     """The absolute gate. A model that misses one threshold is rejected."""
 
     min_accuracy: Fraction = Field(description="on the test split")
+    min_balanced_accuracy: Fraction | None = Field(
+        description="mean recall of the classes, each with the same weight; null: not checked"
+    )
     min_class_recall: Fraction = Field(description="of the worst class")
     max_loss: Float = Field(gt=0, description="mean cross-entropy on the test split, in nats")
     max_model_bytes: Int = Field(gt=0, description="size of the model file")
