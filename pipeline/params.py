@@ -44,7 +44,7 @@ S = TypeVar("S", bound=Section)
 class DatasetParams(Section):
     """Which images to work on."""
 
-    name: str = Field(min_length=1, description="an entry of data/catalog.yaml, or `tiny`, which is generated")
+    name: str = Field(min_length=1, description="a file of data/catalog/, without .yaml, or `tiny`, which is generated")
     path: str = Field(
         min_length=1, description="a directory whose idx files, when there are any, replace the catalogue's"
     )

@@ -19,7 +19,7 @@ import filelock
 import platformdirs
 
 from pipeline.data import idx, tiny
-from pipeline.data.catalog import DebianPackage, Entry, IdxFile
+from pipeline.data.catalog import DatasetFile, DebianPackage, Entry
 from pipeline.data.downloads import download, download_package
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError
@@ -153,7 +153,7 @@ def _sources(entry: Entry, cache: Path, work: Path) -> Iterator[tuple[str, Calla
         yield f"apt-get download {entry.debian.package}", partial(_fetch_package, entry.debian, work)
 
 
-def _fetch_mirror(mirror: str, files: Sequence[IdxFile], work: Path) -> Path:
+def _fetch_mirror(mirror: str, files: Sequence[DatasetFile], work: Path) -> Path:
     print(f"trying {mirror}", flush=True)
     directory = Path(tempfile.mkdtemp(dir=work))
     for file in files:
@@ -179,7 +179,7 @@ def _work_directory(cache: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _unpack_checked(directory: Path, file: IdxFile, into: Path, cache: Path) -> Path:
+def _unpack_checked(directory: Path, file: DatasetFile, into: Path, cache: Path) -> Path:
     """Unpack a file of a source and return its path. A wrong file is deleted from the cache."""
     source = _find(directory, file.name)
     if not source:

@@ -18,7 +18,9 @@ from pipeline.errors import DataError
 
 WHITE = 255
 
-Chunk = tuple[np.ndarray, np.ndarray, pa.Array]  # images uint8 [n, height, width], labels uint8 [n], sources string [n]
+Chunk = tuple[
+    np.ndarray, np.ndarray, pa.Array
+]  # images uint8 [n, height, width], labels uint16 [n], sources string [n]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Features:
     pixels: int  # number in an image: height * width
     sources: tuple[str, ...]
     source: np.ndarray  # uint16, an index into `sources`
-    label: np.ndarray  # uint8
+    label: np.ndarray  # uint16
     pixel_sum: np.ndarray  # int64
     square_sum: np.ndarray  # int64, of the squared pixels
     row_moment: np.ndarray  # int64, sum over the pixels of value * row
@@ -112,9 +114,9 @@ def overall_std(features: Features) -> float:
 
 
 def find_conflicts(digests: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Find images that also occur with another label: bool [n]. digests: int64 [n]; labels: uint8 [n]."""
+    """Find images that also occur with another label: bool [n]. digests: int64 [n]; labels: uint16 [n]."""
     different, group = np.unique(digests, return_inverse=True)
-    lowest, highest = np.full(len(different), 255, np.uint8), np.zeros(len(different), np.uint8)
+    lowest, highest = np.full(len(different), 2**16 - 1, np.uint16), np.zeros(len(different), np.uint16)
     np.minimum.at(lowest, group, labels)
     np.maximum.at(highest, group, labels)
     return (lowest != highest)[group]

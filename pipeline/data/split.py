@@ -27,7 +27,7 @@ class Draws:
     """The draws of a table's images, in its order."""
 
     number: np.ndarray  # uint64 [n]: among 10 million images, only copies have the same number
-    label: np.ndarray  # uint8 [n]
+    label: np.ndarray  # uint16 [n]
     official: np.ndarray  # bool [n]
 
 
@@ -42,7 +42,7 @@ def read_draws(path: Path, seed: int) -> Draws:
     numbers, labels, official = [], [], []
     for rows in table.stream_columns(path, ["id", "label", "source"]):
         numbers.append(draw_numbers(rows.column("id").to_pylist(), seed))
-        labels.append(np.array(rows.column("label").to_pylist(), np.uint8))
+        labels.append(table.label_column(rows, "label"))
         official.append(np.array([source == OFFICIAL for source in rows.column("source").to_pylist()], bool))
     return Draws(np.concatenate(numbers), np.concatenate(labels), np.concatenate(official))
 
@@ -62,7 +62,7 @@ def find_thresholds(draws: Draws, classes: Sequence[str], fraction: float) -> np
             raise DataError(
                 f"the class {name} has no official training images",
                 expected="every class among the official images",
-                remedy="complete the dataset, or correct its classes in data/catalog.yaml",
+                remedy="complete the dataset, or correct its classes in its catalogue entry",
             )
         if len(numbers) == 1:
             raise DataError(
@@ -107,13 +107,15 @@ def write_splits(source: Path, is_validation: np.ndarray, train: Path, validatio
         for rows in table.stream(source):
             chosen = is_validation[first : first + len(rows)]
             for split, mask in ((kept, ~chosen), (held_out, chosen)):
-                ids, sources = (column.filter(_as_arrow(mask)) for column in (rows.ids, rows.sources))
-                split.write(rows.images[mask], rows.labels[mask], ids, sources)
+                where = _as_arrow(mask)
+                groups = None if rows.groups is None else rows.groups.filter(where)
+                texts = rows.ids.filter(where), rows.sources.filter(where)
+                split.write(rows.images[mask], rows.labels[mask], *texts, rows.given[mask], groups)
             first += len(rows)
 
 
 def count_classes(split: str, labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
-    """Count the images of a split by class name. labels: uint8 [n], indices into `classes`.
+    """Count the images of a split by class name. labels: uint16 [n], indices into `classes`.
 
     Raises:
         DataError: a class has no images.
@@ -124,7 +126,7 @@ def count_classes(split: str, labels: np.ndarray, classes: Sequence[str]) -> dic
         raise DataError(
             f"the {split} split has no images of {', '.join(missing)}",
             expected="images of every class in every split",
-            remedy="complete the dataset, or correct its classes in data/catalog.yaml",
+            remedy="complete the dataset, or correct its classes in its catalogue entry",
         )
     return counts
 

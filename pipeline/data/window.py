@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width], labels uint8 [n]
+Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, *shape], labels uint16 [n]
 
 
 def find_thresholds(pairs: Iterable[Pair], classes: int, share: float) -> np.ndarray:
@@ -43,7 +43,7 @@ def sample(pairs: Iterable[Pair], thresholds: np.ndarray) -> Iterator[Pair]:
 
 
 def draw_numbers(images: np.ndarray) -> np.ndarray:
-    """Return a uniform number for each image, equal for its copies: uint64 [n]. images: uint8 [n, height, width]."""
+    """Return a uniform number for each image, equal for its copies: uint64 [n]. images: uint8 [n, *shape]."""
     digests = (blake2b(image, digest_size=8, person=b"window").digest() for image in np.ascontiguousarray(images))
     return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.data import idx, table, window
 from pipeline.data.batch_formats import Pair, read_batch
 from pipeline.data.batches import INCOMING, find_batches, read_state, require_unchanged
-from pipeline.data.catalog import CATALOG_FILE, Entry, load_catalog, load_entry
+from pipeline.data.catalog import CATALOG, Entry, load_catalog, load_entry
 from pipeline.data.dataset_files import Fetched, fetch
 from pipeline.files import atomic_directory, file_digest
 from pipeline.params import Params
@@ -65,7 +65,7 @@ def _describe_local_files(entry: Entry, fetched: Fetched) -> str:
     flips = "keeps" if entry.flip else "loses"
     return (
         f"warning: the files of the {fetched.origin} are not those of {entry.name}. Class names, licence "
-        f"({entry.licence}) and that a mirrored image {flips} its class are taken from its entry in {CATALOG_FILE}. "
+        f"({entry.licence}) and that a mirrored image {flips} its class are taken from its entry in {CATALOG}. "
         f"{advice}"
     )
 

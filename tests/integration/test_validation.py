@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data import table, tiny, window
-from pipeline.data.catalog import CATALOG_FILE, load_entry
+from pipeline.data.catalog import CATALOG, load_entry
 from pipeline.errors import ValidationFailed
 from pipeline.files import read_json
 from pipeline.params import Params, load_params
@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 if TYPE_CHECKING:  # Great Expectations takes seconds to import: the tests that run it do
     from pipeline.data.validation import Finding, Report
 
-TINY = load_entry("tiny", REPOSITORY / CATALOG_FILE)
+TINY = load_entry("tiny", REPOSITORY / CATALOG)
 
 
 @dataclass
@@ -65,8 +65,7 @@ def generated() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 @pytest.fixture
 def data(generated: dict[str, tuple[np.ndarray, np.ndarray]], in_directory: Path) -> Data:
     """Good data, not yet written, and a current directory to validate it in."""
-    CATALOG_FILE.parent.mkdir()
-    shutil.copy(REPOSITORY / CATALOG_FILE, CATALOG_FILE)
+    shutil.copytree(REPOSITORY / CATALOG, CATALOG)
     return Data(
         images={split: images.copy() for split, (images, _) in generated.items()},
         labels={split: labels.copy() for split, (_, labels) in generated.items()},

@@ -2,12 +2,12 @@
 
 from dataclasses import fields, replace
 
-from pipeline.data.catalog import CATALOG_FILE, load_entry
+from pipeline.data.catalog import CATALOG, load_entry
 from pipeline.data.thresholds import FOR_EVERY_DATASET, KEYS, list_missing, resolve_thresholds
 from pipeline.params import ValidateParams
 from tests.conftest import REPOSITORY
 
-FASHION = load_entry("fashion-mnist", REPOSITORY / CATALOG_FILE)
+FASHION = load_entry("fashion-mnist", REPOSITORY / CATALOG)
 
 
 def test_params_come_before_the_entry_and_the_entry_before_every_dataset() -> None:
