@@ -61,6 +61,7 @@ def prepare(workspace: Path, images: np.ndarray, labels: np.ndarray, scale: int)
     for name in ("data/incoming", "data/local"):
         (workspace / name).mkdir(parents=True)
     shutil.copy(REPOSITORY / "dvc.yaml", workspace)
+    shutil.copy(REPOSITORY / "data/corrections.csv", workspace / "data")
     files = []
     for name, count, base in zip(tiny.FILES, (TRAIN, TRAIN, TEST, TEST), (images, labels) * 2, strict=True):
         path = workspace / "data/local" / name
