@@ -61,6 +61,7 @@ def prepare(workspace: Path, images: np.ndarray, labels: np.ndarray, scale: int)
     for name in ("data/incoming", "data/local"):
         (workspace / name).mkdir(parents=True)
     shutil.copy(REPOSITORY / "dvc.yaml", workspace)
+    shutil.copy(REPOSITORY / "data/corrections.csv", workspace / "data")
     files = []
     for name, count, base in zip(tiny.FILES, (TRAIN, TRAIN, TEST, TEST), (images, labels) * 2, strict=True):
         path = workspace / "data/local" / name
@@ -68,10 +69,11 @@ def prepare(workspace: Path, images: np.ndarray, labels: np.ndarray, scale: int)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         files.append({"name": name, "bytes": path.stat().st_size, "sha256": digest})
-    catalog = yaml.safe_load((REPOSITORY / "data/catalog.yaml").read_text(encoding="utf-8"))
-    facts = {"files": files, "train": TRAIN * scale, "test": TEST * scale, "generated": False}
-    catalog["scaled"] = catalog["tiny"] | facts
-    (workspace / "data/catalog.yaml").write_text(yaml.safe_dump(catalog, allow_unicode=True), encoding="utf-8")
+    (workspace / "data/catalog").mkdir()
+    tiny_facts = yaml.safe_load((REPOSITORY / "data/catalog/tiny.yaml").read_text(encoding="utf-8"))
+    facts = tiny_facts | {"files": files, "train": TRAIN * scale, "test": TEST * scale, "generated": False}
+    text = yaml.safe_dump(facts, allow_unicode=True)
+    (workspace / "data/catalog/scaled.yaml").write_text(text, encoding="utf-8")
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     params["dataset"]["name"] = "scaled"
     (workspace / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")

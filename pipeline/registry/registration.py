@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
-from pipeline.data.catalog import CATALOG_FILE, load_catalog
+from pipeline.data.catalog import CATALOG, load_catalog
 from pipeline.data.dataset_files import LOCAL
 from pipeline.errors import TrackingError
 from pipeline.evaluation.champion_rule import Decision
@@ -124,7 +124,7 @@ def current_name(workspace: Path) -> str:
         return dataset
     if name == dataset or not _is_name_of(dataset, name):
         return dataset
-    others = [entry for entry in load_catalog(workspace / CATALOG_FILE) if len(entry) > len(dataset)]
+    others = [entry for entry in load_catalog(workspace / CATALOG) if len(entry) > len(dataset)]
     return dataset if any(_is_name_of(entry, name) for entry in others) else name
 
 

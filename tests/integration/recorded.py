@@ -300,9 +300,9 @@ def making_workspace(root: Path, store: Path) -> Iterator[Workspace]:
 def lay_out(root: Path) -> Workspace:
     """A workspace whose data are split, in a new directory."""
     root.mkdir()
-    for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore", "data/catalog.yaml"):
-        (root / name).parent.mkdir(exist_ok=True)
+    for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore"):
         shutil.copy(REPOSITORY / name, root / name)
+    shutil.copytree(REPOSITORY / "data/catalog", root / "data/catalog")
     made = Workspace(root)
     made.split()
     return made

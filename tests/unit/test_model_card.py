@@ -32,7 +32,7 @@ def make_facts(names: tuple[str, ...] = CLASSES, **changes: Any) -> Facts:
             outcome="champion",
             reason="the first of its name",
             dataset=Dataset("garments", 28, 30, names, KOREAN, flip=True),
-            entry=load_catalog(REPOSITORY / "data/catalog.yaml")["fashion-mnist"],
+            entry=load_catalog(REPOSITORY / "data/catalog")["fashion-mnist"],
             sources={"official": 900, "batch-of-march": 33},
             validation={
                 "expectations": [
