@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from pipeline.data.table import Dataset
+from pipeline.data.table import Dataset, Resizing
 from pipeline.errors import DataError, ParamsError, remedy_for_committed
 from pipeline.files import parse_yaml
 from pipeline.image_class_names import find_repeated
@@ -18,6 +18,7 @@ OWN_FILES = ("train.parquet", "test.parquet")  # of a dataset that `pipeline dat
 record = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 Count = Annotated[int, Field(gt=0)]
 Side = Annotated[int, Field(ge=1, le=512)]  # pixels
+GreyValue = Annotated[int, Field(ge=0, le=255)]
 Share = Annotated[float, Field(ge=0, le=1)]
 MOST_CLASSES = 2**16  # labels are uint16
 
@@ -63,6 +64,8 @@ class Entry:
     width: Side
     channels: Literal[1, 3] = 1  # grey, or sRGB
     grouped: bool = False  # own data whose images have a group that stays in one split
+    resizing: Resizing = "none"  # of pictures of another size in batches; "none" refuses them
+    ground: tuple[GreyValue, ...] = ()  # of own data, for padding: one value, or three for RGB
     train: Count
     test: Count
     mean: Share
@@ -123,6 +126,8 @@ class Entry:
             flip=self.flip,
             channels=self.channels,
             grouped=self.grouped,
+            resizing=self.resizing,
+            ground=self.ground,
         )
 
 

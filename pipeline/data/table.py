@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import DataError
 from pipeline.files import atomic_file
 
+Resizing = Literal["none", "fit", "crop"]
 ROW_GROUP, ROW_GROUP_BYTES = 8192, 2**25  # the most rows, and the most bytes of pixels, of a row group
 OFFICIAL = "official"
 _METADATA_KEY = b"dataset"
@@ -39,6 +41,8 @@ class Dataset:
     flip: bool  # whether a mirrored image keeps its class: a garment does, a digit does not
     channels: int = 1  # 1: grey; 3: sRGB
     grouped: bool = False  # whether images have a group, such as an object or a patient, that stays in one split
+    resizing: Resizing = "none"  # of pictures of another size: see `decoders.resize`; "none" refuses them
+    ground: tuple[int, ...] = ()  # the value to pad with, one for grey or three for RGB; empty if it is not known
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -199,8 +203,10 @@ def read_dataset(path: Path) -> Dataset:
         metadata = parquet.schema_arrow.metadata or {}
     if _METADATA_KEY not in metadata:
         raise DataError(f"{path} is not a table of this pipeline", expected="dataset metadata in the Parquet schema")
-    facts = json.loads(metadata[_METADATA_KEY])
-    return Dataset(**{**facts, "classes": tuple(facts["classes"]), "classes_ko": tuple(facts["classes_ko"])})
+    facts: dict[str, Any] = json.loads(metadata[_METADATA_KEY])
+    for name in ("classes", "classes_ko", "ground"):
+        facts[name] = tuple(facts[name])
+    return Dataset(**facts)
 
 
 def read_schema(path: Path) -> pa.Schema:
