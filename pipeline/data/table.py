@@ -205,7 +205,7 @@ def read_dataset(path: Path) -> Dataset:
         raise DataError(f"{path} is not a table of this pipeline", expected="dataset metadata in the Parquet schema")
     facts: dict[str, Any] = json.loads(metadata[_METADATA_KEY])
     for name in ("classes", "classes_ko", "ground"):
-        facts[name] = tuple(facts[name])
+        facts[name] = tuple(facts.get(name, ()))
     return Dataset(**facts)
 
 
