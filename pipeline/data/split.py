@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipeline.data import table
 from pipeline.data.table import OFFICIAL
-from pipeline.errors import DataError, ParamsError
+from pipeline.errors import DataError
 
 SHA1_DIGITS = 40  # of an id; the digits after them count the copies of an image
 EXAMPLES = 5
@@ -50,27 +50,27 @@ def read_draws(path: Path, seed: int) -> Draws:
 def find_thresholds(draws: Draws, classes: Sequence[str], fraction: float) -> np.ndarray:
     """Find the highest draw of each class that goes to validation: uint64 [classes].
 
+    Of a small class, at least one image goes to validation, and at least one does not.
+
     Raises:
-        DataError: a class has no official image.
-        ParamsError: the fraction leaves a class without validation images, or without any others.
+        DataError: a class has fewer than two official images.
     """
     thresholds = np.zeros(len(classes), np.uint64)
     for label, name in enumerate(classes):
         numbers = draws.number[draws.official & (draws.label == label)]
-        count = round(fraction * len(numbers))
         if not len(numbers):
             raise DataError(
                 f"the class {name} has no official training images",
                 expected="every class among the official images",
                 remedy="complete the dataset, or correct its classes in its catalogue entry",
             )
-        if not 0 < count < len(numbers):
-            raise ParamsError(
-                f"split.validation_fraction {fraction} leaves the class {name} empty in a split",
-                expected=f"a share of its {len(numbers)} official training images, and not all of them",
-                found=f"{count} for validation and {len(numbers) - count} for training",
-                remedy="change split.validation_fraction in params.yaml",
+        if len(numbers) == 1:
+            raise DataError(
+                f"the class {name} has only one official training image",
+                expected="two or more of every class: one to train on, and one to validate on",
+                remedy="add images of this class, or remove the class from the dataset",
             )
+        count = min(max(round(fraction * len(numbers)), 1), len(numbers) - 1)
         thresholds[label] = np.partition(numbers, count - 1)[count - 1]
     return thresholds
 

@@ -23,10 +23,12 @@ import pyarrow.parquet as pq
 from pipeline.errors import DataError
 from pipeline.files import atomic_file
 
-Resizing = Literal["none", "fit", "crop"]
 ROW_GROUP, ROW_GROUP_BYTES = 8192, 2**25  # the most rows, and the most bytes of pixels, of a row group
 OFFICIAL = "official"
 _METADATA_KEY = b"dataset"
+
+
+Resizing = Literal["none", "fit", "crop"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Dataset:
     flip: bool  # whether a mirrored image keeps its class: a garment does, a digit does not
     channels: int = 1  # 1: grey; 3: sRGB
     grouped: bool = False  # whether images have a group, such as an object or a patient, that stays in one split
-    resizing: Resizing = "none"  # of pictures of another size: see `decoders.resize`; "none" refuses them
-    ground: tuple[int, ...] = ()  # the value to pad with, one for grey or three for RGB; empty if it is not known
+    resizing: Resizing = "none"  # of pictures of another size: none (they are refused), fit into it and pad, or crop
+    ground: tuple[int, ...] = ()  # the value or the three values that padding has; empty: measured on the images
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -203,10 +205,9 @@ def read_dataset(path: Path) -> Dataset:
         metadata = parquet.schema_arrow.metadata or {}
     if _METADATA_KEY not in metadata:
         raise DataError(f"{path} is not a table of this pipeline", expected="dataset metadata in the Parquet schema")
-    facts: dict[str, Any] = json.loads(metadata[_METADATA_KEY])
-    for name in ("classes", "classes_ko", "ground"):
-        facts[name] = tuple(facts.get(name, ()))
-    return Dataset(**facts)
+    facts = json.loads(metadata[_METADATA_KEY])
+    plain: dict[str, Any] = {name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts.items()}
+    return Dataset(**plain)
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -242,7 +243,7 @@ class RowGroups:
         """Read a row group: images uint8 [n, *shape] and labels uint16 [n], read-only."""
         with _open(self._path) as parquet:
             table = parquet.read_row_group(group, ["image", "label"])
-        return _images(table, self._dataset), label_column(table, "label")
+        return image_column(table, self._dataset), label_column(table, "label")
 
 
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -250,7 +251,7 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
     dataset = read_dataset(path)
     with _open(path) as parquet:
         table = parquet.read(["image", "label"])
-    return _images(table, dataset), label_column(table, "label")
+    return image_column(table, dataset), label_column(table, "label")
 
 
 def read_ids(path: Path) -> list[str]:
@@ -296,7 +297,7 @@ def _rows(table: pa.Table, dataset: Dataset) -> Rows:
         label_column(table, "given") if "given" in table.column_names else labels
     )  # release 0.1.0 wrote no such column
     groups = table.column("group").combine_chunks() if dataset.grouped else None
-    return Rows(_images(table, dataset), labels, given, ids, sources, groups)
+    return Rows(image_column(table, dataset), labels, given, ids, sources, groups)
 
 
 # Buffers are used directly, because pyarrow's own conversions import pandas, which takes a quarter of a second.
@@ -308,7 +309,8 @@ def label_column(table: pa.Table, name: str) -> np.ndarray:
     return _to_numpy(column, np.dtype(f"u{column.type.bit_width // 8}")).astype(np.uint16, copy=False)
 
 
-def _images(table: pa.Table, dataset: Dataset) -> np.ndarray:
+def image_column(table: pa.Table, dataset: Dataset) -> np.ndarray:
+    """Return the column of images as uint8 [n, *shape]."""
     flat = _to_numpy(table.column("image"), np.dtype((np.void, math.prod(dataset.shape))))
     return flat.view(np.uint8).reshape(-1, *dataset.shape)
 

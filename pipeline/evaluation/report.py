@@ -75,6 +75,7 @@ def measure(answers: Answers) -> Metrics:
         "accuracy_high": high,
         "loss": cross_entropy(answers.labels, answers.probabilities),
         "ece": expected_calibration_error(answers.reliability),
+        "balanced_accuracy": float(np.mean([score.recall for score in answers.class_scores])),
         "macro_f1": float(np.mean([score.f1 for score in answers.class_scores])),
         "min_class_recall": min(score.recall for score in answers.class_scores),
     }
@@ -143,6 +144,7 @@ def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
         ("Accuracy", f"{metrics['accuracy']:.2%}, 95% interval {low:.2%} to {high:.2%} (Wilson)"),
         ("Loss, mean cross-entropy", loss),
         ("Expected calibration error", f"{metrics['ece']:.4f}"),
+        ("Balanced accuracy, mean recall of the classes", f"{metrics['balanced_accuracy']:.2%}"),
         ("Macro F1", f"{metrics['macro_f1']:.4f}"),
     ]
     if metrics.get("roc_auc") is not None:

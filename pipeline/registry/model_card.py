@@ -255,7 +255,9 @@ def _describe_classes(facts: Facts) -> Iterator[str]:
     metrics = facts.metrics
     loss = "not a number" if metrics["loss"] is None else f"{metrics['loss']:.4f} nats"
     auc = f"; area under the ROC curve {metrics['roc_auc']:.4f}" if metrics.get("roc_auc") is not None else ""
-    yield f"Macro F1 {metrics['macro_f1']:.4f}; mean cross-entropy {loss}{auc}. Intervals are Wilson's."
+    balanced = metrics.get("balanced_accuracy")  # absent from runs of release 0.1.0
+    macro = "Macro" if balanced is None else f"Balanced accuracy {balanced:.2%}; macro"
+    yield f"{macro} F1 {metrics['macro_f1']:.4f}; mean cross-entropy {loss}{auc}. Intervals are Wilson's."
     mistakes = [(pair, count) for pair, count in facts.confusions.items() if pair[0] != pair[1]]
     support = {row["class"]: int(row["support"]) for row in facts.classes}
     frequent = [

@@ -73,16 +73,18 @@ class Intake:
             batches: DVC's digest by name.
         """
         from pipeline.data.catalog import load_entry
+        from pipeline.data.thresholds import resolve_thresholds
 
         if not batches:
             return
         params = load_params()
-        dataset = load_entry(params.dataset.name).dataset
+        entry = load_entry(params.dataset.name)
+        dataset, thresholds = entry.dataset, resolve_thresholds(params.validate, entry)
         known = _read_known(directory, dataset)
         for name, digest in sorted(batches.items()):
             remove(INCOMING / name)  # the commit's version
             is_copied = self._copy(name, digest)
-            features = self._add(name, digest, dataset, params.validate, known) if is_copied else None
+            features = self._add(name, digest, dataset, thresholds, known) if is_copied else None
             if features:
                 known = known.with_batch(name, features)  # the next one must not repeat this one
             elif (pointer := INCOMING / f"{name}{POINTER}").exists():
