@@ -141,8 +141,7 @@ def _weigh_classes(task: "Task") -> "np.ndarray":
 
     counts = np.zeros(len(task.classes), np.int64)
     for rows in table.stream_columns(TRAIN, ["label"]):
-        labels = np.array(rows.column("label").to_pylist(), np.uint16)
-        counts += np.bincount(task.answers(labels), minlength=len(counts))
+        counts += np.bincount(task.answers(table.label_column(rows, "label")), minlength=len(counts))
     return balance_classes(counts)
 
 
