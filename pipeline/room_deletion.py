@@ -3,10 +3,11 @@
 `python -m pipeline.room_deletion ROOM...` deletes them from this checkout.
 """
 
+import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -61,16 +62,16 @@ def check_rooms(names: Iterable[str]) -> None:
         )
 
 
-def forget(root: Path, paths: Iterable[str], rooms: Iterable[str] = (), commands: Iterable[str] = ()) -> None:
+def forget(root: Path, paths: Sequence[str], rooms: Iterable[str] = (), commands: Iterable[str] = ()) -> None:
     """Remove the passages of README and docs that mention deleted files, rooms or commands."""
-    for page in (*root.glob("*.md"), *root.glob("docs/*.md")):
+    names = [rf"\bpipeline {command}\b(?!-)" for command in commands]
+    names += [rf"(?<![\w-]){room}/|^\| `{room}` \|" for room in rooms]
+    for page in (*root.glob("*.md"), *root.glob("docs/**/*.md")):
         if page.name == "CHANGELOG.md":  # describes earlier states
             continue
-        patterns = [rf"\bpipeline {command}\b(?!-)" for command in commands]
-        patterns += [rf"(?<![\w-]){room}/|^\| `{room}` \|" for room in rooms]
-        for path in paths:
-            link = Path(path).name if page.parent == (root / path).parent else f"../{path}"
-            patterns += [rf"(?<![\w/-]){re.escape(path)}", rf"\]\({re.escape(link)}"]
+        patterns = [rf"\]\({re.escape(os.path.relpath(root / path, page.parent))}" for path in paths]
+        if page.parent.name != "decisions":  # which may name what was there, without a link
+            patterns += [*names, *(rf"(?<![\w/-]){re.escape(path)}" for path in paths)]
         if patterns:
             edit(page, partial(remove_mentions, re.compile("|".join(patterns), re.MULTILINE)))
 
