@@ -18,22 +18,9 @@ IMPORT = re.compile(r"^ *(?:from|import) ((?:pipeline|tests)(?:\.\w+)*)", re.MUL
 
 
 def delete(project: Project, *rooms: str) -> None:
-    """Delete rooms, those that import them, their sections of params.yaml and their entries in prefect.yaml."""
-    found = find_rooms()
-    paths = project.run(sys.executable, "-m", "pipeline.rooms", *rooms).stdout.split()
-    deleted = [path.removeprefix("pipeline/") for path in paths if path.startswith("pipeline/")]
-    project.run("git", "rm", "-r", "--quiet", *paths)
-    params = yaml.safe_load((project.path / "params.yaml").read_text())
-    for section in [found[name].section for name in deleted]:
-        if section:
-            del params[section[0]]
-    (project.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
-    if (project.path / "prefect.yaml").exists():
-        deployed = yaml.safe_load((project.path / "prefect.yaml").read_text())
-        gone = {flow for name in deleted for flow in found[name].flows}
-        deployed["deployments"] = [entry for entry in deployed["deployments"] if entry["name"] not in gone]
-        (project.path / "prefect.yaml").write_text(yaml.safe_dump(deployed, sort_keys=False))
-    project.commit(f"delete {', '.join(deleted)}")
+    """Delete rooms, and those that import them, with what names them."""
+    project.run(sys.executable, "-m", "pipeline.room_deletion", *rooms)
+    project.commit(f"delete {', '.join(rooms)}")
 
 
 def find_broken_imports(root: Path) -> list[str]:
