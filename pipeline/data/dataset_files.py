@@ -19,14 +19,13 @@ import filelock
 import platformdirs
 
 from pipeline.data import idx, tiny
-from pipeline.data.catalog import DatasetFile, DebianPackage, Entry
+from pipeline.data.catalog import LOCAL, DatasetFile, DebianPackage, Entry
 from pipeline.data.downloads import download, download_package
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError
 from pipeline.files import file_digest
 
 CACHE_VARIABLE = "FASHION_MNIST_CACHE"
-LOCAL = "-local-"  # between the catalogue's name and a digest, in the name of a local dataset
 CHECKSUMS = "SHA256SUMS"  # in the format of `sha256sum --check`
 
 

@@ -7,7 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.data import table
-from pipeline.data.catalog import load_catalog
+from pipeline.data.catalog import LOCAL, load_catalog
+from pipeline.data.thresholds import resolve_thresholds
 from pipeline.files import atomic_directory, write_json
 from pipeline.params import Params
 from pipeline.stages.entrypoint import execute
@@ -21,8 +22,10 @@ def run(params: Params) -> None:
     """Write `reports/data_docs/` and, if every critical expectation holds, `reports/validation.json`."""
     dataset = table.read_dataset(FILES["train"])
     print(f"measuring the images of {dataset.name}; Great Expectations takes some seconds to load", flush=True)
-    validation, entry = _import_validation(), load_catalog().get(dataset.name)
-    report, context = validation.inspect(FILES, entry, params.validate, params.dataset.share_of_own)
+    validation, catalog = _import_validation(), load_catalog()
+    entry = catalog.get(dataset.name)  # None for the images of a local directory, which have no reference
+    thresholds = resolve_thresholds(params.validate, catalog.get(dataset.name.split(LOCAL)[0]))
+    report, context = validation.inspect(FILES, entry, thresholds, params.dataset.share_of_own)
     print(validation.summarise(report), flush=True)
     _write_pages(lambda directory: validation.write_pages(context, directory), report.content())
     validation.require_passed(report, PAGES / REPORT.name)
