@@ -34,8 +34,9 @@ from pipeline.flows.temporary_checkout_data import copy_dataset_files, dataset_p
 from pipeline.flows.terminal import Terminal
 from pipeline.process_lifetime import signals_as_exceptions
 from pipeline.temporary_checkout import checkout
+from pipeline.tracking.logged_models import OUTPUT_PATHS
 from pipeline.tracking.provenance import COMMIT_TAG
-from pipeline.tracking.stage_outputs import EVALUATION, MODEL, Outputs, dvc_digest
+from pipeline.tracking.stage_outputs import EVALUATION, Outputs, dvc_digest
 
 LAST_STAGE = "evaluate"  # `register`, which comes after it, writes to the registry
 RESTORABLE = ("ingest", "split")  # the later stages can start from their recorded outputs
@@ -159,7 +160,7 @@ class _Rerun:
 def _compare(stage: str, outcome: StageOutcome, recorded: RecordedRun, directory: Path) -> ReproducedStage:
     """Compare the outputs of a stage that ran in a checkout with the recorded ones."""
     outputs = recorded.outputs.get(stage, {}) if outcome == "ran" else {}
-    found = {path: _digest(directory / path) for path in outputs}
+    found = {path: _digest(directory, path) for path in outputs}
     differences = [
         Difference(path, digest, found[path], describe_difference(recorded.find_copy(path), directory / path))
         for path, digest in outputs.items()
@@ -168,11 +169,11 @@ def _compare(stage: str, outcome: StageOutcome, recorded: RecordedRun, directory
     return ReproducedStage(stage, outcome, tuple(differences), compared=bool(outputs))
 
 
-def _digest(path: Path) -> str:
+def _digest(directory: Path, path: str) -> str:
     """Return the SHA-256 of a file of the model, or DVC's MD5 of any other output."""
-    if not path.exists():
+    if not (found := directory / path).exists():
         return "missing"
-    return file_digest(path) if path.parent.name == Path(MODEL).parent.name else dvc_digest(path)
+    return file_digest(found) if path in OUTPUT_PATHS.values() else dvc_digest(found)
 
 
 def _find_causes(lineage: Lineage, directory: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data import table
 from pipeline.data.image_background import measure_ground
 from pipeline.models.cluster import this_worker
-from pipeline.params import Params, TrainSettings
+from pipeline.params import Params, TrainParams, TrainSettings
 from pipeline.stages.entrypoint import execute
 from pipeline.workspace import STATE, lock, main_repository
 
@@ -86,7 +86,9 @@ def run(params: Params) -> None:
         return
 
     inputs = {"train": TRAIN, "validation": VALIDATION}
-    facts = TrainingFacts(prepared.dataset.name, prepared.resolved, inputs, prepared.local)
+    settings_of_files = {"quantize": params.train.quantize} if params.train.quantize != "none" else {}
+    described = prepared.resolved | settings_of_files  # the checkpoint's key leaves them out: the weights are the same
+    facts = TrainingFacts(prepared.dataset.name, described, inputs, prepared.local)
     with _training_lock(checkpoint), training_run(facts) as tracked:
         history = []
         for epoch in epochs:
@@ -96,8 +98,8 @@ def run(params: Params) -> None:
         best = training.find_best(history)
         print(f"best on validation: epoch {best.epoch}, {_describe_best(best)}", flush=True)
         _, steps = training.plan_batches(images, settings, prepared.strategy.num_replicas_in_sync)
-        _write_model(prepared, archive.export(prepared.network, settings, task, steps * settings.epochs))
-        write_training(REPORT, [asdict(epoch) for epoch in history], prepared.resolved | {"best_epoch": best.epoch})
+        _write_model(prepared, archive.export(prepared.network, settings, task, steps * settings.epochs), params.train)
+        write_training(REPORT, [asdict(epoch) for epoch in history], described | {"best_epoch": best.epoch})
         tracked.complete(MODELS / export.KERAS_FILE, REPORT.parent)
         checkpoint.remove()
 
@@ -149,14 +151,21 @@ def _describe_best(epoch: "Epoch") -> str:
     return f"accuracy {epoch.validation_accuracy:.4f}" + (f", balanced {balanced:.4f}" if balanced is not None else "")
 
 
-def _write_model(prepared: Preparation, network: "keras.Model") -> None:
-    """Write the three files of the model, after a check of its answers on the validation images."""
+def _write_model(prepared: Preparation, network: "keras.Model", params: TrainParams) -> None:
+    """Write the files of the model, after a check of its answers on the validation images."""
     from pipeline.models import export
 
     dataset, validation = prepared.dataset, prepared.validation
+    mode, max_drop = params.quantize, params.quantize_max_drop  # both read, whatever they are: the stage declares both
+    quantization = None
+    if mode == "int8":
+        labelled = ((block.images, block.labels) for block in validation.blocks())
+        representative = prepared.training.sample(export.REPRESENTATIVE_IMAGES)
+        quantization = export.Quantization(representative, labelled, max_drop)
     ground = measure_ground(next(validation.blocks()).images)
     subject = export.Subject(dataset.name, dataset.classes, dataset.classes_ko, ground)
-    export.write_model(MODELS, network, prepared.task, (block.images for block in validation.blocks()), subject)
+    images = (block.images for block in validation.blocks())
+    export.write_model(MODELS, network, prepared.task, images, subject, quantization)
 
 
 def _resolve_views(settings: TrainSettings, dataset: table.Dataset) -> TrainSettings:
