@@ -19,7 +19,7 @@ import filelock
 import platformdirs
 
 from pipeline.data import idx, tiny
-from pipeline.data.catalog import OWN_FILES, DatasetFile, DebianPackage, Entry
+from pipeline.data.catalog import LOCAL, OWN_FILES, DatasetFile, DebianPackage, Entry
 from pipeline.data.downloads import download, download_package
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError
@@ -28,7 +28,6 @@ from pipeline.workspace import project_name
 
 CACHE_VARIABLE = "PIPELINE_CACHE"
 FORMER_CACHE_VARIABLE = "FASHION_MNIST_CACHE"  # of release 0.1.0; it works for one more release
-LOCAL = "-local-"  # between the catalogue's name and a digest, in the name of a local dataset
 CHECKSUMS = "SHA256SUMS"  # in the format of `sha256sum --check`
 
 
