@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from pipeline.models.contract import (
     Contract,
     ContractTask,
     ExportCheck,
+    Ground,
     write_contract,
 )
 from pipeline.models.inference import create_predictor
@@ -38,7 +40,8 @@ class Subject:
     dataset: str
     classes: tuple[str, ...]  # in English, in the order of the labels
     classes_ko: tuple[str, ...]
-    ground: int  # grey value of the background of the training images
+    ground: Ground  # of the training images
+    resizing: Literal["fit", "crop"] = "fit"  # of pictures of another size
 
 
 def write_model(
@@ -48,7 +51,7 @@ def write_model(
 
     Args:
         network: as `archive.export` returns it.
-        validation: images uint8 [n, height, width], in blocks.
+        validation: images uint8 [n, *shape], in blocks.
 
     Raises:
         ModelError: the network cannot be converted, or its two files do not give the same answers.
@@ -69,7 +72,7 @@ def write_exported_model(
 
     Args:
         content: of the exported model, as `convert` returns it.
-        validation: images uint8 [n, height, width], in blocks.
+        validation: images uint8 [n, *shape], in blocks.
 
     Raises:
         ModelError: the two files do not give the same answers.
@@ -77,7 +80,7 @@ def write_exported_model(
     check = compare(network, ExportedModel(content), validation)
     with atomic_file(directory / LITERT_FILE) as partial:
         partial.write_bytes(content)
-    _, height, width = network.input_shape
+    _, height, width, *colours = network.input_shape
     positive = tuple(subject.classes[label] for label in task.positive)
     contract = Contract(
         dataset=subject.dataset,
@@ -85,7 +88,10 @@ def write_exported_model(
         classes_ko=subject.classes_ko,
         height=height,
         width=width,
+        channels=3 if colours else 1,
+        colour_order="rgb" if colours else "grey",
         ground=subject.ground,
+        resizing=subject.resizing,
         task=ContractTask(loss=task.loss, units=task.units, positive_classes=positive),
         keras_sha256=file_digest(directory / KERAS_FILE),
         litert_sha256=hashlib.sha256(content).hexdigest(),
@@ -121,7 +127,7 @@ def compare(network: keras.Model, exported: ExportedModel, blocks: Iterable[np.n
     """Compare the answers of a network and of its exported model.
 
     Args:
-        blocks: images uint8 [n, height, width].
+        blocks: images uint8 [n, *shape].
 
     Raises:
         ModelError: they differ by more than rounding explains.

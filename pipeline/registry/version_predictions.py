@@ -4,7 +4,6 @@ If the version was evaluated on the same split, its run has the predictions. Oth
 predicts again.
 """
 
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from pipeline.errors import DataError, TrackingError
 from pipeline.evaluation.metrics import class_probabilities
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.files import file_digest
-from pipeline.registry.load_version import CannotBeJudged, find_model, load_version
+from pipeline.image_class_names import list_classes
+from pipeline.registry.load_version import CannotBeJudged, load_version
 from pipeline.tracking.queries import find_or_none
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import Store
@@ -118,12 +118,11 @@ def recorded_predictions(client: "MlflowClient", version: "ModelVersion") -> tup
 def _predict(
     store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, reference: Predictions
 ) -> Predictions:
-    model = find_model(client, version)
-    _require_classes(tuple(json.loads(model.params.get("classes", "[]"))), reference.classes)
+    loaded = load_version(store, client, version)
+    _require_classes(loaded.classes, reference.classes)
     images, _ = table.read_images(outputs.split("test"))
     print(f"version {version.version} was evaluated on other test images: predicting with its model file", flush=True)
-    loaded = load_version(store, client, version)
-    loaded.require_size(images.shape[1:])
+    loaded.require_shape(images.shape[1:])
     probabilities = class_probabilities(loaded.predict(images)).astype(np.float32)
     ids = table.read_ids(outputs.split("test"))
     return replace(reference, ids=ids, probabilities=probabilities).in_order_of(reference.ids)
@@ -131,4 +130,4 @@ def _predict(
 
 def _require_classes(found: tuple[str, ...], expected: tuple[str, ...]) -> None:
     if found != expected:
-        raise CannotBeJudged(f"it was made for other classes ({', '.join(found) or 'unknown'})")
+        raise CannotBeJudged(f"it was made for other classes ({list_classes(found) or 'unknown'})")
