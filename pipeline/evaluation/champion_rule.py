@@ -177,6 +177,11 @@ def _explain(case: Case, params: RegisterParams, outcome: Outcome, vetoes: tuple
         f"difference {in_points(pairs.difference)} points, {CONFIDENCE:.0%} interval {in_points(low)} to "
         f"{in_points(high)}."
     )
+    if left_out := case.comparison.left_out:
+        yield (
+            f"Only the images of the {len(case.comparison.by_class)} classes that both know were compared; left out: "
+            f"{', '.join(left_out)}."
+        )
     asked = f"{params.alpha} / ({case.place} x {case.place + 1}) = {level:.2g}"
     whom = f"challenger {case.place} on these {pairs.images:,} test images"
     if params.rule == "better":

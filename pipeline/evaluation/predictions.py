@@ -64,6 +64,28 @@ class Predictions:
         rows = [position[identity] for identity in ids]
         return replace(self, ids=ids, labels=self.labels[rows], probabilities=self.probabilities[rows])
 
+    def among(self, classes: tuple[str, ...]) -> "Predictions":
+        """Return the predictions for the images of some classes, as if the model knew only these.
+
+        The probabilities of these classes are scaled to sum to one. If all of them are zero, each gets the same.
+        """
+        if classes == self.classes:
+            return self
+        columns = [self.classes.index(name) for name in classes]
+        new_labels = np.full(len(self.classes), len(classes))  # out of range for the other classes
+        new_labels[columns] = np.arange(len(classes))
+        labels = new_labels[self.labels]
+        rows = np.flatnonzero(labels < len(classes))
+        kept = self.probabilities[rows][:, columns].astype(np.float64)
+        total = kept.sum(axis=1, keepdims=True)
+        scaled = np.divide(kept, total, out=np.full(kept.shape, 1 / len(classes)), where=total != 0)
+        return Predictions(
+            classes=classes,
+            ids=[self.ids[row] for row in rows.tolist()],
+            labels=labels[rows].astype(self.labels.dtype),
+            probabilities=scaled,
+        )
+
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write predictions to a file for `read_predictions`."""

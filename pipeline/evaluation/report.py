@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +22,14 @@ from pipeline.evaluation.metrics import (
     wilson_interval,
 )
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
+from pipeline.evaluation.quantized import describe_quantized
 from pipeline.files import atomic_directory, write_json
 
 DIGITS = 6  # of every number in the files
 SHOWN_MISTAKES = 24
 SHOWN_CONFUSIONS = 6
 
-Metrics = dict[str, float | int | None]  # None: not a number
+Metrics = dict[str, Any]  # float, int, or None: not a number; `int8`: the figures of the int8 file, if there is one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +158,8 @@ def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
     ]
     if metrics.get("roc_auc") is not None:
         figures_of_merit.append(("Area under the ROC curve", f"{metrics['roc_auc']:.4f}"))
+    if int8 := metrics.get("int8"):
+        figures_of_merit.append(("int8 file, which decides nothing", describe_quantized(int8)))
     verdict = "passed, the model may be registered" if gate.passed else "REJECTED, the model will not be registered"
     checks = [
         (

@@ -12,7 +12,7 @@ Images are [n, height, width] if grey, and [n, height, width, 3] in colour.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,7 @@ layers, ops = keras.layers, keras.ops
 
 Builder = Callable[[Any, TrainSettings, keras.DTypePolicy, bool], Any]  # see NETWORKS
 
-WHITENING_IMAGES = 2000  # at most; enough for the covariance of a few pixels
-WHITENING_PIXELS, FEWEST_WHITENING_IMAGES = WHITENING_IMAGES * 32**2, 128  # of large images, fewer are enough
+MOST_SAMPLED, LEAST_SAMPLED = 2000, 128  # images of a sample, which is enough for the covariance of a few pixels
 BLOCK_VALUES = 2**23  # float64 values of patches in memory at once
 WHITENING_EPSILON = 1e-3  # added to the variances (of pixels from 0 to 1), because the weakest components are noise
 
@@ -90,6 +89,11 @@ def create_network(
     return network
 
 
+def sample_size(shape: Sequence[int]) -> int:
+    """Return the number of images for statistics of their pixels. Of large images, fewer are enough."""
+    return min(MOST_SAMPLED, max(LEAST_SAMPLED, MOST_SAMPLED * 32**2 // math.prod(shape[:2])))
+
+
 def whiten(network: keras.Model, sample: Callable[[int], np.ndarray]) -> None:
     """Set the weights of a network's frozen first convolution from training images. Does nothing without that layer.
 
@@ -102,8 +106,7 @@ def whiten(network: keras.Model, sample: Callable[[int], np.ndarray]) -> None:
     layer = next((layer for layer in network.layers if layer.name == "whiten"), None)
     if layer is None:
         return
-    pixels = math.prod(network.input_shape[1:3])
-    images = sample(min(WHITENING_IMAGES, max(FEWEST_WHITENING_IMAGES, WHITENING_PIXELS // pixels)))
+    images = sample(sample_size(network.input_shape[1:]))
     count, total, products = _sum_patches(images, layer.kernel_size[0])
     mean = total / count / 255
     covariance = products / count / 255**2 - np.outer(mean, mean)

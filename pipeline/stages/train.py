@@ -13,7 +13,7 @@ from pipeline.data import table
 from pipeline.data.image_background import Ground, ground_of
 from pipeline.image_class_names import list_classes
 from pipeline.models.cluster import this_worker
-from pipeline.params import Params, TrainSettings
+from pipeline.params import Params, TrainParams, TrainSettings
 from pipeline.stages.entrypoint import execute
 from pipeline.workspace import STATE, lock, main_repository
 
@@ -90,7 +90,9 @@ def run(params: Params) -> None:
         return
 
     inputs = {"train": TRAIN, "validation": VALIDATION}
-    facts = TrainingFacts(prepared.dataset.name, prepared.resolved, inputs, prepared.local)
+    settings_of_files = {"quantize": params.train.quantize} if params.train.quantize != "none" else {}
+    described = prepared.resolved | settings_of_files  # the checkpoint's key leaves them out: the weights are the same
+    facts = TrainingFacts(prepared.dataset.name, described, inputs, prepared.local)
     with _training_lock(checkpoint), training_run(facts) as tracked:
         history = []
         for epoch in epochs:
@@ -100,9 +102,9 @@ def run(params: Params) -> None:
         best = training.find_best(history)
         print(f"best on validation: epoch {best.epoch}, {_describe_best(best)}", flush=True)
         _, steps = training.plan_batches(images, settings, prepared.strategy.num_replicas_in_sync)
-        steps *= settings.epochs
-        _write_model(prepared, archive.export(prepared.network, settings, task, steps, ground=prepared.ground))
-        write_training(REPORT, [asdict(epoch) for epoch in history], prepared.resolved | {"best_epoch": best.epoch})
+        exported = archive.export(prepared.network, settings, task, steps * settings.epochs, ground=prepared.ground)
+        _write_model(prepared, exported, params.train)
+        write_training(REPORT, [asdict(epoch) for epoch in history], described | {"best_epoch": best.epoch})
         tracked.complete(MODELS / export.KERAS_FILE, REPORT.parent)
         checkpoint.remove()
 
@@ -147,8 +149,7 @@ def _weigh_classes(task: "Task") -> "np.ndarray":
 
     counts = np.zeros(len(task.classes), np.int64)
     for rows in table.stream_columns(TRAIN, ["label"]):
-        labels = np.array(rows.column("label").to_pylist(), np.uint16)
-        counts += np.bincount(task.answers(labels), minlength=len(counts))
+        counts += np.bincount(task.answers(table.label_column(rows, "label")), minlength=len(counts))
     return balance_classes(counts)
 
 
@@ -157,14 +158,22 @@ def _describe_best(epoch: "Epoch") -> str:
     return f"accuracy {epoch.validation_accuracy:.4f}" + (f", balanced {balanced:.4f}" if balanced is not None else "")
 
 
-def _write_model(prepared: Preparation, network: "keras.Model") -> None:
-    """Write the three files of the model, after a check of its answers on the validation images."""
-    from pipeline.models import export
+def _write_model(prepared: Preparation, network: "keras.Model", params: TrainParams) -> None:
+    """Write the files of the model, after a check of its answers on the validation images."""
+    from pipeline.models import export, networks
 
     dataset, validation = prepared.dataset, prepared.validation
+    mode, max_drop = params.quantize, params.quantize_max_drop  # both read, whatever they are: the stage declares both
+    quantization = None
+    if mode == "int8":
+        labelled = ((block.images, block.labels) for block in validation.blocks())
+        count = min(export.REPRESENTATIVE_IMAGES, networks.sample_size(dataset.shape))
+        representative = prepared.training.sample(count)
+        quantization = export.Quantization(representative, labelled, max_drop)
     resizing: Literal["fit", "crop"] = "crop" if dataset.resizing == "crop" else "fit"
     subject = export.Subject(dataset.name, dataset.classes, dataset.classes_ko, prepared.ground, resizing)
-    export.write_model(MODELS, network, prepared.task, (block.images for block in validation.blocks()), subject)
+    images = (block.images for block in validation.blocks())
+    export.write_model(MODELS, network, prepared.task, images, subject, quantization)
 
 
 def _resolve_views(settings: TrainSettings, dataset: table.Dataset) -> TrainSettings:

@@ -79,7 +79,8 @@ def test_hues_are_told_apart(case: Case, tmp_path: Path) -> None:
     list(training.train(network, task, source, validation, settings, seed=1, checkpoint=checkpoint, ground=ground))
     exported = archive.export(network, settings, task, 100, ground=ground)
     subject = export.Subject("hues", CLASSES, (), ground)
-    export.write_model(tmp_path, exported, task, [validation.images], subject)
+    quantization = export.Quantization(examples.images[:100], [(validation.images, validation.labels)], max_drop=0.05)
+    export.write_model(tmp_path, exported, task, [validation.images], subject, quantization if case.binary else None)
 
     contract = read_contract(tmp_path / CONTRACT_FILE)
     assert (contract.shape, contract.colour_order, contract.ground) == (SHAPE, "rgb", GROUND)
