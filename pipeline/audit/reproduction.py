@@ -30,7 +30,7 @@ from pipeline.dvc_yaml import read_stages, stages_up_to
 from pipeline.errors import FlowError
 from pipeline.evaluation.predictions import PREDICTIONS
 from pipeline.files import file_digest
-from pipeline.flows.temporary_checkout_data import copy_dataset_files, dataset_path, restore
+from pipeline.flows.temporary_checkout_data import dataset_path, provide_dataset_files, restore
 from pipeline.flows.terminal import Terminal
 from pipeline.process_lifetime import signals_as_exceptions
 from pipeline.temporary_checkout import checkout
@@ -116,7 +116,11 @@ class _Rerun:
             missing.append(f"one of {', '.join(pointers)} is neither in DVC's cache nor in a remote")
         place = dataset_path(self._directory)
         digest = Outputs(self._directory).locked("ingest").get(place.as_posix())
-        if self._recorded and digest and not copy_dataset_files(self._workspace, self._directory, digest):
+        if (
+            self._recorded
+            and digest
+            and not provide_dataset_files(self._workspace, self._directory, digest, without=NOT_INHERITED)
+        ):
             missing.append(f"{place} does not hold the recorded files (MD5 {digest})")
         return missing
 

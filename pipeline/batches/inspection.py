@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.data import table
 from pipeline.data.batch_formats import read_batch
 from pipeline.data.batches import as_batch_error
-from pipeline.data.dataset_files import LOCAL
+from pipeline.data.catalog import LOCAL
 from pipeline.data.features import Features, by_source, measure, read_features
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError
@@ -43,7 +43,7 @@ def read_known(tables: Path, dataset: Dataset) -> Known:
     return Known(by_source(train), (test,))
 
 
-def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params: ValidateParams) -> Features:
+def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, thresholds: ValidateParams) -> Features:
     """Read a batch like `ingest`, and check its images like `validate`.
 
     Args:
@@ -51,7 +51,7 @@ def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params:
         name: its name in `data/incoming/`. It may repeat images of an earlier batch of this name.
         dataset: the dataset whose shape and classes the images must have.
         known: the images that it must not repeat.
-        params: the thresholds.
+        thresholds: from `resolve_thresholds`.
 
     Returns:
         the features of its images.
@@ -68,7 +68,7 @@ def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params:
     from pipeline.data.validation import describe, validate
 
     others = [features for source, features in known.train.items() if source != name]
-    frame, suite = tabulate_batch(batch, others, known.test), build_batch_suite(dataset, params)
+    frame, suite = tabulate_batch(batch, others, known.test), build_batch_suite(dataset, thresholds)
     findings, _ = validate({"batch": frame}, {"batch": suite}, lambda rows: [f"image {row}" for row in rows])
     failures = [finding for finding in findings if not finding.passed]
     if failures:

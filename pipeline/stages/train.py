@@ -1,21 +1,25 @@
 """Train the network on the train split and keep the epoch that is best on the validation split."""
 
+import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.data import table
-from pipeline.data.image_background import measure_ground
+from pipeline.data.image_background import Ground, ground_of
+from pipeline.image_class_names import list_classes
 from pipeline.models.cluster import this_worker
 from pipeline.params import Params, TrainParams, TrainSettings
 from pipeline.stages.entrypoint import execute
 from pipeline.workspace import STATE, lock, main_repository
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pipeline.models.backend import keras
     from pipeline.models.checkpoints import Checkpoint
     from pipeline.models.distribution import Strategy
@@ -28,6 +32,7 @@ MODELS, REPORT = Path("models"), Path("reports/training")
 PINS = Path("pins.txt")
 LOCK_WAIT_SECONDS = 15
 PROGRESS_SECONDS = 5  # between two lines about an epoch
+FEW_STEPS = 100  # of a training; fewer hardly change the initial weights
 MB = 10**6
 COMPILER_FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS", "ONEDNN_MAX_CPU_ISA")  # they may change bits
 
@@ -38,9 +43,11 @@ class Preparation:
 
     dataset: table.Dataset
     task: "Task"
+    class_weights: "np.ndarray | None"
     network: "keras.Model"  # with its initial weights
     training: "Source"
     validation: "Source"
+    ground: Ground
     settings: TrainSettings
     strategy: "Strategy"
     resolved: dict[str, Any]  # params and derived values that determine the result
@@ -72,6 +79,8 @@ def run(params: Params) -> None:
         settings,
         seed=params.train.seed,
         checkpoint=checkpoint,
+        class_weights=prepared.class_weights,
+        ground=prepared.ground,
         strategy=prepared.strategy,
         report=terminal.print_progress,
     )
@@ -91,9 +100,10 @@ def run(params: Params) -> None:
             tracked.log_epoch(epoch.epoch, epoch.metrics())
             terminal.print_epoch(epoch)
         best = training.find_best(history)
-        print(f"best on validation: epoch {best.epoch}, accuracy {best.validation_accuracy:.4f}", flush=True)
-        _, steps = training.plan_batches(images, settings)
-        _write_model(prepared, archive.export(prepared.network, settings, task, steps * settings.epochs), params.train)
+        print(f"best on validation: epoch {best.epoch}, {_describe_best(best)}", flush=True)
+        _, steps = training.plan_batches(images, settings, prepared.strategy.num_replicas_in_sync)
+        exported = archive.export(prepared.network, settings, task, steps * settings.epochs, ground=prepared.ground)
+        _write_model(prepared, exported, params.train)
         write_training(REPORT, [asdict(epoch) for epoch in history], described | {"best_epoch": best.epoch})
         tracked.complete(MODELS / export.KERAS_FILE, REPORT.parent)
         checkpoint.remove()
@@ -108,36 +118,60 @@ def prepare(params: Params) -> Preparation:
     settings = _resolve_views(params.train.settings, dataset)
     images, validation = _open_sources(dataset, params.train.memory_limit_mb * MB)
     task = tasks.create_task(params.train.loss, dataset.classes, params.dataset.positive_classes)
+    class_weights = _weigh_classes(task) if params.train.class_weights == "balanced" else None
     machine = backend.inspect_machine()
     precision = backend.choose_precision(settings.precision, machine)
     backend.make_repeatable(seed)
     # Checked before weights are created: with different shapes, the workers would wait for each other forever.
     distribution.require_agreement(f"seed {seed}, {task.loss}, {settings}", strategy)
     with distribution.replicated(strategy):
-        network = networks.create_network(settings, task, (dataset.height, dataset.width), precision)
+        network = networks.create_network(settings, task, dataset.shape, precision)
     networks.whiten(network, images.sample)
 
     resolved = {"preset": params.train.preset, "seed": seed, "loss": task.loss, "classes": task.classes}
     resolved |= {"memory_limit_mb": params.train.memory_limit_mb, "data_parallel": params.train.data_parallel}
+    if class_weights is not None:  # otherwise absent: the report of such a training is as it was before the key
+        resolved["class_weights"] = params.train.class_weights
     resolved |= asdict(settings) | asdict(networks.measure_cost(network))
     local = asdict(machine) | {"computed_in": precision, "replicas": strategy.num_replicas_in_sync}
     local |= {"xla": training.uses_xla(settings, strategy)}
-    return Preparation(dataset, task, network, images, validation, settings, strategy, resolved, local)
+    ground = ground_of(dataset, next(validation.blocks()).images)
+    return Preparation(
+        dataset, task, class_weights, network, images, validation, ground, settings, strategy, resolved, local
+    )
+
+
+def _weigh_classes(task: "Task") -> "np.ndarray":
+    """Return the weight of each class of the task, by the training images: float32 [classes]."""
+    import numpy as np
+
+    from pipeline.models.tasks import balance_classes
+
+    counts = np.zeros(len(task.classes), np.int64)
+    for rows in table.stream_columns(TRAIN, ["label"]):
+        counts += np.bincount(task.answers(table.label_column(rows, "label")), minlength=len(counts))
+    return balance_classes(counts)
+
+
+def _describe_best(epoch: "Epoch") -> str:
+    balanced = epoch.validation_balanced_accuracy
+    return f"accuracy {epoch.validation_accuracy:.4f}" + (f", balanced {balanced:.4f}" if balanced is not None else "")
 
 
 def _write_model(prepared: Preparation, network: "keras.Model", params: TrainParams) -> None:
     """Write the files of the model, after a check of its answers on the validation images."""
-    from pipeline.models import export
+    from pipeline.models import export, networks
 
     dataset, validation = prepared.dataset, prepared.validation
     mode, max_drop = params.quantize, params.quantize_max_drop  # both read, whatever they are: the stage declares both
     quantization = None
     if mode == "int8":
         labelled = ((block.images, block.labels) for block in validation.blocks())
-        representative = prepared.training.sample(export.REPRESENTATIVE_IMAGES)
+        count = min(export.REPRESENTATIVE_IMAGES, networks.sample_size(dataset.shape))
+        representative = prepared.training.sample(count)
         quantization = export.Quantization(representative, labelled, max_drop)
-    ground = measure_ground(next(validation.blocks()).images)
-    subject = export.Subject(dataset.name, dataset.classes, dataset.classes_ko, ground)
+    resizing: Literal["fit", "crop"] = "crop" if dataset.resizing == "crop" else "fit"
+    subject = export.Subject(dataset.name, dataset.classes, dataset.classes_ko, prepared.ground, resizing)
     images = (block.images for block in validation.blocks())
     export.write_model(MODELS, network, prepared.task, images, subject, quantization)
 
@@ -152,12 +186,12 @@ def _open_sources(dataset: table.Dataset, memory: int) -> tuple["Source", "Sourc
     """Open train and validation split: in memory if their images fit into `memory` bytes, otherwise streamed."""
     from pipeline.models.inputs import Examples, Stream
 
-    size = dataset.height, dataset.width
+    shape = dataset.shape
     images = table.count_rows(TRAIN) + table.count_rows(VALIDATION)
-    if images * dataset.height * dataset.width <= memory:
+    if images * math.prod(shape) <= memory:
         return Examples(*table.read_images(TRAIN)), Examples(*table.read_images(VALIDATION))
     train, validation = table.RowGroups(TRAIN), table.RowGroups(VALIDATION)
-    return Stream(train.sizes, train.read, size, memory), Stream(validation.sizes, validation.read, size, memory)
+    return Stream(train.sizes, train.read, shape, memory), Stream(validation.sizes, validation.read, shape, memory)
 
 
 def _find_checkpoint(determinants: dict[str, Any], *, read_only: bool) -> "Checkpoint":
@@ -201,13 +235,25 @@ class _Terminal:
         self._epochs, self._images, self._last = epochs, images, time.monotonic()
 
     def start(self, prepared: Preparation) -> None:
+        from pipeline.models.training import plan_batches
+
         cost, local = prepared.resolved, prepared.local
-        images, _, _ = prepared.validation.shape
-        print(f"{self._images:,} images of {', '.join(prepared.task.classes)}; {images:,} to validate on")
+        images, *_ = prepared.validation.shape
+        print(f"{self._images:,} images of {list_classes(prepared.task.classes)}; {images:,} to validate on")
         network = prepared.settings.network
         print(f"{network}: {cost['parameters']:,} parameters, {cost['multiply_adds']:,} multiply-adds an image")
         replicas = f", {local['replicas']} replicas" if local["replicas"] > 1 else ""
         print(f"{local['computed_in']} on {local['device']}, {local['threads']} threads{replicas}", flush=True)
+        if prepared.class_weights is not None:
+            lightest, heaviest = prepared.class_weights.min(), prepared.class_weights.max()
+            print(f"class weights {lightest:.2f} to {heaviest:.2f}", flush=True)
+        batch, steps = plan_batches(self._images, prepared.settings, local["replicas"])
+        if steps * self._epochs < FEW_STEPS:
+            print(
+                f"warning: only {steps * self._epochs} training steps: {self._epochs} epochs of {steps} batches of "
+                f"{batch} images. Raise train.epochs or lower train.batch_size in params.yaml",
+                flush=True,
+            )
 
     def print_epoch(self, epoch: "Epoch") -> None:
         pace = "from checkpoint" if epoch.restored else f"{epoch.images_per_second:9,.0f} images/s"

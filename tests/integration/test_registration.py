@@ -1,6 +1,7 @@
 """The registry in a real MLflow store on SQLite."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -227,12 +228,12 @@ def test_the_workspace_keeps_nothing_that_a_registry_assigns(workspace: Workspac
 def test_the_current_name_is_one_of_the_datasets_own(
     tmp_path: Path, dataset: str, registered: str, current: str
 ) -> None:
-    catalog, params = (yaml.safe_load((REPOSITORY / file).read_text()) for file in ("data/catalog.yaml", "params.yaml"))
-    catalog |= dict.fromkeys(("shoes", "shoes-small", "shoes-is-new"), catalog["mnist"])
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     params["dataset"]["name"] = dataset
-    for file, content in (("data/catalog.yaml", catalog), ("params.yaml", params)):
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).write_text(yaml.safe_dump(content))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    catalog = shutil.copytree(REPOSITORY / "data/catalog", tmp_path / "data/catalog")
+    for name in ("shoes", "shoes-small", "shoes-is-new"):
+        shutil.copy(catalog / "mnist.yaml", catalog / f"{name}.yaml")
     write_json(Outputs(tmp_path).registration, {"name": registered})
     assert current_name(tmp_path) == current
 
