@@ -28,7 +28,10 @@ def find_class(written: str, *languages: Sequence[str]) -> set[int]:
 
 def find_repeated(*languages: Sequence[str]) -> str | None:
     """Return a name that matches more than one class. None if there is none."""
-    return next((name for names in languages for name in names if len(find_class(name, *languages)) > 1), None)
+    labels: dict[str, set[int]] = {}
+    for label, name in (numbered for names in languages for numbered in enumerate(names)):
+        labels.setdefault(_compose(name), set()).add(label)
+    return next((name for names in languages for name in names if len(labels[_compose(name)]) > 1), None)
 
 
 def _compose(name: str) -> str:

@@ -44,7 +44,7 @@ S = TypeVar("S", bound=Section)
 class DatasetParams(Section):
     """Which images to work on."""
 
-    name: str = Field(min_length=1, description="an entry of data/catalog.yaml, or `tiny`, which is generated")
+    name: str = Field(min_length=1, description="a file of data/catalog/, without .yaml, or `tiny`, which is generated")
     path: str = Field(
         min_length=1, description="a directory whose idx files, when there are any, replace the catalogue's"
     )
@@ -67,19 +67,37 @@ class DatasetParams(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateParams(Section):
-    """Thresholds of the data validation."""
+    """Thresholds of the data validation. Null: that of the dataset's catalogue entry, else one for every dataset."""
 
-    max_class_imbalance: Float = Field(ge=0, description="a class's images against the classes' mean; 0.5: half more")
-    min_contrast: Fraction = Field(description="standard deviation of an image's pixels, 0 to 1; below it, it is blank")
-    max_blank_fraction: Fraction = Field(description="blank images")
-    max_white: Fraction = Field(description="share of an image's pixels at 255; above it, it is saturated")
-    max_saturated_fraction: Fraction = Field(description="saturated images")
-    max_duplicate_fraction: Fraction = Field(description="images that occur more than once within a split")
-    max_mirrored_fraction: Fraction = Field(description="images whose mirror image is there too")
-    min_pixel_range: Fraction = Field(description="a split's brightest less its darkest pixel, 0 to 1")
-    min_class_separation: Fraction = Field(description="share of a simple feature's variance that classes explain")
-    max_mean_shift: Fraction = Field(description="mean pixel value, 0 to 1, against the catalogue's reference")
-    max_std_shift: Fraction = Field(description="standard deviation of the pixel values, likewise")
+    max_class_imbalance: Annotated[
+        Float | None, Field(ge=0, description="a class's images against the classes' mean; 0.5: half more")
+    ] = None
+    min_contrast: Annotated[
+        Fraction | None, Field(description="standard deviation of an image's pixels, 0 to 1; below it, it is blank")
+    ] = None
+    max_blank_fraction: Annotated[Fraction | None, Field(description="blank images")] = None
+    max_white: Annotated[
+        Fraction | None, Field(description="share of an image's pixels at 255; above it, it is saturated")
+    ] = None
+    max_saturated_fraction: Annotated[Fraction | None, Field(description="saturated images")] = None
+    max_duplicate_fraction: Annotated[
+        Fraction | None, Field(description="images that occur more than once within a split")
+    ] = None
+    max_mirrored_fraction: Annotated[Fraction | None, Field(description="images whose mirror image is there too")] = (
+        None
+    )
+    min_pixel_range: Annotated[
+        Fraction | None, Field(description="a split's brightest less its darkest pixel, 0 to 1")
+    ] = None
+    min_class_separation: Annotated[
+        Fraction | None, Field(description="share of a simple feature's variance that classes explain")
+    ] = None
+    max_mean_shift: Annotated[
+        Fraction | None, Field(description="mean pixel value, 0 to 1, against the catalogue's reference")
+    ] = None
+    max_std_shift: Annotated[Fraction | None, Field(description="standard deviation of the pixel values, likewise")] = (
+        None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +160,17 @@ class TrainParams(Section):
         ge=0, lt=2**32, description="of the initial weights, the order of the images and their augmentation"
     )
     loss: Loss = Field(description="it decides the output layer and the label encoding")
+    class_weights: Literal["none", "balanced"] = Field(
+        description="balanced: each class has the same share of the loss, and the best epoch the best balanced accuracy"
+    )
     memory_limit_mb: Int = Field(
         gt=0, description="for images, in MB: those of train and validation stay in memory, or are streamed through it"
     )
     data_parallel: DataParallel = Field(description="the devices or machines that share each batch")
+    quantize: Literal["none", "int8"] = Field(description="also write the model in int8, as model.int8.tflite")
+    quantize_max_drop: Fraction = Field(
+        description="int8: accuracy on the validation images that the model may lose by it; train fails beyond it"
+    )
     settings: TrainSettings
 
 
@@ -154,6 +179,9 @@ class EvaluateParams(Section):
     """The absolute gate. A model that misses one threshold is rejected."""
 
     min_accuracy: Fraction = Field(description="on the test split")
+    min_balanced_accuracy: Fraction | None = Field(
+        description="mean recall of the classes, each with the same weight; null: not checked"
+    )
     min_class_recall: Fraction = Field(description="of the worst class")
     max_loss: Float = Field(gt=0, description="mean cross-entropy on the test split, in nats")
     max_model_bytes: Int = Field(gt=0, description="size of the model file")

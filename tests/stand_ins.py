@@ -125,11 +125,11 @@ def _build(path: Path) -> None:
     root = path / "project"
     (root / "data" / "local").mkdir(parents=True)
     (path / "home").mkdir()
-    for name in ("params.yaml", "data/catalog.yaml", ".gitignore", ".dvc/config"):
+    for name in ("params.yaml", "data/catalog/tiny.yaml", ".gitignore", ".dvc/config"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, root / name)
     (root / "stage.py").write_text(STAND_IN)
-    dataset = load_entry("tiny", REPOSITORY / "data/catalog.yaml").dataset
+    dataset = load_entry("tiny", REPOSITORY / "data/catalog").dataset
     for split, (count, seed) in TABLES.items():
         images, labels = tiny.generate(count, seed)
         ids = table.strings([f"{split}-{number}" for number in range(count)])

@@ -49,7 +49,7 @@ def add_batch(
         source: anything that `pipeline.data.batches` reads. It may already be in `data/incoming/`.
         name: the batch's name; None takes the source's.
         dataset: the dataset whose shape and classes the images must have.
-        thresholds: the thresholds of `validate`.
+        thresholds: those of `validate` for the dataset, from `resolve_thresholds`.
         known: the images that the batch must not repeat; None takes those of the last `ingest`.
 
     Raises:

@@ -32,13 +32,15 @@ def add_data(
     enter_workspace()
     from pipeline.batches.add import add_batch
     from pipeline.data.catalog import load_entry
+    from pipeline.data.thresholds import resolve_thresholds
     from pipeline.git import SET_AUTHOR, lacks_author
     from pipeline.params import load_params
 
     params = load_params()
-    dataset = load_entry(params.dataset.name).dataset
+    entry = load_entry(params.dataset.name)
+    dataset, thresholds = entry.dataset, resolve_thresholds(params.validate, entry)
     with console.status(Text(f"checking {path.name}")):
-        batch = add_batch(path, name, dataset, params.validate)
+        batch = add_batch(path, name, dataset, thresholds)
     counts = Table("class", "images", box=None)
     for class_name, images in batch.counts.items():
         counts.add_row(class_name, f"{images:,}")

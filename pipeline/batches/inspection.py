@@ -43,7 +43,7 @@ def read_known(tables: Path, dataset: Dataset) -> Known:
     return Known(by_source(train), (test,))
 
 
-def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params: ValidateParams) -> Features:
+def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, thresholds: ValidateParams) -> Features:
     """Read a batch like `ingest`, and check its images like `validate`.
 
     Args:
@@ -51,7 +51,7 @@ def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params:
         name: its name in `data/incoming/`. It may repeat images of an earlier batch of this name.
         dataset: the dataset whose shape and classes the images must have.
         known: the images that it must not repeat.
-        params: the thresholds.
+        thresholds: from `resolve_thresholds`.
 
     Returns:
         the features of its images.
@@ -68,7 +68,7 @@ def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, params:
     from pipeline.data.validation import describe, validate
 
     others = [features for source, features in known.train.items() if source != name]
-    frame, suite = tabulate_batch(batch, others, known.test), build_batch_suite(dataset, params)
+    frame, suite = tabulate_batch(batch, others, known.test), build_batch_suite(dataset, thresholds)
     findings, _ = validate({"batch": frame}, {"batch": suite}, lambda rows: [f"image {row}" for row in rows])
     failures = [finding for finding in findings if not finding.passed]
     if failures:

@@ -18,14 +18,14 @@ FORMATS = (
     "or an .npz file with images and labels"
 )
 
-Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width], labels uint8 [n]
+Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width], labels uint16 [n]
 
 
 def read_batch(path: Path, dataset: Dataset) -> Iterator[Pair]:
     """Yield the images and labels of a batch in chunks, in the same order every time.
 
     Yields:
-        images uint8 [n, height, width] and labels uint8 [n].
+        images uint8 [n, height, width] and labels uint16 [n].
 
     Raises:
         DataError: it is malformed or empty, or does not fit the dataset's shape and classes.
@@ -93,11 +93,11 @@ def _read_npz(path: Path, dataset: Dataset) -> Iterator[Pair]:
                 found=f"{count} images, {labels.shape[0]} labels",
             )
         dataset.require_shape(tuple(shape), path)
-        for start in range(0, count, idx.CHUNK_ROWS):
-            rows = min(idx.CHUNK_ROWS, count - start)
+        for start in range(0, count, dataset.row_group):
+            rows = min(dataset.row_group, count - start)
             numbers = labels.read(rows)
             dataset.require_labels(numbers, path, start)
-            yield images.read(rows), numbers.astype(np.uint8)
+            yield images.read(rows), numbers.astype(np.uint16)
 
 
 def _not_a_pair(path: Path, images: StoredArray, labels: StoredArray) -> DataError:
@@ -116,10 +116,10 @@ def _read_folders(folders: list[Path], dataset: Dataset) -> Iterator[Pair]:
         for file in sorted(folder.iterdir())
         if not file.name.startswith(".")
     ]
-    for start in range(0, len(labelled), idx.CHUNK_ROWS):
-        part = labelled[start : start + idx.CHUNK_ROWS]
+    for start in range(0, len(labelled), dataset.row_group):
+        part = labelled[start : start + dataset.row_group]
         images = np.stack([read_grey(file, dataset) for file, _ in part])
-        yield images, np.array([label for _, label in part], np.uint8)
+        yield images, np.array([label for _, label in part], np.uint16)
 
 
 def _labels_of(folders: list[Path], dataset: Dataset) -> list[int]:

@@ -74,7 +74,7 @@ def stream_pair(images: Path, labels: Path, dataset: Dataset) -> Iterator[tuple[
     """Read an images file and its labels file together, and check them against the dataset's shape and classes.
 
     Yields:
-        images uint8 [n, height, width] and labels uint8 [n].
+        images uint8 [n, height, width] and labels uint16 [n].
 
     Raises:
         DataError: a file is malformed, the counts or the shape differ, or a label is out of range.
@@ -89,10 +89,11 @@ def stream_pair(images: Path, labels: Path, dataset: Dataset) -> Iterator[tuple[
             found=f"{count} images, {label_count} labels",
         )
     first = 0
-    for pixels, numbers in zip(stream(images, 3), stream(labels, 1), strict=True):
+    rows = dataset.row_group
+    for pixels, numbers in zip(stream(images, 3, rows), stream(labels, 1, rows), strict=True):
         dataset.require_labels(numbers, labels, first)
         first += len(numbers)
-        yield pixels, numbers
+        yield pixels, numbers.astype(np.uint16)
 
 
 def write(path: Path, values: np.ndarray) -> None:

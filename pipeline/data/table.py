@@ -1,17 +1,20 @@
 """Tables of images and labels: Parquet files that are written and read by row group.
 
-Columns: `image` fixed_size_binary(height*width), row-major grey values; `label` uint8; `id` string, the SHA-1 of the
-pixels and its occurrence (`SHA1-0`, `SHA1-1` for an exact duplicate); `source` string, `official` or a batch's name.
-The facts about the dataset are in the file's metadata.
+Columns: `image` fixed_size_binary(height*width*channels), row-major, grey or sRGB; `label` uint16; `given` uint16, the
+label before corrections; `id` string, the SHA-1 of the pixels and its occurrence (`SHA1-0`, `SHA1-1` for an exact
+duplicate); `source` string, `official` or a batch's name; `group` string, only in a grouped dataset. The facts about
+the dataset are in the file's metadata.
 """
 
 import hashlib
 import json
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +23,13 @@ import pyarrow.parquet as pq
 from pipeline.errors import DataError
 from pipeline.files import atomic_file
 
-ROW_GROUP = 8192
+ROW_GROUP, ROW_GROUP_BYTES = 8192, 2**25  # the most rows, and the most bytes of pixels, of a row group
 OFFICIAL = "official"
+SHA1_DIGITS = 40  # of an id; the digits after them count the copies of an image
 _METADATA_KEY = b"dataset"
+
+
+Resizing = Literal["none", "fit", "crop"]
 
 
 @dataclass(frozen=True)
@@ -35,23 +42,44 @@ class Dataset:
     classes: tuple[str, ...]  # English names; a label is an index into them
     classes_ko: tuple[str, ...]
     flip: bool  # whether a mirrored image keeps its class: a garment does, a digit does not
+    channels: int = 1  # 1: grey; 3: sRGB
+    grouped: bool = False  # whether images have a group, such as an object or a patient, that stays in one split
+    resizing: Resizing = "none"  # of pictures of another size: none (they are refused), fit into it and pad, or crop
+    ground: tuple[int, ...] = ()  # the value or the three values that padding has; empty: measured on the images
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an image: (height, width) if grey, (height, width, 3) if in colour."""
+        return (self.height, self.width) if self.channels == 1 else (self.height, self.width, self.channels)
+
+    @property
+    def row_group(self) -> int:
+        """Number of rows in a full row group."""
+        return max(1, min(ROW_GROUP, ROW_GROUP_BYTES // math.prod(self.shape)))
 
     @property
     def schema(self) -> pa.Schema:
-        image = pa.binary(self.height * self.width)
-        fields = [("image", image), ("label", pa.uint8()), ("id", pa.string()), ("source", pa.string())]
-        return pa.schema(fields, metadata={_METADATA_KEY: json.dumps(asdict(self), ensure_ascii=False)})
+        """Columns of a table, with the facts about the dataset as metadata."""
+        text, label = pa.string(), pa.uint16()
+        image = pa.binary(math.prod(self.shape))
+        fields = [("image", image), ("label", label), ("given", label), ("id", text), ("source", text)]
+        return pa.schema([*fields, *([("group", text)] if self.grouped else [])], metadata=self.metadata)
+
+    @property
+    def metadata(self) -> dict[bytes, str]:
+        """The facts about the dataset as metadata of a Parquet schema."""
+        return {_METADATA_KEY: json.dumps(asdict(self), ensure_ascii=False)}
 
     def require_shape(self, shape: tuple[int, ...], path: Path) -> None:
-        """Refuse images of another height and width. `path` is their file, for the message.
+        """Refuse images of another height, width or number of colours. `path` is their file, for the message.
 
         Raises:
-            DataError: names both sizes.
+            DataError: names both shapes.
         """
-        if shape != (self.height, self.width):
+        if shape != self.shape:
             raise DataError(
                 f"{path} has images of another size",
-                expected=f"{self.height} x {self.width} pixels: images are not resized",
+                expected=f"{' x '.join(map(str, self.shape))} pixels: images are not resized",
                 found=" x ".join(map(str, shape)),
             )
 
@@ -74,23 +102,31 @@ class Dataset:
 class Rows:
     """Consecutive rows of a table."""
 
-    images: np.ndarray  # uint8 [n, height, width], read-only
-    labels: np.ndarray  # uint8 [n]
+    images: np.ndarray  # uint8 [n, *shape], read-only
+    labels: np.ndarray  # uint16 [n]
+    given: np.ndarray  # uint16 [n], labels before corrections
     ids: pa.Array  # string [n]
     sources: pa.Array  # string [n]
+    groups: pa.Array | None  # string [n]; None if the dataset has no groups
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 @contextmanager
-def writer(path: Path, dataset: Dataset) -> Iterator["TableWriter"]:
-    """Write a table in row groups of `ROW_GROUP`. The file `path` is created only if the block succeeds."""
+def writer(path: Path, dataset: Dataset, schema: pa.Schema | None = None) -> Iterator["TableWriter"]:
+    """Write a table in full row groups. The file `path` is created only if the block succeeds.
+
+    Args:
+        schema: columns other than those of a table; the first is `image`. For `TableWriter.write_columns`.
+    """
+    schema = schema or dataset.schema
+    dictionaries = [name for name in ("label", "given", "source", "group") if name in schema.names]
     with (
         atomic_file(path) as partial,
-        pq.ParquetWriter(partial, dataset.schema, compression="zstd", use_dictionary=["label", "source"]) as parquet,
+        pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=dictionaries) as parquet,
     ):
-        table = TableWriter(parquet, dataset)
+        table = TableWriter(parquet, dataset, schema)
         yield table
         table.flush()
 
@@ -98,20 +134,41 @@ def writer(path: Path, dataset: Dataset) -> Iterator["TableWriter"]:
 class TableWriter:
     """Collects rows until a row group is full. The bytes therefore do not depend on the sizes of the chunks."""
 
-    def __init__(self, parquet: pq.ParquetWriter, dataset: Dataset) -> None:
-        self._parquet, self._dataset = parquet, dataset
+    def __init__(self, parquet: pq.ParquetWriter, dataset: Dataset, schema: pa.Schema) -> None:
+        self._parquet, self._dataset, self._schema = parquet, dataset, schema
         self._pending: list[pa.RecordBatch] = []
         self._rows = 0
 
-    def write(self, images: np.ndarray, labels: np.ndarray, ids: pa.Array, sources: pa.Array) -> None:
-        """Append rows. images: uint8 [n, height, width]; labels: uint8 [n]; ids and sources: string [n]."""
-        pixels = self._dataset.height * self._dataset.width
-        flat = images.reshape(len(labels), pixels)
-        columns = [_from_bytes(flat, pa.binary(pixels)), _from_bytes(labels, pa.uint8()), ids, sources]
-        self._pending.append(pa.RecordBatch.from_arrays(columns, schema=self._dataset.schema))
-        self._rows += len(labels)
-        while self._rows >= ROW_GROUP:
-            self._write_group(ROW_GROUP)
+    def write(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        ids: pa.Array,
+        sources: pa.Array,
+        given: np.ndarray | None = None,
+        groups: pa.Array | None = None,
+    ) -> None:
+        """Append rows to a table.
+
+        Args:
+            images: uint8 [n, *shape].
+            labels: integers [n].
+            ids, sources: string [n].
+            given: the labels before corrections, integers [n]; None if they are the same.
+            groups: string [n], of a grouped dataset only.
+        """
+        columns = [labels, labels if given is None else given, ids, sources]
+        self.write_columns(images, *columns, *([] if groups is None else [groups]))
+
+    def write_columns(self, images: np.ndarray, *columns: np.ndarray | pa.Array) -> None:
+        """Append rows of the writer's schema. images: uint8 [n, *shape]; NumPy arrays of integers become uint16."""
+        flat = images.reshape(len(images), math.prod(self._dataset.shape))
+        arrays = [_labels_as_arrow(column) if isinstance(column, np.ndarray) else column for column in columns]
+        arrays = [_from_buffer(flat, self._schema.field("image").type), *arrays]
+        self._pending.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        self._rows += len(images)
+        while self._rows >= self._dataset.row_group:
+            self._write_group(self._dataset.row_group)
 
     def flush(self) -> None:
         """Write the remaining rows, or one empty row group if there are no rows."""
@@ -119,14 +176,14 @@ class TableWriter:
             self._write_group(self._rows)
 
     def _write_group(self, rows: int) -> None:
-        table = pa.Table.from_batches(self._pending, self._dataset.schema)
-        self._parquet.write_table(table.slice(0, rows).combine_chunks(), row_group_size=ROW_GROUP)
+        table = pa.Table.from_batches(self._pending, self._schema)
+        self._parquet.write_table(table.slice(0, rows).combine_chunks(), row_group_size=self._dataset.row_group)
         rest = table.slice(rows)
         self._pending, self._rows = rest.to_batches(), len(rest)
 
 
 def pixel_digests(images: np.ndarray) -> list[bytes]:
-    """Return the SHA-1 of each image's pixels, 20 bytes; an id starts with it. images: uint8 [n, height, width]."""
+    """Return the SHA-1 of each image's pixels, 20 bytes; an id starts with it. images: uint8 [n, *shape]."""
     return [hashlib.sha1(image, usedforsecurity=False).digest() for image in np.ascontiguousarray(images)]
 
 
@@ -137,6 +194,12 @@ def strings(values: Sequence[str]) -> pa.Array:
     np.cumsum([len(value) for value in encoded], out=offsets[1:])
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
     return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+
+
+def filter_rows(column: pa.Array, mask: np.ndarray) -> pa.Array:
+    """Select rows of a column. mask: bool [n]. Given NumPy's array, pyarrow would import pandas, which takes longer."""
+    packed = pa.py_buffer(np.packbits(mask, bitorder="little"))
+    return column.filter(pa.Array.from_buffers(pa.bool_(), len(mask), [None, packed]))
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -150,7 +213,8 @@ def read_dataset(path: Path) -> Dataset:
     if _METADATA_KEY not in metadata:
         raise DataError(f"{path} is not a table of this pipeline", expected="dataset metadata in the Parquet schema")
     facts = json.loads(metadata[_METADATA_KEY])
-    return Dataset(**{**facts, "classes": tuple(facts["classes"]), "classes_ko": tuple(facts["classes_ko"])})
+    plain: dict[str, Any] = {name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts.items()}
+    return Dataset(**plain)
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -183,18 +247,18 @@ class RowGroups:
         self.sizes = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
 
     def read(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read a row group: images uint8 [n, height, width] and labels uint8 [n], read-only."""
+        """Read a row group: images uint8 [n, *shape] and labels uint16 [n], read-only."""
         with _open(self._path) as parquet:
             table = parquet.read_row_group(group, ["image", "label"])
-        return _images(table, self._dataset), _labels(table)
+        return image_column(table, self._dataset), label_column(table, "label")
 
 
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a whole table: images uint8 [n, height, width] and labels uint8 [n]."""
+    """Read a whole table: images uint8 [n, *shape] and labels uint16 [n]."""
     dataset = read_dataset(path)
     with _open(path) as parquet:
         table = parquet.read(["image", "label"])
-    return _images(table, dataset), _labels(table)
+    return image_column(table, dataset), label_column(table, "label")
 
 
 def read_ids(path: Path) -> list[str]:
@@ -235,31 +299,43 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
 
 def _rows(table: pa.Table, dataset: Dataset) -> Rows:
     ids, sources = (table.column(name).combine_chunks() for name in ("id", "source"))
-    return Rows(_images(table, dataset), _labels(table), ids, sources)
-
-
-def _images(table: pa.Table, dataset: Dataset) -> np.ndarray:
-    flat = _to_bytes(table.column("image"), dataset.height * dataset.width)
-    return flat.reshape(-1, dataset.height, dataset.width)
-
-
-def _labels(table: pa.Table) -> np.ndarray:
-    return _to_bytes(table.column("label"), 1).reshape(-1)
+    labels = label_column(table, "label")
+    given = (
+        label_column(table, "given") if "given" in table.column_names else labels
+    )  # release 0.1.0 wrote no such column
+    groups = table.column("group").combine_chunks() if dataset.grouped else None
+    return Rows(image_column(table, dataset), labels, given, ids, sources, groups)
 
 
 # Buffers are used directly, because pyarrow's own conversions import pandas, which takes a quarter of a second.
 
 
-def _from_bytes(values: np.ndarray, type_: pa.DataType) -> pa.Array:
-    """Convert uint8 [n, ...] to n values of a type of the same width."""
-    return pa.Array.from_buffers(type_, len(values), [None, pa.py_buffer(np.ascontiguousarray(values, np.uint8))])
+def label_column(table: pa.Table, name: str) -> np.ndarray:
+    """Return a column of labels, uint16 or (in tables of release 0.1.0) uint8, as uint16 [n]."""
+    column = table.column(name)
+    return _to_numpy(column, np.dtype(f"u{column.type.bit_width // 8}")).astype(np.uint16, copy=False)
 
 
-def _to_bytes(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    """Convert a column of n values of `width` bytes to uint8 [n, width]. A view if the column has one chunk."""
+def image_column(table: pa.Table, dataset: Dataset) -> np.ndarray:
+    """Return the column of images as uint8 [n, *shape]."""
+    flat = _to_numpy(table.column("image"), np.dtype((np.void, math.prod(dataset.shape))))
+    return flat.view(np.uint8).reshape(-1, *dataset.shape)
+
+
+def _labels_as_arrow(labels: np.ndarray) -> pa.Array:
+    return _from_buffer(labels.astype(np.uint16), pa.uint16())
+
+
+def _from_buffer(values: np.ndarray, type_: pa.DataType) -> pa.Array:
+    """Convert an array [n, ...] to n values of a type of the same width."""
+    return pa.Array.from_buffers(type_, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _to_numpy(column: pa.ChunkedArray, type_: np.dtype) -> np.ndarray:
+    """Convert a column to an array [n] of a type of the same width. A view if the column has one chunk."""
     pieces = [
-        np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, width)[chunk.offset : chunk.offset + len(chunk)]
+        np.frombuffer(chunk.buffers()[1], type_)[chunk.offset : chunk.offset + len(chunk)]
         for chunk in column.chunks
         if len(chunk)
     ]
-    return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty((0, width), np.uint8), *pieces])
+    return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, type_), *pieces])

@@ -1,5 +1,6 @@
 """Check the tables with Great Expectations, and report the findings."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from pipeline.data import table
 from pipeline.data.catalog import Entry
 from pipeline.data.expectations import Severity, Suites, Tables, build_suites, build_tables, list_skipped
 from pipeline.data.features import Features, overall_mean, overall_std, read_features
+from pipeline.data.removed_images import read_removed
+from pipeline.data.thresholds import KEYS, resolve_thresholds
 from pipeline.errors import DataError, ValidationFailed
 from pipeline.params import ValidateParams
 
@@ -77,7 +80,7 @@ def inspect(
     Args:
         files: the tables of `train` and `test`.
         entry: the catalogue's entry; None if there is none, as for the images of a local directory.
-        params: the thresholds.
+        params: the thresholds that replace those of the entry.
         share: the share of the dataset's own training images that a window keeps.
 
     Returns:
@@ -94,10 +97,12 @@ def inspect(
     def name_images(rows: Sequence[int]) -> list[str]:
         return _name_images(files, features, rows)
 
-    tables = build_tables(schemas, features, dataset, entry, share)
-    findings, context = validate(tables, build_suites(dataset, entry, params), name_images)
+    thresholds = resolve_thresholds(params, entry)
+    removed = Counter(image.split for image in read_removed(files["train"].parent) if image.source == table.OFFICIAL)
+    tables = build_tables(schemas, features, dataset, entry, share, removed)
+    findings, context = validate(tables, build_suites(dataset, entry, thresholds), name_images)
     splits = {split: describe_split(measured) for split, measured in features.items()}
-    return Report(dataset.name, splits, findings, list_skipped(dataset, entry)), context
+    return Report(dataset.name, splits, findings, list_skipped(dataset, entry, thresholds)), context
 
 
 def validate(tables: Tables, suites: Suites, identify: Identify) -> tuple[tuple[Finding, ...], AbstractDataContext]:
@@ -171,12 +176,14 @@ def summarise(report: Report) -> str:
 
 
 def describe(finding: Finding) -> str:
-    """Return a finding as one line: the expectation, what violates it, and what is allowed."""
+    """Return a finding as one line: the expectation, what violates it, what is allowed, and the keys that set this."""
     if isinstance(finding.observed, float):
         shown = f"{finding.count:,} ({finding.observed:.2%}), such as {', '.join(finding.examples[:SHOWN])}"
     else:
         shown = ", ".join(f"{row} {finding.observed[row]}" for row in finding.examples)
-    return f"{finding.name} ({finding.meaning}): {shown}; allowed: {_allowed(finding)}"
+    keys = " and ".join(f"validate.{key}" for key in KEYS.get(finding.name, ()))
+    set_by = f", set by {keys}" if keys else ", in every dataset"
+    return f"{finding.name} ({finding.meaning}): {shown}; allowed: {_allowed(finding)}{set_by}"
 
 
 def require_passed(report: Report, where: Path) -> None:
@@ -190,7 +197,8 @@ def require_passed(report: Report, where: Path) -> None:
             f"the images of {report.dataset} violate critical expectations",
             found="\n            ".join(map(describe, report.failures)),
             remedy="correct the data, remove a batch (dvc remove data/incoming/NAME.dvc; rm -r data/incoming/NAME), or "
-            f"change the thresholds of `validate` in params.yaml; the full report: {where}",
+            "set the keys named above in params.yaml if the images are as they should be; the full report: "
+            f"{where}",
         )
 
 

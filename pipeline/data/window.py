@@ -7,12 +7,12 @@ dropped together. The draws are independent of those of the split.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import blake2b
 
 import numpy as np
 
-Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width], labels uint8 [n]
+Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, *shape], labels uint16 [n]
 
 
 def find_thresholds(pairs: Iterable[Pair], classes: int, share: float) -> np.ndarray:
@@ -34,16 +34,13 @@ def find_thresholds(pairs: Iterable[Pair], classes: int, share: float) -> np.nda
     return thresholds
 
 
-def sample(pairs: Iterable[Pair], thresholds: np.ndarray) -> Iterator[Pair]:
-    """Yield the images that are kept, in chunks. thresholds: from `find_thresholds`."""
-    for images, labels in pairs:
-        kept = draw_numbers(images) <= thresholds[labels]
-        if kept.any():
-            yield images[kept], labels[kept]
+def choose(images: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Return True for each image that is kept: bool [n]. thresholds: from `find_thresholds`."""
+    return draw_numbers(images) <= thresholds[labels]
 
 
 def draw_numbers(images: np.ndarray) -> np.ndarray:
-    """Return a uniform number for each image, equal for its copies: uint64 [n]. images: uint8 [n, height, width]."""
+    """Return a uniform number for each image, equal for its copies: uint64 [n]. images: uint8 [n, *shape]."""
     digests = (blake2b(image, digest_size=8, person=b"window").digest() for image in np.ascontiguousarray(images))
     return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 

@@ -48,17 +48,19 @@ def judge(metrics: Mapping[str, float | None], model_bytes: int, thresholds: Eva
     """Check a model against the thresholds. A value equal to its threshold passes; one that is not a number fails.
 
     Args:
-        metrics: `accuracy`, `min_class_recall` and `loss`, as in `metrics.json`.
+        metrics: `accuracy`, `balanced_accuracy`, `min_class_recall` and `loss`, as in `metrics.json`.
         model_bytes: size of the model file.
     """
-    return Gate(
-        (
-            _at_least("min_accuracy", thresholds.min_accuracy, metrics["accuracy"]),
-            _at_least("min_class_recall", thresholds.min_class_recall, metrics["min_class_recall"]),
-            _at_most("max_loss", thresholds.max_loss, metrics["loss"]),
-            _at_most("max_model_bytes", thresholds.max_model_bytes, model_bytes),
-        )
-    )
+    checks = [_at_least("min_accuracy", thresholds.min_accuracy, metrics["accuracy"])]
+    if thresholds.min_balanced_accuracy is not None:
+        least = thresholds.min_balanced_accuracy
+        checks.append(_at_least("min_balanced_accuracy", least, metrics["balanced_accuracy"]))
+    checks += [
+        _at_least("min_class_recall", thresholds.min_class_recall, metrics["min_class_recall"]),
+        _at_most("max_loss", thresholds.max_loss, metrics["loss"]),
+        _at_most("max_model_bytes", thresholds.max_model_bytes, model_bytes),
+    ]
+    return Gate(tuple(checks))
 
 
 def _at_least(name: str, threshold: float, value: float | None) -> Check:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +21,14 @@ from pipeline.evaluation.metrics import (
     wilson_interval,
 )
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
+from pipeline.evaluation.quantized import describe_quantized
 from pipeline.files import atomic_directory, write_json
 
 DIGITS = 6  # of every number in the files
 SHOWN_MISTAKES = 24
 SHOWN_CONFUSIONS = 6
 
-Metrics = dict[str, float | int | None]  # None: not a number
+Metrics = dict[str, Any]  # float, int, or None: not a number; `int8`: the figures of the int8 file, if there is one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,7 @@ def measure(answers: Answers) -> Metrics:
         "accuracy_high": high,
         "loss": cross_entropy(answers.labels, answers.probabilities),
         "ece": expected_calibration_error(answers.reliability),
+        "balanced_accuracy": float(np.mean([score.recall for score in answers.class_scores])),
         "macro_f1": float(np.mean([score.f1 for score in answers.class_scores])),
         "min_class_recall": min(score.recall for score in answers.class_scores),
     }
@@ -143,10 +146,13 @@ def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
         ("Accuracy", f"{metrics['accuracy']:.2%}, 95% interval {low:.2%} to {high:.2%} (Wilson)"),
         ("Loss, mean cross-entropy", loss),
         ("Expected calibration error", f"{metrics['ece']:.4f}"),
+        ("Balanced accuracy, mean recall of the classes", f"{metrics['balanced_accuracy']:.2%}"),
         ("Macro F1", f"{metrics['macro_f1']:.4f}"),
     ]
     if metrics.get("roc_auc") is not None:
         figures_of_merit.append(("Area under the ROC curve", f"{metrics['roc_auc']:.4f}"))
+    if int8 := metrics.get("int8"):
+        figures_of_merit.append(("int8 file, which decides nothing", describe_quantized(int8)))
     verdict = "passed, the model may be registered" if gate.passed else "REJECTED, the model will not be registered"
     checks = [
         (

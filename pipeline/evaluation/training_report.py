@@ -31,7 +31,10 @@ def write_training(directory: Path, history: Sequence[Mapping[str, Any]], settin
 def _metrics(history: Sequence[Mapping[str, Any]], best_epoch: int) -> dict[str, float | None]:
     """Return the metrics of the best epoch on the validation split, by which experiments are compared."""
     best = next(record for record in history if record["epoch"] == best_epoch)
-    figures = {name: float(f"{best[name]:.6g}") for name in ("validation_accuracy", "validation_loss")}
+    names = ["validation_accuracy", "validation_loss"]
+    if best.get("validation_balanced_accuracy") is not None:
+        names.append("validation_balanced_accuracy")
+    figures = {name: float(f"{best[name]:.6g}") for name in names}
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 

@@ -1,7 +1,8 @@
-"""The contract of a model: what it takes and answers, and the digests of its two files.
+"""The contract of a model: what it takes and answers, and the digests of its files.
 
 `train` writes three files. `model.keras` can be trained further. `model.tflite` gives the same answers without
-TensorFlow: it is evaluated and served. `contract.json` describes both. Who uses a model reads its contract, and never
+TensorFlow: it is evaluated and served. `contract.json` describes both. With `train.quantize`, a fourth file,
+`model.int8.tflite`, is a smaller and less exact form of the served one. Who uses a model reads its contract, and never
 the parameters of a workspace, which may have changed since. This module does not import TensorFlow.
 """
 
@@ -19,6 +20,8 @@ from pipeline.models.tasks import Task, create_task
 from pipeline.params import Loss
 
 KERAS_FILE, LITERT_FILE, CONTRACT_FILE = "model.keras", "model.tflite", "contract.json"
+INT8_FILE = "model.int8.tflite"
+QUANTIZED_FOLDER = "quantized"  # beside the other files; empty without an int8 file, because DVC expects an output
 
 STRICT = ConfigDict(extra="forbid")
 Count = Annotated[int, Field(gt=0)]
@@ -44,6 +47,17 @@ class ExportCheck:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Int8Check:
+    """The int8 file of a model, compared with `model.tflite` on the validation images."""
+
+    sha256: Digest
+    images: int
+    accuracy: float
+    float_accuracy: float  # of `model.tflite`
+    other_top_class: int  # images for which another class is the most probable one
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Contract:
     """What a model takes and answers."""
 
@@ -62,6 +76,7 @@ class Contract:
     keras_sha256: Digest
     litert_sha256: Digest
     check: ExportCheck
+    int8: Int8Check | None = None  # None: the model has no int8 file, and `contract.json` does not have this key
 
     @property
     def size(self) -> tuple[int, int]:
@@ -103,7 +118,7 @@ def require_keras_file(path: Path, contract: Contract) -> None:
 
 def write_contract(path: Path, contract: Contract) -> None:
     """Write the file that `read_contract` reads. The same contract gives the same bytes."""
-    write_json(path, asdict(contract))
+    write_json(path, {key: value for key, value in asdict(contract).items() if key != "int8" or value})
 
 
 def read_contract(path: Path) -> Contract:

@@ -58,7 +58,7 @@ class Examples:
     """Images in memory."""
 
     images: np.ndarray  # uint8 [n, height, width]
-    labels: np.ndarray  # uint8 [n]
+    labels: np.ndarray  # uint16 [n]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -95,7 +95,7 @@ class Stream:
 
     Args:
         sizes: number of images in each group.
-        read: returns images uint8 [n, height, width] and labels uint8 [n] of a group, by its number.
+        read: returns images uint8 [n, height, width] and labels uint16 [n] of a group, by its number.
         size: height and width of the images.
         memory: bytes for images, shared by `CHUNKS_IN_MEMORY` chunks. A chunk holds at least one group and a batch.
     """
@@ -128,7 +128,7 @@ class Stream:
         # Two buffers in turn, used as views: new memory and a copy for each chunk would double the cost of reading.
         # A buffer is filled again only after the training on its chunk has ended.
         buffers = [
-            (_allocate_aligned((room, *self.size)), np.zeros(room, np.uint8), np.zeros(room, np.int64))
+            (_allocate_aligned((room, *self.size)), np.zeros(room, np.uint16), np.zeros(room, np.int64))
             for _ in range(2)
         ]
 

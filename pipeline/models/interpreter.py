@@ -1,4 +1,4 @@
-"""Answers of an exported model (`model.tflite`) by LiteRT, without TensorFlow.
+"""Answers of an exported model (`model.tflite`, `model.int8.tflite`) by LiteRT, without TensorFlow.
 
 Starting takes a tenth of a second, and memory for the model and one batch.
 """
@@ -87,14 +87,25 @@ def load(path: Path, contract: Contract, *, threads: int = THREADS) -> ExportedM
     Raises:
         ModelError: the file is missing, is not the one of the contract, or does not do what the contract says.
     """
+    return _load(path, contract, contract.litert_sha256, threads)
+
+
+def load_int8(path: Path, contract: Contract, *, threads: int = THREADS) -> ExportedModel:
+    """Load the int8 model of a contract, which must have one. Raises what `load` raises."""
+    if contract.int8 is None:
+        raise ValueError("the contract has no int8 file")
+    return _load(path, contract, contract.int8.sha256, threads)
+
+
+def _load(path: Path, contract: Contract, expected: str, threads: int) -> ExportedModel:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"{path} is missing", remedy="dvc repro train") from None
-    if (digest := hashlib.sha256(content).hexdigest()) != contract.litert_sha256:
+    if (digest := hashlib.sha256(content).hexdigest()) != expected:
         raise ModelError(
             f"{path} is not the file of its contract: it is damaged, or of another model",
-            expected=f"SHA-256 {contract.litert_sha256}",
+            expected=f"SHA-256 {expected}",
             found=digest,
             remedy=f"rm {shlex.quote(str(path))} && dvc checkout train",
         )

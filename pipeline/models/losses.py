@@ -1,10 +1,15 @@
 """The three losses and their accuracy metrics, as Keras objects."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import ModelError
-from pipeline.models.backend import keras
+from pipeline.models.backend import keras, tf
 from pipeline.models.tasks import Task
+
+Loss = Callable[..., Any]  # of targets and probabilities; a number
 
 
 class SmoothedSparseCategoricalCrossentropy(keras.losses.Loss):
@@ -35,6 +40,25 @@ def create_loss(task: Task, label_smoothing: float = 0.0) -> keras.losses.Loss:
     if label_smoothing:
         return SmoothedSparseCategoricalCrossentropy(task.units, label_smoothing)
     return keras.losses.SparseCategoricalCrossentropy()
+
+
+def weigh_classes(loss: Loss, task: Task, weights: np.ndarray) -> Loss:
+    """Return a loss that multiplies the loss of each image by the weight of its class.
+
+    Args:
+        loss: a loss of `create_loss` for the task.
+        weights: float32 [classes of the task].
+    """
+    table = tf.constant(weights, tf.float32)
+
+    def weighted(targets: Any, answers: Any) -> Any:
+        if task.loss == "categorical_crossentropy":
+            numbers = tf.argmax(targets, axis=1)
+        else:
+            numbers = tf.cast(tf.reshape(targets, [-1]), tf.int32)
+        return loss(targets, answers, sample_weight=tf.gather(table, numbers))
+
+    return weighted
 
 
 def create_accuracy(task: Task) -> keras.metrics.Metric:

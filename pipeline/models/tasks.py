@@ -103,6 +103,18 @@ def create_task(loss: Loss, classes: Sequence[str], positive_classes: Sequence[s
     return Task(loss, tuple(classes), (), len(classes))
 
 
+def balance_classes(counts: np.ndarray) -> np.ndarray:
+    """Return the weight of each class that gives all classes the same share of the loss: float32 [classes].
+
+    A class's weight is the mean number of images of a class, divided by its own, as scikit-learn's `balanced`. The
+    mean of the weights over all images is 1.
+
+    Args:
+        counts: int [classes], training images of each class; none is zero.
+    """
+    return (counts.mean() / counts).astype(np.float32)
+
+
 def find_labels(named: Sequence[str | int], classes: Sequence[str]) -> tuple[int, ...]:
     """Return the sorted labels of classes given by English name (see `pipeline.image_class_names`) or by number.
 

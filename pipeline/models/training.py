@@ -15,7 +15,7 @@ from pipeline.models.checkpoints import Checkpoint, Snapshot
 from pipeline.models.distribution import Strategy, replicated, require_agreement, require_divisible, take_share
 from pipeline.models.inference import create_predictor
 from pipeline.models.inputs import Chunk, Examples, Source
-from pipeline.models.losses import create_accuracy, create_loss, require_fit
+from pipeline.models.losses import create_accuracy, create_loss, require_fit, weigh_classes
 from pipeline.models.optimizers import create_optimizer
 from pipeline.models.tasks import Task
 from pipeline.params import TrainSettings
@@ -30,17 +30,19 @@ class Epoch:
     """The results of an epoch."""
 
     epoch: int  # counted from 1
-    loss: float  # mean over the epoch, while the weights changed; with label smoothing
+    loss: float  # mean over the epoch, while the weights changed; with label smoothing and class weights
     accuracy: float
-    validation_loss: float  # with the weights at its end; without label smoothing
+    validation_loss: float  # with the weights at its end; without label smoothing and class weights
     validation_accuracy: float
     learning_rate: float  # at its end
     images_per_second: float = field(compare=False)
     restored: bool = field(default=False, compare=False)  # from a checkpoint of an earlier process
+    validation_balanced_accuracy: float | None = None  # mean recall of the classes; only with class weights
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of the epoch, without its number."""
-        return {name: value for name, value in asdict(self).items() if name not in ("epoch", "restored")}
+        metrics = {name: value for name, value in asdict(self).items() if name not in ("epoch", "restored")}
+        return {name: value for name, value in metrics.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,19 @@ def train(
     *,
     seed: int,
     checkpoint: Checkpoint,
+    class_weights: np.ndarray | None = None,
     strategy: Strategy | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Iterator[Epoch]:
     """Train a network. Yields each epoch when it ends. After the last one, the network has the weights of the best.
 
-    The best epoch has the highest validation accuracy (see `find_best`). All random choices are functions of the seed,
-    the epoch and, in a stream, the chunk. A killed training therefore resumes from its checkpoint and ends with the
-    same bits.
+    The best epoch has the highest validation accuracy, or with class weights balanced accuracy (see `find_best`). All
+    random choices are functions of the seed, the epoch and, in a stream, the chunk. A killed training therefore resumes
+    from its checkpoint and ends with the same bits.
 
     Args:
+        class_weights: float32 [classes of the task], factors of the loss of each class; None: all classes count by
+            their images.
         strategy: the strategy that the network was created with (see `distribution`); None: one device.
         report: called regularly with the progress within an epoch.
 
@@ -81,12 +86,12 @@ def train(
     """
     strategy = strategy or tf.distribute.get_strategy()
     require_fit(network, task)
-    batch, steps = plan_batches(training.shape[0], settings)
+    batch, steps = plan_batches(training.shape[0], settings, strategy.num_replicas_in_sync)
     require_divisible(batch, strategy)
     with replicated(strategy):
         optimizer = create_optimizer(settings, steps * settings.epochs)
         optimizer.build(network.trainable_variables)
-        epoch_graph = _EpochGraph(network, task, optimizer, settings, strategy)
+        epoch_graph = _EpochGraph(network, task, optimizer, settings, class_weights, strategy)
     validate = _create_validation(network, task, validation)
     chunks = training.epochs(task, settings, batch, seed)
 
@@ -102,7 +107,11 @@ def train(
         loss, accuracy = epoch_graph.results()
         variables = _values(state)
         optimizer.finalize_variable_values(network.trainable_variables)  # applies their moving average, if any
-        history.append(Epoch(number, loss, accuracy, *validate(), float(optimizer.learning_rate), pace))
+        validation_loss, validation_accuracy, balanced = validate()
+        rate = float(optimizer.learning_rate)
+        history.append(Epoch(number, loss, accuracy, validation_loss, validation_accuracy, rate, pace))
+        if class_weights is not None:
+            history[-1] = replace(history[-1], validation_balanced_accuracy=balanced)
         if not math.isfinite(history[-1].loss + history[-1].validation_loss):
             raise _diverged(number, settings)
         if find_best(history) is history[-1]:
@@ -113,9 +122,12 @@ def train(
     _assign(network.variables, best)
 
 
-def plan_batches(images: int, settings: TrainSettings) -> tuple[int, int]:
-    """Return the size of a batch and the number of batches in an epoch. Images left over are skipped."""
-    batch = min(settings.batch_size, images)
+def plan_batches(images: int, settings: TrainSettings, replicas: int = 1) -> tuple[int, int]:
+    """Return the size of a batch and the number of batches in an epoch. Images left over are skipped.
+
+    If there are fewer images than `batch_size`, a batch has all of them that can be divided among the replicas.
+    """
+    batch = min(settings.batch_size, max(images - images % replicas, 1))
     return batch, images // batch
 
 
@@ -133,10 +145,13 @@ class _EpochGraph:
         task: Task,
         optimizer: keras.optimizers.Optimizer,
         settings: TrainSettings,
+        class_weights: np.ndarray | None,
         strategy: Strategy,
     ) -> None:
         self._loss, self._accuracy, self._strategy = keras.metrics.Mean(), create_accuracy(task), strategy
         loss, weights = create_loss(task, settings.label_smoothing), network.trainable_variables
+        if class_weights is not None:
+            loss = weigh_classes(loss, task, class_weights)
         replicas = strategy.num_replicas_in_sync
         use_xla = uses_xla(settings, strategy)
 
@@ -190,25 +205,37 @@ class _EpochGraph:
         return total / count
 
 
-def _create_validation(network: keras.Model, task: Task, source: Source) -> Callable[[], tuple[float, float]]:
-    """Return a function that computes loss and accuracy on the validation images."""
+def _create_validation(network: keras.Model, task: Task, source: Source) -> Callable[[], tuple[float, float, float]]:
+    """Return a function that computes loss, accuracy and balanced accuracy on the validation images."""
     predict, loss, accuracy = create_predictor(network), create_loss(task), create_accuracy(task)
 
-    def validate() -> tuple[float, float]:
+    def validate() -> tuple[float, float, float]:
         accuracy.reset_state()
-        total = 0.0
+        total, right, images = 0.0, np.zeros(len(task.classes)), np.zeros(len(task.classes))
         for block in source.blocks():
             answers, targets = predict(block.images), task.encode(block.labels)
             accuracy.update_state(targets, answers)
             total += float(loss(targets, answers)) * len(targets)
-        return total / source.shape[0], float(accuracy.result())
+            actual = task.answers(block.labels)
+            is_right = actual == (answers[:, 0] > 0.5 if task.binary else np.argmax(answers, axis=1))
+            images += np.bincount(actual, minlength=len(images))
+            right += np.bincount(actual[is_right], minlength=len(images))
+        return total / source.shape[0], float(accuracy.result()), float(np.mean(right[images > 0] / images[images > 0]))
 
     return validate
 
 
 def find_best(history: Sequence[Epoch]) -> Epoch:
-    """Return the epoch with the highest validation accuracy and, among equals, the lowest validation loss."""
-    return max(history, key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
+    """Return the epoch with the highest validation accuracy and, among equals, the lowest validation loss.
+
+    With class weights, the balanced accuracy decides: a network that never predicts a rare class may be accurate.
+    """
+
+    def merit(epoch: Epoch) -> tuple[float, float]:
+        balanced = epoch.validation_balanced_accuracy
+        return epoch.validation_accuracy if balanced is None else balanced, -epoch.validation_loss
+
+    return max(history, key=merit)
 
 
 def _finished(history: list[Epoch], settings: TrainSettings) -> bool:

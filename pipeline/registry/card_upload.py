@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
-from pipeline.data.catalog import CATALOG_FILE, load_catalog
+from pipeline.data.catalog import CATALOG, load_catalog
 from pipeline.files import read_json
 from pipeline.registry.model_card import FIGURES, Facts, render_html, summarise, write_markdown
 from pipeline.tracking.stage_outputs import Outputs, read_csv
@@ -52,7 +52,7 @@ def collect_facts(record: Record, outputs: Outputs, registration: "Registration"
         outcome=registration.decision.outcome,
         reason=registration.decision.reason,
         dataset=dataset,
-        entry=load_catalog(outputs.root / CATALOG_FILE).get(dataset.name),
+        entry=load_catalog(outputs.root / CATALOG).get(dataset.name),
         sources=_count_sources(outputs),
         validation=read_json(reports / "validation.json"),
         split=read_json(reports / "split.json"),

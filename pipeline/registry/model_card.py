@@ -18,7 +18,8 @@ from pipeline.data.catalog import Entry
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.evaluation.markdown import escape, table
 from pipeline.evaluation.metrics import wilson_interval
-from pipeline.models.contract import Contract
+from pipeline.evaluation.quantized import describe_quantized
+from pipeline.models.contract import Contract, Int8Check
 
 LONGEST_SUMMARY = 5_000  # characters; the registry's limit for a version's description
 SHOWN_CONFUSIONS = 6
@@ -255,7 +256,9 @@ def _describe_classes(facts: Facts) -> Iterator[str]:
     metrics = facts.metrics
     loss = "not a number" if metrics["loss"] is None else f"{metrics['loss']:.4f} nats"
     auc = f"; area under the ROC curve {metrics['roc_auc']:.4f}" if metrics.get("roc_auc") is not None else ""
-    yield f"Macro F1 {metrics['macro_f1']:.4f}; mean cross-entropy {loss}{auc}. Intervals are Wilson's."
+    balanced = metrics.get("balanced_accuracy")  # absent from runs of release 0.1.0
+    macro = "Macro" if balanced is None else f"Balanced accuracy {balanced:.2%}; macro"
+    yield f"{macro} F1 {metrics['macro_f1']:.4f}; mean cross-entropy {loss}{auc}. Intervals are Wilson's."
     mistakes = [(pair, count) for pair, count in facts.confusions.items() if pair[0] != pair[1]]
     support = {row["class"]: int(row["support"]) for row in facts.classes}
     frequent = [
@@ -342,6 +345,8 @@ def _describe_lineage(facts: Facts) -> Iterator[str]:
     rows = [("`model.keras`, SHA-256", f"`{tags['model.sha256']}`")]
     if facts.contract:
         rows.append(("`model.tflite`, SHA-256", f"`{facts.contract.litert_sha256}`"))
+        if facts.contract.int8:
+            rows.append(("`model.int8.tflite`, SHA-256", f"`{facts.contract.int8.sha256}`"))
     rows.append(("MLflow run", f"`{facts.run_id}`"))
     if "restored" in tags:
         rows.append(("recorded", "rebuilt from the stage outputs: code and environment of the training are unknown"))
@@ -390,6 +395,8 @@ def _describe_use(facts: Facts) -> Iterator[str]:
     )
     if facts.contract:
         yield _describe_files(facts.contract)
+        if facts.contract.int8:
+            yield _describe_int8(facts.contract.int8, facts.metrics.get("int8"))
     lines = ["import mlflow", f'model = mlflow.keras.load_model("{facts.model_uri}")', "model.predict(images)"]
     yield "\n".join(["```python", *lines, "```"])
     yield "\n".join(["```sh", f"mlflow models serve -m {facts.model_uri} --env-manager local --port 5001", "```"])
@@ -404,6 +411,16 @@ def _describe_files(contract: Contract) -> str:
         f"another class is the most probable one for {check.other_top_class:,}. `contract.json` has the classes, the "
         "size of the images, the grey value of their background, and the digests of both files."
     )
+
+
+def _describe_int8(check: Int8Check, measured: Mapping[str, Any] | None) -> str:
+    """Describe the int8 file by the validation images, and by the test images if it was evaluated."""
+    text = (
+        "`model.int8.tflite` is the same model in 8-bit integers, with the same input and output. It decides nothing. "
+        f"On {check.images:,} validation images, its accuracy is {check.accuracy:.2%}, that of `model.tflite` "
+        f"{check.float_accuracy:.2%}; another class is the most probable one for {check.other_top_class:,}."
+    )
+    return f"{text} On the test images: {describe_quantized(dict(measured))}." if measured else text
 
 
 def _link_image(description: str, path: str) -> str:

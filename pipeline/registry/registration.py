@@ -8,12 +8,14 @@ the absolute gate rejected gets no version. The champion rule (`decision`) decid
 import hashlib
 import json
 import re
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
-from pipeline.data.catalog import CATALOG_FILE, load_catalog
+from pipeline.data.catalog import CATALOG, load_catalog
 from pipeline.data.dataset_files import LOCAL
 from pipeline.errors import TrackingError
 from pipeline.evaluation.champion_rule import Decision
@@ -25,7 +27,7 @@ from pipeline.registry.apply_champion_rule import decide_on_version
 from pipeline.registry.card_upload import upload_card
 from pipeline.registry.model_card import describe_task
 from pipeline.registry.versions import ACCURACY_TAG, DECISION_TAG, REASON_TAG
-from pipeline.tracking.logged_models import MODEL_TAG, digest_tags
+from pipeline.tracking.logged_models import EXPORTED_TAG, INT8_TAG, MODEL_FILES, MODEL_TAG, OUTPUT_PATHS, digest_tags
 from pipeline.tracking.queries import pages
 from pipeline.tracking.stage_outputs import Outputs, read_csv
 from pipeline.tracking.store import Store, as_default, explained, locate, open_store
@@ -84,6 +86,7 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
             version = version or _create_version(record, outputs, name)
             decision = decide_on_version(record, outputs, version, params)
         elif passed and version:
+            _add_int8_model(record.client, version, outputs)
             decision = Decision(version.tags[DECISION_TAG], version.tags.get(REASON_TAG, "It has an earlier decision."))
         else:
             decision = Decision("rejected", "The model did not pass the absolute gate.", "gate")
@@ -121,7 +124,7 @@ def current_name(workspace: Path) -> str:
         return dataset
     if name == dataset or not _is_name_of(dataset, name):
         return dataset
-    others = [entry for entry in load_catalog(workspace / CATALOG_FILE) if len(entry) > len(dataset)]
+    others = [entry for entry in load_catalog(workspace / CATALOG) if len(entry) > len(dataset)]
     return dataset if any(_is_name_of(entry, name) for entry in others) else name
 
 
@@ -227,6 +230,26 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
     links = [*json.loads(model.tags.get(VERSIONS_TAG, "[]")), {"name": name, "version": version.version}]
     record.client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: json.dumps(links)})
     return version
+
+
+def _add_int8_model(client: "MlflowClient", version: "ModelVersion", outputs: Outputs) -> None:
+    """Add the workspace's int8 model to a version that was registered without one, if it is of the same served file.
+
+    The version's contract stays as it is, so that the version can be loaded at any moment. Its tag, set last, has the
+    digest of the file.
+    """
+    digests = digest_tags(outputs)
+    same = version.tags.get(EXPORTED_TAG) == digests.get(EXPORTED_TAG)
+    if INT8_TAG not in digests or INT8_TAG in version.tags or not same:
+        return
+    model_id = str(version.source).rpartition("/")[2]
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, MODEL_FILES[INT8_TAG])
+        file.parent.mkdir()
+        shutil.copyfile(outputs.root / OUTPUT_PATHS[INT8_TAG], file)
+        client.log_model_artifacts(model_id, scratch)
+    client.set_logged_model_tags(model_id, {INT8_TAG: digests[INT8_TAG]})
+    client.set_model_version_tag(version.name, str(version.version), INT8_TAG, digests[INT8_TAG])
 
 
 def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":

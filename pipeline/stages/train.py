@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data import table
 from pipeline.data.image_background import measure_ground
 from pipeline.models.cluster import this_worker
-from pipeline.params import Params, TrainSettings
+from pipeline.params import Params, TrainParams, TrainSettings
 from pipeline.stages.entrypoint import execute
 from pipeline.workspace import STATE, lock, main_repository
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pipeline.models.backend import keras
     from pipeline.models.checkpoints import Checkpoint
     from pipeline.models.distribution import Strategy
@@ -28,6 +30,7 @@ MODELS, REPORT = Path("models"), Path("reports/training")
 PINS = Path("pins.txt")
 LOCK_WAIT_SECONDS = 15
 PROGRESS_SECONDS = 5  # between two lines about an epoch
+FEW_STEPS = 100  # of a training; fewer hardly change the initial weights
 MB = 10**6
 COMPILER_FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS", "ONEDNN_MAX_CPU_ISA")  # they may change bits
 
@@ -38,6 +41,7 @@ class Preparation:
 
     dataset: table.Dataset
     task: "Task"
+    class_weights: "np.ndarray | None"
     network: "keras.Model"  # with its initial weights
     training: "Source"
     validation: "Source"
@@ -72,6 +76,7 @@ def run(params: Params) -> None:
         settings,
         seed=params.train.seed,
         checkpoint=checkpoint,
+        class_weights=prepared.class_weights,
         strategy=prepared.strategy,
         report=terminal.print_progress,
     )
@@ -81,7 +86,9 @@ def run(params: Params) -> None:
         return
 
     inputs = {"train": TRAIN, "validation": VALIDATION}
-    facts = TrainingFacts(prepared.dataset.name, prepared.resolved, inputs, prepared.local)
+    settings_of_files = {"quantize": params.train.quantize} if params.train.quantize != "none" else {}
+    described = prepared.resolved | settings_of_files  # the checkpoint's key leaves them out: the weights are the same
+    facts = TrainingFacts(prepared.dataset.name, described, inputs, prepared.local)
     with _training_lock(checkpoint), training_run(facts) as tracked:
         history = []
         for epoch in epochs:
@@ -89,10 +96,10 @@ def run(params: Params) -> None:
             tracked.log_epoch(epoch.epoch, epoch.metrics())
             terminal.print_epoch(epoch)
         best = training.find_best(history)
-        print(f"best on validation: epoch {best.epoch}, accuracy {best.validation_accuracy:.4f}", flush=True)
-        _, steps = training.plan_batches(images, settings)
-        _write_model(prepared, archive.export(prepared.network, settings, task, steps * settings.epochs))
-        write_training(REPORT, [asdict(epoch) for epoch in history], prepared.resolved | {"best_epoch": best.epoch})
+        print(f"best on validation: epoch {best.epoch}, {_describe_best(best)}", flush=True)
+        _, steps = training.plan_batches(images, settings, prepared.strategy.num_replicas_in_sync)
+        _write_model(prepared, archive.export(prepared.network, settings, task, steps * settings.epochs), params.train)
+        write_training(REPORT, [asdict(epoch) for epoch in history], described | {"best_epoch": best.epoch})
         tracked.complete(MODELS / export.KERAS_FILE, REPORT.parent)
         checkpoint.remove()
 
@@ -106,6 +113,7 @@ def prepare(params: Params) -> Preparation:
     settings = _resolve_views(params.train.settings, dataset)
     images, validation = _open_sources(dataset, params.train.memory_limit_mb * MB)
     task = tasks.create_task(params.train.loss, dataset.classes, params.dataset.positive_classes)
+    class_weights = _weigh_classes(task) if params.train.class_weights == "balanced" else None
     machine = backend.inspect_machine()
     precision = backend.choose_precision(settings.precision, machine)
     backend.make_repeatable(seed)
@@ -117,20 +125,46 @@ def prepare(params: Params) -> Preparation:
 
     resolved = {"preset": params.train.preset, "seed": seed, "loss": task.loss, "classes": task.classes}
     resolved |= {"memory_limit_mb": params.train.memory_limit_mb, "data_parallel": params.train.data_parallel}
+    if class_weights is not None:  # otherwise absent: the report of such a training is as it was before the key
+        resolved["class_weights"] = params.train.class_weights
     resolved |= asdict(settings) | asdict(networks.measure_cost(network))
     local = asdict(machine) | {"computed_in": precision, "replicas": strategy.num_replicas_in_sync}
     local |= {"xla": training.uses_xla(settings, strategy)}
-    return Preparation(dataset, task, network, images, validation, settings, strategy, resolved, local)
+    return Preparation(dataset, task, class_weights, network, images, validation, settings, strategy, resolved, local)
 
 
-def _write_model(prepared: Preparation, network: "keras.Model") -> None:
-    """Write the three files of the model, after a check of its answers on the validation images."""
+def _weigh_classes(task: "Task") -> "np.ndarray":
+    """Return the weight of each class of the task, by the training images: float32 [classes]."""
+    import numpy as np
+
+    from pipeline.models.tasks import balance_classes
+
+    counts = np.zeros(len(task.classes), np.int64)
+    for rows in table.stream_columns(TRAIN, ["label"]):
+        counts += np.bincount(task.answers(table.label_column(rows, "label")), minlength=len(counts))
+    return balance_classes(counts)
+
+
+def _describe_best(epoch: "Epoch") -> str:
+    balanced = epoch.validation_balanced_accuracy
+    return f"accuracy {epoch.validation_accuracy:.4f}" + (f", balanced {balanced:.4f}" if balanced is not None else "")
+
+
+def _write_model(prepared: Preparation, network: "keras.Model", params: TrainParams) -> None:
+    """Write the files of the model, after a check of its answers on the validation images."""
     from pipeline.models import export
 
     dataset, validation = prepared.dataset, prepared.validation
+    mode, max_drop = params.quantize, params.quantize_max_drop  # both read, whatever they are: the stage declares both
+    quantization = None
+    if mode == "int8":
+        labelled = ((block.images, block.labels) for block in validation.blocks())
+        representative = prepared.training.sample(export.REPRESENTATIVE_IMAGES)
+        quantization = export.Quantization(representative, labelled, max_drop)
     ground = measure_ground(next(validation.blocks()).images)
     subject = export.Subject(dataset.name, dataset.classes, dataset.classes_ko, ground)
-    export.write_model(MODELS, network, prepared.task, (block.images for block in validation.blocks()), subject)
+    images = (block.images for block in validation.blocks())
+    export.write_model(MODELS, network, prepared.task, images, subject, quantization)
 
 
 def _resolve_views(settings: TrainSettings, dataset: table.Dataset) -> TrainSettings:
@@ -192,6 +226,8 @@ class _Terminal:
         self._epochs, self._images, self._last = epochs, images, time.monotonic()
 
     def start(self, prepared: Preparation) -> None:
+        from pipeline.models.training import plan_batches
+
         cost, local = prepared.resolved, prepared.local
         images, _, _ = prepared.validation.shape
         print(f"{self._images:,} images of {', '.join(prepared.task.classes)}; {images:,} to validate on")
@@ -199,6 +235,16 @@ class _Terminal:
         print(f"{network}: {cost['parameters']:,} parameters, {cost['multiply_adds']:,} multiply-adds an image")
         replicas = f", {local['replicas']} replicas" if local["replicas"] > 1 else ""
         print(f"{local['computed_in']} on {local['device']}, {local['threads']} threads{replicas}", flush=True)
+        if prepared.class_weights is not None:
+            lightest, heaviest = prepared.class_weights.min(), prepared.class_weights.max()
+            print(f"class weights {lightest:.2f} to {heaviest:.2f}", flush=True)
+        batch, steps = plan_batches(self._images, prepared.settings, local["replicas"])
+        if steps * self._epochs < FEW_STEPS:
+            print(
+                f"warning: only {steps * self._epochs} training steps: {self._epochs} epochs of {steps} batches of "
+                f"{batch} images. Raise train.epochs or lower train.batch_size in params.yaml",
+                flush=True,
+            )
 
     def print_epoch(self, epoch: "Epoch") -> None:
         pace = "from checkpoint" if epoch.restored else f"{epoch.images_per_second:9,.0f} images/s"

@@ -19,9 +19,9 @@ import yaml
 from pipeline.data import table
 from pipeline.data.image_background import measure_ground
 from pipeline.files import file_digest
-from pipeline.models.contract import CONTRACT_FILE, KERAS_FILE, LITERT_FILE
+from pipeline.models.contract import CONTRACT_FILE, INT8_FILE, KERAS_FILE, LITERT_FILE
 from pipeline.tracking.queries import find_or_none
-from pipeline.tracking.stage_outputs import CONTRACT, EXPORTED_MODEL, MODEL, Outputs
+from pipeline.tracking.stage_outputs import CONTRACT, EXPORTED_MODEL, INT8_MODEL, MODEL, Outputs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,14 +29,21 @@ if TYPE_CHECKING:
 
 # Tags of a run, a logged model or a version: digests of the model's files. Without a contract, only the first is set.
 MODEL_TAG, EXPORTED_TAG, CONTRACT_TAG = "model.sha256", "model.tflite.sha256", "contract.sha256"
+INT8_TAG = "model.int8.tflite.sha256"  # if the model was quantized
 GROUND_TAG = "data.ground"  # of a logged model: grey value of the background of its training images
 MODEL_FOLDER = "data"  # inside a logged model
 MODEL_FILES = {  # inside a logged model
     MODEL_TAG: f"{MODEL_FOLDER}/{KERAS_FILE}",
     EXPORTED_TAG: f"{MODEL_FOLDER}/{LITERT_FILE}",
     CONTRACT_TAG: f"{MODEL_FOLDER}/{CONTRACT_FILE}",
+    INT8_TAG: f"{MODEL_FOLDER}/{INT8_FILE}",
 }
-OUTPUT_PATHS = {MODEL_TAG: MODEL, EXPORTED_TAG: EXPORTED_MODEL, CONTRACT_TAG: CONTRACT}  # in a workspace
+OUTPUT_PATHS = {  # in a workspace
+    MODEL_TAG: MODEL,
+    EXPORTED_TAG: EXPORTED_MODEL,
+    CONTRACT_TAG: CONTRACT,
+    INT8_TAG: INT8_MODEL,
+}
 REQUIREMENTS = ("mlflow", "keras", "numpy", "tensorflow")
 BUILD_PACKAGES = ("pip", "setuptools", "wheel")
 
@@ -66,7 +73,8 @@ def digest_tags(outputs: Outputs) -> dict[str, str]:
 
 def _find_files(outputs: Outputs) -> dict[str, Path]:
     """The files of the workspace's model, by the tag with their digest."""
-    tags = OUTPUT_PATHS if outputs.contract() else [MODEL_TAG]
+    contract = outputs.contract()
+    tags = [tag for tag in OUTPUT_PATHS if tag != INT8_TAG or contract.int8] if contract else [MODEL_TAG]
     return {tag: outputs.root / OUTPUT_PATHS[tag] for tag in tags}
 
 

@@ -248,8 +248,8 @@ def describe_data(path: Path, split: str, digest: str) -> "DatasetInput":
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = table.read_dataset(path)
-    images = {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, dataset.height, dataset.width]}}
-    labels = {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1]}}
+    images = {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, *dataset.shape]}}
+    labels = {"type": "tensor", "tensor-spec": {"dtype": "uint16", "shape": [-1]}}
     schema = {"mlflow_tensorspec": {"features": json.dumps([images]), "targets": json.dumps([labels])}}
     entity = Dataset(
         name=f"{dataset.name}-{split}",

@@ -31,10 +31,9 @@ def test_a_better_model_is_promoted_a_worse_one_is_not_and_a_champion_is_asked_a
     assert aliases_of(trained) == {("tiny", "champion"): "2"}
 
     # More test images under the same name: the champion's stored answers are of other ones.
-    file = trained.path / "data/catalog.yaml"
-    catalog = yaml.safe_load(file.read_text())
-    catalog["tiny"]["test"] = 600
-    file.write_text(yaml.safe_dump(catalog, sort_keys=False, allow_unicode=True))
+    file = trained.path / "data/catalog/tiny.yaml"
+    facts = yaml.safe_load(file.read_text()) | {"test": 600}
+    file.write_text(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
     trained.set_params(**{"train.epochs": 3, "train.seed": 3})
     output = trained.repro().stdout
     assert stages_that_ran(output)[-1] == "register"

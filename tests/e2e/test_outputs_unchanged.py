@@ -1,5 +1,6 @@
-"""The outputs of the stages keep the bytes of release 0.1.0."""
+"""The outputs of the stages keep the bytes of release 0.1.0, and the tables of images their values."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.data import table
 from pipeline.evaluation.predictions import read_predictions
 from tests.conftest import REPOSITORY, Project
 from tests.e2e.release_0_1_0 import pipeline, release, upgraded
@@ -15,21 +17,17 @@ from tests.e2e.test_repro import aliases_of, ledger_of, lock_of, stored, version
 __all__ = ["release", "upgraded"]  # fixtures
 
 # MD5 of outputs that do not depend on the processor, as the dvc.lock of release 0.1.0 has them.
-TINY = {
-    "data/raw": "346345aa44c9ffc19ca6b0455058af0f.dir",
-    "data/dataset": "f0def180938cf890f093b21dca219c28.dir",
-    "data/splits/train.parquet": "f78fc4cfa64bdaa3876aca1f4665913d",
-    "data/splits/validation.parquet": "2187e529e8435d15438e7d04d1323c99",
-    "data/splits/test.parquet": "156d4d619c9b4d1c61fabcf9011f5177",
-    "reports/split.json": "8253920707b922d6cf6bcd6cf5c4f547",
-}
+TINY = {"data/raw": "346345aa44c9ffc19ca6b0455058af0f.dir", "reports/split.json": "8253920707b922d6cf6bcd6cf5c4f547"}
 FASHION_MNIST = {
     "data/raw": "c81338678330af46478a141358fc113e.dir",
-    "data/dataset": "683d903194daafbf9c0b62d6e5fd2029.dir",
-    "data/splits/train.parquet": "e9a687b4945ba3e6d051c089da1f76d9",
-    "data/splits/validation.parquet": "2500140c32f6b2dd14d40c41007e5587",
-    "data/splits/test.parquet": "e273aecbab09c5d06f48addc6b6ba1eb",
     "reports/split.json": "9c39f9c34d7bf0a6b60494dd23fbfb5b",
+}
+# SHA-256 of the values in the tables of release 0.1.0, by `digest_of_values`. Today's tables have wider labels.
+TABLES_OF_TINY = {
+    "data/dataset/train.parquet": "143b7f17fc7839508edec3d8f65aa34f57de3b03999671654090caa164bc818b",
+    "data/splits/train.parquet": "c6e2ce09f32ccf5051e463c4741d1a6ee0201c4836ff3cd4066317b03fa2d402",
+    "data/splits/validation.parquet": "38e809c05e2e3024f83f733767e20c06eaf5d8dc5bd98e3985a67307a3f4b86b",
+    "data/splits/test.parquet": "8d19cc8db91bf1fafa0f94dbfc3ae83e3b5e6ae99850f3d0c440dfecf264da46",
 }
 COMPARED = {
     "models/model.keras",
@@ -42,6 +40,7 @@ NEW_FILES = {"reports/training/metrics.json", "models/model.tflite", "models/con
 # outputs are compared byte by byte.
 EVALUATION = "reports/evaluation"
 PREDICTIONS = f"{EVALUATION}/predictions.parquet"
+VALIDATION = "reports/validation.json"  # lists the columns of the tables
 OTHER_MODEL_FILE = {PREDICTIONS, *(f"{EVALUATION}/{name}" for name in ("gate.json", "reliability.csv", "report.md"))}
 
 
@@ -63,8 +62,18 @@ def read_locked(path: Path) -> dict[str, str]:
     return {out["path"]: out["md5"] for stage in stages for out in stage["outs"]}
 
 
-def test_the_data_of_tiny_keeps_its_bytes(template: Project) -> None:
+def digest_of_values(path: Path) -> str:
+    """Return the SHA-256 of a table's images, labels (as bytes), ids and sources."""
+    rows = list(table.stream(path))
+    texts = (text for column in ("ids", "sources") for part in rows for text in getattr(part, column).to_pylist())
+    labels = np.concatenate([part.labels for part in rows]).astype(np.uint8)
+    images = b"".join(part.images.tobytes() for part in rows)
+    return hashlib.sha256(b"\n".join([images, labels.tobytes(), *map(str.encode, texts)])).hexdigest()
+
+
+def test_the_data_of_tiny_keeps_its_values(template: Project) -> None:
     assert read_locked(template.path / "dvc.lock").items() >= TINY.items()
+    assert {path: digest_of_values(template.path / path) for path in TABLES_OF_TINY} == TABLES_OF_TINY
 
 
 def test_the_locked_data_of_fashion_mnist_keeps_its_bytes() -> None:
@@ -90,8 +99,16 @@ def test_a_run_makes_the_bytes_of_the_release_and_no_new_challenger(release: Pro
     before, after = flatten(release), flatten(upgraded)
     assert before.keys() >= COMPARED
     assert after.keys() - before.keys() == NEW_FILES
-    same = before.keys() - OTHER_MODEL_FILE
+    tables = {path for path in before if path.startswith("data/") and path.endswith(".parquet")}
+    for path in tables:
+        assert digest_of_values(stored(upgraded, after[path])) == digest_of_values(stored(release, before[path])), path
+    same = before.keys() - OTHER_MODEL_FILE - tables - {VALIDATION}
     assert {path: after.get(path) for path in same} == {path: before[path] for path in same}
+    found, expected = (
+        json.loads(stored(project, locked[VALIDATION]).read_text())
+        for project, locked in ((upgraded, after), (release, before))
+    )
+    assert (found["passed"], found["splits"]) == (expected["passed"], expected["splits"])
     ours, theirs = (
         read_predictions(stored(project, found[PREDICTIONS]))
         for project, found in ((upgraded, after), (release, before))

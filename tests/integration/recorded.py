@@ -17,12 +17,22 @@ from pipeline.data import table
 from pipeline.data.image_background import measure_ground
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
 from pipeline.files import file_digest, write_json
-from pipeline.models.contract import Contract, ContractTask, ExportCheck, write_contract
+from pipeline.models.contract import Contract, ContractTask, ExportCheck, Int8Check, write_contract
 from pipeline.params import load_params
 from pipeline.registry.registration import Registration, register
-from pipeline.tracking.logged_models import OUTPUT_PATHS
 from pipeline.tracking.parent_run_id import PARENT_FILE_VARIABLE
-from pipeline.tracking.stage_outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest, flatten
+from pipeline.tracking.stage_outputs import (
+    CONTRACT,
+    EVALUATION,
+    EXPORTED_MODEL,
+    INT8_MODEL,
+    MODEL,
+    QUANTIZED,
+    TRAINING,
+    Outputs,
+    dvc_digest,
+    flatten,
+)
 from pipeline.tracking.stage_runs import log_evaluation, training_run
 from pipeline.tracking.store import locate, open_store
 from pipeline.tracking.training_runs import TrainingFacts, find_or_rebuild
@@ -33,6 +43,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
+MODEL_OUTPUTS = (MODEL, EXPORTED_MODEL, CONTRACT, QUANTIZED)
 CLASSES = ("Bag", "T-shirt/top", "Dress")
 EPOCHS = [
     {"epoch": 1, "loss": 0.9, "accuracy": 0.6, "validation_loss": 0.8, "validation_accuracy": 0.7},
@@ -80,24 +91,32 @@ class Workspace:
         splits = dict.fromkeys(("train", "validation", "test"), counts)
         write_json(self.root / "reports/split.json", {"seed": 20, "validation_fraction": 0.5, "splits": splits})
 
-    def train(self, model: bytes, **settings: Any) -> None:
+    def train(self, model: bytes, *, int8: bool = True, **settings: Any) -> None:
         self.outputs.model.parent.mkdir(exist_ok=True)
         self.outputs.model.write_bytes(model)
-        self._export(model)
+        self._export(model, int8=int8)
         self.outputs.training.mkdir(parents=True, exist_ok=True)
         write_json(self.outputs.training / "settings.json", SETTINGS | settings)
         _write_table(self.outputs.training / "history.csv", EPOCHS)
         (self.outputs.training / "curves.png").write_bytes(PNG)
         self.lock(
             "train",
-            *OUTPUT_PATHS.values(),
+            *MODEL_OUTPUTS,
             TRAINING,
             *(f"data/splits/{name}.parquet" for name in ("train", "validation")),
         )
 
-    def _export(self, model: bytes) -> None:
+    def _export(self, model: bytes, *, int8: bool) -> None:
         """Write the other files of the model."""
         self.outputs.exported_model.write_bytes(b"exported " + model)
+        quantized = self.root / INT8_MODEL
+        quantized.parent.mkdir(exist_ok=True)
+        quantized.unlink(missing_ok=True)
+        check = None
+        if int8:
+            quantized.write_bytes(b"quantized " + model)
+            digest = file_digest(quantized)
+            check = Int8Check(sha256=digest, images=6, accuracy=0.5, float_accuracy=0.75, other_top_class=2)
         dataset = table.read_dataset(self.outputs.split("validation"))
         contract = Contract(
             dataset=dataset.name,
@@ -110,6 +129,7 @@ class Workspace:
             keras_sha256=file_digest(self.outputs.model),
             litert_sha256=file_digest(self.outputs.exported_model),
             check=ExportCheck(images=6, largest_difference=2e-6, other_top_class=0),
+            int8=check,
         )
         write_contract(self.outputs.contract_file, contract)
 
@@ -280,9 +300,9 @@ def making_workspace(root: Path, store: Path) -> Iterator[Workspace]:
 def lay_out(root: Path) -> Workspace:
     """A workspace whose data are split, in a new directory."""
     root.mkdir()
-    for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore", "data/catalog.yaml"):
-        (root / name).parent.mkdir(exist_ok=True)
+    for name in ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore"):
         shutil.copy(REPOSITORY / name, root / name)
+    shutil.copytree(REPOSITORY / "data/catalog", root / "data/catalog")
     made = Workspace(root)
     made.split()
     return made

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import downloads, idx
-from pipeline.data.catalog import ClassName, DebianPackage, Entry, IdxFile
+from pipeline.data.catalog import ClassName, DatasetFile, DebianPackage, Entry
 from pipeline.data.dataset_files import CACHE_VARIABLE, CHECKSUMS, fetch
 from pipeline.errors import FAILURE, TEMPORARY_FAILURE, DataError
 
@@ -108,7 +108,7 @@ def entry(files: Path) -> Entry:
         flip=True,
         classes=tuple(ClassName(en=name, ko=name) for name in "abc"),
         files=tuple(
-            IdxFile(name=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+            DatasetFile(name=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
             for name, content in contents
         ),
     )

@@ -44,7 +44,7 @@ networks.whiten(network, examples[0].sample)
 progress = []
 epochs = training.train(
     network, task, *examples, settings, seed=1, checkpoint=Checkpoint(target / "checkpoint.npz"), strategy=strategy,
-    report=progress.append,
+    class_weights=np.linspace(0.5, 1.5, 10, dtype=np.float32), report=progress.append,
 )
 history = [asdict(epoch) for epoch in epochs]
 assert progress[-1].done == 1 and progress[-1].epoch == settings.epochs

@@ -43,7 +43,9 @@ def answer(outputs: np.ndarray, labels: np.ndarray, classes: tuple[str, ...] = C
 
 def report(directory: Path, answers: Answers) -> Gate:
     metrics = measure(answers)
-    thresholds = EvaluateParams(min_accuracy=0.5, min_class_recall=0.1, max_loss=1.0, max_model_bytes=1000)
+    thresholds = EvaluateParams(
+        min_accuracy=0.5, min_balanced_accuracy=0.4, min_class_recall=0.1, max_loss=1.0, max_model_bytes=1000
+    )
     gate = judge(metrics, 900, thresholds)
     write_evaluation(directory, answers, metrics, gate)
     return gate

@@ -20,7 +20,6 @@ from pipeline.params import Params, parse_params
 from pipeline.stages import ingest
 from tests.conftest import REPOSITORY, Project, stages_that_ran
 
-CATALOG = yaml.safe_load((REPOSITORY / "data/catalog.yaml").read_text(encoding="utf-8"))
 TRAIN, TEST = Path("data/dataset/train.parquet"), Path("data/dataset/test.parquet")
 
 
@@ -30,7 +29,8 @@ def workspace(in_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FASHION_MNIST_CACHE", str(in_directory / "cache"))
     for name in ("incoming", "local"):
         (in_directory / "data" / name).mkdir(parents=True)
-    shutil.copy(REPOSITORY / "data/catalog.yaml", "data/catalog.yaml")
+    shutil.copytree(REPOSITORY / "data/catalog", "data/catalog")
+    shutil.copy(REPOSITORY / "data/corrections.csv", "data")
     return in_directory
 
 
@@ -186,7 +186,7 @@ def test_a_third_dataset_is_an_entry_and_no_code(shape: tuple[int, int], capsys:
         "files": files,
         "debian": {"package": "dataset-letters", "directory": str(Path("share").resolve())},
     }
-    Path("data/catalog.yaml").write_text(yaml.safe_dump(CATALOG | {"letters": letters}), encoding="utf-8")
+    Path("data/catalog/letters.yaml").write_text(yaml.safe_dump(letters), encoding="utf-8")
     ingest.run(make_params(name="letters"))
     assert "warning" not in capsys.readouterr().out
     images, labels = table.read_images(TRAIN)
@@ -195,7 +195,7 @@ def test_a_third_dataset_is_an_entry_and_no_code(shape: tuple[int, int], capsys:
     dataset = table.read_dataset(TEST)
     assert (dataset.name, dataset.classes, dataset.classes_ko) == ("letters", ("A", "B", "C"), ("에이", "비", "씨"))
     others = {**letters, "files": [{**file, "sha256": "0" * 64} for file in files]}
-    Path("data/catalog.yaml").write_text(yaml.safe_dump({"letters": letters, "others": others}), encoding="utf-8")
+    Path("data/catalog/others.yaml").write_text(yaml.safe_dump(others), encoding="utf-8")
     shutil.copytree("share", "data/local", dirs_exist_ok=True)
     ingest.run(make_params(name="others"))
     assert "They are those of letters: set dataset.name to letters." in capsys.readouterr().out

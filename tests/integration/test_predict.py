@@ -77,7 +77,7 @@ def test_the_ground_is_recorded_or_measured_on_the_same_images_or_unknown(tmp_pa
 
     images, labels = tiny.generate(20, seed=7)
     split = Outputs(tmp_path).split("train")
-    with table.writer(split, load_entry("tiny", REPOSITORY / "data/catalog.yaml").dataset) as rows:
+    with table.writer(split, load_entry("tiny", REPOSITORY / "data/catalog").dataset) as rows:
         rows.write(255 - images, labels, *(table.strings([text] * 20) for text in ("id", "official")))
 
     def find(split_digest: str, **tags: str) -> int | None:

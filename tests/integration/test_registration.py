@@ -1,10 +1,12 @@
 """The registry in a real MLflow store on SQLite."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from mlflow.artifacts import download_artifacts
 
 from pipeline.data import table
 from pipeline.data.image_background import measure_ground
@@ -13,7 +15,7 @@ from pipeline.models.contract import read_contract
 from pipeline.registry import apply_champion_rule, registration
 from pipeline.registry.load_version import download_file, find_model
 from pipeline.registry.registration import current_name, judged_versions
-from pipeline.tracking.logged_models import CONTRACT_TAG, MODEL_TAG, OUTPUT_PATHS
+from pipeline.tracking.logged_models import CONTRACT_TAG, INT8_TAG, MODEL_FILES, MODEL_TAG, OUTPUT_PATHS
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import locate
 from tests.conftest import REPOSITORY
@@ -82,6 +84,23 @@ def test_a_version_has_the_digests_of_all_its_files(workspace: Workspace) -> Non
     (version,), (run,) = workspace.versions("garments"), workspace.runs()
     for tag, path in OUTPUT_PATHS.items():
         assert version.tags[tag] == run.data.tags[tag] == file_digest(workspace.root / path)
+
+
+def test_an_int8_file_is_added_to_a_version_that_was_registered_without_one(workspace: Workspace) -> None:
+    workspace.train(b"one", int8=False)
+    workspace.evaluate()
+    workspace.register()
+    (before,) = workspace.versions("garments")
+    assert [tag for tag in OUTPUT_PATHS if tag not in before.tags] == [INT8_TAG]
+
+    registration = workspace.enter(b"one")
+    (after,) = workspace.versions("garments")
+    assert (registration.version, registration.is_new) == (str(before.version), False)
+    assert after.tags == before.tags | {INT8_TAG: file_digest(workspace.root / OUTPUT_PATHS[INT8_TAG])}
+    folder = workspace.client.get_model_version_download_uri("garments", after.version)
+    assert file_digest(Path(download_artifacts(f"{folder}/{MODEL_FILES[INT8_TAG]}"))) == after.tags[INT8_TAG]
+    workspace.register()
+    assert workspace.versions("garments")[0].tags == after.tags
 
 
 def test_a_model_without_a_contract_is_registered_with_its_keras_file(workspace: Workspace) -> None:
@@ -209,12 +228,12 @@ def test_the_workspace_keeps_nothing_that_a_registry_assigns(workspace: Workspac
 def test_the_current_name_is_one_of_the_datasets_own(
     tmp_path: Path, dataset: str, registered: str, current: str
 ) -> None:
-    catalog, params = (yaml.safe_load((REPOSITORY / file).read_text()) for file in ("data/catalog.yaml", "params.yaml"))
-    catalog |= dict.fromkeys(("shoes", "shoes-small", "shoes-is-new"), catalog["mnist"])
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     params["dataset"]["name"] = dataset
-    for file, content in (("data/catalog.yaml", catalog), ("params.yaml", params)):
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).write_text(yaml.safe_dump(content))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    catalog = shutil.copytree(REPOSITORY / "data/catalog", tmp_path / "data/catalog")
+    for name in ("shoes", "shoes-small", "shoes-is-new"):
+        shutil.copy(catalog / "mnist.yaml", catalog / f"{name}.yaml")
     write_json(Outputs(tmp_path).registration, {"name": registered})
     assert current_name(tmp_path) == current
 

@@ -14,7 +14,7 @@ from pipeline.errors import ModelError
 from pipeline.models import backend, networks
 from pipeline.models.checkpoints import Checkpoint
 from pipeline.models.inference import predict
-from pipeline.models.tasks import Task, create_task
+from pipeline.models.tasks import Task, balance_classes, create_task
 from pipeline.models.training import Epoch, Examples, find_best, plan_batches, train
 from pipeline.params import TrainSettings, parse_params
 from tests.conftest import REPOSITORY
@@ -41,7 +41,9 @@ class Run:
         self.settings, self.task, self.seed = settings, task, seed
         self.checkpoint = Checkpoint(directory / "checkpoint.npz")
 
-    def go(self, epochs: int | None = None, training: Examples = TRAINING) -> list[Epoch]:
+    def go(
+        self, epochs: int | None = None, training: Examples = TRAINING, class_weights: np.ndarray | None = None
+    ) -> list[Epoch]:
         """Train as a new process would: a new network, and the checkpoint if there is one."""
         backend.make_repeatable(self.seed)
         self.network = networks.create_network(self.settings, self.task, (28, 28), self.settings.precision)
@@ -54,6 +56,7 @@ class Run:
             self.settings,
             seed=self.seed,
             checkpoint=self.checkpoint,
+            class_weights=class_weights,
         )
         return list(islice(epochs_of, epochs))
 
@@ -76,6 +79,47 @@ def test_each_loss_learns(loss: str, positive: Sequence[int], tmp_path: Path) ->
     right = answers[:, 0] > 0.5 if positive else answers.argmax(axis=1)
     accuracy = np.mean(right == run.task.answers(VALIDATION.labels))
     assert accuracy == pytest.approx(find_best(history).validation_accuracy)
+
+
+def test_class_weights_find_a_rare_class_and_its_best_epoch(tmp_path: Path) -> None:
+    """Shirts and T-shirts, 1 to 50: too few shirts to move the weights of a training that only counts images."""
+    images, labels = tiny.generate(4000, 3)
+    rows = np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels == 6)[:8]])
+    training = Examples(images[rows], labels[rows])
+    weights = balance_classes(np.array([8, 400]))
+    recalls = []
+    for name, class_weights in (("none", None), ("balanced", weights)):
+        run = Run(tmp_path / name, replace(MLP, epochs=6), create_task("binary_crossentropy", CLASSES, [0]))
+        best = find_best(run.go(training=training, class_weights=class_weights))
+        predicted = predict(run.network, VALIDATION.images)[:, 0] > 0.5
+        recall = [np.mean(predicted[VALIDATION.labels == label] == (label == 0)) for label in (6, 0)]
+        recalls.append(recall[0])
+        if class_weights is None:
+            assert best.validation_balanced_accuracy is None
+        else:
+            actual = VALIDATION.labels == 0
+            balanced = np.mean([np.mean(predicted[actual == side] == side) for side in (False, True)])
+            assert best.validation_balanced_accuracy == pytest.approx(balanced)
+    assert recalls[0] < recalls[1]
+
+
+def test_with_class_weights_the_best_epoch_has_the_best_balanced_accuracy() -> None:
+    first = Epoch(1, 0.5, 0.9, 0.5, 0.95, 0.1, 1.0, validation_balanced_accuracy=0.5)
+    second = Epoch(2, 0.5, 0.9, 0.5, 0.90, 0.1, 1.0, validation_balanced_accuracy=0.8)
+    assert find_best([first, second]) is second
+    assert "validation_balanced_accuracy" not in replace(first, validation_balanced_accuracy=None).metrics()
+
+
+def test_weighted_classes_have_the_same_share_of_the_loss() -> None:
+    counts = np.array([1500, 30, 30])
+    weights = balance_classes(counts)
+    assert np.allclose(counts * weights, counts.sum() / 3)
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch_that_the_replicas_can_share() -> None:
+    assert plan_batches(171, replace(MLP, batch_size=256)) == (171, 1)
+    assert plan_batches(171, replace(MLP, batch_size=256), replicas=2) == (170, 1)
+    assert plan_batches(600, replace(MLP, batch_size=256), replicas=2) == (256, 2)
 
 
 def test_one_hot_and_integer_labels_train_the_same_network(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data import table, tiny, window
-from pipeline.data.catalog import CATALOG_FILE, load_entry
+from pipeline.data.catalog import CATALOG, load_entry
 from pipeline.errors import ValidationFailed
 from pipeline.files import read_json
 from pipeline.params import Params, load_params
@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 if TYPE_CHECKING:  # Great Expectations takes seconds to import: the tests that run it do
     from pipeline.data.validation import Finding, Report
 
-TINY = load_entry("tiny", REPOSITORY / CATALOG_FILE)
+TINY = load_entry("tiny", REPOSITORY / CATALOG)
 
 
 @dataclass
@@ -65,8 +65,7 @@ def generated() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 @pytest.fixture
 def data(generated: dict[str, tuple[np.ndarray, np.ndarray]], in_directory: Path) -> Data:
     """Good data, not yet written, and a current directory to validate it in."""
-    CATALOG_FILE.parent.mkdir()
-    shutil.copy(REPOSITORY / CATALOG_FILE, CATALOG_FILE)
+    shutil.copytree(REPOSITORY / CATALOG, CATALOG)
     return Data(
         images={split: images.copy() for split, (images, _) in generated.items()},
         labels={split: labels.copy() for split, (_, labels) in generated.items()},
@@ -263,12 +262,10 @@ def test_a_batch_leaves_the_official_count_alone(data: Data, params: Params) -> 
 
 
 def test_a_window_expects_its_share_of_the_official_images(data: Data, params: Params) -> None:
-    ((images, labels),) = window.sample(
-        [(data.images["train"], data.labels["train"])],
-        window.find_thresholds([(data.images["train"], data.labels["train"])], len(TINY.classes), 0.5),
-    )
-    data.images["train"], data.labels["train"] = images, labels
-    data.sources["train"] = [table.OFFICIAL] * len(labels)
+    images, labels = data.images["train"], data.labels["train"]
+    kept = window.choose(images, labels, window.find_thresholds([(images, labels)], len(TINY.classes), 0.5))
+    data.images["train"], data.labels["train"] = images[kept], labels[kept]
+    data.sources["train"] = [table.OFFICIAL] * int(kept.sum())
     data.write()
     stage.run(with_window(params, 0.5))
     assert read_json(stage.REPORT)["passed"]
@@ -289,9 +286,11 @@ def test_what_has_no_reference_is_skipped_and_said_so(data: Data, params: Params
     report = inspect(data, params)
     assert not report.failures
     skipped = {"official_images", "mean", "std", "mirrored_images", "mirrored_across_splits"}
+    skipped |= {"class_separation", "saturated_images"}  # the images' entry has thresholds for them
     assert set(report.skipped) == skipped
     assert skipped.isdisjoint(names(report.findings))
     assert "the catalogue has no reference" in validation.summarise(report)
+    assert "validate.max_white is null" in report.skipped["saturated_images"]
 
 
 def test_a_table_of_another_schema_is_not_measured(data: Data, params: Params) -> None:
@@ -315,6 +314,31 @@ def test_pages_that_cannot_be_written_do_not_change_the_verdict(
     stage.run(params)
     assert read_json(stage.REPORT)["passed"]
     assert "cannot write reports/data_docs" in capsys.readouterr().out
+
+
+def test_images_of_another_kind_are_checked_for_what_holds_for_all(data: Data, params: Params) -> None:
+    """Dark objects on white, classes of 1 to 20, no contrast to speak of between them."""
+    data.dataset = dataclasses.replace(data.dataset, name="own", flip=False)
+    rare = np.flatnonzero(data.labels["train"] == 9)[10:]
+    data.images = {split: 255 - images for split, images in data.images.items()}
+    data.keep("train", np.setdiff1d(np.arange(TINY.train), rare))
+    report = inspect(data, params)
+    assert not report.failures
+    assert names(report.warnings) == {"class_balance"}
+    small = Data({k: v // 32 for k, v in data.images.items()}, data.labels, data.sources, data.dataset)
+    assert {"pixel_range"} <= names(inspect(small, params).failures)
+
+
+def test_a_refusal_names_the_key_that_allows_it(data: Data, params: Params) -> None:
+    from pipeline.data import validation
+
+    unbalanced(data)
+    data.images["train"][0, 0, 0], data.labels["train"][0] = 1, 10
+    with pytest.raises(ValidationFailed) as error:
+        validation.require_passed(inspect(data, params), stage.REPORT)
+    assert "allowed: -0.5 to 0.5, set by validate.max_class_imbalance" in str(error.value)
+    allowed = dataclasses.replace(params, validate=dataclasses.replace(params.validate, max_class_imbalance=2.0))
+    assert names(inspect(data, allowed).failures) == {"labels"}
 
 
 def test_thresholds_come_from_params(data: Data, params: Params) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import ModelError
 from pipeline.models.backend import keras, tf
-from pipeline.models.losses import create_accuracy, create_loss, require_fit
+from pipeline.models.losses import create_accuracy, create_loss, require_fit, weigh_classes
 from pipeline.models.tasks import Task, create_task
 
 CLASSES = ("a", "b", "c")
@@ -36,6 +36,18 @@ def expected(task: Task, smoothing: float) -> float:
 def test_a_loss_is_the_cross_entropy_of_smoothed_targets(task: Task, smoothing: float) -> None:
     value = create_loss(task, smoothing)(task.encode(LABELS), answers(task))
     assert float(value) == pytest.approx(expected(task, smoothing), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("task", [SPARSE, ONE_HOT, BINARY], ids=lambda task: task.loss)
+def test_a_weighted_loss_is_the_mean_of_each_images_loss_times_the_weight_of_its_class(
+    task: Task, smoothing: float
+) -> None:
+    weights = np.array([0.5, 3.0, 2.0][: len(task.classes)], np.float32)
+    loss, each = create_loss(task, smoothing), range(len(LABELS))
+    alone = [float(loss(task.encode(LABELS)[row : row + 1], answers(task)[row : row + 1])) for row in each]
+    value = weigh_classes(loss, task, weights)(task.encode(LABELS), answers(task))
+    assert float(value) == pytest.approx(np.mean(alone * weights[task.answers(LABELS)]), rel=1e-5)
 
 
 @pytest.mark.parametrize("task", [SPARSE, ONE_HOT, BINARY], ids=lambda task: task.loss)

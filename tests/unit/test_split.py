@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import split, table
-from pipeline.errors import DataError, ParamsError, ValidationFailed
+from pipeline.errors import DataError, ValidationFailed
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import Params, SplitParams, load_params
 from pipeline.stages import split as stage
@@ -64,7 +64,7 @@ def workspace(in_directory: Path, official: Batch) -> Path:
 
 
 def test_copies_draw_the_same_number_and_seeds_differ() -> None:
-    first, copy, other = (f"{'ab' * 20}-0", f"{'ab' * 20}-1", f"{'cd' * 20}-0")
+    first, copy, other = ("ab" * 20, "ab" * 20, "cd" * 20)
     numbers = split.draw_numbers([first, copy, other], seed=1)
     assert numbers[0] == numbers[1] != numbers[2]
     assert (split.draw_numbers([first, other], seed=2) != numbers[[0, 2]]).all()
@@ -72,7 +72,7 @@ def test_copies_draw_the_same_number_and_seeds_differ() -> None:
 
 def test_the_draw_of_an_image_never_changes() -> None:
     # What the committed splits rest on.
-    assert split.draw_numbers([f"{'ab' * 20}-0"], seed=20).tolist() == [11787830264711010105]
+    assert split.draw_numbers(["ab" * 20], seed=20).tolist() == [11787830264711010105]
 
 
 def test_every_class_gives_its_share_of_the_official_images(workspace: Path, params: Params, official: Batch) -> None:
@@ -143,10 +143,19 @@ def test_added_images_move_no_earlier_image_and_share_the_split_of_their_copies(
     assert 0.08 < share < 0.12
 
 
-@pytest.mark.parametrize("fraction", [0.0001, 0.9999])
-def test_a_fraction_that_leaves_a_class_empty_is_refused(workspace: Path, params: Params, fraction: float) -> None:
-    params = dataclasses.replace(params, split=SplitParams(seed=1, validation_fraction=fraction))
-    with pytest.raises(ParamsError, match=r"validation_fraction .* leaves the class \w empty"):
+@pytest.mark.parametrize(("fraction", "validation"), [(0.0001, [1, 1, 1]), (0.9999, [4999, 3332, 1666])])
+def test_each_class_has_an_image_on_both_sides(
+    workspace: Path, params: Params, fraction: float, validation: list[int]
+) -> None:
+    stage.run(dataclasses.replace(params, split=SplitParams(seed=1, validation_fraction=fraction)))
+    assert list(read_json(stage.REPORT)["splits"]["validation"]["classes"].values()) == validation
+
+
+def test_a_class_with_one_image_is_refused(workspace: Path, params: Params, official: Batch) -> None:
+    images, labels, _ = official
+    kept = (labels < 2) | (np.arange(len(labels)) == len(labels) - 1)
+    write_table(stage.TRAIN, (images[kept], labels[kept], table.OFFICIAL))
+    with pytest.raises(DataError, match="class c has only one official training image"):
         stage.run(params)
     assert not stage.SPLITS.exists()
     assert not stage.REPORT.exists()

@@ -22,7 +22,7 @@ from tests.notices.integration.test_send import Endpoint, endpoint
 
 __all__ = ["endpoint"]  # a fixture
 
-DATASET = load_entry("tiny", REPOSITORY / "data/catalog.yaml").dataset
+DATASET = load_entry("tiny", REPOSITORY / "data/catalog").dataset
 Pair = tuple[np.ndarray, np.ndarray]
 
 
