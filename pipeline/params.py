@@ -167,6 +167,10 @@ class TrainParams(Section):
         gt=0, description="for images, in MB: those of train and validation stay in memory, or are streamed through it"
     )
     data_parallel: DataParallel = Field(description="the devices or machines that share each batch")
+    quantize: Literal["none", "int8"] = Field(description="also write the model in int8, as model.int8.tflite")
+    quantize_max_drop: Fraction = Field(
+        description="int8: accuracy on the validation images that the model may lose by it; train fails beyond it"
+    )
     settings: TrainSettings
 
 

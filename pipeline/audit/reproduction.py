@@ -30,12 +30,13 @@ from pipeline.dvc_yaml import read_stages, stages_up_to
 from pipeline.errors import FlowError
 from pipeline.evaluation.predictions import PREDICTIONS
 from pipeline.files import file_digest
-from pipeline.flows.temporary_checkout_data import copy_dataset_files, dataset_path, restore
+from pipeline.flows.temporary_checkout_data import dataset_path, provide_dataset_files, restore
 from pipeline.flows.terminal import Terminal
 from pipeline.process_lifetime import signals_as_exceptions
 from pipeline.temporary_checkout import checkout
+from pipeline.tracking.logged_models import OUTPUT_PATHS
 from pipeline.tracking.provenance import COMMIT_TAG
-from pipeline.tracking.stage_outputs import EVALUATION, MODEL, Outputs, dvc_digest
+from pipeline.tracking.stage_outputs import EVALUATION, Outputs, dvc_digest
 
 LAST_STAGE = "evaluate"  # `register`, which comes after it, writes to the registry
 RESTORABLE = ("ingest", "split")  # the later stages can start from their recorded outputs
@@ -115,7 +116,11 @@ class _Rerun:
             missing.append(f"one of {', '.join(pointers)} is neither in DVC's cache nor in a remote")
         place = dataset_path(self._directory)
         digest = Outputs(self._directory).locked("ingest").get(place.as_posix())
-        if self._recorded and digest and not copy_dataset_files(self._workspace, self._directory, digest):
+        if (
+            self._recorded
+            and digest
+            and not provide_dataset_files(self._workspace, self._directory, digest, without=NOT_INHERITED)
+        ):
             missing.append(f"{place} does not hold the recorded files (MD5 {digest})")
         return missing
 
@@ -159,7 +164,7 @@ class _Rerun:
 def _compare(stage: str, outcome: StageOutcome, recorded: RecordedRun, directory: Path) -> ReproducedStage:
     """Compare the outputs of a stage that ran in a checkout with the recorded ones."""
     outputs = recorded.outputs.get(stage, {}) if outcome == "ran" else {}
-    found = {path: _digest(directory / path) for path in outputs}
+    found = {path: _digest(directory, path) for path in outputs}
     differences = [
         Difference(path, digest, found[path], describe_difference(recorded.find_copy(path), directory / path))
         for path, digest in outputs.items()
@@ -168,11 +173,11 @@ def _compare(stage: str, outcome: StageOutcome, recorded: RecordedRun, directory
     return ReproducedStage(stage, outcome, tuple(differences), compared=bool(outputs))
 
 
-def _digest(path: Path) -> str:
+def _digest(directory: Path, path: str) -> str:
     """Return the SHA-256 of a file of the model, or DVC's MD5 of any other output."""
-    if not path.exists():
+    if not (found := directory / path).exists():
         return "missing"
-    return file_digest(path) if path.parent.name == Path(MODEL).parent.name else dvc_digest(path)
+    return file_digest(found) if path in OUTPUT_PATHS.values() else dvc_digest(found)
 
 
 def _find_causes(lineage: Lineage, directory: Path) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.evaluation.predictions import read_predictions
-from pipeline.tracking.stage_outputs import EXPORTED_MODEL, MODEL
+from pipeline.tracking.stage_outputs import EXPORTED_MODEL, INT8_MODEL, MODEL
 
 # Limits between rounding and a different training. Measured on the test predictions of the `mlp` preset: the
 # same training on one to four threads, and trainings with other seeds (numbers in docs/reproduction.md).
@@ -86,9 +86,8 @@ def decide_verdict(stages: Sequence[ReproducedStage], agreement: Agreement | Non
     stages = tuple(stages)
     differing = [(stage.stage, stage.differences[0]) for stage in stages if stage.differences]
     train = next(stage for stage in stages if stage.stage == "train")
-    if train.outcome == "ran" and not any(
-        difference.path in (MODEL, EXPORTED_MODEL) for difference in train.differences
-    ):
+    model_files = (MODEL, EXPORTED_MODEL, INT8_MODEL)
+    if train.outcome == "ran" and not any(difference.path in model_files for difference in train.differences):
         others = ", ".join(f"{stage} ({difference.how})" for stage, difference in differing)
         others = f"; other outputs differ: {others}" if others else ""
         return Verdict("identical", f"the model file is the same, byte for byte{others}", stages)

@@ -14,7 +14,7 @@ from pipeline.redaction import without_password
 from pipeline.tracking import dvc_integrity, logged_models
 from pipeline.tracking.logged_models import MODEL_FILES, MODEL_TAG, OUTPUT_PATHS
 from pipeline.tracking.queries import all_aliases, all_runs, all_versions
-from pipeline.tracking.stage_outputs import EVALUATION, MODEL, REGISTRATION, TRAINING, Outputs, dvc_digest
+from pipeline.tracking.stage_outputs import EVALUATION, MODEL, QUANTIZED, REGISTRATION, TRAINING, Outputs, dvc_digest
 from pipeline.tracking.store import Store, explained, locate, open_store
 from pipeline.tracking.store_errors import is_of_store
 from pipeline.tracking.training_runs import EVALUATION_ARTIFACT, EVALUATION_TAG, find
@@ -198,7 +198,7 @@ def _check_workspace(
         if (locked := outputs.locked(stage).get(MODEL)) and locked != train[MODEL]:
             problem = f"{stage} has not read the model that train wrote"
             yield Finding("dvc.lock", problem, train[MODEL], locked, "dvc repro")
-    for path in (*OUTPUT_PATHS.values(), TRAINING, EVALUATION):
+    for path in (*OUTPUT_PATHS.values(), QUANTIZED, TRAINING, EVALUATION):
         if locked := outputs.locked_outputs().get(path):
             yield from _check_output(outputs, path, locked)
     if not outputs.are_of("train", MODEL):
@@ -220,7 +220,7 @@ def _check_workspace(
 
 def _check_data(outputs: Outputs) -> Iterator[Finding]:
     """Check the existing outputs of all stages, except for those that `_check_workspace` checks."""
-    others = (*OUTPUT_PATHS.values(), TRAINING, EVALUATION, REGISTRATION)
+    others = (*OUTPUT_PATHS.values(), QUANTIZED, TRAINING, EVALUATION, REGISTRATION)
     for path, locked in outputs.locked_outputs().items():
         if path not in others and (outputs.root / path).exists():
             yield from _check_output(outputs, path, locked)

@@ -1,12 +1,12 @@
 """The entry point of `pipeline`, and of `python -m pipeline.cli`."""
 
-import gc
 import sys
 from importlib import import_module
 
 from pipeline.cli import compare, data, predict, registry, work  # noqa: F401  importing a module adds its commands
 from pipeline.cli.app import app
 from pipeline.errors import PipelineError
+from pipeline.garbage_collection import collect_rarely
 from pipeline.process_lifetime import exit_now
 from pipeline.proxies import bypass_proxy
 from pipeline.rooms import find_rooms
@@ -18,6 +18,7 @@ for name in find_rooms():
 
 def main() -> None:
     """Run the command line. Errors that the user can fix are printed without a traceback."""
+    collect_rarely()
     bypass_proxy()
     try:
         app()
@@ -28,7 +29,6 @@ def main() -> None:
         SafeConsole(stderr=True).print(str(told), style="red", soft_wrap=True)
         sys.exit(told.exit_code)
     finally:
-        gc.freeze()  # or the interpreter searches all of MLflow and Prefect for cycles at its end: half a second
         exit_now()
 
 

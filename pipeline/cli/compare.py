@@ -106,6 +106,7 @@ def draw_differences(
 
     from pipeline.data import table
     from pipeline.errors import DataError
+    from pipeline.evaluation.comparison import align
     from pipeline.evaluation.figures import draw_images
     from pipeline.files import atomic_file, file_digest
 
@@ -115,7 +116,7 @@ def draw_differences(
             expected=f"the split with MD5 {test}",
             remedy=f"{find_remedy('find a commit', 'git checkout COMMIT')} && dvc checkout {shlex.quote(str(split))}",
         )
-    first = first.in_order_of(second.ids)
+    first, second = align(first, second)
     differing = np.flatnonzero(first.predicted != second.predicted)
     surest = differing[np.argsort(-(first.confidences + second.confidences)[differing], kind="stable")][:SHOWN_IMAGES]
     images, _ = table.read_images(split)

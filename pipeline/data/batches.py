@@ -220,11 +220,14 @@ def require_same_batches(here: Path, main: Path) -> None:
 def require_same_local_data(here: Path, main: Path) -> None:
     """Refuse a temporary copy or a worktree that lacks the files of `dataset.path`, which are not in git.
 
-    Without them, `ingest` would use the catalogue's dataset instead of the user's own.
+    Without them, `ingest` would use the catalogue's dataset instead of the user's own. Files that DVC tracks are not
+    compared: the catalogue entry in git has their digests.
 
     Raises:
         DataError: the main repository has other files there.
     """
+    if here.with_name(f"{here.name}{POINTER}").exists():
+        return
     if here.resolve() != main.resolve() and main.is_dir() and not _same_content(here, main):
         raise DataError(
             f"this workspace does not have the files of dataset.path as {main} has them",

@@ -19,7 +19,7 @@ import filelock
 import platformdirs
 
 from pipeline.data import idx, tiny
-from pipeline.data.catalog import DatasetFile, DebianPackage, Entry
+from pipeline.data.catalog import OWN_FILES, DatasetFile, DebianPackage, Entry
 from pipeline.data.downloads import download, download_package
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError
@@ -63,9 +63,14 @@ def fetch(entry: Entry, local: Path, into: Path) -> Fetched:
         origin, digests = "generated", {name: file_digest(into / name) for name in tiny.FILES}
     else:
         origin, digests = _use_first(entry, local, into), expected
-    (into / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+    write_checksums(into, digests)
     train_images, train_labels, test_images, test_labels = (into / name for name in digests)
     return Fetched(dataset, origin, (train_images, train_labels), (test_images, test_labels))
+
+
+def write_checksums(directory: Path, digests: Mapping[str, str]) -> None:
+    """Write `SHA256SUMS`. digests: SHA-256 by file name."""
+    (directory / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
 
 
 def cache_directory() -> Path:
@@ -82,6 +87,12 @@ def _find_local(directory: Path, names: Sequence[str]) -> dict[str, Path]:
     if all(path.name.startswith(".") for path in directory.iterdir()):
         return {}
     found = {name: file for name in names if (file := _find(directory, name))}
+    if len(found) < len(names) and all((directory / name).exists() for name in OWN_FILES):
+        raise DataError(
+            f"dataset.path is {directory}, which holds imported data, and dataset.name is that of another dataset",
+            expected="both of the same dataset",
+            remedy=f"set dataset.name to {directory.name}, or dataset.path to data/local",
+        )
     if len(found) < len(names):
         raise DataError(
             f"{directory} has only some of the dataset's files",

@@ -5,6 +5,7 @@ class, `images` for each image. A critical expectation that fails stops the pipe
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import great_expectations.expectations as gxe
@@ -42,6 +43,7 @@ def build_tables(
     dataset: Dataset,
     entry: Entry | None,
     share: float = 1.0,
+    removed: Mapping[str, int] = MappingProxyType({}),
 ) -> Tables:
     """Build the tables that the expectations check.
 
@@ -51,6 +53,7 @@ def build_tables(
         dataset: the facts that are stored with the images.
         entry: the catalogue's entry; None if there is none, as for the images of a local directory.
         share: the share of the dataset's own training images that a window keeps.
+        removed: number of the dataset's own images that corrections removed, by split.
     """
     columns = {split: describe_schema(schema) for split, schema in schemas.items()}
     files = pd.DataFrame({"columns": columns})
@@ -58,7 +61,7 @@ def build_tables(
         return {"files": files}
     return {
         "files": files,
-        "splits": _tabulate_splits(features, entry, share),
+        "splits": _tabulate_splits(features, entry, share, removed),
         "classes": _tabulate_classes(features, dataset),
         "images": _tabulate_images(features["train"], features["test"]),
     }
@@ -69,7 +72,9 @@ def describe_schema(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name}: {field.type}" for field in schema)
 
 
-def _tabulate_splits(features: Mapping[str, Features], entry: Entry | None, share: float) -> pd.DataFrame:
+def _tabulate_splits(
+    features: Mapping[str, Features], entry: Entry | None, share: float, removed: Mapping[str, int]
+) -> pd.DataFrame:
     rows = {}
     for split, measured in features.items():
         darkest, brightest = int(measured.darkest.min()), int(measured.brightest.max())
@@ -80,7 +85,7 @@ def _tabulate_splits(features: Mapping[str, Features], entry: Entry | None, shar
         if entry:
             images, kept = (entry.train, share) if split == "train" else (entry.test, 1.0)
             fewest, most = kept_range(images, len(entry.classes), kept)
-            official = measured.images_by_source.get(OFFICIAL, 0)
+            official = measured.images_by_source.get(OFFICIAL, 0) + removed.get(split, 0)
             rows[split] |= {
                 "surplus": official - min(max(official, fewest), most),
                 "mean_shift": overall_mean(measured) - entry.mean,

@@ -1,4 +1,4 @@
-"""Features of images for validation and drift: brightness, centre of mass, digests. Measured in one streamed pass.
+"""Features of images for validation and drift: brightness, colour, centre of mass, digests. One streamed pass.
 
 Each is an integer for each image, so that sums over images are exact and equal on every processor. Means, shares and
 centres are computed from them.
@@ -6,7 +6,7 @@ centres are computed from them.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from hashlib import sha1
 from pathlib import Path
 
@@ -17,10 +17,9 @@ from pipeline.data import table
 from pipeline.errors import DataError
 
 WHITE = 255
+CHANNEL_SUMS = ("red_sum", "green_sum")  # the blue one is the rest of `pixel_sum`
 
-Chunk = tuple[
-    np.ndarray, np.ndarray, pa.Array
-]  # images uint8 [n, height, width], labels uint16 [n], sources string [n]
+Chunk = tuple[np.ndarray, np.ndarray, pa.Array]  # images uint8 [n, *shape], labels uint16 [n], sources string [n]
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class Features:
     """Features of a table's images, in its order: arrays [n], one value per image."""
 
     pixels: int  # number in an image: height * width
+    channels: int  # 1: grey; 3: red, green and blue, whose values are summed unless stated otherwise
     sources: tuple[str, ...]
     source: np.ndarray  # uint16, an index into `sources`
     label: np.ndarray  # uint16
@@ -37,10 +37,12 @@ class Features:
     column_moment: np.ndarray  # int64, sum of value * column
     darkest: np.ndarray  # uint8
     brightest: np.ndarray  # uint8
-    ink: np.ndarray  # int32, pixels above 0
-    white: np.ndarray  # int32, pixels at 255
+    ink: np.ndarray  # int32, pixels above 0; in colour, in any channel
+    white: np.ndarray  # int32, pixels at 255; in colour, in all channels
     digest: np.ndarray  # int64, the first 8 bytes of the pixels' SHA-1: among 10 million images, none agree by chance
     mirrored: np.ndarray  # int64, the same for the image mirrored left to right
+    red_sum: np.ndarray | None = None  # int64, of the red values; None if grey, as the next
+    green_sum: np.ndarray | None = None  # int64
 
     def __len__(self) -> int:
         return len(self.label)
@@ -51,14 +53,32 @@ class Features:
         return dict(zip(self.sources, np.bincount(self.source, minlength=len(self.sources)).tolist(), strict=True))
 
     @property
+    def values(self) -> int:
+        """Number of values in an image: pixels * channels."""
+        return self.pixels * self.channels
+
+    @property
+    def opponents(self) -> dict[str, np.ndarray]:
+        """Mean colour of each image on the two axes of opponent colours, float64 [n], -1 to 1; empty if grey.
+
+        `red_green` is red less green, `yellow_blue` the mean of red and green less blue. Grey images have 0 on both.
+        """
+        if self.red_sum is None or self.green_sum is None:
+            return {}
+        yellow = (self.red_sum + self.green_sum) / 2
+        blue = self.pixel_sum - self.red_sum - self.green_sum
+        scale = self.pixels * WHITE
+        return {"red_green": (self.red_sum - self.green_sum) / scale, "yellow_blue": (yellow - blue) / scale}
+
+    @property
     def mean(self) -> np.ndarray:
-        """Mean pixel of each image, float64 [n], 0 to 1."""
-        return self.pixel_sum / (self.pixels * WHITE)
+        """Mean value of each image's pixels, float64 [n], 0 to 1."""
+        return self.pixel_sum / (self.values * WHITE)
 
     @property
     def std(self) -> np.ndarray:
         """Standard deviation of each image's pixels, float64 [n], 0 to 0.5."""
-        return np.sqrt(self.pixels * self.square_sum - self.pixel_sum**2) / (self.pixels * WHITE)
+        return np.sqrt(self.values * self.square_sum - self.pixel_sum**2) / (self.values * WHITE)
 
     @property
     def centre(self) -> tuple[np.ndarray, np.ndarray]:
@@ -69,9 +89,9 @@ class Features:
 
 def by_source(features: Features) -> dict[str, Features]:
     """Divide features by source."""
-    columns = [column.name for column in fields(Features) if column.name not in ("pixels", "sources")]
+    columns = {name: values for name, values in vars(features).items() if isinstance(values, np.ndarray)}
     return {
-        name: replace(features, **{column: getattr(features, column)[features.source == number] for column in columns})
+        name: replace(features, **{column: values[features.source == number] for column, values in columns.items()})
         for number, name in enumerate(features.sources)
     }
 
@@ -91,24 +111,25 @@ def read_features(path: Path) -> Features:
 def measure(chunks: Iterable[Chunk]) -> Features | None:
     """Measure images in chunks. Returns None if there are none."""
     sources: dict[str, int] = {}
-    parts, pixels = [], 0
+    parts, pixels, channels = [], 0, 1
     for images, labels, named in chunks:
-        pixels = images.shape[1] * images.shape[2]
+        _, height, width, *colours = images.shape
+        pixels, channels = height * width, math.prod(colours)
         parts.append(_measure(images, labels, named, sources))
     if not parts:
         return None
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Features(pixels=pixels, sources=tuple(sources), **columns)
+    return Features(pixels=pixels, channels=channels, sources=tuple(sources), **columns)
 
 
 def overall_mean(features: Features) -> float:
     """Mean of all pixels of all images, 0 to 1."""
-    return int(features.pixel_sum.sum()) / (len(features) * features.pixels * WHITE)
+    return int(features.pixel_sum.sum()) / (len(features) * features.values * WHITE)
 
 
 def overall_std(features: Features) -> float:
     """Standard deviation of all pixels of all images, 0 to 0.5."""
-    values = len(features) * features.pixels
+    values = len(features) * features.values
     total, squares = int(features.pixel_sum.sum()), int(features.square_sum.sum())
     return math.sqrt((values * squares - total**2) / (values * WHITE) ** 2)
 
@@ -133,8 +154,9 @@ def find_mirrored(features: Features, digests: np.ndarray) -> np.ndarray:
 def class_separation(features: Features, reference: Features) -> float:
     """Measure how well simple features separate the classes. Shuffled labels give 0.
 
-    For the number of pixels above 0, the mean pixel and the centre of mass, this is the share of the feature's variance
-    that the means of the classes in `reference` explain (for the reference itself: the correlation ratio, eta squared).
+    For the number of pixels above 0, the mean pixel, the centre of mass and the mean colour, this is the share of the
+    feature's variance that the means of the classes in `reference` explain (for the reference itself: the correlation
+    ratio, eta squared).
     Returns the largest share: 1 if the class determines the feature, 0 or less if the labels do not describe the
     images, or describe them differently than in the reference.
     """
@@ -146,8 +168,12 @@ def _measure(
     images: np.ndarray, labels: np.ndarray, origins: pa.Array, sources: dict[str, int]
 ) -> Mapping[str, np.ndarray]:
     """Compute the arrays of `Features` for some rows. Adds new names to `sources`, which numbers them."""
-    count, height, width = images.shape
-    flat = images.reshape(count, height * width)
+    count, height, width, *colours = images.shape
+    channels = math.prod(colours)
+    flat = images.reshape(count, height * width * channels)
+    lowest, highest = _extremes(images, count) if colours else (flat, flat)
+    by_row = flat.reshape(count, height, width * channels)
+    column_sums = by_row.sum(axis=1, dtype=np.int64)
     named = origins.dictionary_encode()
     numbers = [sources.setdefault(name, len(sources)) for name in named.dictionary.to_pylist()]
     return {
@@ -155,15 +181,23 @@ def _measure(
         "label": labels,
         "pixel_sum": flat.sum(axis=1, dtype=np.int64),
         "square_sum": np.square(flat, dtype=np.uint16).sum(axis=1, dtype=np.int64),
-        "row_moment": images.sum(axis=2, dtype=np.int64) @ np.arange(height),
-        "column_moment": images.sum(axis=1, dtype=np.int64) @ np.arange(width),
+        "row_moment": by_row.sum(axis=2, dtype=np.int64) @ np.arange(height),
+        "column_moment": column_sums @ np.repeat(np.arange(width), channels),
         "darkest": flat.min(axis=1),
         "brightest": flat.max(axis=1),
-        "ink": (flat > 0).sum(axis=1, dtype=np.int32),
-        "white": (flat == WHITE).sum(axis=1, dtype=np.int32),
+        "ink": (highest > 0).sum(axis=1, dtype=np.int32),
+        "white": (lowest == WHITE).sum(axis=1, dtype=np.int32),
         "digest": _digests(flat),
         "mirrored": _digests(images[:, :, ::-1].reshape(flat.shape)),
+        **({name: column_sums[:, place::3].sum(axis=1) for place, name in enumerate(CHANNEL_SUMS)} if colours else {}),
     }
+
+
+def _extremes(images: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and the highest value of each pixel's colours: uint8 [n, pixels]."""
+    red, green, blue = (images[..., channel] for channel in range(3))
+    lowest, highest = (choose(choose(red, green), blue) for choose in (np.minimum, np.maximum))
+    return lowest.reshape(count, -1), highest.reshape(count, -1)
 
 
 def _digests(flat: np.ndarray) -> np.ndarray:
@@ -178,7 +212,8 @@ def _class_features(features: Features) -> Iterator[tuple[np.ndarray, np.ndarray
     Values are int64 in units of 1/256 grey level or pixel, so that their sums are exact.
     """
     ink = features.ink * (WHITE / features.pixels)
-    for values in (ink, features.mean * WHITE, *features.centre):
+    colours = [axis * WHITE for axis in features.opponents.values()]
+    for values in (ink, features.mean * WHITE, *features.centre, *colours):
         defined = np.isfinite(values)
         yield features.label[defined], np.rint(values[defined] * 256).astype(np.int64)
 

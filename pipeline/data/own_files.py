@@ -5,6 +5,7 @@ picture's path below the imported directory; `file_sha256` string; `group` strin
 about the dataset are in the file's metadata. Row groups are as long as those of a table (`pipeline.data.table`).
 """
 
+import shlex
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.data import table
+from pipeline.data.catalog import Entry
 from pipeline.data.table import Dataset, TableWriter
 from pipeline.errors import DataError
+from pipeline.files import file_digest
 
 OWN = Path("data/own")
 
@@ -25,6 +28,40 @@ def writer(path: Path, dataset: Dataset) -> AbstractContextManager[TableWriter]:
     The file is created only if the block succeeds.
     """
     return table.writer(path, dataset, _schema(dataset))
+
+
+def find(entry: Entry, directory: Path) -> tuple[Path, Path]:
+    """Return the training and the test file of imported data, after a check of their digests.
+
+    Args:
+        entry: of the catalogue.
+        directory: `dataset.path`.
+
+    Raises:
+        DataError: a file is missing, or has another content than at the import.
+    """
+    home = OWN / entry.name
+    pointer = shlex.quote(f"{home}.dvc")
+    for file in entry.files:
+        path = directory / file.name
+        if not path.is_file():
+            here = directory.absolute() == home.absolute()
+            raise DataError(
+                f"{path} is missing" if here else f"dataset.path is {directory}, which does not hold {entry.name}",
+                expected=str(home / file.name),
+                remedy=f"dvc checkout {pointer}, or dvc pull {pointer} if another machine has it"
+                if here
+                else f"set dataset.path to {home} in params.yaml",
+            )
+        if (digest := file_digest(path)) != file.sha256:
+            raise DataError(
+                f"{path} is not the file that its catalogue entry describes",
+                expected=f"SHA-256 {file.sha256}",
+                found=digest,
+                remedy=f"dvc checkout --force {pointer}, or import the pictures again: pipeline data import",
+            )
+    train, test = (directory / file.name for file in entry.files)
+    return train, test
 
 
 def stream(path: Path, dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, pa.Array | None]]:

@@ -1,24 +1,27 @@
-"""The validation split: stratified, seeded, and decided by a hash of each image.
+"""The validation split: stratified, seeded, and decided by a hash of each image, or of its group.
 
 The draw of an image is a hash of the seed and its pixels. In each class, the official images with the lowest draws go
 to validation, as many as the fraction requires; the highest of these draws is the threshold of the class. Images that
 are added later are compared with the same thresholds. They therefore move no earlier image, and copies of an image are
 in the same split.
+
+In a grouped dataset, the draw is a hash of the seed and the group, and the class whose threshold applies is the lowest
+label in the group: a group stays in one split. Labels are those before corrections, and images that a correction
+removed still count: a correction moves no other image.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.data import table
-from pipeline.data.table import OFFICIAL
+from pipeline.data.removed_images import Removed
+from pipeline.data.table import OFFICIAL, SHA1_DIGITS
 from pipeline.errors import DataError
 
-SHA1_DIGITS = 40  # of an id; the digits after them count the copies of an image
 EXAMPLES = 5
 
 
@@ -26,61 +29,104 @@ EXAMPLES = 5
 class Draws:
     """The draws of a table's images, in its order."""
 
-    number: np.ndarray  # uint64 [n]: among 10 million images, only copies have the same number
+    number: np.ndarray  # uint64 [n]: among 10 million images or groups, only copies or members have the same number
     label: np.ndarray  # uint16 [n]
+    given: np.ndarray  # uint16 [n], the label before corrections
     official: np.ndarray  # bool [n]
 
+    def __add__(self, other: "Draws") -> "Draws":
+        pairs = ((getattr(self, column.name), getattr(other, column.name)) for column in fields(Draws))
+        return Draws(*map(np.concatenate, pairs))
 
-def draw_numbers(ids: Iterable[str], seed: int) -> np.ndarray:
-    """Return a uniform number for each image, equal for its copies: uint64 [n]."""
-    digests = (blake2b(f"{seed} {id_[:SHA1_DIGITS]}".encode(), digest_size=8).digest() for id_ in ids)
+
+def draw_numbers(keys: Iterable[str], seed: int) -> np.ndarray:
+    """Return a uniform number for each key, the SHA-1 of an image or a group: uint64 [n]."""
+    digests = (blake2b(f"{seed} {key}".encode(), digest_size=8).digest() for key in keys)
     return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
 def read_draws(path: Path, seed: int) -> Draws:
     """Compute the draws of a table's images from its small columns, one row group in memory at a time."""
-    numbers, labels, official = [], [], []
-    for rows in table.stream_columns(path, ["id", "label", "source"]):
-        numbers.append(draw_numbers(rows.column("id").to_pylist(), seed))
-        labels.append(table.label_column(rows, "label"))
-        official.append(np.array([source == OFFICIAL for source in rows.column("source").to_pylist()], bool))
-    return Draws(np.concatenate(numbers), np.concatenate(labels), np.concatenate(official))
+    grouped = table.read_dataset(path).grouped
+    parts = []
+    for rows in table.stream_columns(path, ["id", "label", "given", "source", *(["group"] if grouped else [])]):
+        keys = rows.column("group").to_pylist() if grouped else _digests(rows.column("id").to_pylist())
+        official = np.array([source == OFFICIAL for source in rows.column("source").to_pylist()], bool)
+        labels, given = (table.label_column(rows, name) for name in ("label", "given"))
+        parts.append((draw_numbers(keys, seed), labels, given, official))
+    return Draws(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def find_thresholds(draws: Draws, classes: Sequence[str], fraction: float) -> np.ndarray:
+def draw_removed(removed: Sequence[Removed], seed: int) -> Draws:
+    """Compute the draws of images that a correction removed."""
+    keys = [image.group or image.id[:SHA1_DIGITS] for image in removed]
+    given = np.array([image.given for image in removed], np.uint16)
+    official = np.array([image.source == OFFICIAL for image in removed], bool)
+    return Draws(draw_numbers(keys, seed), given, given, official)
+
+
+def _digests(ids: Iterable[str]) -> Iterator[str]:
+    return (id_[:SHA1_DIGITS] for id_ in ids)
+
+
+def find_strata(draws: Draws, *, grouped: bool) -> np.ndarray:
+    """Return the class whose threshold applies to each image: uint16 [n].
+
+    It is the image's label before corrections. For a group, it is the lowest of its official images, or else that of
+    its first image. For a copy that has the same label after corrections, it is that of the first copy.
+    """
+    if not grouped and (draws.label == draws.given).all():
+        return draws.given
+    _, first, group = np.unique(draws.number, return_index=True, return_inverse=True)
+    of_group = draws.given[first]
+    if grouped:
+        np.minimum.at(of_group, group[draws.official], draws.given[draws.official])
+        return of_group[group]
+    return np.where(draws.label == draws.label[first][group], of_group[group], draws.given)
+
+
+def find_thresholds(draws: Draws, strata: np.ndarray, classes: Sequence[str], fraction: float) -> np.ndarray:
     """Find the highest draw of each class that goes to validation: uint64 [classes].
 
-    Of a small class, at least one image goes to validation, and at least one does not.
+    Of a small class, at least one image or group goes to validation, and at least one does not.
+
+    Args:
+        strata: from `find_strata`.
 
     Raises:
-        DataError: a class has fewer than two official images.
+        DataError: a class has no official images, or one image or group.
     """
     thresholds = np.zeros(len(classes), np.uint64)
     for label, name in enumerate(classes):
-        numbers = draws.number[draws.official & (draws.label == label)]
-        if not len(numbers):
+        if not (draws.official & (draws.given == label)).any():
             raise DataError(
                 f"the class {name} has no official training images",
                 expected="every class among the official images",
                 remedy="complete the dataset, or correct its classes in its catalogue entry",
             )
-        if len(numbers) == 1:
-            raise DataError(
-                f"the class {name} has only one official training image",
-                expected="two or more of every class: one to train on, and one to validate on",
-                remedy="add images of this class, or remove the class from the dataset",
-            )
-        count = min(max(round(fraction * len(numbers)), 1), len(numbers) - 1)
+        numbers = draws.number[draws.official & (strata == label)]
+        if not len(numbers):  # all its groups have images of a lower label
+            continue
+        count = min(max(round(fraction * len(numbers)), 1), len(numbers))
         thresholds[label] = np.partition(numbers, count - 1)[count - 1]
+        if thresholds[label] == numbers.max():
+            others = numbers[numbers < thresholds[label]]
+            if not len(others):
+                raise DataError(
+                    f"the class {name} has only one official training image or group of images",
+                    expected="two or more of every class: one to train on, and one to validate on",
+                    remedy="add images of this class, or remove the class from the dataset",
+                )
+            thresholds[label] = others.max()
     return thresholds
 
 
-def choose_validation(draws: Draws, thresholds: np.ndarray) -> np.ndarray:
+def choose_validation(draws: Draws, strata: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Return True for each training image that goes to validation: bool [n]."""
-    return draws.number <= thresholds[draws.label]
+    return draws.number <= thresholds[strata]
 
 
-def require_disjoint(train: Draws, is_validation: np.ndarray, test: Draws, path: Path) -> None:
+def require_disjoint(train: Draws, is_validation: np.ndarray, test: Draws, path: Path, *, grouped: bool) -> None:
     """Refuse images that would be in two splits. `path` is the table of `train`, for the ids in the message.
 
     Raises:
@@ -88,12 +134,13 @@ def require_disjoint(train: Draws, is_validation: np.ndarray, test: Draws, path:
     """
     leaks = _are_among(train.number, test.number)
     separated = ~is_validation & _are_among(train.number, train.number[is_validation])
+    shared_by = "images, or groups of images," if grouped else "images"
     for shared, splits in ((leaks, "the test images"), (separated, "both training and validation, under two labels")):
         rows = np.flatnonzero(shared)
         if len(rows):
             raise DataError(
-                f"{len(rows):,} training images are also among {splits}",
-                expected="no image in two splits",
+                f"{len(rows):,} training {shared_by} are also among {splits}",
+                expected="no image in two splits" + (", and no group" if grouped else ""),
                 found=f"such as {', '.join(table.ids_at(path, rows[:EXAMPLES].tolist()))}",
                 remedy="remove the copies: `dvc repro validate` prints their sources",
             )
@@ -107,10 +154,9 @@ def write_splits(source: Path, is_validation: np.ndarray, train: Path, validatio
         for rows in table.stream(source):
             chosen = is_validation[first : first + len(rows)]
             for split, mask in ((kept, ~chosen), (held_out, chosen)):
-                where = _as_arrow(mask)
-                groups = None if rows.groups is None else rows.groups.filter(where)
-                texts = rows.ids.filter(where), rows.sources.filter(where)
-                split.write(rows.images[mask], rows.labels[mask], *texts, rows.given[mask], groups)
+                groups = None if rows.groups is None else table.filter_rows(rows.groups, mask)
+                ids, sources = (table.filter_rows(column, mask) for column in (rows.ids, rows.sources))
+                split.write(rows.images[mask], rows.labels[mask], ids, sources, rows.given[mask], groups)
             first += len(rows)
 
 
@@ -136,8 +182,3 @@ def _are_among(numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
     ordered = np.sort(others)
     places = np.searchsorted(ordered, numbers)
     return ordered[np.minimum(places, len(ordered) - 1)] == numbers
-
-
-def _as_arrow(mask: np.ndarray) -> pa.Array:
-    """Convert bool [n] to an Arrow array. pyarrow would import pandas for it, which takes longer than the split."""
-    return pa.Array.from_buffers(pa.bool_(), len(mask), [None, pa.py_buffer(np.packbits(mask, bitorder="little"))])

@@ -25,6 +25,7 @@ from pipeline.files import atomic_file
 
 ROW_GROUP, ROW_GROUP_BYTES = 8192, 2**25  # the most rows, and the most bytes of pixels, of a row group
 OFFICIAL = "official"
+SHA1_DIGITS = 40  # of an id; the digits after them count the copies of an image
 _METADATA_KEY = b"dataset"
 
 
@@ -193,6 +194,12 @@ def strings(values: Sequence[str]) -> pa.Array:
     np.cumsum([len(value) for value in encoded], out=offsets[1:])
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
     return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+
+
+def filter_rows(column: pa.Array, mask: np.ndarray) -> pa.Array:
+    """Select rows of a column. mask: bool [n]. Given NumPy's array, pyarrow would import pandas, which takes longer."""
+    packed = pa.py_buffer(np.packbits(mask, bitorder="little"))
+    return column.filter(pa.Array.from_buffers(pa.bool_(), len(mask), [None, packed]))
 
 
 def read_dataset(path: Path) -> Dataset:

@@ -1,5 +1,6 @@
 """Check the tables with Great Expectations, and report the findings."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.data import table
 from pipeline.data.catalog import Entry
 from pipeline.data.expectations import Severity, Suites, Tables, build_suites, build_tables, list_skipped
 from pipeline.data.features import Features, overall_mean, overall_std, read_features
+from pipeline.data.removed_images import read_removed
 from pipeline.data.thresholds import KEYS, resolve_thresholds
 from pipeline.errors import DataError, ValidationFailed
 from pipeline.params import ValidateParams
@@ -96,7 +98,8 @@ def inspect(
         return _name_images(files, features, rows)
 
     thresholds = resolve_thresholds(params, entry)
-    tables = build_tables(schemas, features, dataset, entry, share)
+    removed = Counter(image.split for image in read_removed(files["train"].parent) if image.source == table.OFFICIAL)
+    tables = build_tables(schemas, features, dataset, entry, share, removed)
     findings, context = validate(tables, build_suites(dataset, entry, thresholds), name_images)
     splits = {split: describe_split(measured) for split, measured in features.items()}
     return Report(dataset.name, splits, findings, list_skipped(dataset, entry, thresholds)), context

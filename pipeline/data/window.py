@@ -7,7 +7,7 @@ dropped together. The draws are independent of those of the split.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import blake2b
 
 import numpy as np
@@ -34,12 +34,9 @@ def find_thresholds(pairs: Iterable[Pair], classes: int, share: float) -> np.nda
     return thresholds
 
 
-def sample(pairs: Iterable[Pair], thresholds: np.ndarray) -> Iterator[Pair]:
-    """Yield the images that are kept, in chunks. thresholds: from `find_thresholds`."""
-    for images, labels in pairs:
-        kept = draw_numbers(images) <= thresholds[labels]
-        if kept.any():
-            yield images[kept], labels[kept]
+def choose(images: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Return True for each image that is kept: bool [n]. thresholds: from `find_thresholds`."""
+    return draw_numbers(images) <= thresholds[labels]
 
 
 def draw_numbers(images: np.ndarray) -> np.ndarray:

@@ -148,13 +148,17 @@ def _vetoes(case: Case, params: RegisterParams) -> Iterator[str]:
         yield (
             f"recall of {name} falls by {-100 * by_class[name].difference:.2f} points (95% interval {in_points(low)} "
             f"to {in_points(high)}; p = {p_value:.2g}, corrected for all classes), at most "
-            f"{100 * params.max_class_drop:.2f} are allowed"
+            f"{100 * params.max_class_drop:.2f} are allowed (register.max_class_drop)"
         )
     if not case.comparison.challenger_ece <= params.max_ece:
-        yield f"its calibration error is {case.comparison.challenger_ece:.4f}, at most {params.max_ece} is allowed"
+        yield (
+            f"its calibration error is {case.comparison.challenger_ece:.4f}, at most {params.max_ece} is allowed "
+            "(register.max_ece)"
+        )
     if case.multiply_adds > params.max_multiply_adds:
         yield (
-            f"it takes {case.multiply_adds:,} multiply-adds an image, at most {params.max_multiply_adds:,} are allowed"
+            f"it takes {case.multiply_adds:,} multiply-adds an image, at most {params.max_multiply_adds:,} are allowed "
+            "(register.max_multiply_adds)"
         )
 
 
@@ -173,6 +177,11 @@ def _explain(case: Case, params: RegisterParams, outcome: Outcome, vetoes: tuple
         f"difference {in_points(pairs.difference)} points, {CONFIDENCE:.0%} interval {in_points(low)} to "
         f"{in_points(high)}."
     )
+    if left_out := case.comparison.left_out:
+        yield (
+            f"Only the images of the {len(case.comparison.by_class)} classes that both know were compared; left out: "
+            f"{', '.join(left_out)}."
+        )
     asked = f"{params.alpha} / ({case.place} x {case.place + 1}) = {level:.2g}"
     whom = f"challenger {case.place} on these {pairs.images:,} test images"
     if params.rule == "better":

@@ -76,27 +76,24 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of a challenger with a champion."""
+    """A comparison of a challenger with a champion, on the images of the classes that both know."""
 
     overall: Pairs
     by_class: Mapping[str, Pairs]  # the images of each class; accuracies are recalls
     champion_ece: float  # expected calibration error
     challenger_ece: float
+    left_out: tuple[str, ...] = ()  # classes that only one of them knows
 
 
 def compare(champion: Predictions, challenger: Predictions) -> Comparison:
-    """Compare two models image by image. Rows are matched by image id.
+    """Compare two models image by image, on the classes that both know. Rows are matched by image id.
 
     Raises:
-        DataError: ids, labels or classes differ.
+        DataError: ids or labels differ, or fewer than two classes are known to both.
     """
-    champion = champion.in_order_of(challenger.ids)
-    if champion.classes != challenger.classes:
-        raise DataError(
-            "two sets of predictions have different classes",
-            expected=", ".join(champion.classes),
-            found=", ".join(challenger.classes),
-        )
+    names = (*challenger.classes, *champion.classes)
+    champion, challenger = align(champion, challenger)
+    left_out = tuple(name for name in names if name not in challenger.classes)
     different = np.flatnonzero(champion.labels != challenger.labels)
     if len(different):
         raise DataError(
@@ -109,9 +106,35 @@ def compare(champion: Predictions, challenger: Predictions) -> Comparison:
         for label, name in enumerate(challenger.classes)
         if (members := challenger.labels == label).any()
     }
-    return Comparison(
-        _count_pairs(champion.correct, challenger.correct), by_class, _calibration(champion), _calibration(challenger)
-    )
+    overall = _count_pairs(champion.correct, challenger.correct)
+    return Comparison(overall, by_class, _calibration(champion), _calibration(challenger), left_out)
+
+
+def align(champion: Predictions, challenger: Predictions) -> tuple[Predictions, Predictions]:
+    """Restrict two models' predictions to the classes that both know, in the order of the challenger's images.
+
+    Raises:
+        DataError: ids differ, or fewer than two classes are known to both.
+    """
+    shared = shared_classes(champion.classes, challenger.classes)
+    challenger = challenger.among(shared)
+    return champion.among(shared).in_order_of(challenger.ids), challenger
+
+
+def shared_classes(champion: tuple[str, ...], challenger: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the classes that two models both know, in the order of the challenger. If they agree, all of them.
+
+    Raises:
+        DataError: there are fewer than two.
+    """
+    shared = tuple(name for name in challenger if name in champion)
+    if len(shared) < 2:
+        raise DataError(
+            "two models have too few classes in common for a comparison",
+            expected="at least two classes that both know",
+            found=f"{', '.join(champion)} and {', '.join(challenger)}",
+        )
+    return shared
 
 
 def mcnemar_p_value(gained: int, lost: int) -> float:
@@ -165,6 +188,7 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
         "p_value": comparison.overall.p_value,
         "champion_ece": comparison.champion_ece,
         "challenger_ece": comparison.challenger_ece,
+        "left_out": list(comparison.left_out),
         "by_class": {name: _describe_pairs(pairs) for name, pairs in comparison.by_class.items()},
     }
 

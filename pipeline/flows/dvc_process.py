@@ -7,6 +7,7 @@ It ends with the flow, even after `kill -9`, because its standard input is a pip
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -25,6 +26,7 @@ import psutil
 from pipeline.dvc import Outcome, is_advice, parse_announcement, remove_stale_rwlock_entries, signal_group, start_python
 from pipeline.errors import TEMPORARY_FAILURE, FlowError, remedy_for_committed
 from pipeline.flows.plan import Plan, parse_plan
+from pipeline.garbage_collection import collect_rarely
 from pipeline.git import require_repository
 from pipeline.params import PARAMS_FILE
 from pipeline.process_lifetime import end_with_input
@@ -207,8 +209,15 @@ def query_plan() -> dict[str, Any]:
     return {"order": list(upstream), "upstream": upstream, "status": status}
 
 
+def end_group(*_: object) -> None:
+    """Handle SIGTERM: pass it to the stage's command, which a shell may separate from this process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.killpg(0, signal.SIGTERM)
+
+
 def main() -> int:
     """Print the plan, or DVC's error. Then run the `dvc` commands that standard input contains, if any."""
+    collect_rarely()
     from dvc.exceptions import DvcException
 
     try:
@@ -218,6 +227,7 @@ def main() -> int:
         return 1
     if not (commands := sys.stdin.readline()):
         return 0
+    signal.signal(signal.SIGTERM, end_group)
     end_with_input()
     import dvc.cli
 

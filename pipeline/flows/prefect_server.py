@@ -37,6 +37,7 @@ from pipeline.flows.prefect_internals import (
     database_interface,
     disable_client_retries,
 )
+from pipeline.garbage_collection import collect_rarely
 from pipeline.proxies import bypass_proxy
 from pipeline.redaction import without_password
 from pipeline.server_addresses import (
@@ -383,6 +384,7 @@ def _make_private_home(home: Path) -> None:
 if __name__ == "__main__":
     bypass_proxy()
     if len(sys.argv) == 2:
+        collect_rarely()
         serve_temporarily(int(sys.argv[1]))
     else:
         serve(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

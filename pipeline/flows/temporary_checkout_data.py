@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pipeline.data.batches import read_linked_files
+from pipeline.data.batches import POINTER, read_linked_files
 from pipeline.dvc import run_in_checkout
 from pipeline.files import parse_yaml
 from pipeline.params import PARAMS_FILE
@@ -34,17 +34,27 @@ def dataset_path(directory: Path) -> Path:
     return Path(parse_yaml((directory / PARAMS_FILE).read_bytes())["dataset"]["path"])
 
 
-def copy_dataset_files(workspace: Path, directory: Path, digest: str) -> bool:
-    """Copy the files of `dataset.path` from a workspace to a checkout, unless the checkout has them.
+def dataset_pointer(directory: Path) -> Path:
+    """Return the path of DVC's pointer to the files of `dataset.path`, relative to a checkout. It need not exist."""
+    place = dataset_path(directory)
+    return place.with_name(f"{place.name}{POINTER}")
+
+
+def provide_dataset_files(workspace: Path, directory: Path, digest: str, *, without: tuple[str, ...] = ()) -> bool:
+    """Provide the files of `dataset.path` in a checkout: by DVC if it tracks them, or else from a workspace.
 
     Args:
         digest: DVC's digest of the files that the checkout needs.
+        without: prefixes of environment variables that DVC does not inherit.
 
     Returns:
         True if the checkout has these files now.
     """
     place = dataset_path(directory)
     source, target = workspace / place, directory / place
+    pointer = dataset_pointer(directory)
+    if not _has(target, digest) and (directory / pointer).exists():
+        restore(directory, str(pointer), without=without)
     if not _has(target, digest) and source != target:
         copy_files(source, target)
     return _has(target, digest)

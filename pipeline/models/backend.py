@@ -83,7 +83,8 @@ def inspect_machine() -> Machine:
 
 def make_repeatable(seed: int) -> None:
     """Seed the initial weights, and make every operation deterministic on this machine."""
-    keras.utils.clear_session()  # Keras numbers names by the objects that the process created before
+    # Keras numbers names by the objects that the process created before.
+    keras.utils.clear_session(free_memory=False)  # no garbage collection
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 

@@ -71,6 +71,7 @@ def describe_images(features: Features, classes: Sequence[str]) -> Sample:
         "ink": features.ink / features.pixels,
         "row": row,
         "column": column,
+        **features.opponents,
     }
     counts = np.bincount(features.label, minlength=len(classes)).tolist()
     return Sample(dict(zip(classes, counts, strict=True)), values)

@@ -25,6 +25,8 @@ QUANTITIES = {
     "ink": "share of an image's pixels above 0",
     "row": "row of an image's centre of mass, in pixels",
     "column": "column of an image's centre of mass, in pixels",
+    "red_green": "an image's mean red less green, -1 to 1",
+    "yellow_blue": "an image's mean yellow less blue, -1 to 1",
     "confidence": "the champion's largest probability for an image",
 }
 

@@ -109,7 +109,7 @@ def _decide_by_champion(
         challenger=number,
         champion=champion_number,
         comparison=compare(champion_predictions, predictions),
-        place=challenger_count.enter(record, file_digest(outputs.split("test"), "md5")),
+        place=challenger_count.enter(record, file_digest(outputs.split("test"), "md5"), predictions.ids),
         multiply_adds=outputs.settings()["multiply_adds"],
     )
     return decide(case, params)

@@ -8,6 +8,8 @@ the absolute gate rejected gets no version. The champion rule (`decision`) decid
 import hashlib
 import json
 import re
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from pipeline.data.catalog import CATALOG, load_catalog
 from pipeline.data.dataset_files import LOCAL
 from pipeline.errors import TrackingError
 from pipeline.evaluation.champion_rule import Decision
+from pipeline.evaluation.gate import Check
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import PARAMS_FILE, RegisterParams, load_params
 from pipeline.registry.alias_history import find_aliases, find_aliases_of
@@ -25,7 +28,7 @@ from pipeline.registry.apply_champion_rule import decide_on_version
 from pipeline.registry.card_upload import upload_card
 from pipeline.registry.model_card import describe_task
 from pipeline.registry.versions import ACCURACY_TAG, DECISION_TAG, REASON_TAG
-from pipeline.tracking.logged_models import MODEL_TAG, digest_tags
+from pipeline.tracking.logged_models import EXPORTED_TAG, INT8_TAG, MODEL_FILES, MODEL_TAG, OUTPUT_PATHS, digest_tags
 from pipeline.tracking.queries import pages
 from pipeline.tracking.stage_outputs import Outputs, read_csv
 from pipeline.tracking.store import Store, as_default, explained, locate, open_store
@@ -74,7 +77,8 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
         TrackingError: the registry cannot be used.
     """
     name, digest = registered_name(outputs), file_digest(outputs.model)
-    passed = bool(read_json(outputs.evaluation / "gate.json")["passed"])
+    gate = read_json(outputs.evaluation / "gate.json")
+    passed = bool(gate["passed"])
     remedy = "wait for the other registration, or end its process"
     main = main_repository(outputs.root)
     with lock("the registry", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=main), explained(record.store):
@@ -84,9 +88,11 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
             version = version or _create_version(record, outputs, name)
             decision = decide_on_version(record, outputs, version, params)
         elif passed and version:
+            _add_int8_model(record.client, version, outputs)
             decision = Decision(version.tags[DECISION_TAG], version.tags.get(REASON_TAG, "It has an earlier decision."))
         else:
-            decision = Decision("rejected", "The model did not pass the absolute gate.", "gate")
+            failures = "; ".join(str(Check(**check)) for check in gate["checks"] if not check["passed"])
+            decision = Decision("rejected", f"The model did not pass the absolute gate: {failures}.", "gate")
         number = str(version.version) if version else None
         aliases = find_aliases_of(record.client, name, number) if number else ()
     tags = {DECISION_TAG: decision.outcome} | ({"registry.name": name, "registry.version": number} if number else {})
@@ -229,6 +235,26 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
     return version
 
 
+def _add_int8_model(client: "MlflowClient", version: "ModelVersion", outputs: Outputs) -> None:
+    """Add the workspace's int8 model to a version that was registered without one, if it is of the same served file.
+
+    The version's contract stays as it is, so that the version can be loaded at any moment. Its tag, set last, has the
+    digest of the file.
+    """
+    digests = digest_tags(outputs)
+    same = version.tags.get(EXPORTED_TAG) == digests.get(EXPORTED_TAG)
+    if INT8_TAG not in digests or INT8_TAG in version.tags or not same:
+        return
+    model_id = str(version.source).rpartition("/")[2]
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, MODEL_FILES[INT8_TAG])
+        file.parent.mkdir()
+        shutil.copyfile(outputs.root / OUTPUT_PATHS[INT8_TAG], file)
+        client.log_model_artifacts(model_id, scratch)
+    client.set_logged_model_tags(model_id, {INT8_TAG: digests[INT8_TAG]})
+    client.set_model_version_tag(version.name, str(version.version), INT8_TAG, digests[INT8_TAG])
+
+
 def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":
     """Find the oldest version of a model file, by the file's digest."""
     same = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_TAG}` = '{digest}'")
@@ -244,8 +270,8 @@ def _write_description(outputs: Outputs) -> str:
     """Write the description of a registered model, in Markdown."""
     dataset = table.read_dataset(outputs.split("test"))
     task = describe_task(dataset, _read_judged_classes(outputs))
-    shape = f"[n, {dataset.height}, {dataset.width}]"
-    return f"{task} Takes raw uint8 images {shape}. `{CHAMPION}` serves, `{CHALLENGER}` waits."
+    shape = ", ".join(map(str, dataset.shape))
+    return f"{task} Takes raw uint8 images [n, {shape}]. `{CHAMPION}` serves, `{CHALLENGER}` waits."
 
 
 def _slug(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.files import file_digest
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.registry.registration import Registration, register
-from pipeline.tracking.stage_outputs import CONTRACT, EVALUATION, EXPORTED_MODEL, MODEL, TRAINING, Outputs
+from pipeline.tracking.stage_outputs import CONTRACT, EVALUATION, EXPORTED_MODEL, MODEL, QUANTIZED, TRAINING, Outputs
 from pipeline.tracking.training_runs import find_or_rebuild
 from pipeline.workspace import current_experiment
 
@@ -46,7 +46,8 @@ def sync(workspace: Path) -> Synced:
         TrackingError: the store cannot be used.
     """
     outputs = Outputs(workspace)
-    exported = [path for path in (EXPORTED_MODEL, CONTRACT) if path in outputs.locked("train")]  # none in an old commit
+    locked = outputs.locked("train")
+    exported = [path for path in (EXPORTED_MODEL, CONTRACT, QUANTIZED) if path in locked]  # none in an old commit
     if not outputs.are_of("train", MODEL, *exported, TRAINING):
         return Synced()
     record = find_or_rebuild(outputs)

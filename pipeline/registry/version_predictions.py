@@ -4,7 +4,6 @@ If the version was evaluated on the same split, its run has the predictions. Oth
 predicts again.
 """
 
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +13,19 @@ import numpy as np
 
 from pipeline.data import table
 from pipeline.errors import DataError, TrackingError
+from pipeline.evaluation.comparison import shared_classes
 from pipeline.evaluation.metrics import class_probabilities
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.files import file_digest
-from pipeline.registry.load_version import CannotBeJudged, find_model, load_version
+from pipeline.image_class_names import list_classes
+from pipeline.registry.load_version import CannotBeJudged, load_version
 from pipeline.tracking.queries import find_or_none
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
     from pipeline.models.latency import Latency
@@ -39,12 +41,16 @@ def predictions_of(
     Args:
         reference: another model's predictions for them. Only ids, labels and classes are used.
 
+    Returns:
+        the predictions for the images of the classes that the version knows.
+
     Raises:
-        CannotBeJudged: its classes or image size differ, or neither its predictions nor its model file exist.
+        CannotBeJudged: it knows fewer than two of the classes, its image size differs, or neither its predictions nor
+            its model file exist.
     """
     test, recorded = recorded_predictions(client, version)
     if recorded and test == file_digest(outputs.split("test"), "md5"):
-        _require_classes(recorded.classes, reference.classes)
+        _require_shared_classes(recorded.classes, reference.classes)
         if sorted(zip(recorded.ids, recorded.labels.tolist(), strict=True)) == sorted(
             zip(reference.ids, reference.labels.tolist(), strict=True)
         ):
@@ -104,8 +110,13 @@ def measure_latencies(
 def recorded_predictions(client: "MlflowClient", version: "ModelVersion") -> tuple[str, Predictions | None]:
     """Load the MD5 of the test split and the predictions from a version's run. Returns "" and None if they are gone."""
     run = find_or_none(client.get_run, version.run_id) if version.run_id else None
+    return read_run_predictions(client, run) if run else ("", None)
+
+
+def read_run_predictions(client: "MlflowClient", run: "Run") -> tuple[str, Predictions | None]:
+    """Load the MD5 of the test split and the predictions from a run. Returns "" and None if they are gone."""
     path = f"evaluation/{PREDICTIONS}"
-    if run is None or path not in [entry.path for entry in client.list_artifacts(run.info.run_id, "evaluation")]:
+    if path not in [entry.path for entry in client.list_artifacts(run.info.run_id, "evaluation")]:
         return "", None
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(client.download_artifacts(run.info.run_id, path, scratch))
@@ -118,17 +129,28 @@ def recorded_predictions(client: "MlflowClient", version: "ModelVersion") -> tup
 def _predict(
     store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, reference: Predictions
 ) -> Predictions:
-    model = find_model(client, version)
-    _require_classes(tuple(json.loads(model.params.get("classes", "[]"))), reference.classes)
+    loaded = load_version(store, client, version)
+    classes = loaded.classes
+    _require_shared_classes(classes, reference.classes)
     images, _ = table.read_images(outputs.split("test"))
     print(f"version {version.version} was evaluated on other test images: predicting with its model file", flush=True)
-    loaded = load_version(store, client, version)
-    loaded.require_size(images.shape[1:])
+    loaded.require_shape(images.shape[1:])
     probabilities = class_probabilities(loaded.predict(images)).astype(np.float32)
     ids = table.read_ids(outputs.split("test"))
-    return replace(reference, ids=ids, probabilities=probabilities).in_order_of(reference.ids)
+    if classes == reference.classes:
+        return replace(reference, ids=ids, probabilities=probabilities).in_order_of(reference.ids)
+    names = [reference.classes[label] for label in reference.in_order_of(ids).labels]
+    rows = [row for row, name in enumerate(names) if name in classes]
+    return Predictions(
+        classes=classes,
+        ids=[ids[row] for row in rows],
+        labels=np.array([classes.index(names[row]) for row in rows], np.uint16),
+        probabilities=probabilities[rows],
+    )
 
 
-def _require_classes(found: tuple[str, ...], expected: tuple[str, ...]) -> None:
-    if found != expected:
-        raise CannotBeJudged(f"it was made for other classes ({', '.join(found) or 'unknown'})")
+def _require_shared_classes(champion: tuple[str, ...], challenger: tuple[str, ...]) -> None:
+    try:
+        shared_classes(champion, challenger)
+    except DataError:
+        raise CannotBeJudged(f"it was made for other classes ({list_classes(champion) or 'unknown'})") from None

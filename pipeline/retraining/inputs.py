@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.batches.incoming import read_digest, read_digests, read_pointers
 from pipeline.batches.quarantine import read_quarantine
-from pipeline.data.batches import INCOMING
+from pipeline.data.batches import INCOMING, POINTER
 from pipeline.errors import FlowError, ParamsError
 from pipeline.files import parse_yaml
 from pipeline.git import git
@@ -65,7 +65,8 @@ def read_input(
     content = _read_raw_params(workspace, commit, ref)
     differing = {key: value for key, value in changes.items() if set_param(content, key, value)}
     place = workspace / parse_params(content, f"{PARAMS_FILE} of {ref}", of_commit=True).dataset.path
-    has_files = place.is_dir() and any(not path.name.startswith(".") for path in place.iterdir())
+    is_tracked = place.with_name(f"{place.name}{POINTER}").exists()  # then the commit's pointer selects the content
+    has_files = not is_tracked and place.is_dir() and any(not path.name.startswith(".") for path in place.iterdir())
     return RetrainingInput(
         commit,
         git(workspace, "rev-parse", f"{commit}:./"),

@@ -11,7 +11,12 @@ from pipeline.batches.quarantine import quarantine, release
 from pipeline.data.batches import INCOMING, POINTER
 from pipeline.dvc import TRANSFER_SECONDS, run_in_checkout
 from pipeline.errors import DataError, FlowError
-from pipeline.flows.temporary_checkout_data import copy_dataset_files, dataset_path, restore
+from pipeline.flows.temporary_checkout_data import (
+    dataset_path,
+    dataset_pointer,
+    provide_dataset_files,
+    restore,
+)
 from pipeline.git import find_reason
 from pipeline.params import load_params
 from pipeline.retraining.inputs import RetrainingInput
@@ -42,13 +47,24 @@ class Intake:
             except_for: names of batches that are not needed.
 
         Raises:
-            FlowError: the content of a batch cannot be found, or the files of `dataset.path` are changing.
+            FlowError: the content of a batch or of imported data cannot be found, or the files of `dataset.path` are
+                changing.
         """
-        if given.dataset_files and not copy_dataset_files(self.workspace, directory, given.dataset_files):
+        if given.dataset_files and not provide_dataset_files(self.workspace, directory, given.dataset_files):
             place = dataset_path(directory)
             raise FlowError(f"the files in {place} changed while they were copied", remedy="pipeline retrain, later")
         if not run_in_checkout(directory, "checkout")[0]:  # also restores stage outputs that are in the cache
             return
+        own = dataset_pointer(directory)
+        if (directory / own).exists() and not (directory / own).with_suffix("").exists():
+            restored, lines = restore(directory, str(own), seconds=TRANSFER_SECONDS)
+            if not restored:
+                raise FlowError(
+                    f"the content of {own} cannot be found",
+                    expected="content in DVC's cache or in a remote",
+                    found=find_reason("\n".join(lines)),
+                    remedy="dvc push where the data was imported; then pipeline retrain",
+                )
         wanted = {name: digest for name, digest in read_pointers(directory, "HEAD").items() if name not in except_for}
         present, _ = read_digests(self.root, self.workspace / INCOMING)
         for name, digest in wanted.items():

@@ -19,6 +19,7 @@ from typing import NoReturn
 from pipeline.data.batches import INCOMING, require_same_batches, require_same_local_data
 from pipeline.data.catalog import load_entry
 from pipeline.errors import PipelineError, WorkspaceError
+from pipeline.garbage_collection import collect_rarely
 from pipeline.models.tasks import create_task
 from pipeline.params import Params, load_params
 from pipeline.proxies import bypass_proxy
@@ -45,6 +46,7 @@ def execute(stage: str, run: Callable[[Params], None], *, part: Callable[[], str
     Args:
         part: returns a name, such as "worker 1", if the stage has several processes. Each holds its own lock.
     """
+    collect_rarely()
     end_with_parent()
     bypass_proxy()
     try:

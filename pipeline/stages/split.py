@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import split, table
+from pipeline.data.removed_images import read_removed
 from pipeline.errors import DataError, ValidationFailed
 from pipeline.files import atomic_file, read_json, write_json
 from pipeline.params import Params, SplitParams
@@ -20,13 +21,16 @@ REPORT = Path("reports/split.json")
 def run(params: Params) -> None:
     """Write `data/splits/` and `reports/split.json`. If the data cannot be split as configured, nothing is written."""
     _require_validated()
-    classes, seed = table.read_dataset(TRAIN).classes, params.split.seed
+    dataset, seed = table.read_dataset(TRAIN), params.split.seed
     train, test = split.read_draws(TRAIN, seed), split.read_draws(TEST, seed)
-    thresholds = split.find_thresholds(train, classes, params.split.validation_fraction)
-    is_validation = split.choose_validation(train, thresholds)
+    removed = split.draw_removed([image for image in read_removed(TRAIN.parent) if image.split == "train"], seed)
+    given = train + removed if len(removed.number) else train
+    strata = split.find_strata(given, grouped=dataset.grouped)
+    thresholds = split.find_thresholds(given, strata, dataset.classes, params.split.validation_fraction)
+    is_validation = split.choose_validation(train, strata[: len(train.number)], thresholds)
     labels = {"train": train.label[~is_validation], "validation": train.label[is_validation], "test": test.label}
-    counts = {name: split.count_classes(name, of_split, classes) for name, of_split in labels.items()}
-    split.require_disjoint(train, is_validation, test, TRAIN)
+    counts = {name: split.count_classes(name, of_split, dataset.classes) for name, of_split in labels.items()}
+    split.require_disjoint(train, is_validation, test, TRAIN, grouped=dataset.grouped)
 
     split.write_splits(TRAIN, is_validation, SPLITS / "train.parquet", SPLITS / "validation.parquet")
     with atomic_file(SPLITS / "test.parquet") as partial:

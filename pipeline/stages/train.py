@@ -1,17 +1,19 @@
 """Train the network on the train split and keep the epoch that is best on the validation split."""
 
+import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.data import table
-from pipeline.data.image_background import measure_ground
+from pipeline.data.image_background import Ground, ground_of
+from pipeline.image_class_names import list_classes
 from pipeline.models.cluster import this_worker
-from pipeline.params import Params, TrainSettings
+from pipeline.params import Params, TrainParams, TrainSettings
 from pipeline.stages.entrypoint import execute
 from pipeline.workspace import STATE, lock, main_repository
 
@@ -45,6 +47,7 @@ class Preparation:
     network: "keras.Model"  # with its initial weights
     training: "Source"
     validation: "Source"
+    ground: Ground
     settings: TrainSettings
     strategy: "Strategy"
     resolved: dict[str, Any]  # params and derived values that determine the result
@@ -77,6 +80,7 @@ def run(params: Params) -> None:
         seed=params.train.seed,
         checkpoint=checkpoint,
         class_weights=prepared.class_weights,
+        ground=prepared.ground,
         strategy=prepared.strategy,
         report=terminal.print_progress,
     )
@@ -86,7 +90,9 @@ def run(params: Params) -> None:
         return
 
     inputs = {"train": TRAIN, "validation": VALIDATION}
-    facts = TrainingFacts(prepared.dataset.name, prepared.resolved, inputs, prepared.local)
+    settings_of_files = {"quantize": params.train.quantize} if params.train.quantize != "none" else {}
+    described = prepared.resolved | settings_of_files  # the checkpoint's key leaves them out: the weights are the same
+    facts = TrainingFacts(prepared.dataset.name, described, inputs, prepared.local)
     with _training_lock(checkpoint), training_run(facts) as tracked:
         history = []
         for epoch in epochs:
@@ -96,8 +102,9 @@ def run(params: Params) -> None:
         best = training.find_best(history)
         print(f"best on validation: epoch {best.epoch}, {_describe_best(best)}", flush=True)
         _, steps = training.plan_batches(images, settings, prepared.strategy.num_replicas_in_sync)
-        _write_model(prepared, archive.export(prepared.network, settings, task, steps * settings.epochs))
-        write_training(REPORT, [asdict(epoch) for epoch in history], prepared.resolved | {"best_epoch": best.epoch})
+        exported = archive.export(prepared.network, settings, task, steps * settings.epochs, ground=prepared.ground)
+        _write_model(prepared, exported, params.train)
+        write_training(REPORT, [asdict(epoch) for epoch in history], described | {"best_epoch": best.epoch})
         tracked.complete(MODELS / export.KERAS_FILE, REPORT.parent)
         checkpoint.remove()
 
@@ -118,7 +125,7 @@ def prepare(params: Params) -> Preparation:
     # Checked before weights are created: with different shapes, the workers would wait for each other forever.
     distribution.require_agreement(f"seed {seed}, {task.loss}, {settings}", strategy)
     with distribution.replicated(strategy):
-        network = networks.create_network(settings, task, (dataset.height, dataset.width), precision)
+        network = networks.create_network(settings, task, dataset.shape, precision)
     networks.whiten(network, images.sample)
 
     resolved = {"preset": params.train.preset, "seed": seed, "loss": task.loss, "classes": task.classes}
@@ -128,7 +135,10 @@ def prepare(params: Params) -> Preparation:
     resolved |= asdict(settings) | asdict(networks.measure_cost(network))
     local = asdict(machine) | {"computed_in": precision, "replicas": strategy.num_replicas_in_sync}
     local |= {"xla": training.uses_xla(settings, strategy)}
-    return Preparation(dataset, task, class_weights, network, images, validation, settings, strategy, resolved, local)
+    ground = ground_of(dataset, next(validation.blocks()).images)
+    return Preparation(
+        dataset, task, class_weights, network, images, validation, ground, settings, strategy, resolved, local
+    )
 
 
 def _weigh_classes(task: "Task") -> "np.ndarray":
@@ -139,8 +149,7 @@ def _weigh_classes(task: "Task") -> "np.ndarray":
 
     counts = np.zeros(len(task.classes), np.int64)
     for rows in table.stream_columns(TRAIN, ["label"]):
-        labels = np.array(rows.column("label").to_pylist(), np.uint16)
-        counts += np.bincount(task.answers(labels), minlength=len(counts))
+        counts += np.bincount(task.answers(table.label_column(rows, "label")), minlength=len(counts))
     return balance_classes(counts)
 
 
@@ -149,14 +158,22 @@ def _describe_best(epoch: "Epoch") -> str:
     return f"accuracy {epoch.validation_accuracy:.4f}" + (f", balanced {balanced:.4f}" if balanced is not None else "")
 
 
-def _write_model(prepared: Preparation, network: "keras.Model") -> None:
-    """Write the three files of the model, after a check of its answers on the validation images."""
-    from pipeline.models import export
+def _write_model(prepared: Preparation, network: "keras.Model", params: TrainParams) -> None:
+    """Write the files of the model, after a check of its answers on the validation images."""
+    from pipeline.models import export, networks
 
     dataset, validation = prepared.dataset, prepared.validation
-    ground = measure_ground(next(validation.blocks()).images)
-    subject = export.Subject(dataset.name, dataset.classes, dataset.classes_ko, ground)
-    export.write_model(MODELS, network, prepared.task, (block.images for block in validation.blocks()), subject)
+    mode, max_drop = params.quantize, params.quantize_max_drop  # both read, whatever they are: the stage declares both
+    quantization = None
+    if mode == "int8":
+        labelled = ((block.images, block.labels) for block in validation.blocks())
+        count = min(export.REPRESENTATIVE_IMAGES, networks.sample_size(dataset.shape))
+        representative = prepared.training.sample(count)
+        quantization = export.Quantization(representative, labelled, max_drop)
+    resizing: Literal["fit", "crop"] = "crop" if dataset.resizing == "crop" else "fit"
+    subject = export.Subject(dataset.name, dataset.classes, dataset.classes_ko, prepared.ground, resizing)
+    images = (block.images for block in validation.blocks())
+    export.write_model(MODELS, network, prepared.task, images, subject, quantization)
 
 
 def _resolve_views(settings: TrainSettings, dataset: table.Dataset) -> TrainSettings:
@@ -169,12 +186,12 @@ def _open_sources(dataset: table.Dataset, memory: int) -> tuple["Source", "Sourc
     """Open train and validation split: in memory if their images fit into `memory` bytes, otherwise streamed."""
     from pipeline.models.inputs import Examples, Stream
 
-    size = dataset.height, dataset.width
+    shape = dataset.shape
     images = table.count_rows(TRAIN) + table.count_rows(VALIDATION)
-    if images * dataset.height * dataset.width <= memory:
+    if images * math.prod(shape) <= memory:
         return Examples(*table.read_images(TRAIN)), Examples(*table.read_images(VALIDATION))
     train, validation = table.RowGroups(TRAIN), table.RowGroups(VALIDATION)
-    return Stream(train.sizes, train.read, size, memory), Stream(validation.sizes, validation.read, size, memory)
+    return Stream(train.sizes, train.read, shape, memory), Stream(validation.sizes, validation.read, shape, memory)
 
 
 def _find_checkpoint(determinants: dict[str, Any], *, read_only: bool) -> "Checkpoint":
@@ -221,8 +238,8 @@ class _Terminal:
         from pipeline.models.training import plan_batches
 
         cost, local = prepared.resolved, prepared.local
-        images, _, _ = prepared.validation.shape
-        print(f"{self._images:,} images of {', '.join(prepared.task.classes)}; {images:,} to validate on")
+        images, *_ = prepared.validation.shape
+        print(f"{self._images:,} images of {list_classes(prepared.task.classes)}; {images:,} to validate on")
         network = prepared.settings.network
         print(f"{network}: {cost['parameters']:,} parameters, {cost['multiply_adds']:,} multiply-adds an image")
         replicas = f", {local['replicas']} replicas" if local["replicas"] > 1 else ""

@@ -1,17 +1,17 @@
 """Check the data against the expectations; a critical failure stops the pipeline."""
 
-import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pipeline.data import table
 from pipeline.data.catalog import load_catalog
+from pipeline.deferred_imports import deferred
 from pipeline.files import atomic_directory, write_json
 from pipeline.params import Params
 from pipeline.stages.entrypoint import execute
 
+UNUSED = ("scipy.stats", "altair", "boto3")  # by our expectations; a third of the import of Great Expectations
 FILES = {"train": Path("data/dataset/train.parquet"), "test": Path("data/dataset/test.parquet")}
 REPORT = Path("reports/validation.json")
 PAGES = Path("reports/data_docs")  # not a DVC output: its HTML contains times, and it must remain after a failed stage
@@ -21,22 +21,15 @@ def run(params: Params) -> None:
     """Write `reports/data_docs/` and, if every critical expectation holds, `reports/validation.json`."""
     dataset = table.read_dataset(FILES["train"])
     print(f"measuring the images of {dataset.name}; Great Expectations takes some seconds to load", flush=True)
-    validation, entry = _import_validation(), load_catalog().get(dataset.name)
+    with deferred(*UNUSED):
+        from pipeline.data import validation
+
+    entry = load_catalog().get(dataset.name)
     report, context = validation.inspect(FILES, entry, params.validate, params.dataset.share_of_own)
     print(validation.summarise(report), flush=True)
     _write_pages(lambda directory: validation.write_pages(context, directory), report.content())
     validation.require_passed(report, PAGES / REPORT.name)
     write_json(REPORT, report.content())
-
-
-def _import_validation() -> ModuleType:
-    """Import Great Expectations without garbage collection, which would take a fifth of the time."""
-    gc.disable()
-    try:
-        from pipeline.data import validation
-    finally:
-        gc.enable()
-    return validation
 
 
 def _write_pages(write: Callable[[Path], None], content: Mapping[str, Any]) -> None:

@@ -20,6 +20,11 @@ WAIT_SECONDS = 120
 POLL_SECONDS = 0.05
 
 
+def is_in_flow() -> bool:
+    """Return True if a flow started this process."""
+    return PARENT_FILE_VARIABLE in os.environ
+
+
 def write_parent_run(file: Path, run_id: str) -> None:
     """Write the id of the flow's run to a file, for the stages."""
     with atomic_file(file) as partial:
@@ -31,7 +36,7 @@ def read_parent_run() -> str | None:
 
     Waits until the flow has opened its run. If the flow fails to do so, it ends this process.
     """
-    if PARENT_FILE_VARIABLE not in os.environ:
+    if not is_in_flow():
         return None
     file, deadline = Path(os.environ[PARENT_FILE_VARIABLE]), time.monotonic() + WAIT_SECONDS
     while not file.exists():

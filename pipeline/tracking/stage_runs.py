@@ -87,12 +87,13 @@ def training_run(facts: TrainingFacts) -> Iterator[TrainingRun]:
             yield run
 
 
-def log_evaluation(model_file: Path, evaluation: Path) -> None:
+def log_evaluation(model_file: Path, evaluation: Path, timings: Mapping[str, float] | None = None) -> None:
     """Add an evaluation to the run that trained the model.
 
     Args:
         model_file: `models/model.keras`.
         evaluation: the directory `reports/evaluation`, complete.
+        timings: metrics of this machine, which are in no output.
 
     Raises:
         TrackingError: the store cannot be used.
@@ -100,7 +101,10 @@ def log_evaluation(model_file: Path, evaluation: Path) -> None:
     outputs = _outputs(model_file)
     if evaluation.resolve() != outputs.evaluation.resolve():
         raise ValueError(f"{evaluation} does not belong to {model_file}")
-    find_or_rebuild(outputs).add_evaluation(outputs)
+    record = find_or_rebuild(outputs)
+    record.add_evaluation(outputs)
+    if timings:
+        record.log_metrics(timings)
 
 
 def _open(facts: TrainingFacts) -> "tuple[Record, SystemMetricsMonitor]":

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pipeline.errors import PipelineError, TrackingError
+from pipeline.garbage_collection import collect_rarely
 from pipeline.proxies import bypass_proxy
 from pipeline.redaction import without_password
 from pipeline.rooms import find_remedy
@@ -216,6 +217,7 @@ def _probe(store: Store) -> None:
 
 
 if __name__ == "__main__":
+    collect_rarely()
     bypass_proxy()
     try:
         open_store(locate())

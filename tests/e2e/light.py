@@ -17,12 +17,11 @@ import yaml
 from pipeline.params import Params
 from pipeline.stages import register
 from pipeline.stages.entrypoint import execute
-from pipeline.tracking.logged_models import OUTPUT_PATHS
 from pipeline.tracking.stage_runs import log_evaluation, training_run
 from pipeline.tracking.training_runs import TrainingFacts
 from pipeline.workspace import STATE, main_repository
 from tests.conftest import Project, create_project
-from tests.integration.recorded import EPOCHS, Workspace
+from tests.integration.recorded import EPOCHS, MODEL_OUTPUTS, Workspace
 
 DATASET = "tiny"
 IMAGES = 600  # in the test split
@@ -32,7 +31,7 @@ HOLD = STATE / "hold"  # in the main repository: while this file is there, a tra
 HELD = STATE / "held"  # and leaves this one
 STAGES = {
     "split": (["dataset.name"], [], ["data/splits", "reports/split.json", "reports/validation.json"]),
-    "train": (["train.seed"], ["data/splits"], [*OUTPUT_PATHS.values(), "reports/training"]),
+    "train": (["train.seed"], ["data/splits"], [*MODEL_OUTPUTS, "reports/training"]),
     "evaluate": (["evaluate"], ["data/splits", "models/model.keras"], ["reports/evaluation"]),
     "register": (["register"], ["models/model.keras", "reports/evaluation"], []),
 }

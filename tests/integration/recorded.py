@@ -17,12 +17,22 @@ from pipeline.data import table
 from pipeline.data.image_background import measure_ground
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
 from pipeline.files import file_digest, write_json
-from pipeline.models.contract import Contract, ContractTask, ExportCheck, write_contract
+from pipeline.models.contract import Contract, ContractTask, ExportCheck, Int8Check, write_contract
 from pipeline.params import load_params
 from pipeline.registry.registration import Registration, register
-from pipeline.tracking.logged_models import OUTPUT_PATHS
 from pipeline.tracking.parent_run_id import PARENT_FILE_VARIABLE
-from pipeline.tracking.stage_outputs import EVALUATION, MODEL, TRAINING, Outputs, dvc_digest, flatten
+from pipeline.tracking.stage_outputs import (
+    CONTRACT,
+    EVALUATION,
+    EXPORTED_MODEL,
+    INT8_MODEL,
+    MODEL,
+    QUANTIZED,
+    TRAINING,
+    Outputs,
+    dvc_digest,
+    flatten,
+)
 from pipeline.tracking.stage_runs import log_evaluation, training_run
 from pipeline.tracking.store import locate, open_store
 from pipeline.tracking.training_runs import TrainingFacts, find_or_rebuild
@@ -33,6 +43,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
+MODEL_OUTPUTS = (MODEL, EXPORTED_MODEL, CONTRACT, QUANTIZED)
 CLASSES = ("Bag", "T-shirt/top", "Dress")
 EPOCHS = [
     {"epoch": 1, "loss": 0.9, "accuracy": 0.6, "validation_loss": 0.8, "validation_accuracy": 0.7},
@@ -63,14 +74,16 @@ class Workspace:
         self.root = root
         self.outputs = Outputs(root)
 
-    def split(self, images: int = 6, dataset: str = "garments") -> None:
-        """Three splits of so many images, of which every third shows the same class."""
-        garments = table.Dataset(dataset, 4, 5, CLASSES, CLASSES, flip=True)
+    def split(
+        self, images: int = 6, dataset: str = "garments", classes: tuple[str, ...] = CLASSES, first: int = 0
+    ) -> None:
+        """Three splits of so many images, of which every third shows the same class. `first`: number of the first."""
+        garments = table.Dataset(dataset, 4, 5, classes, classes, flip=True)
         for seed, name in enumerate(("train", "validation", "test")):
             pixels = np.random.default_rng(seed).integers(0, 256, (images, 4, 5), np.uint8)
             with table.writer(self.outputs.split(name), garments) as writer:
-                labels = (np.arange(images) % len(CLASSES)).astype(np.uint8)
-                ids = [f"{name}-{row}" for row in range(images)]
+                labels = (np.arange(images) % len(classes)).astype(np.uint8)
+                ids = [f"{name}-{row}" for row in range(first, first + images)]
                 writer.write(pixels, labels, ids, pa.array(["official"] * images))
         found = {"name": "schema", "meaning": "columns", "passed": True, "severity": "critical", "count": 0}
         write_json(self.root / "reports/validation.json", {"passed": True, "expectations": [found]})
@@ -78,24 +91,32 @@ class Workspace:
         splits = dict.fromkeys(("train", "validation", "test"), counts)
         write_json(self.root / "reports/split.json", {"seed": 20, "validation_fraction": 0.5, "splits": splits})
 
-    def train(self, model: bytes, **settings: Any) -> None:
+    def train(self, model: bytes, *, int8: bool = True, **settings: Any) -> None:
         self.outputs.model.parent.mkdir(exist_ok=True)
         self.outputs.model.write_bytes(model)
-        self._export(model)
+        self._export(model, int8=int8)
         self.outputs.training.mkdir(parents=True, exist_ok=True)
         write_json(self.outputs.training / "settings.json", SETTINGS | settings)
         _write_table(self.outputs.training / "history.csv", EPOCHS)
         (self.outputs.training / "curves.png").write_bytes(PNG)
         self.lock(
             "train",
-            *OUTPUT_PATHS.values(),
+            *MODEL_OUTPUTS,
             TRAINING,
             *(f"data/splits/{name}.parquet" for name in ("train", "validation")),
         )
 
-    def _export(self, model: bytes) -> None:
+    def _export(self, model: bytes, *, int8: bool) -> None:
         """Write the other files of the model."""
         self.outputs.exported_model.write_bytes(b"exported " + model)
+        quantized = self.root / INT8_MODEL
+        quantized.parent.mkdir(exist_ok=True)
+        quantized.unlink(missing_ok=True)
+        check = None
+        if int8:
+            quantized.write_bytes(b"quantized " + model)
+            digest = file_digest(quantized)
+            check = Int8Check(sha256=digest, images=6, accuracy=0.5, float_accuracy=0.75, other_top_class=2)
         dataset = table.read_dataset(self.outputs.split("validation"))
         contract = Contract(
             dataset=dataset.name,
@@ -108,6 +129,7 @@ class Workspace:
             keras_sha256=file_digest(self.outputs.model),
             litert_sha256=file_digest(self.outputs.exported_model),
             check=ExportCheck(images=6, largest_difference=2e-6, other_top_class=0),
+            int8=check,
         )
         write_contract(self.outputs.contract_file, contract)
 
@@ -130,7 +152,8 @@ class Workspace:
         interval = {"accuracy_low": 0.7, "accuracy_high": 0.8}
         metrics = {"accuracy": accuracy, **interval, "ece": 0.05, "macro_f1": 0.7, "images": 6, "loss": None}
         write_json(self.outputs.evaluation / "metrics.json", metrics)
-        write_json(self.outputs.evaluation / "gate.json", {"passed": passed, "checks": []})
+        checks = [{"name": "min_accuracy", "threshold": 0.95, "value": 0.9, "passed": passed}]
+        write_json(self.outputs.evaluation / "gate.json", {"passed": passed, "checks": checks})
         _write_table(
             self.outputs.evaluation / "per_class.csv",
             [

@@ -206,14 +206,45 @@ def test_the_first_model_is_no_challenger_and_a_deleted_one_still_counts(judged:
 
 def test_other_test_images_start_a_new_count(judged: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     judged.enter(b"a", wrong=range(58))
-    judged.split(IMAGES + 3)
+    judged.split(IMAGES, first=IMAGES // 2 + 1)  # less than half of them are the former ones
     # The champion's file is no model, so what it would answer is put in its place.
     monkeypatch.setattr(
         version_predictions, "_predict", lambda *_: answer(judged.outputs.split("test"), CLASSES, wrong=range(60))
     )
     judged.enter(b"b", wrong=range(58))
     assert decision_of(judged)["place"] == 1
-    assert decision_of(judged)["comparison"]["images"] == IMAGES + 3
+
+
+def test_a_test_split_with_most_of_the_former_images_continues_their_count(
+    judged: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged.enter(b"a", wrong=range(58))
+    judged.enter(b"b", wrong=range(58))
+    judged.split(IMAGES, first=IMAGES // 2)
+    monkeypatch.setattr(
+        version_predictions, "_predict", lambda *_: answer(judged.outputs.split("test"), CLASSES, wrong=range(60))
+    )
+    for place, name in enumerate((b"c", b"d"), 3):
+        judged.enter(name, wrong=range(58))
+        assert decision_of(judged)["place"] == place
+
+
+def test_a_model_with_a_new_class_is_compared_on_the_classes_that_both_know(
+    judged: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wider = (*CLASSES, "Coat")
+    judged.split(IMAGES, classes=wider)
+    old = CLASSES[::-1]  # the champion's own order of its classes
+    known = [row for row in range(IMAGES) if row % 4 < 3]
+    everything = answer(judged.outputs.split("test"), wider, wrong=known[:60])
+    monkeypatch.setattr(version_predictions, "_predict", lambda *_: everything.among(old))
+    judged.train(b"wider", classes=list(wider))
+    judged.evaluate(classes=wider, wrong=[*known[:20], *range(3, IMAGES, 4)])  # each Coat is wrong, and left out
+    decision = judged.register().decision
+    assert (decision.outcome, decision.ground) == ("champion", "better")
+    assert decision.evidence["comparison"]["images"] == len(known)
+    assert decision.evidence["comparison"]["gained"] == 40
+    assert "Only the images of the 3 classes that both know were compared; left out: Coat." in decision.reason
 
 
 def test_a_worn_out_split_is_said_to_be_so(judged: Workspace) -> None:
@@ -276,7 +307,7 @@ def test_a_champion_whose_artifacts_are_gone_keeps_its_place(
 def test_a_champion_made_for_other_classes_cannot_be_judged(judged: Workspace) -> None:
     judged.client.set_registered_model_alias("garments", "champion", "1")
     path = judged.outputs.split("test")
-    changed = ("Handbag", *CLASSES[1:])
+    changed = ("Handbag", "Shirt", *CLASSES[2:])
     from pipeline.data import table
 
     dataset = table.Dataset("garments", 4, 5, changed, changed, flip=True)

@@ -1,6 +1,7 @@
 """The exported model: equal bytes on a rerun, the answers of the network, without TensorFlow."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,7 +25,7 @@ CLASSES = [str(label) for label in range(10)]
 SOFTMAX = create_task("sparse_categorical_crossentropy", CLASSES)
 BINARY = create_task("binary_crossentropy", CLASSES, [7])
 SMALL = {"widths": (4, 6)}
-IMAGES, _ = tiny.generate(600, 5)
+IMAGES, LABELS = tiny.generate(600, 5)
 SUBJECT = export.Subject("tiny", tuple(CLASSES), tuple(CLASSES), ground=0)
 
 
@@ -44,11 +45,17 @@ def create(preset: str = "mlp", task: Task = SOFTMAX, **changes: object) -> back
     return archive.export(network, settings, task, steps=100)
 
 
+def quantization(max_drop: float = 1.0, labels: np.ndarray = LABELS) -> export.Quantization:
+    validation = [(IMAGES[:300], labels[:300]), (IMAGES[300:], labels[300:])]
+    return export.Quantization(IMAGES[::5], validation, max_drop)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a small model with views, as `train` writes it. Not to be changed."""
+    """The directory of a small model with views and an int8 file, as `train` writes it. Not to be changed."""
     directory = tmp_path_factory.mktemp("model")
-    export.write_model(directory, create("cnn", **SMALL), SOFTMAX, [IMAGES[:300], IMAGES[300:]], SUBJECT)
+    network, blocks = create("cnn", **SMALL), [IMAGES[:300], IMAGES[300:]]
+    export.write_model(directory, network, SOFTMAX, blocks, SUBJECT, quantization())
     return directory
 
 
@@ -68,7 +75,7 @@ def test_the_exported_model_gives_the_answers_of_the_network(
 ) -> None:
     network = create(preset, task, **changes)
     exported = interpreter.ExportedModel(export.convert(network))
-    assert (exported.size, exported.units) == ((28, 28), task.units)
+    assert (exported.shape, exported.units) == ((28, 28), task.units)
     check = export.compare(network, exported, [IMAGES])
     assert (check.images, check.other_top_class) == (600, 0)
     assert 0 <= check.largest_difference < 1e-5
@@ -102,8 +109,10 @@ def test_a_network_that_was_trained_on_replicas_is_exported() -> None:
 
 CONVERT = """
 import hashlib, sys
-from tests.integration.test_export import SMALL, create, export
-print(hashlib.sha256(export.convert(create("cnn", **SMALL))).hexdigest())
+from tests.integration.test_export import IMAGES, SMALL, create, export
+network = create("cnn", **SMALL)
+for representative in (None, IMAGES[::5]):
+    print(hashlib.sha256(export.convert(network, representative)).hexdigest())
 """
 
 
@@ -113,7 +122,8 @@ def test_another_process_writes_the_same_bytes(model: Path) -> None:
     assert again == (model / "model.tflite").read_bytes()
     command = [sys.executable, "-c", CONVERT]
     result = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
-    assert result.stdout.strip() == hashlib.sha256(again).hexdigest()
+    int8 = (model / "quantized/model.int8.tflite").read_bytes()
+    assert result.stdout.split() == [hashlib.sha256(content).hexdigest() for content in (again, int8)]
     assert str(REPOSITORY).encode() not in again
 
 
@@ -121,7 +131,7 @@ def test_the_contract_binds_both_files(model: Path) -> None:
     contract = read_contract(model / "contract.json")
     for name, digest in [("model.keras", contract.keras_sha256), ("model.tflite", contract.litert_sha256)]:
         assert hashlib.sha256((model / name).read_bytes()).hexdigest() == digest
-    assert (contract.size, contract.check.images) == ((28, 28), 600)
+    assert (contract.shape, contract.check.images) == ((28, 28), 600)
     ours = predict(archive.load(model / "model.keras"), IMAGES)
     theirs = interpreter.load(model / "model.tflite", contract).predict(IMAGES)
     assert np.abs(ours - theirs).max() <= contract.check.largest_difference
@@ -191,7 +201,7 @@ def test_images_of_another_size_or_type_are_refused(model: Path) -> None:
 
 
 def test_a_model_of_another_kind_is_refused() -> None:
-    for shape, outputs in [((5,), 2), ((28, 28, 3), 2)]:
+    for shape, outputs in [((5,), 2), ((28, 28, 4), 2)]:
         image = backend.keras.Input(shape, dtype="uint8")
         flat = backend.keras.layers.Flatten()(backend.keras.layers.Rescaling(1.0)(image))
         network = backend.keras.Model(image, backend.keras.layers.Dense(outputs)(flat))
@@ -231,7 +241,65 @@ def test_a_layer_that_litert_does_not_have_is_named() -> None:
         export.convert(network)
 
 
+@pytest.mark.parametrize(
+    ("preset", "changes", "task"),
+    [
+        *[(preset, {}, SOFTMAX) for preset in RAW["presets"]],
+        ("cnn", SMALL | {"tta": "flip", "flip": True, "whitening": 0}, SOFTMAX),
+        ("mlp", {"tta": "shift", "flip": True}, BINARY),
+    ],
+)
+def test_the_int8_model_takes_the_same_pixels_and_answers_nearly_the_same(
+    preset: str, changes: dict[str, object], task: Task
+) -> None:
+    network, images = create(preset, task, **changes), IMAGES[:100]
+    contents = export.convert(network), export.convert(network, IMAGES[::10])
+    exact, int8 = map(interpreter.ExportedModel, contents)
+    assert (int8.size, int8.units) == ((28, 28), task.units)
+    ours, theirs = exact.predict(images), int8.predict(images)
+    if "widths" not in changes:
+        assert len(contents[1]) < 0.4 * len(contents[0])
+    resolution = 1 / 256  # of a probability in int8
+    assert np.abs(ours - theirs).mean() < max(resolution, 0.2 * ours.std(axis=0).mean())
+    assert np.array_equal(np.concatenate([int8.predict(images[:1]), int8.predict(images[1:])]), theirs)
+
+
+def test_the_contract_has_the_int8_file_and_what_it_lost(model: Path, tmp_path: Path) -> None:
+    file, contract = model / "quantized/model.int8.tflite", read_contract(model / "contract.json")
+    assert contract.int8
+    answers = interpreter.load_int8(file, contract).predict(IMAGES).argmax(axis=1)
+    exact = interpreter.load(model / "model.tflite", contract).predict(IMAGES).argmax(axis=1)
+    assert contract.int8.accuracy == pytest.approx((answers == LABELS).mean(), abs=1e-6)
+    assert contract.int8.float_accuracy == pytest.approx((exact == LABELS).mean(), abs=1e-6)
+    assert (contract.int8.images, contract.int8.other_top_class) == (600, (answers != exact).sum())
+    with pytest.raises(ModelError, match="not the file of its contract"):
+        interpreter.load_int8(model / "model.tflite", contract)
+
+
+def test_without_quantization_the_other_files_are_the_same(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "quantized").mkdir()
+    (tmp_path / "quantized/model.int8.tflite").touch()  # of a former training
+    export.write_model(tmp_path, create("cnn", **SMALL), SOFTMAX, [IMAGES], SUBJECT)
+    assert list((tmp_path / "quantized").iterdir()) == []
+    for name in ("model.keras", "model.tflite"):
+        assert (tmp_path / name).read_bytes() == (model / name).read_bytes()
+    without, contract = (json.loads((path / "contract.json").read_text()) for path in (tmp_path, model))
+    assert without == {key: value for key, value in contract.items() if key != "int8"}
+
+
+def test_an_int8_model_that_loses_too_much_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    network = create("cnn", **SMALL)
+    labels = interpreter.ExportedModel(export.convert(network)).predict(IMAGES).argmax(axis=1)
+    black = export.Quantization(IMAGES[:5] * 0, [(IMAGES, labels.astype(np.uint8))], 0.05)  # ranges of no use
+    with pytest.raises(ModelError, match=r"(?s)loses too much accuracy.*at most 5 points.*instead of 100.00%.*none"):
+        export.write_model(tmp_path, network, SOFTMAX, [IMAGES], SUBJECT, black)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_of_a_yes_or_no_task_says_which_classes_are_a_yes(tmp_path: Path) -> None:
-    export.write_model(tmp_path, create(task=BINARY), BINARY, [IMAGES], SUBJECT)
+    export.write_model(tmp_path, create(task=BINARY), BINARY, [IMAGES], SUBJECT, quantization())
     contract = read_contract(tmp_path / "contract.json")
+    assert contract.int8
+    answers = interpreter.load(tmp_path / "model.tflite", contract).predict(IMAGES)[:, 0] > 0.5
+    assert contract.int8.float_accuracy == pytest.approx((answers == (LABELS == 7)).mean(), abs=1e-6)
     assert (contract.task.units, contract.task.positive_classes, contract.create_task()) == (1, ("7",), BINARY)

@@ -21,6 +21,7 @@ import yaml
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.prefect_server import TemporaryServer
 from pipeline.flows.run import IfBusy, run_training
+from pipeline.process_lifetime import GRACE_SECONDS
 from pipeline.workspace import lock
 from tests.conftest import CLOSED_PROXY, STAGES, Project
 from tests.stand_ins import behave, started_stages
@@ -90,6 +91,14 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+def wait_until_idle(project: Project) -> None:
+    """Wait for the end of all processes of a project: longer than the grace between SIGTERM and SIGKILL."""
+    deadline = time.monotonic() + 3 * GRACE_SECONDS
+    while processes_of(project) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(project) == []
 
 
 def test_nothing_changed_starts_no_stage(run: Run, stand_ins: Project) -> None:
@@ -178,7 +187,7 @@ def test_stages_that_do_not_depend_on_a_failed_one_run(run: Run, stand_ins: Proj
 
 def test_a_dvc_that_is_killed_fails_the_stage_and_the_next_run_continues(run: Run, stand_ins: Project) -> None:
     stand_ins.set_params(**{"split.seed": 9})
-    behave(stand_ins, split={"sleep": 60})
+    behave(stand_ins, split={"sleep": 3})  # unlike a real stage, it does not end with DVC
 
     def kill_dvc() -> None:
         wait_until(lambda: "split" in started_stages(stand_ins))
@@ -191,7 +200,7 @@ def test_a_dvc_that_is_killed_fails_the_stage_and_the_next_run_continues(run: Ru
         with pytest.raises(FlowError, match="split failed"):
             run(force="all", until="split")
         killing.result()
-    wait_until(lambda: not processes_of(stand_ins))
+    wait_until_idle(stand_ins)
     behave(stand_ins)
     run(until="split")
     assert started_stages(stand_ins) == ["ingest", "validate", "split", "split"]

@@ -30,6 +30,7 @@ def workspace(in_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("incoming", "local"):
         (in_directory / "data" / name).mkdir(parents=True)
     shutil.copytree(REPOSITORY / "data/catalog", "data/catalog")
+    shutil.copy(REPOSITORY / "data/corrections.csv", "data")
     return in_directory
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow.artifacts import download_artifacts
 
 from pipeline.data import table
 from pipeline.data.image_background import measure_ground
@@ -14,7 +15,7 @@ from pipeline.models.contract import read_contract
 from pipeline.registry import apply_champion_rule, registration
 from pipeline.registry.load_version import download_file, find_model
 from pipeline.registry.registration import current_name, judged_versions
-from pipeline.tracking.logged_models import CONTRACT_TAG, MODEL_TAG, OUTPUT_PATHS
+from pipeline.tracking.logged_models import CONTRACT_TAG, INT8_TAG, MODEL_FILES, MODEL_TAG, OUTPUT_PATHS
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import locate
 from tests.conftest import REPOSITORY
@@ -83,6 +84,23 @@ def test_a_version_has_the_digests_of_all_its_files(workspace: Workspace) -> Non
     (version,), (run,) = workspace.versions("garments"), workspace.runs()
     for tag, path in OUTPUT_PATHS.items():
         assert version.tags[tag] == run.data.tags[tag] == file_digest(workspace.root / path)
+
+
+def test_an_int8_file_is_added_to_a_version_that_was_registered_without_one(workspace: Workspace) -> None:
+    workspace.train(b"one", int8=False)
+    workspace.evaluate()
+    workspace.register()
+    (before,) = workspace.versions("garments")
+    assert [tag for tag in OUTPUT_PATHS if tag not in before.tags] == [INT8_TAG]
+
+    registration = workspace.enter(b"one")
+    (after,) = workspace.versions("garments")
+    assert (registration.version, registration.is_new) == (str(before.version), False)
+    assert after.tags == before.tags | {INT8_TAG: file_digest(workspace.root / OUTPUT_PATHS[INT8_TAG])}
+    folder = workspace.client.get_model_version_download_uri("garments", after.version)
+    assert file_digest(Path(download_artifacts(f"{folder}/{MODEL_FILES[INT8_TAG]}"))) == after.tags[INT8_TAG]
+    workspace.register()
+    assert workspace.versions("garments")[0].tags == after.tags
 
 
 def test_a_model_without_a_contract_is_registered_with_its_keras_file(workspace: Workspace) -> None:

@@ -1,14 +1,17 @@
 """A commit of the past in a directory of its own."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from dvc.config import Config
 
 from pipeline.errors import FlowError, WorkspaceError
+from pipeline.flows.temporary_checkout_data import provide_dataset_files
 from pipeline.temporary_checkout import REPRODUCTIONS, checkout
 from pipeline.tracking.provenance import read_tree
+from pipeline.tracking.stage_outputs import dvc_digest
 from pipeline.workspace import main_repository
 
 
@@ -64,6 +67,24 @@ def test_it_uses_the_cache_and_the_remotes_of_the_workspace(repository: Path, tm
     assert settings["cache"]["dir"] == str(repository / ".dvc/cache")
     assert settings["remote"]["team"]["url"] == str(tmp_path / "team")  # a relative address leads where it did
     assert settings["remote"]["far"]["password"] == "secret"
+
+
+def test_imported_data_of_the_commit_is_restored_and_not_copied_from_the_workspace(repository: Path) -> None:
+    own = repository / "data/own/parts"
+    own.mkdir(parents=True)
+    (repository / "params.yaml").write_text("dataset:\n  path: data/own/parts\n")
+    digests = {}
+    for content in ("first", "second"):
+        (own / "train.parquet").write_text(content)
+        subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", str(own)], cwd=repository, check=True)
+        git(repository, "add", "--all")
+        git(repository, "commit", "--quiet", "--message", content)
+        digests[git(repository, "rev-parse", "HEAD")] = dvc_digest(own)
+    for commit, digest in digests.items():
+        with checkout(repository, commit) as directory:
+            assert provide_dataset_files(repository, directory, digest)
+            content = git(repository, "log", "-1", "--format=%s", commit)
+            assert (directory / "data/own/parts/train.parquet").read_text() == content
 
 
 def test_a_commit_that_no_branch_has_any_more_can_be_taken(repository: Path) -> None:

@@ -61,7 +61,8 @@ def train(project: Project) -> str:
 
 def digests(project: Project) -> dict[str, str]:
     """Content of everything that `train` writes."""
-    files = [*(project.path / "models").iterdir(), *(project.path / "reports/training").iterdir()]
+    paths = [*(project.path / "models").rglob("*"), *(project.path / "reports/training").iterdir()]
+    files = [path for path in paths if path.is_file()]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
 
 

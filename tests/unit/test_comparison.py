@@ -171,12 +171,29 @@ def test_a_model_is_no_better_than_itself() -> None:
     [
         ({"ids": [f"other-{row}" for row in range(300)]}, "for different images"),
         ({"labels": (np.arange(300) % 2).astype(np.uint8)}, "have different labels"),
-        ({"classes": ("Bag", "Dress", "Shirt")}, "have different classes"),
+        ({"classes": ("Bag", "Tie", "Shirt")}, "too few classes in common"),
     ],
 )
 def test_answers_to_other_questions_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         compare(replace(predictions(1), **change), predictions(2))  # type: ignore[arg-type]
+
+
+def test_models_of_other_classes_are_compared_on_the_classes_that_both_know() -> None:
+    champion = replace(predictions(1), classes=("Dress", "Tie", "Bag"))  # the same numbers mean other classes
+    challenger = predictions(2)
+    labels = np.array(
+        [champion.classes.index({"Coat": "Tie"}.get(name, name)) for name in np.array(CLASSES)[challenger.labels]]
+    )
+    champion = replace(champion, labels=labels)
+    found = compare(champion, challenger)
+    assert (found.overall.images, sorted(found.by_class), found.left_out) == (200, ["Bag", "Dress"], ("Coat", "Tie"))
+    ratio = champion.probabilities[:, 2] / champion.probabilities[:, 0]
+    restricted = champion.among(("Bag", "Dress"))
+    np.testing.assert_allclose(restricted.probabilities.sum(axis=1), 1)
+    np.testing.assert_allclose(
+        restricted.probabilities[:, 0] / restricted.probabilities[:, 1], ratio[champion.labels != 1]
+    )
 
 
 def test_a_part_of_the_images_is_refused() -> None:

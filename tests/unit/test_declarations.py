@@ -14,7 +14,9 @@ from tests.conftest import DECLARED_STAGES, REPOSITORY, create_project
 # What a stage may import without declaring it: none of these can change an output's bytes. A stage's parameters are
 # hashed by DVC as values, so the module that reads them needs no hash of its own.
 NOT_DECLARED = {
+    "pipeline.deferred_imports",
     "pipeline.errors",
+    "pipeline.garbage_collection",
     "pipeline.params",
     "pipeline.redaction",
     "pipeline.registry",

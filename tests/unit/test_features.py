@@ -1,6 +1,7 @@
 """Per-image features against the plain way of computing them, and what is derived from several images."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 
 from pipeline.data import table
 from pipeline.data.features import (
+    WHITE,
     Features,
+    by_source,
     class_separation,
     find_conflicts,
     find_mirrored,
@@ -16,7 +19,9 @@ from pipeline.data.features import (
     overall_std,
     read_features,
 )
+from pipeline.data.features import measure as measure_images
 from pipeline.errors import DataError
+from tests.own_data import draw_parts
 
 HEIGHT, WIDTH, CLASSES = 6, 5, 4
 DATASET = table.Dataset("shapes", HEIGHT, WIDTH, tuple("abcd"), tuple("가나다라"), flip=True)
@@ -60,6 +65,34 @@ def test_features_are_what_numpy_computes_image_by_image(tmp_path: Path) -> None
     assert overall_std(features) == pytest.approx(images.std() / 255)
 
 
+def test_features_in_colour_are_what_numpy_computes_image_by_image() -> None:
+    generator = np.random.default_rng(4)
+    images = generator.integers(0, 256, (50, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    images[generator.random(images.shape[:3]) < 0.3] = 0
+    images[generator.random(images.shape[:3]) < 0.1] = WHITE
+    features = measure_images([(images, np.arange(50) % CLASSES, table.strings(["official"] * 50))])
+    assert features
+    for row in (0, 49):
+        image, wide = images[row], images[row].astype(float)
+        assert features.mean[row] == pytest.approx(wide.mean() / 255)
+        assert features.std[row] == pytest.approx(wide.std() / 255)
+        assert (features.darkest[row], features.brightest[row]) == (image.min(), image.max())
+        assert features.ink[row] == (image.max(axis=2) > 0).sum()
+        assert features.white[row] == (image.min(axis=2) == WHITE).sum()
+        centre = [float((wide.sum(axis=2) * place).sum() / wide.sum()) for place in np.indices(image.shape[:2])]
+        assert [values[row] for values in features.centre] == pytest.approx(centre)
+        red, green, blue = wide.mean(axis=(0, 1)) / 255
+        axes = {name: values[row] for name, values in features.opponents.items()}
+        assert axes == {
+            "red_green": pytest.approx(red - green),
+            "yellow_blue": pytest.approx((red + green) / 2 - blue),
+        }
+        assert features.mirrored[row] == first_64_bits(np.ascontiguousarray(image[:, ::-1]))
+    assert overall_mean(features) == pytest.approx(images.mean() / 255)
+    assert overall_std(features) == pytest.approx(images.std() / 255)
+    assert {name: len(part) for name, part in by_source(features).items()} == {"official": 50}
+
+
 def test_sources_keep_one_number_across_row_groups(tmp_path: Path) -> None:
     images, labels = draw_images(table.ROW_GROUP + 3)
     sources = [table.OFFICIAL] * table.ROW_GROUP + ["spring", table.OFFICIAL, "spring"]
@@ -91,6 +124,16 @@ def test_mirror_images_are_found_and_symmetric_ones_left_alone(tmp_path: Path) -
     images[2] = np.maximum(images[2], images[2][:, ::-1])
     features = measure(tmp_path, images, np.zeros(4, np.uint8))
     assert find_mirrored(features, features.digest).tolist() == [True, True, False, False]
+
+
+def test_classes_of_equal_brightness_are_separated_by_their_colour() -> None:
+    images, labels = draw_parts(300, 0)
+    images[..., 0], images[..., 1] = 230, np.where(labels == 0, 230, 20)[:, None, None]
+    images[..., 2] = 250 - images[..., 1]
+    features = measure_images([(images, labels, table.strings(["official"] * 300))])
+    assert features
+    assert class_separation(features, features) > 0.9
+    assert class_separation(replace(features, red_sum=None), replace(features, red_sum=None)) < 0.1
 
 
 class TestClassSeparation:

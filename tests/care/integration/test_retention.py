@@ -92,7 +92,7 @@ def test_after_the_deletion_everything_still_works(months: Workspace) -> None:
 def test_the_runs_of_the_ledger_are_kept(months: Workspace) -> None:
     months.train(b"four")
     judged = find_or_rebuild(months.outputs)
-    place = challenger_count.enter(judged, "0123")
+    place = challenger_count.enter(judged, "0123", ["test-0"])
     months.enter(b"two")
     delete(look(months))
     assert months.client.get_run(judged.id).data.tags["judged.0123"] == str(place)

@@ -16,6 +16,7 @@ from pipeline.monitoring.params import MonitorParams
 from pipeline.monitoring.report import write_report
 from pipeline.params import load_params
 from tests.conftest import REPOSITORY
+from tests.own_data import draw_parts
 
 PARAMS = load_params(REPOSITORY / "params.yaml").section(MonitorParams)
 CLASSES = tuple("abcdefghij")
@@ -54,6 +55,17 @@ def choose(sample: Sample, labels: np.ndarray, rows: np.ndarray) -> Sample:
 
 def drifted_in(batch: Sample, reference: Sample, params: MonitorParams = PARAMS) -> tuple[str, ...]:
     return drift.find_drifted(drift.compare(batch, reference), params)
+
+
+def test_another_colour_of_equal_brightness_is_a_drift() -> None:
+    images, labels = draw_parts(600, 1)
+    reference, batch = describe(images[:300], labels[:300]), describe(images[300:], labels[300:])
+    assert set(batch.values) == {"mean", "std", "ink", "row", "column", "red_green", "yellow_blue"}
+    assert drifted_in(batch, reference) == ()
+    turned = describe(images[300:][..., [0, 2, 1]], labels[300:])
+    assert "mean" not in drifted_in(turned, reference)
+    faded = images[300:].mean(axis=3, keepdims=True).repeat(3, axis=3).astype(np.uint8)
+    assert set(drifted_in(describe(faded, labels[300:]), reference)) >= {"red_green", "yellow_blue"}
 
 
 def test_random_batches_of_the_same_kind_rarely_drift(reference: Sample, others: Pair, described: Sample) -> None:

@@ -25,7 +25,7 @@ from pipeline.retraining.run import retrain
 from pipeline.temporary_checkout import RETRAININGS
 from pipeline.workspace import lock
 from tests.conftest import STAGES, Project
-from tests.integration.test_flow import processes_of, wait_until
+from tests.integration.test_flow import wait_until, wait_until_idle
 from tests.notices.integration.test_send import Endpoint, endpoint
 from tests.stand_ins import behave, started_stages
 
@@ -363,14 +363,14 @@ def test_a_second_retraining_waits_or_is_skipped(again: Retrain, stand_ins: Proj
 @pytest.mark.parametrize("stage", ["train", "register"])
 def test_the_next_retraining_completes_a_killed_one(again: Retrain, stand_ins: Project, stage: str) -> None:
     add_batch(stand_ins, "march.npz", seed=7)
-    behave(stand_ins, **{stage: {"sleep": 60}})
+    behave(stand_ins, **{stage: {"sleep": 300}})
     environment = {name: os.environ[name] for name in ("PREFECT_API_URL", "STAND_INS")}
     command = ("python", "-m", "pipeline.cli", "retrain", "--set", "train.seed=9")
-    running = stand_ins.start(*command, **environment)
+    running = stand_ins.start(*command, **environment, SHELL="/bin/sh")  # on Debian, it does not replace itself
     wait_until(lambda: stage in started_stages(stand_ins) or running.poll() is not None, 180)
     running.kill()
     running.wait()
-    wait_until(lambda: not processes_of(stand_ins), 20)
+    wait_until_idle(stand_ins)
     (unfinished,) = branches_of(stand_ins)
     assert len(checkouts_of(stand_ins)) == 1
 
