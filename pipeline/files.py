@@ -162,7 +162,8 @@ def replace_yaml_values(text: str, values: Mapping[str, Any]) -> str:
             node = next((found for name, found in pairs if name.value == part), None)
             if node is None:
                 raise KeyError(key)
-        is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value) and parse_yaml(value) == value
+        is_text = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value) and parse_yaml(value) == value
+        is_plain = is_text and value.lower() not in ("y", "n", "yes", "no", "on", "off")  # YAML 1.1 takes them as bool
         written = value if is_plain else json.dumps(value, ensure_ascii=False)  # JSON is YAML
         edits.append((node.start_mark.index, node.end_mark.index, written))
     for start, end, written in sorted(edits, reverse=True):

@@ -21,14 +21,13 @@ from pipeline.data.decoders import (
     read_file,
     resize,
 )
-from pipeline.data.image_background import border_pixels
+from pipeline.data.image_background import Ground, border_pixels
 from pipeline.errors import DataError
 
 MIN_DIFFERENCE = 64  # grey values between two different backgrounds
 MOST_BYTES = 2**26  # limit for the pixels in a file of arrays
 FORMATS = f"pictures ({', '.join(IMAGE_SUFFIXES)}), .npz files with `images`, or idx files (*{IMAGES}[.gz])"
 
-Ground = int | tuple[int, int, int]  # grey value, or red, green and blue
 Shape = tuple[int, ...]  # (height, width) for grey, (height, width, 3) for colour
 
 
