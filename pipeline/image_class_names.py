@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 _SEPARATORS = r"[\s/\\:_-]+"  # characters that folder names cannot contain, and their replacements
+MOST_LISTED = 20  # names in one line
 
 
 def find_class(written: str, *languages: Sequence[str]) -> set[int]:
@@ -32,6 +33,12 @@ def find_repeated(*languages: Sequence[str]) -> str | None:
     for label, name in (numbered for names in languages for numbered in enumerate(names)):
         labels.setdefault(_compose(name), set()).add(label)
     return next((name for names in languages for name in names if len(labels[_compose(name)]) > 1), None)
+
+
+def list_classes(names: Sequence[str]) -> str:
+    """Join class names in one line. If there are many, list the first ones and the number of the others."""
+    rest = len(names) - MOST_LISTED
+    return ", ".join(names[:MOST_LISTED]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _compose(name: str) -> str:

@@ -49,11 +49,12 @@ def predict(
         from pipeline.data.prediction_input import read_pictures
         from pipeline.evaluation.metrics import class_probabilities
 
-        size, background = registered.model.size, registered.ground
+        height, width = registered.model.shape[:2]
+        background = registered.ground if isinstance(registered.ground, int) else None
         pictures = [
             (str(path) + picture.name.removeprefix(str(place)), picture)
             for path, place in paths
-            for picture in read_pictures(place, size, invert=invert, background=background)
+            for picture in read_pictures(place, (height, width), invert=invert, background=background)
         ]
         answers = class_probabilities(registered.model.predict(np.stack([picture.pixels for _, picture in pictures])))
     found: list[dict[str, Any]] = []

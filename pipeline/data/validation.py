@@ -18,7 +18,7 @@ from pipeline.data.catalog import Entry
 from pipeline.data.expectations import Severity, Suites, Tables, build_suites, build_tables, list_skipped
 from pipeline.data.features import Features, overall_mean, overall_std, read_features
 from pipeline.data.removed_images import read_removed
-from pipeline.data.thresholds import KEYS, resolve_thresholds
+from pipeline.data.thresholds import KEYS
 from pipeline.errors import DataError, ValidationFailed
 from pipeline.params import ValidateParams
 
@@ -75,14 +75,14 @@ class Report:
 
 
 def inspect(
-    files: Mapping[str, Path], entry: Entry | None, params: ValidateParams, share: float = 1.0
+    files: Mapping[str, Path], entry: Entry | None, thresholds: ValidateParams, share: float = 1.0
 ) -> tuple[Report, AbstractDataContext]:
     """Measure the images of the files and check every expectation.
 
     Args:
         files: the tables of `train` and `test`.
         entry: the catalogue's entry; None if there is none, as for the images of a local directory.
-        params: the thresholds that replace those of the entry.
+        thresholds: from `resolve_thresholds`.
         share: the share of the dataset's own training images that a window keeps.
 
     Returns:
@@ -99,7 +99,6 @@ def inspect(
     def name_images(rows: Sequence[int]) -> list[str]:
         return _name_images(files, origins, rows)
 
-    thresholds = resolve_thresholds(params, entry)
     removed = Counter(image.split for image in read_removed(files["train"].parent) if image.source == table.OFFICIAL)
     tables = build_tables(schemas, features, dataset, entry, share, removed)
     splits = {split: describe_split(measured) for split, measured in features.items()}

@@ -148,13 +148,17 @@ def _vetoes(case: Case, params: RegisterParams) -> Iterator[str]:
         yield (
             f"recall of {name} falls by {-100 * by_class[name].difference:.2f} points (95% interval {in_points(low)} "
             f"to {in_points(high)}; p = {p_value:.2g}, corrected for all classes), at most "
-            f"{100 * params.max_class_drop:.2f} are allowed"
+            f"{100 * params.max_class_drop:.2f} are allowed (register.max_class_drop)"
         )
     if not case.comparison.challenger_ece <= params.max_ece:
-        yield f"its calibration error is {case.comparison.challenger_ece:.4f}, at most {params.max_ece} is allowed"
+        yield (
+            f"its calibration error is {case.comparison.challenger_ece:.4f}, at most {params.max_ece} is allowed "
+            "(register.max_ece)"
+        )
     if case.multiply_adds > params.max_multiply_adds:
         yield (
-            f"it takes {case.multiply_adds:,} multiply-adds an image, at most {params.max_multiply_adds:,} are allowed"
+            f"it takes {case.multiply_adds:,} multiply-adds an image, at most {params.max_multiply_adds:,} are allowed "
+            "(register.max_multiply_adds)"
         )
 
 

@@ -30,7 +30,7 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # class names may contain dollar signs
 }
 BLUE, RED = "#5b94c6", "#c8364a"
-MOST_ANNOTATED_CLASSES = 30  # beyond this the numbers in a confusion matrix are too small to read
+MOST_CLASSES = 20  # in a confusion matrix, so that it can be read
 GALLERY_COLUMNS = 6
 FEWEST_IMAGES = 10  # in a bin of the reliability diagram; the accuracy of fewer is noise
 
@@ -39,7 +39,7 @@ FEWEST_IMAGES = 10  # in a bin of the reliability diagram; the accuracy of fewer
 class Mistake:
     """An image with a wrong prediction."""
 
-    image: np.ndarray  # uint8 [height, width]
+    image: np.ndarray  # uint8 [height, width], or [height, width, 3] in colour
     actual: str
     predicted: str
     confidence: float  # probability given to the predicted class
@@ -59,16 +59,22 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
 def draw_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
     """Draw the confusion matrix: shares of each true class (row) by predicted class (column), and numbers of images.
 
+    If there are more than `MOST_CLASSES`, the others are added up in a last row and column.
+
     Args:
         confusion: int [classes, classes], images by true and predicted class.
     """
+    title = "Confusion: share of the actual class, number of images"
+    if len(classes) > MOST_CLASSES:
+        title = f"The {MOST_CLASSES} most confused of {len(classes):,} classes: share of the actual class, images"
+        shown = find_confused_classes(confusion, MOST_CLASSES)
+        confusion, classes = _add_up_others(confusion, shown), [*(classes[label] for label in shown), "all others"]
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     side = max(3.6, 0.6 * len(classes))
     left, below, above, right = 1.75, 1.25, 0.45, 0.15
     width, height = left + side + right, below + side + above
     with figure(path, width, height) as canvas:
         axes = canvas.add_axes((left / width, below / height, side / width, side / height))
-        title = "Confusion: share of the actual class, number of images"
         canvas.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
         # The square root makes a confusion of a few per cent visible beside a diagonal near one.
         axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
@@ -81,13 +87,33 @@ def draw_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str]) ->
         axes.tick_params(which="both", length=0)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="predicted", ylabel="actual")
-        if len(classes) > MOST_ANNOTATED_CLASSES:
-            return
         for row, column in np.argwhere(confusion):
             colour = "white" if share[row, column] > 0.35 else "0.15"
             percent, images = f"{share[row, column]:.1%}", f"{confusion[row, column]:,}"
             axes.text(column, row + 0.06, percent, ha="center", va="bottom", color=colour, fontsize=8)
             axes.text(column, row + 0.12, images, ha="center", va="top", color=colour, fontsize=6.5)
+
+
+def find_confused_classes(confusion: np.ndarray, count: int) -> list[int]:
+    """Return the labels of the classes in the most frequent confusions, sorted.
+
+    Args:
+        confusion: int [classes, classes], images by true and predicted class.
+        count: number of labels.
+    """
+    wrong = confusion * (1 - np.eye(len(confusion), dtype=int))
+    pairs = np.stack(np.unravel_index(np.argsort(-(wrong + wrong.T), axis=None, kind="stable"), wrong.shape), axis=1)
+    ranked = dict.fromkeys(pairs.ravel().tolist())  # without repetitions, in order
+    return sorted(list(ranked)[:count])
+
+
+def _add_up_others(confusion: np.ndarray, shown: Sequence[int]) -> np.ndarray:
+    """Return the rows and columns of the shown classes, with a last row and column for the sum of the others."""
+    group = np.full(len(confusion), len(shown))
+    group[list(shown)] = np.arange(len(shown))
+    summed = np.zeros((len(shown) + 1, len(shown) + 1), int)
+    np.add.at(summed, (group[:, None], group[None, :]), confusion)
+    return summed
 
 
 def draw_reliability(path: Path, table: Sequence[Bin]) -> None:
@@ -123,7 +149,11 @@ def draw_gallery(path: Path, mistakes: Sequence[Mistake]) -> None:
 
 
 def draw_images(path: Path, title: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
-    """Draw images uint8 [height, width] in rows, each below a caption of up to three lines."""
+    """Draw images in rows, each below a caption of up to three lines. Grey images are drawn in negative.
+
+    Args:
+        images: each uint8 [height, width], or [height, width, 3] in colour.
+    """
     side, gap, caption, heading = 1.15, 0.15, 0.55, 0.4  # inches, as are the coordinates below
     rows = max(1, math.ceil(len(images) / GALLERY_COLUMNS))
     width, height = GALLERY_COLUMNS * (side + gap), rows * (side + caption) + gap

@@ -4,12 +4,14 @@ They use only NumPy and the standard library, because the import of SciPy and sc
 compare them with those libraries.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
 EPSILON = 1e-7  # smallest probability in a logarithm, as in Keras, so that test loss and training loss are comparable
+SHOWN_CLASSES = 20  # in a table
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,12 @@ def class_scores(confusion: np.ndarray) -> list[ClassScore]:
     f1 = _ratio(2 * right, actual + called)
     rows = zip(precision.tolist(), recall.tolist(), f1.tolist(), actual.tolist(), strict=True)
     return [ClassScore(*row) for row in rows]
+
+
+def select_weakest(recalls: Sequence[float]) -> list[int]:
+    """Return the labels of the classes that a table shows: all in their order, or of many those of lowest recall."""
+    labels = range(len(recalls))
+    return list(labels) if len(labels) <= SHOWN_CLASSES else sorted(labels, key=recalls.__getitem__)[:SHOWN_CLASSES]
 
 
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """A model's predictions, and their file `predictions.parquet` with one row for each image.
 
-Columns: `id` string; `label` uint8, the true class; `predicted` uint8, the most probable class; `probabilities`
+Columns: `id` string; `label` uint16, the true class; `predicted` uint16, the most probable class; `probabilities`
 fixed_size_list<float32>[classes]. The names of the classes are in the file's metadata.
 """
 
@@ -26,13 +26,13 @@ class Predictions:
 
     classes: tuple[str, ...]  # in English
     ids: Sequence[str]
-    labels: np.ndarray  # uint8 [n], indices into `classes`
+    labels: np.ndarray  # uint16 [n], indices into `classes`
     probabilities: np.ndarray  # float [n, classes]
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """The most probable class: uint8 [n]. Among equals, the first."""
-        return self.probabilities.argmax(axis=1).astype(np.uint8)
+        """The most probable class: uint16 [n]. Among equals, the first."""
+        return self.probabilities.argmax(axis=1).astype(np.uint16)
 
     @cached_property
     def confidences(self) -> np.ndarray:
@@ -92,8 +92,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     flat = pa.array(predictions.probabilities.astype(np.float32).ravel())
     columns = {
         "id": pa.array(predictions.ids, pa.string()),
-        "label": pa.array(predictions.labels, pa.uint8()),
-        "predicted": pa.array(predictions.predicted, pa.uint8()),
+        "label": pa.array(predictions.labels, pa.uint16()),
+        "predicted": pa.array(predictions.predicted, pa.uint16()),
         "probabilities": pa.FixedSizeListArray.from_arrays(flat, len(predictions.classes)),
     }
     metadata = {_CLASSES_KEY: json.dumps(predictions.classes, ensure_ascii=False)}
@@ -114,7 +114,7 @@ def read_predictions(path: Path) -> Predictions:
         return Predictions(
             classes=tuple(classes),
             ids=table.column("id").to_pylist(),
-            labels=labels.to_numpy(zero_copy_only=False).astype(np.uint8),
+            labels=labels.to_numpy(zero_copy_only=False).astype(np.uint16),
             probabilities=flat.to_numpy(zero_copy_only=False).reshape(-1, len(classes)),
         )
     except FileNotFoundError:

@@ -18,6 +18,7 @@ from pipeline.evaluation.metrics import (
     confusion_matrix,
     cross_entropy,
     roc_auc,
+    select_weakest,
     wilson_interval,
 )
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
@@ -36,8 +37,13 @@ class Answers(Predictions):
     """A model's predictions with the images, for the report."""
 
     dataset: str
-    classes_ko: tuple[str, ...]
-    images: np.ndarray  # uint8 [n, height, width]
+    classes_ko: tuple[str, ...]  # empty if there are no Korean names
+    images: np.ndarray  # uint8 [n, *shape]
+
+    @property
+    def names(self) -> list[tuple[str, ...]]:
+        """The English name of each class, and the Korean one if there are any."""
+        return list(zip(*filter(None, (self.classes, self.classes_ko)), strict=True))
 
     @cached_property
     def confusion(self) -> np.ndarray:
@@ -109,10 +115,11 @@ def _write_tables(directory: Path, answers: Answers) -> None:
     pairs = zip(names[answers.labels], names[answers.predicted], strict=True)
     _write_csv(directory / "confusion.csv", ("actual", "predicted"), pairs)
     scores = [
-        (name, name_ko, *(round(ratio, DIGITS) for ratio in (score.precision, score.recall, score.f1)), score.support)
-        for name, name_ko, score in zip(answers.classes, answers.classes_ko, answers.class_scores, strict=True)
+        (*names, *(round(ratio, DIGITS) for ratio in (score.precision, score.recall, score.f1)), score.support)
+        for names, score in zip(answers.names, answers.class_scores, strict=True)
     ]
-    _write_csv(directory / "per_class.csv", ("class", "class_ko", "precision", "recall", "f1", "support"), scores)
+    languages = ("class", "class_ko")[: len(answers.names[0])]
+    _write_csv(directory / "per_class.csv", (*languages, "precision", "recall", "f1", "support"), scores)
     bins = [
         (*(round(value, DIGITS) for value in (row.low, row.high, row.confidence, row.accuracy)), row.images)
         for row in answers.reliability
@@ -165,15 +172,17 @@ def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
     ]
     classes = [
         (
-            markdown.escape(name),
-            markdown.escape(name_ko),
+            *map(markdown.escape, names),
             f"{score.precision:.3f}",
             f"{score.recall:.3f}",
             f"{score.f1:.3f}",
             f"{score.support:,}",
         )
-        for name, name_ko, score in zip(answers.classes, answers.classes_ko, answers.class_scores, strict=True)
+        for names, score in zip(answers.names, answers.class_scores, strict=True)
     ]
+    shown = select_weakest([score.recall for score in answers.class_scores])
+    selection = markdown.describe_selection(shown, len(classes))
+    languages = ("class", "클래스")[: len(answers.names[0])]
     confusions = [
         (
             markdown.escape(answers.classes[actual]),
@@ -189,7 +198,8 @@ def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
         f"## Gate: {verdict}",
         markdown.table(("check", "value", "threshold", "result"), checks),
         "## Classes",
-        markdown.table(("class", "클래스", "precision", "recall", "F1", "images"), classes),
+        *selection,
+        markdown.table((*languages, "precision", "recall", "F1", "images"), [classes[label] for label in shown]),
         "## Most frequent confusions",
         markdown.table(("actual", "predicted", "images", "of the actual class"), confusions) if confusions else "None.",
         "![Confusion matrix](figures/confusion.png)",

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.errors import ModelError
 from pipeline.files import atomic_file
 from pipeline.models.backend import keras
+from pipeline.models.contract import Ground
 from pipeline.models.losses import create_accuracy, create_loss
 from pipeline.models.networks import average_views, create_network
 from pipeline.models.optimizers import create_stock_optimizer
@@ -24,16 +25,19 @@ from pipeline.params import TrainSettings
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can hold
 
 
-def export(network: keras.Model, settings: TrainSettings, task: Task, steps: int) -> keras.Model:
+def export(network: keras.Model, settings: TrainSettings, task: Task, steps: int, *, ground: Ground = 0) -> keras.Model:
     """Convert a trained network to the form that is saved: float32, stock layers, compiled with a stock optimizer.
 
     With test-time augmentation, it averages its outputs over views of the image. The optimizer is in its state before
     the first of `steps` batches: further training from the file starts a new schedule. The schedule has no warm-up,
     except for cosine decay, because Keras has none. The loss has no label smoothing.
+
+    Args:
+        ground: of the training images, for views that are moved.
     """
     stock = create_network(settings, task, network.input_shape[1:], stock=True)
     stock.set_weights(network.get_weights())
-    stock = average_views(stock, settings.tta, flip=settings.flip)
+    stock = average_views(stock, settings.tta, flip=settings.flip, ground=ground)
     optimizer = create_stock_optimizer(settings, steps)
     optimizer.build(stock.trainable_variables)  # otherwise Keras warns whenever the file is loaded
     stock.compile(optimizer, create_loss(task), metrics=[create_accuracy(task)])

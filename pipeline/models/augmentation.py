@@ -5,11 +5,14 @@ of the chunk's number, and enter the graph as data. A training therefore draws t
 after it was resumed.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline.models.backend import tf
+from pipeline.models.contract import Ground
 from pipeline.params import TrainSettings
 
 _ORDER, _FLIP, _SHIFT, _ERASE, _GROUPS = range(1, 6)  # independent random streams; 0 would not be independent
@@ -28,16 +31,17 @@ def draw_choices(
     """Draw all choices for one pass over the images, or over a chunk. Images that do not fill a batch are left over.
 
     Args:
-        shape: number, height and width of all images.
+        shape: of all images: [n, height, width] or [n, height, width, channels].
         epoch: counted from 1.
         chunk: counted from 0 in each epoch.
         rows: int [n], the images in the chunk; None: all.
 
     Returns:
         int32 [batches, batch, ...] by name: `order`, the positions of images in the chunk, and if the settings use them
-        `flip`, 0 or 1; `shift`, pixels downwards and to the right; `erase`, top, bottom, left, right, grey value.
+        `flip`, 0 or 1; `shift`, pixels downwards and to the right; `erase`, top, bottom, left, right and the value of
+        each channel.
     """
-    images, height, width = shape
+    images, *image_shape = shape
     rows = np.arange(images) if rows is None else rows
     steps = len(rows) // batch
     order = np.argsort(_raw(len(rows), chunk, seed, epoch, _ORDER), kind="stable")[: steps * batch]
@@ -47,7 +51,7 @@ def draw_choices(
     if settings.shift:
         choices["shift"] = _integers(-settings.shift, settings.shift, (len(order), 2), chunk, seed, epoch, _SHIFT)
     if settings.erase:
-        choices["erase"] = _boxes(settings, (height, width), len(order), chunk, seed, epoch, _ERASE)
+        choices["erase"] = _boxes(settings, image_shape, len(order), chunk, seed, epoch, _ERASE)
     return {name: array.astype(np.int32).reshape(steps, batch, *array.shape[1:]) for name, array in choices.items()}
 
 
@@ -56,34 +60,47 @@ def draw_groups(count: int, *, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(_raw(count, 0, seed, epoch, _GROUPS), kind="stable")
 
 
-def augment(images: Any, choices: dict[str, Any]) -> Any:
-    """Mirror, translate and erase a batch uint8 [batch, height, width] by the choices of `draw_choices` for it."""
+def augment(images: Any, choices: dict[str, Any], ground: Ground = 0) -> Any:
+    """Mirror, translate and erase a batch of images.
+
+    Args:
+        images: uint8 [batch, height, width] or [batch, height, width, channels].
+        choices: those of `draw_choices` for the batch.
+        ground: value of the pixels that enter at the edges of a translated image.
+    """
     if "flip" in choices:
-        images = tf.where(choices["flip"][:, None, None] == 1, tf.reverse(images, [2]), images)
+        images = tf.where(_expand(choices["flip"] == 1, images), tf.reverse(images, [2]), images)
     if "shift" in choices:
-        images = _translate(images, choices["shift"])
+        images = _translate(images, choices["shift"], ground)
     if "erase" in choices:
         images = _erase(images, choices["erase"])
     return images
 
 
-def _translate(images: Any, shift: Any) -> Any:
-    """Move each image. The pixels that enter at the edges are black."""
-    batch, height, width = images.shape
+def _expand(values: Any, images: Any) -> Any:
+    """Append axes to values [batch, ...], so that they broadcast with images."""
+    return tf.reshape(values, (*values.shape, *[1] * (len(images.shape) - len(values.shape))))
+
+
+def _translate(images: Any, shift: Any, ground: Ground) -> Any:
+    """Move each image."""
+    batch, height, width, *channels = images.shape
     y = tf.range(height)[None, :, None] - shift[:, 0, None, None]
     x = tf.range(width)[None, None, :] - shift[:, 1, None, None]
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     places = tf.where(inside, y * width + x, 0)
-    moved = tf.gather(tf.reshape(images, (batch, height * width)), places, batch_dims=1)
-    return tf.where(inside, moved, tf.zeros_like(moved))
+    moved = tf.gather(tf.reshape(images, (batch, height * width, *channels)), places, batch_dims=1)
+    return tf.where(_expand(inside, moved), moved, tf.constant(ground, tf.uint8))
 
 
 def _erase(images: Any, boxes: Any) -> Any:
-    """Fill a rectangle of each image with a grey value."""
-    _, height, width = images.shape
-    top, bottom, left, right, grey = tf.unstack(boxes[:, None, None, :], axis=-1)
+    """Fill a rectangle of each image with a grey value or a colour."""
+    _, height, width, *channels = images.shape
+    top, bottom, left, right = tf.unstack(boxes[:, None, None, :4], axis=-1)
     y, x = tf.range(height)[None, :, None], tf.range(width)[None, None, :]
-    return tf.where((y >= top) & (y < bottom) & (x >= left) & (x < right), tf.cast(grey, tf.uint8), images)
+    inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+    colour = tf.reshape(tf.cast(boxes[:, 4:], tf.uint8), (-1, 1, 1, *channels))
+    return tf.where(_expand(inside, images), colour, images)
 
 
 def _alternate(images: int, seed: int, epoch: int) -> np.ndarray:
@@ -95,15 +112,16 @@ def _alternate(images: int, seed: int, epoch: int) -> np.ndarray:
     return bits ^ (epoch & 1)
 
 
-def _boxes(settings: TrainSettings, shape: tuple[int, int], count: int, *key: int) -> np.ndarray:
-    """Draw rectangles of random size, place and grey value in `erase_share` of the images (arXiv:1708.04896)."""
+def _boxes(settings: TrainSettings, shape: Sequence[int], count: int, *key: int) -> np.ndarray:
+    """Draw rectangles of random size, place and colour in `erase_share` of the images (arXiv:1708.04896)."""
+    size, channels = shape[:2], math.prod(shape[2:])
     chosen = _integers(0, 2**16 - 1, (count,), *key, 0) < settings.erase_share * 2**16
-    sides = np.minimum(_integers(1, settings.erase, (count, 2), *key, 1) * chosen[:, None], shape)
+    sides = np.minimum(_integers(1, settings.erase, (count, 2), *key, 1) * chosen[:, None], size)
     fractions = _integers(0, 2**16 - 1, (count, 2), *key, 2)
-    starts = fractions * (np.array(shape) - sides + 1) >> 16
+    starts = fractions * (np.array(size) - sides + 1) >> 16
     ends = starts + sides
-    grey = _integers(0, 255, (count,), *key, 3)
-    return np.stack([starts[:, 0], ends[:, 0], starts[:, 1], ends[:, 1], grey], axis=1)
+    colours = _integers(0, 255, (count, channels), *key, 3)
+    return np.column_stack([starts[:, 0], ends[:, 0], starts[:, 1], ends[:, 1], colours])
 
 
 def _integers(low: int, high: int, shape: tuple[int, ...], *key: int) -> np.ndarray:

@@ -9,9 +9,9 @@ the parameters of a workspace, which may have changed since. This module does no
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.errors import ModelError
@@ -21,10 +21,12 @@ from pipeline.params import Loss
 
 KERAS_FILE, LITERT_FILE, CONTRACT_FILE = "model.keras", "model.tflite", "contract.json"
 INT8_FILE = "model.int8.tflite"
-QUANTIZED_FOLDER = "quantized"  # beside the other files; empty without an int8 file, because DVC expects an output
+QUANTIZED_FOLDER = "quantized"  # beside the other files; a note without an int8 file, because DVC expects an output
 
 STRICT = ConfigDict(extra="forbid")
 Count = Annotated[int, Field(gt=0)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Ground = Byte | tuple[Byte, Byte, Byte]  # background of images: grey value, or red, green and blue
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -63,30 +65,39 @@ class Contract:
 
     dataset: str
     classes: Annotated[tuple[str, ...], Field(min_length=2)]  # of the dataset, in English, in the order of the labels
-    classes_ko: tuple[str, ...]
+    classes_ko: tuple[str, ...]  # in Korean; empty if the dataset has no Korean names
     height: Count
     width: Count
-    channels: Literal[1] = 1
-    colour_order: Literal["grey"] = "grey"
-    ground: Annotated[int, Field(ge=0, le=255)]  # grey value of the background of the training images
-    # Of a picture of another size: fit it into the model's size with its proportions kept, by Lanczos resampling, and
-    # pad it with `ground`.
-    resizing: Literal["fit"] = "fit"
+    channels: Literal[1, 3] = 1
+    colour_order: Literal["grey", "rgb"] = "grey"
+    ground: Ground  # of the training images
+    # Of a picture of another size, by Lanczos resampling that keeps its proportions. "fit": fit it into the model's
+    # size, and pad it with `ground`. "crop": fill the model's size, and cut off what is left over on two sides.
+    resizing: Literal["fit", "crop"] = "fit"
     task: ContractTask
     keras_sha256: Digest
     litert_sha256: Digest
     check: ExportCheck
     int8: Int8Check | None = None  # None: the model has no int8 file, and `contract.json` does not have this key
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        kinds = self.channels == 3, self.colour_order == "rgb", isinstance(self.ground, tuple)
+        if len(set(kinds)) > 1:
+            raise ValueError("channels, colour_order and ground: one is for grey images, another for colour")
+        if len(self.classes_ko) not in (0, len(self.classes)):
+            raise ValueError("classes_ko: a name for each class, or none")
+        return self
+
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of an image."""
-        return self.height, self.width
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an image: (height, width), or in colour (height, width, 3)."""
+        return (self.height, self.width) if self.channels == 1 else (self.height, self.width, self.channels)
 
     @property
     def answers_ko(self) -> tuple[str, ...]:
-        """The names of the possible answers in Korean: the dataset's, or no and yes in its terms."""
-        if not (positive := self.create_task().positive):
+        """The names of the possible answers in Korean: the dataset's, or no and yes in its terms; empty without any."""
+        if not self.classes_ko or not (positive := self.create_task().positive):
             return self.classes_ko
         return ("기타", " 또는 ".join(self.classes_ko[label] for label in positive))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -22,17 +23,18 @@ from pipeline.models.contract import (
     Contract,
     ContractTask,
     ExportCheck,
+    Ground,
     Int8Check,
     write_contract,
 )
 from pipeline.models.inference import create_predictor
-from pipeline.models.interpreter import ExportedModel
+from pipeline.models.interpreter import BATCH_PIXELS, ExportedModel
 from pipeline.models.native_stderr import hold_stderr
 from pipeline.models.tasks import Task
 
 MOST_DIFFERENCE = 1e-4  # of two probabilities
 OTHERS_ONE_IN = 10_000  # images may have another most probable class: one in so many, begun ones counted
-REPRESENTATIVE_IMAGES = 1000  # training images that set the ranges of the int8 numbers
+REPRESENTATIVE_IMAGES = 1000  # at most; training images that set the ranges of the int8 numbers
 REPRESENTATIVE_BATCH = 100  # bounds the memory
 DIGITS = 6  # of an accuracy
 
@@ -44,15 +46,16 @@ class Subject:
     dataset: str
     classes: tuple[str, ...]  # in English, in the order of the labels
     classes_ko: tuple[str, ...]
-    ground: int  # grey value of the background of the training images
+    ground: Ground  # of the training images
+    resizing: Literal["fit", "crop"] = "fit"  # of pictures of another size
 
 
 @dataclass(frozen=True)
 class Quantization:
     """How the int8 file is made and judged."""
 
-    representative: np.ndarray  # training images uint8 [n, height, width]
-    validation: Iterable[tuple[np.ndarray, np.ndarray]]  # images, and the dataset's labels uint8 [n], in blocks
+    representative: np.ndarray  # training images uint8 [n, *shape]
+    validation: Iterable[tuple[np.ndarray, np.ndarray]]  # images, and the dataset's labels uint16 [n], in blocks
     max_drop: float  # of the accuracy on the validation images
 
 
@@ -66,11 +69,11 @@ def write_model(
 ) -> None:
     """Write a trained network as `model.keras` and `model.tflite`, with their `contract.json`.
 
-    With a quantization, also write `quantized/model.int8.tflite`. Otherwise that directory is empty.
+    With a quantization, also write `quantized/model.int8.tflite`. Otherwise that directory only says so.
 
     Args:
         network: as `archive.export` returns it.
-        validation: images uint8 [n, height, width], in blocks.
+        validation: images uint8 [n, *shape], in blocks.
 
     Raises:
         ModelError: the network cannot be converted, its two files do not give the same answers, or the int8 file loses
@@ -84,6 +87,8 @@ def write_model(
     with atomic_directory(directory / QUANTIZED_FOLDER) as partial:
         if int8:
             (partial / INT8_FILE).write_bytes(quantized)
+        else:  # DVC warns about an empty directory
+            (partial / "NOTE.txt").write_text("There is no int8 file, because train.quantize was none.\n")
     write_exported_model(directory, network, content, task, validation, subject, int8)
 
 
@@ -100,7 +105,7 @@ def write_exported_model(
 
     Args:
         content: of the exported model, as `convert` returns it.
-        validation: images uint8 [n, height, width], in blocks.
+        validation: images uint8 [n, *shape], in blocks.
 
     Raises:
         ModelError: the two files do not give the same answers.
@@ -108,7 +113,7 @@ def write_exported_model(
     check = compare(network, ExportedModel(content), validation)
     with atomic_file(directory / LITERT_FILE) as partial:
         partial.write_bytes(content)
-    _, height, width = network.input_shape
+    _, height, width, *colours = network.input_shape
     positive = tuple(subject.classes[label] for label in task.positive)
     contract = Contract(
         dataset=subject.dataset,
@@ -116,7 +121,10 @@ def write_exported_model(
         classes_ko=subject.classes_ko,
         height=height,
         width=width,
+        channels=3 if colours else 1,
+        colour_order="rgb" if colours else "grey",
         ground=subject.ground,
+        resizing=subject.resizing,
         task=ContractTask(loss=task.loss, units=task.units, positive_classes=positive),
         keras_sha256=file_digest(directory / KERAS_FILE),
         litert_sha256=hashlib.sha256(content).hexdigest(),
@@ -130,7 +138,7 @@ def convert(network: keras.Model, representative: np.ndarray | None = None) -> b
     """Convert a network to the content of a `.tflite` file. Equal arguments give equal bytes.
 
     Args:
-        representative: images uint8 [n, height, width]. The file then computes in int8, with the ranges of these
+        representative: images uint8 [n, *shape]. The file then computes in int8, with the ranges of these
             images. It still takes uint8 and returns float32.
 
     Raises:
@@ -162,7 +170,7 @@ def compare(network: keras.Model, exported: ExportedModel, blocks: Iterable[np.n
     """Compare the answers of a network and of its exported model.
 
     Args:
-        blocks: images uint8 [n, height, width].
+        blocks: images uint8 [n, *shape].
 
     Raises:
         ModelError: they differ by more than rounding explains.
@@ -223,7 +231,8 @@ def check_int8(exported: ExportedModel, content: bytes, quantization: Quantizati
 
 def _batches(images: np.ndarray) -> Iterator[list[np.ndarray]]:
     """The inputs of the converter's calibration."""
-    return ([images[start : start + REPRESENTATIVE_BATCH]] for start in range(0, len(images), REPRESENTATIVE_BATCH))
+    batch = min(REPRESENTATIVE_BATCH, max(1, BATCH_PIXELS // math.prod(images.shape[1:3])))
+    return ([images[start : start + batch]] for start in range(0, len(images), batch))
 
 
 def _top_class(answers: np.ndarray) -> np.ndarray:

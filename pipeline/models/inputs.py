@@ -27,7 +27,7 @@ ALIGNMENT = 64  # in bytes; TensorFlow copies memory that is not aligned
 class Chunk:
     """Images that are in memory together, and the batches to make of them."""
 
-    images: Any  # uint8 tensor [n, height, width]
+    images: Any  # uint8 tensor [n, *shape]
     targets: Any  # tensor [n, ...], in the form that the loss takes
     choices: dict[str, np.ndarray]  # int32 [at least `steps`, batch, ...]
     steps: int  # number of batches
@@ -37,11 +37,11 @@ class Source(Protocol):
     """Images with their labels."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number, height and width of the images."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all images: number, height and width, and in colour the number of channels."""
 
     def sample(self, count: int) -> np.ndarray:
-        """At most `count` of the images, evenly spaced: uint8 [n, height, width]."""
+        """At most `count` of the images, evenly spaced: uint8 [n, *shape of an image]."""
 
     def blocks(self) -> Iterator["Examples"]:
         """Yield all images in their order, in blocks that fit into memory."""
@@ -57,17 +57,16 @@ class Source(Protocol):
 class Examples:
     """Images in memory."""
 
-    images: np.ndarray  # uint8 [n, height, width]
+    images: np.ndarray  # uint8 [n, height, width] or [n, height, width, 3]
     labels: np.ndarray  # uint16 [n]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number, height and width of the images."""
-        number, height, width = self.images.shape
-        return number, height, width
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all images."""
+        return self.images.shape
 
     def sample(self, count: int) -> np.ndarray:
-        """At most `count` of the images, evenly spaced: uint8 [n, height, width]."""
+        """At most `count` of the images, evenly spaced."""
         return self.images[:: -(-len(self.images) // count)]
 
     def blocks(self) -> Iterator["Examples"]:
@@ -95,23 +94,23 @@ class Stream:
 
     Args:
         sizes: number of images in each group.
-        read: returns images uint8 [n, height, width] and labels uint16 [n] of a group, by its number.
-        size: height and width of the images.
+        read: returns images uint8 [n, *image_shape] and labels uint16 [n] of a group, by its number.
+        image_shape: height and width of an image, and in colour the number of channels.
         memory: bytes for images, shared by `CHUNKS_IN_MEMORY` chunks. A chunk holds at least one group and a batch.
     """
 
     sizes: Sequence[int]
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
-    size: tuple[int, int]
+    image_shape: tuple[int, ...]
     memory: int
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number, height and width of the images."""
-        return sum(self.sizes), *self.size
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all images."""
+        return sum(self.sizes), *self.image_shape
 
     def sample(self, count: int) -> np.ndarray:
-        """At most `count` of the images, evenly spaced: uint8 [n, height, width]."""
+        """At most `count` of the images, evenly spaced."""
         step = -(-sum(self.sizes) // count)
         # Copies, because a view would keep its whole group in memory.
         parts = [self.read(group)[0][-first % step :: step].copy() for group, first in enumerate(self._firsts)]
@@ -124,11 +123,11 @@ class Stream:
 
     def epochs(self, task: Task, settings: TrainSettings, batch: int, seed: int) -> Callable[[int], Iterator[Chunk]]:
         """Return a function that yields an epoch in chunks of equal shape, each of several groups."""
-        room = max(self.memory // CHUNKS_IN_MEMORY // math.prod(self.size), max(self.sizes) + batch)
+        room = max(self.memory // CHUNKS_IN_MEMORY // math.prod(self.image_shape), max(self.sizes) + batch)
         # Two buffers in turn, used as views: new memory and a copy for each chunk would double the cost of reading.
         # A buffer is filled again only after the training on its chunk has ended.
         buffers = [
-            (_allocate_aligned((room, *self.size)), np.zeros(room, np.uint16), np.zeros(room, np.int64))
+            (_allocate_aligned((room, *self.image_shape)), np.zeros(room, np.uint16), np.zeros(room, np.int64))
             for _ in range(2)
         ]
 

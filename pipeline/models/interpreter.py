@@ -4,6 +4,7 @@ Starting takes a tenth of a second, and memory for the model and one batch.
 """
 
 import hashlib
+import math
 import shlex
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pipeline.errors import ModelError
 from pipeline.models.contract import Contract
 from pipeline.models.native_stderr import hold_stderr
 
-BATCH = 256  # bounds the memory; answers do not depend on it
+BATCH, BATCH_PIXELS = 256, 2**18  # at most so many images and pixels, to bound the memory; answers do not depend on it
 THREADS = 2  # fixed: LiteRT does not promise the same last bits for another number of threads
 
 
@@ -43,32 +44,34 @@ class ExportedModel:
         self._batch = 0
         shapes = [tuple(map(int, tensor["shape_signature"])) for tensor in (image, answer)]
         kinds = [tensor["dtype"] for tensor in (image, answer)]
-        if list(map(len, shapes)) != [3, 2] or kinds != [np.uint8, np.float32]:
+        is_image = len(shapes[0]) == 3 or (len(shapes[0]) == 4 and shapes[0][3] == 3)
+        if not is_image or len(shapes[1]) != 2 or kinds != [np.uint8, np.float32]:
             raise ModelError(
                 "the exported model has another input or output than the models of this pipeline",
-                expected="uint8 [n, height, width] and float32 [n, outputs]",
+                expected="uint8 [n, height, width] or [n, height, width, 3], and float32 [n, outputs]",
                 found=" and ".join(
                     f"{np.dtype(kind)} {list(shape)}" for kind, shape in zip(kinds, shapes, strict=True)
                 ),
             )
-        self.size = (shapes[0][1], shapes[0][2])  # height and width of an image
+        self.shape = shapes[0][1:]  # of an image: (height, width) or (height, width, 3)
         self.units = shapes[1][1]  # outputs for an image
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities for images uint8 [n, height, width]: float32 [n, outputs].
+        """Probabilities for images uint8 [n, *shape]: float32 [n, outputs].
 
         Raises:
-            ModelError: the images have another type or size.
+            ModelError: the images have another type or shape.
         """
-        if images.dtype != np.uint8 or images.shape[1:] != self.size:
+        if images.dtype != np.uint8 or images.shape[1:] != self.shape:
             raise ModelError(
                 "the model does not take these images",
-                expected=f"uint8 [n, {self.size[0]}, {self.size[1]}]",
+                expected=f"uint8 [n, {', '.join(map(str, self.shape))}]",
                 found=f"{images.dtype} {list(images.shape)}",
             )
         answers = np.empty((len(images), self.units), np.float32)
-        for start in range(0, len(images), BATCH):
-            answers[start : start + BATCH] = self._predict_batch(images[start : start + BATCH])
+        batch = min(BATCH, max(1, BATCH_PIXELS // math.prod(self.shape[:2])))
+        for start in range(0, len(images), batch):
+            answers[start : start + batch] = self._predict_batch(images[start : start + batch])
         return answers
 
     def _predict_batch(self, images: np.ndarray) -> np.ndarray:
@@ -110,11 +113,15 @@ def _load(path: Path, contract: Contract, expected: str, threads: int) -> Export
             remedy=f"rm {shlex.quote(str(path))} && dvc checkout train",
         )
     model = ExportedModel(content, threads=threads)
-    if (model.size, model.units) != (contract.size, contract.task.units):
+    if (model.shape, model.units) != (contract.shape, contract.task.units):
+        expected, found = (
+            f"uint8 [n, {', '.join(map(str, shape))}] and {units} outputs"
+            for shape, units in ((contract.shape, contract.task.units), (model.shape, model.units))
+        )
         raise ModelError(
             f"{path} does not do what its contract says",
-            expected=f"images of {contract.height} x {contract.width} pixels and {contract.task.units} outputs",
-            found=f"{model.size[0]} x {model.size[1]} pixels and {model.units} outputs",
+            expected=expected,
+            found=found,
             remedy="dvc repro --force --single-item train",
         )
     return model

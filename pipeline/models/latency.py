@@ -26,7 +26,7 @@ def measure(models: Sequence[Callable[[np.ndarray], Any]], images: np.ndarray) -
 
     Args:
         models: functions that answer a batch of any size, without padding it.
-        images: uint8 [n, height, width]; the first `BATCH` are used.
+        images: uint8 [n, *shape]; the first `BATCH` are used.
     """
     filled = np.resize(images, (BATCH, *images.shape[1:]))
     alone, together = _time(models, filled[:1]), _time(models, filled)

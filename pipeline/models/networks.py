@@ -1,6 +1,8 @@
-"""The networks. Each takes raw uint8 [n, height, width] and returns probabilities; scaling is its first layer.
+"""The networks. Each takes raw uint8 images and returns probabilities; scaling is its first layer.
 
-`NETWORKS` lists them. For 28 x 28 pixels, ten classes and the widths of the presets:
+Images are [n, height, width] if grey, and [n, height, width, 3] in colour.
+
+`NETWORKS` lists them. For 28 x 28 grey pixels, ten classes and the widths of the presets:
 
 | preset    | layers                                                                      | parameters | multiply-adds |
 |-----------|-----------------------------------------------------------------------------|------------|---------------|
@@ -10,7 +12,7 @@
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 
 from pipeline.errors import ModelError
 from pipeline.models.backend import keras, tf
+from pipeline.models.contract import Ground
 from pipeline.models.tasks import Task
 from pipeline.params import TrainSettings
 
@@ -25,7 +28,8 @@ layers, ops = keras.layers, keras.ops
 
 Builder = Callable[[Any, TrainSettings, keras.DTypePolicy, bool], Any]  # see NETWORKS
 
-WHITENING_IMAGES = 2000  # enough for the covariance of a few pixels
+MOST_SAMPLED, LEAST_SAMPLED = 2000, 128  # images of a sample, which is enough for the covariance of a few pixels
+BLOCK_VALUES = 2**23  # float64 values of patches in memory at once
 WHITENING_EPSILON = 1e-3  # added to the variances (of pixels from 0 to 1), because the weakest components are noise
 
 
@@ -62,12 +66,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 
 def create_network(
-    settings: TrainSettings, task: Task, shape: tuple[int, int], precision: str = "float32", *, stock: bool = False
+    settings: TrainSettings, task: Task, shape: tuple[int, ...], precision: str = "float32", *, stock: bool = False
 ) -> keras.Model:
     """Create the network of the settings, with random weights from Keras's global seed.
 
     Args:
-        shape: height and width of an image.
+        shape: of an image: (height, width), or (height, width, 3) in colour.
         precision: "float32" or "bfloat16", of the computation. Weights and outputs are always float32.
         stock: use only Keras's own layers, not faster ones for training. The weights are the same.
 
@@ -85,6 +89,11 @@ def create_network(
     return network
 
 
+def sample_size(shape: Sequence[int]) -> int:
+    """Return the number of images for statistics of their pixels. Of large images, fewer are enough."""
+    return min(MOST_SAMPLED, max(LEAST_SAMPLED, MOST_SAMPLED * 32**2 // math.prod(shape[:2])))
+
+
 def whiten(network: keras.Model, sample: Callable[[int], np.ndarray]) -> None:
     """Set the weights of a network's frozen first convolution from training images. Does nothing without that layer.
 
@@ -92,24 +101,42 @@ def whiten(network: keras.Model, sample: Callable[[int], np.ndarray]) -> None:
     the relu after it loses no information (arXiv:2404.00498, section 3.2).
 
     Args:
-        sample: returns at most the given number of images, uint8 [n, height, width].
+        sample: returns at most the given number of images, uint8 [n, height, width] or [n, height, width, 3].
     """
     layer = next((layer for layer in network.layers if layer.name == "whiten"), None)
     if layer is None:
         return
-    side = layer.kernel_size[0]
-    images = sample(WHITENING_IMAGES)
-    windows = np.lib.stride_tricks.sliding_window_view(images, (side, side), axis=(1, 2))
-    patches = windows.reshape(-1, side * side).astype(np.float64)  # sums of integers below 2**53: exact in any order
-    mean = patches.mean(axis=0) / 255
-    covariance = patches.T @ patches / len(patches) / 255**2 - np.outer(mean, mean)
+    images = sample(sample_size(network.input_shape[1:]))
+    count, total, products = _sum_patches(images, layer.kernel_size[0])
+    mean = total / count / 255
+    covariance = products / count / 255**2 - np.outer(mean, mean)
     variances, components = np.linalg.eigh(covariance)
     filters = components / np.sqrt(variances + WHITENING_EPSILON)
     kernel = np.concatenate([filters, -filters], axis=1)
     layer.set_weights([kernel.reshape(layer.kernel.shape), -mean @ kernel])
 
 
-def average_views(network: keras.Model, tta: str, *, flip: bool) -> keras.Model:
+def _sum_patches(images: np.ndarray, side: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Sum up the square patches of images.
+
+    Returns:
+        the number of patches, their sum float64 [m] and that of their outer products [m, m], where m is side * side *
+        channels. Exact in any order of summation: sums of integers below 2**53.
+    """
+    images = images[..., None] if images.ndim == 3 else images
+    size = side * side * images.shape[-1]
+    block = max(1, BLOCK_VALUES // (math.prod(images.shape[1:3]) * size))
+    count, total, products = 0, np.zeros(size), np.zeros((size, size))
+    for first in range(0, len(images), block):
+        windows = np.lib.stride_tricks.sliding_window_view(images[first : first + block], (side, side), axis=(1, 2))
+        patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size).astype(np.float64)
+        count += len(patches)
+        total += patches.sum(axis=0)
+        products += patches.T @ patches
+    return count, total, products
+
+
+def average_views(network: keras.Model, tta: str, *, flip: bool, ground: Ground = 0) -> keras.Model:
     """Return a network that averages the outputs for several views of each image: test-time augmentation.
 
     The views are the image and, with `tta` "shift", the image moved by one pixel up and left, and down and right. A
@@ -118,14 +145,12 @@ def average_views(network: keras.Model, tta: str, *, flip: bool) -> keras.Model:
 
     Args:
         flip: training mirrored images; each view is also mirrored.
+        ground: value of the pixels that enter at the edges of a moved image.
     """
     image = keras.Input(network.input_shape[1:], dtype="uint8", name="image")
     weighted = [(image, 1)]
     if tta == "shift":
-        values = ops.cast(image, "float32")  # LiteRT cannot pad uint8
-        up_left = ops.cast(ops.pad(values, [[0, 0], [0, 1], [0, 1]])[:, 1:, 1:], "uint8")
-        down_right = ops.cast(ops.pad(values, [[0, 0], [1, 0], [1, 0]])[:, :-1, :-1], "uint8")
-        weighted = [(image, 2), (up_left, 1), (down_right, 1)]
+        weighted = [(image, 2), *((view, 1) for view in _shift_views(image, ground))]
     if tta != "none" and flip:
         weighted += [(ops.flip(view, axis=2), weight) for view, weight in weighted]
     if len(weighted) == 1:
@@ -133,6 +158,19 @@ def average_views(network: keras.Model, tta: str, *, flip: bool) -> keras.Model:
     answers = [answer for view, weight in weighted for answer in [network(view)] * weight]  # each view is computed once
     average = layers.Average(name="average")(answers)
     return keras.Model(image, average, name=f"{network.name}_views")
+
+
+def _shift_views(image: Any, ground: Ground) -> list[Any]:
+    """Move images by one pixel up and left, and down and right."""
+    values = ops.cast(image, "float32")  # LiteRT cannot pad uint8
+    if is_coloured := bool(np.any(ground)):  # padding is with zeros, which stand for the ground
+        values = layers.Rescaling(1.0, np.negative(ground).tolist())(values)
+    views = []
+    for padding, kept in (([0, 1], slice(1, None)), ([1, 0], slice(-1))):
+        moved = ops.pad(values, [[0, 0], padding, padding, [0, 0]][: len(image.shape)])[:, kept, kept]
+        moved = layers.Rescaling(1.0, np.array(ground).tolist())(moved) if is_coloured else moved
+        views.append(ops.cast(moved, "uint8"))
+    return views
 
 
 def rebuild_views(network: keras.Model, tta: str, *, flip: bool) -> keras.Model:
@@ -172,8 +210,8 @@ def _mlp(hidden: Any, settings: TrainSettings, policy: Any, stock: bool) -> Any:
 
 
 def _cnn(hidden: Any, settings: TrainSettings, policy: Any, stock: bool) -> Any:
-    """The network of arXiv:2404.00498 (airbench) with relu, for grey images."""
-    _require_size(settings, hidden.shape[1:])
+    """The network of arXiv:2404.00498 (airbench) with relu."""
+    _require_size(settings, hidden.shape[1:3])
     normalisation = layers.BatchNormalization if stock else FusedBatchNormalization
 
     def convolve(hidden: Any, channels: int, side: int, name: str, **options: Any) -> Any:
@@ -183,9 +221,10 @@ def _cnn(hidden: Any, settings: TrainSettings, policy: Any, stock: bool) -> Any:
         hidden = normalisation(scale=False, momentum=0.9, dtype=policy, name=f"normalise_{name}")(hidden)
         return layers.ReLU(dtype=policy, name=f"relu_{name}")(hidden)
 
-    hidden = layers.Reshape((*hidden.shape[1:], 1), dtype=policy, name="grey")(hidden)
+    if len(hidden.shape) == 3:
+        hidden = layers.Reshape((*hidden.shape[1:], 1), dtype=policy, name="grey")(hidden)
     if side := settings.whitening:
-        hidden = convolve(hidden, 2 * side**2, side, "whiten", trainable=False)
+        hidden = convolve(hidden, 2 * side**2 * hidden.shape[-1], side, "whiten", trainable=False)
         hidden = layers.ReLU(dtype=policy, name="relu_whiten")(hidden)
     if settings.pool_stem:
         hidden = layers.MaxPooling2D(dtype=policy, name="pool_stem")(hidden)
@@ -216,6 +255,6 @@ def _multiply_adds(layer: keras.layers.Layer) -> int:
     return math.prod(layer.kernel.shape) if isinstance(layer, layers.Dense) else 0
 
 
-# Each takes images float [n, height, width] from 0 to 1 and returns features [n, m] for the output layer. With `stock`
+# Each takes images float [n, *shape] from 0 to 1 and returns features [n, m] for the output layer. With `stock`
 # it uses only Keras's own layers: the model file needs no code of this project.
 NETWORKS: dict[str, Builder] = {"mlp": _mlp, "cnn": _cnn}

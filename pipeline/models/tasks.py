@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import ModelError
-from pipeline.image_class_names import find_class
+from pipeline.image_class_names import find_class, list_classes
 from pipeline.params import Loss
 
 OTHER = "other"
@@ -18,9 +18,9 @@ class Task:
 
     | loss                            | output layer          | targets                      |
     |---------------------------------|-----------------------|------------------------------|
-    | sparse_categorical_crossentropy | softmax, one a class  | uint8 [n], a class's number  |
+    | sparse_categorical_crossentropy | softmax, one a class  | uint16 [n], a class's number |
     | categorical_crossentropy        | softmax, one a class  | uint8 [n, classes], one-hot  |
-    | binary_crossentropy             | one sigmoid unit      | uint8 [n, 1], 1 is positive  |
+    | binary_crossentropy             | one sigmoid unit      | uint16 [n, 1], 1 is positive |
     """
 
     loss: Loss
@@ -43,7 +43,7 @@ class Task:
         return "sigmoid" if self.binary else "softmax"
 
     def answers(self, labels: np.ndarray) -> np.ndarray:
-        """Convert labels of the dataset to indices into `classes`: uint8 [n].
+        """Convert labels of the dataset to indices into `classes`: uint16 [n].
 
         Raises:
             ModelError: a label is not one of the dataset's classes.
@@ -54,7 +54,7 @@ class Task:
                 expected=f"labels from 0 to {self.labels - 1}",
                 remedy="dvc repro split",
             )
-        return np.isin(labels, self.positive).astype(np.uint8) if self.binary else labels.astype(np.uint8)
+        return (np.isin(labels, self.positive) if self.binary else labels).astype(np.uint16)
 
     def encode(self, labels: np.ndarray) -> np.ndarray:
         """Convert labels of the dataset to targets for the loss (see the table above).
@@ -84,7 +84,7 @@ def create_task(loss: Loss, classes: Sequence[str], positive_classes: Sequence[s
         if not 0 < len(positive) < len(classes):
             raise ModelError(
                 "binary_crossentropy trains one sigmoid unit to answer yes or no, which needs images of both kinds",
-                expected=f"in dataset.positive_classes between 1 and {len(classes) - 1} of {', '.join(classes)}",
+                expected=f"in dataset.positive_classes between 1 and {len(classes) - 1} of {list_classes(classes)}",
                 found=f"{'all' if positive else 'none'} of them",
                 remedy="edit dataset.positive_classes, or set train.loss to sparse_categorical_crossentropy",
             )
@@ -126,7 +126,7 @@ def find_labels(named: Sequence[str | int], classes: Sequence[str]) -> tuple[int
     if unknown:
         raise ModelError(
             "dataset.positive_classes has classes that are not in the dataset",
-            expected=", ".join(f"{label} {name}" for label, name in enumerate(classes)),
+            expected=list_classes([f"{label} {name}" for label, name in enumerate(classes)]),
             found=", ".join(unknown),
             remedy="edit dataset.positive_classes",
         )

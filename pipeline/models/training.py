@@ -12,6 +12,7 @@ from pipeline.errors import ModelError
 from pipeline.models.augmentation import augment
 from pipeline.models.backend import choose_xla, inspect_machine, keras, tf
 from pipeline.models.checkpoints import Checkpoint, Snapshot
+from pipeline.models.contract import Ground
 from pipeline.models.distribution import Strategy, replicated, require_agreement, require_divisible, take_share
 from pipeline.models.inference import create_predictor
 from pipeline.models.inputs import Chunk, Examples, Source
@@ -65,6 +66,7 @@ def train(
     seed: int,
     checkpoint: Checkpoint,
     class_weights: np.ndarray | None = None,
+    ground: Ground = 0,
     strategy: Strategy | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Iterator[Epoch]:
@@ -77,6 +79,7 @@ def train(
     Args:
         class_weights: float32 [classes of the task], factors of the loss of each class; None: all classes count by
             their images.
+        ground: value of the pixels that enter at the edges of a shifted image.
         strategy: the strategy that the network was created with (see `distribution`); None: one device.
         report: called regularly with the progress within an epoch.
 
@@ -91,7 +94,7 @@ def train(
     with replicated(strategy):
         optimizer = create_optimizer(settings, steps * settings.epochs)
         optimizer.build(network.trainable_variables)
-        epoch_graph = _EpochGraph(network, task, optimizer, settings, class_weights, strategy)
+        epoch_graph = _EpochGraph(network, task, optimizer, settings, class_weights, ground, strategy)
     validate = _create_validation(network, task, validation)
     chunks = training.epochs(task, settings, batch, seed)
 
@@ -146,6 +149,7 @@ class _EpochGraph:
         optimizer: keras.optimizers.Optimizer,
         settings: TrainSettings,
         class_weights: np.ndarray | None,
+        ground: Ground,
         strategy: Strategy,
     ) -> None:
         self._loss, self._accuracy, self._strategy = keras.metrics.Mean(), create_accuracy(task), strategy
@@ -156,7 +160,7 @@ class _EpochGraph:
         use_xla = uses_xla(settings, strategy)
 
         def step(images: Any, targets: Any, choices: dict[str, Any]) -> None:
-            images = augment(images, choices)
+            images = augment(images, choices, ground)
             with tf.GradientTape() as tape:
                 answers = network(images, training=True)
                 value = loss(targets, answers)  # divided by the replicas: the optimizer adds their gradients

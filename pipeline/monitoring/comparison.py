@@ -32,7 +32,7 @@ from pipeline.workspace import STATE, main_repository
 
 CACHE = STATE / "monitoring/comparisons"
 
-Confidence = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, height, width] to largest probabilities float64 [n]
+Confidence = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, *shape] to largest probabilities float64 [n]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _ChampionConfidence:
         if not self._champion:
             return None
         try:
-            predict = self._champion.create_predictor((self._dataset.height, self._dataset.width))
+            predict = self._champion.create_predictor(self._dataset.shape)
         except CannotBeJudged as error:
             self._leave_out(f"{self._champion} cannot be used: {error.problem}")
             return None

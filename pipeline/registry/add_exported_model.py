@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.data import table
-from pipeline.data.image_background import measure_ground
+from pipeline.data.image_background import ground_of
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.models.contract import CONTRACT_FILE, KERAS_FILE, LITERT_FILE, Contract, read_contract
@@ -105,7 +105,7 @@ def _export(folder: Path, model: "LoggedModel", split: Path) -> Contract:
     task = create_task(params["loss"], dataset.classes, positive)
     network = archive.load(folder / KERAS_FILE)
     content = export.convert(rebuild_views(network, params["tta"], flip=params["flip"] == "True"))
-    ground = measure_ground(next(table.stream(split)).images)
+    ground = ground_of(dataset, next(table.stream(split)).images)
     subject = export.Subject(dataset.name, dataset.classes, dataset.classes_ko, ground)
 
     def blocks() -> Iterator[np.ndarray]:

@@ -35,18 +35,21 @@ class Champion:
         """SHA-256 of its model file; empty if this pipeline did not register it."""
         return str(self.version.tags.get(MODEL_TAG, ""))
 
-    def create_predictor(self, shape: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
+    def create_predictor(self, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
         """Load the model.
 
+        Args:
+            shape: of an image.
+
         Returns:
-            a function from images uint8 [n, height, width] to the model's outputs, float32 [n, outputs].
+            a function from images uint8 [n, *shape] to the model's outputs, float32 [n, outputs].
 
         Raises:
             CannotBeJudged: the file is gone, altered or damaged, or the model takes images of another shape.
         """
         with explained(self.store):
             loaded = load_version(self.store, self.client, self.version)
-        loaded.require_size(shape)
+        loaded.require_shape(shape)
         return loaded.predict
 
 

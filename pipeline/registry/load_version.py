@@ -1,5 +1,6 @@
 """Loading of registered versions: download the files of a model, check their digests, and make it ready to answer."""
 
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,19 +34,26 @@ class LoadedVersion:
 
     model: "LoggedModel"
     contract: Contract | None  # None: the version was registered before there were contracts
-    size: tuple[int, int]  # height and width of an image
-    predict: Callable[[np.ndarray], np.ndarray]  # images uint8 [n, height, width] to float32 [n, outputs]
+    shape: tuple[int, ...]  # of an image: (height, width) or (height, width, 3)
+    predict: Callable[[np.ndarray], np.ndarray]  # images uint8 [n, *shape] to float32 [n, outputs]
     predict_unpadded: Callable[[np.ndarray], np.ndarray]  # the same, for timing
 
-    def require_size(self, size: tuple[int, ...]) -> None:
-        """Refuse images of another size.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The possible answers in English. Empty if they are unknown."""
+        if self.contract:
+            return self.contract.create_task().classes
+        return tuple(json.loads(self.model.params.get("classes", "[]")))
+
+    def require_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse images of another shape.
 
         Raises:
-            CannotBeJudged: naming both sizes.
+            CannotBeJudged: naming both shapes.
         """
-        if self.size != size:
-            sizes = [" x ".join(map(str, sides)) for sides in (self.size, size)]
-            raise CannotBeJudged(f"it takes images of {sizes[0]} pixels, and these have {sizes[1]}")
+        if self.shape != shape:
+            shapes = [" x ".join(map(str, sides)) for sides in (self.shape, shape)]
+            raise CannotBeJudged(f"it takes images of {shapes[0]} pixels, and these have {shapes[1]}")
 
 
 def load_version(store: Store, client: "MlflowClient", version: "ModelVersion") -> LoadedVersion:
@@ -71,7 +79,7 @@ def _load_exported(store: Store, model: "LoggedModel", version: "ModelVersion", 
     if contract.keras_sha256 != version.tags[MODEL_TAG]:
         raise CannotBeJudged("its contract is of another model")
     exported = interpreter.load(download_file(store, model, version, EXPORTED_TAG, scratch), contract)
-    return LoadedVersion(model, contract, exported.size, exported.predict, exported.predict)
+    return LoadedVersion(model, contract, exported.shape, exported.predict, exported.predict)
 
 
 def _load_keras(model: "LoggedModel", file: Path) -> LoadedVersion:

@@ -16,9 +16,10 @@ from markdown_it import MarkdownIt
 
 from pipeline.data.catalog import Entry
 from pipeline.data.table import OFFICIAL, Dataset
-from pipeline.evaluation.markdown import escape, table
-from pipeline.evaluation.metrics import wilson_interval
+from pipeline.evaluation.markdown import describe_selection, escape, table
+from pipeline.evaluation.metrics import select_weakest, wilson_interval
 from pipeline.evaluation.quantized import describe_quantized
+from pipeline.image_class_names import list_classes
 from pipeline.models.contract import Contract, Int8Check
 
 LONGEST_SUMMARY = 5_000  # characters; the registry's limit for a version's description
@@ -31,6 +32,7 @@ RELIABILITY = "evaluation/figures/reliability.png"
 GALLERY = "evaluation/figures/gallery.png"
 FIGURES = (CURVES, CONFUSION, RELIABILITY, GALLERY)
 
+COLOURS = {1: "grey", 3: "colour"}  # by channels
 COUNTED = ("parameters", "multiply_adds")  # computed by `train`; the other settings are given
 
 
@@ -95,7 +97,7 @@ def describe_task(dataset: Dataset, answers: Sequence[str]) -> str:
         answers: the dataset's classes, or for a yes-or-no task `other` and the positive class.
     """
     if tuple(answers) == dataset.classes:
-        return f"Classifies images of {dataset.name} into {len(answers)} classes: {', '.join(map(escape, answers))}."
+        return f"Classifies images of {dataset.name} into {len(answers):,} classes: {escape(list_classes(answers))}."
     return f"Predicts the probability that an image of {dataset.name} shows {escape(answers[1])}."
 
 
@@ -203,8 +205,8 @@ def _describe_limits(facts: Facts) -> Iterator[str]:
     metrics, dataset = facts.metrics, facts.dataset
     limits = [
         f"**Tested on one dataset.** {metrics['images']:,} test images of {escape(facts.dataset_title)}, "
-        f"{dataset.height} x {dataset.width} grey pixels. Not tested: photographs, other sizes or sources, images "
-        "that are shifted, turned, dimmed, noisy or cut off.",
+        f"{dataset.height} x {dataset.width} {COLOURS[dataset.channels]} pixels. Not tested: other sizes or sources, "
+        "images that are shifted, turned, dimmed, noisy or cut off.",
         *(f"**Weak class: {escape(row['class'])}.** {_describe_weak_class(facts, row)}" for row in facts.weakest),
         _describe_confident_mistakes(facts),
         *(f"**Known limit of the data.** {escape(limit)}" for limit in (facts.entry.limits if facts.entry else ())),
@@ -245,13 +247,17 @@ def _describe_confident_mistakes(facts: Facts) -> str:
 
 def _describe_classes(facts: Facts) -> Iterator[str]:
     rows = []
-    for label, row in enumerate(facts.classes):
+    shown = select_weakest([float(row["recall"]) for row in facts.classes])
+    languages = [key for key in ("class", "class_ko") if key in facts.classes[0]]
+    for label in shown:
+        row = facts.classes[label]
         images = int(row["support"])
         right = facts.confusions.get((row["class"], row["class"]), 0)
         interval = "{:.1%} to {:.1%}".format(*wilson_interval(right, images)) if images else "no images"
         scores = (f"{float(row['precision']):.1%}", f"{float(row['recall']):.1%}", interval, f"{float(row['f1']):.3f}")
-        rows.append((str(label), escape(row["class"]), escape(row["class_ko"]), *scores, f"{images:,}"))
-    columns = ("label", "class", "클래스", "precision", "recall", "95% interval", "F1", "images")
+        rows.append((str(label), *(escape(row[key]) for key in languages), *scores, f"{images:,}"))
+    yield from describe_selection(shown, len(facts.classes))
+    columns = ("label", *("class", "클래스")[: len(languages)], "precision", "recall", "95% interval", "F1", "images")
     yield table(columns, rows, numbers=5)
     metrics = facts.metrics
     loss = "not a number" if metrics["loss"] is None else f"{metrics['loss']:.4f} nats"
@@ -285,7 +291,7 @@ def _describe_calibration(facts: Facts) -> Iterator[str]:
 
 def _describe_data(facts: Facts) -> Iterator[str]:
     dataset, entry = facts.dataset, facts.entry
-    shape = f"{dataset.height} x {dataset.width}, grey, 8 bits"
+    shape = f"{dataset.height} x {dataset.width}, {COLOURS[dataset.channels]}, 8 bits"
     rows = [("dataset", escape(facts.dataset_title)), ("name", f"`{dataset.name}`"), ("images", shape)]
     if entry:
         page = f"[{escape(entry.page)}]({entry.page})" if entry.page.startswith("http") else f"`{entry.page}`"
@@ -384,13 +390,14 @@ def _format_processor(tags: Mapping[str, str]) -> str:
 
 def _describe_use(facts: Facts) -> Iterator[str]:
     dataset = facts.dataset
-    shape = f"[n, {dataset.height}, {dataset.width}]"
+    shape = f"[n, {', '.join(map(str, dataset.shape))}]"
+    values = "grey values" if dataset.channels == 1 else "red, green and blue (sRGB)"
     answers = f"[n, {1 if facts.binary else len(facts.classes)}]"
     meaning = (
         f"the probability of {escape(facts.classes[1]['class'])}" if facts.binary else "one probability for each label"
     )
     yield (
-        f"Input: unscaled grey values, `uint8 {shape}`. Output: `float32 {answers}`, {meaning}. The model has only "
+        f"Input: unscaled {values}, `uint8 {shape}`. Output: `float32 {answers}`, {meaning}. The model has only "
         "stock layers and loads without this project's code."
     )
     if facts.contract:
@@ -404,12 +411,12 @@ def _describe_use(facts: Facts) -> Iterator[str]:
 
 def _describe_files(contract: Contract) -> str:
     """Say which of the two files was evaluated, and how much the other one differs."""
-    check = contract.check
+    check, background = contract.check, "grey value" if contract.channels == 1 else "colour"
     return (
         "What is judged is what is served: `model.tflite`, by LiteRT. The Keras file answers alike: on "
         f"{check.images:,} validation images, probabilities differ by at most {check.largest_difference:.0e}, and "
         f"another class is the most probable one for {check.other_top_class:,}. `contract.json` has the classes, the "
-        "size of the images, the grey value of their background, and the digests of both files."
+        f"size of the images, the {background} of their background, and the digests of both files."
     )
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
-from pipeline.data.catalog import CATALOG, load_catalog
-from pipeline.data.dataset_files import LOCAL
+from pipeline.data.catalog import CATALOG, LOCAL, load_catalog
 from pipeline.errors import TrackingError
 from pipeline.evaluation.champion_rule import Decision
+from pipeline.evaluation.gate import Check
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import PARAMS_FILE, RegisterParams, load_params
 from pipeline.registry.alias_history import find_aliases, find_aliases_of
@@ -76,7 +76,8 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
         TrackingError: the registry cannot be used.
     """
     name, digest = registered_name(outputs), file_digest(outputs.model)
-    passed = bool(read_json(outputs.evaluation / "gate.json")["passed"])
+    gate = read_json(outputs.evaluation / "gate.json")
+    passed = bool(gate["passed"])
     remedy = "wait for the other registration, or end its process"
     main = main_repository(outputs.root)
     with lock("the registry", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=main), explained(record.store):
@@ -89,7 +90,8 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
             _add_int8_model(record.client, version, outputs)
             decision = Decision(version.tags[DECISION_TAG], version.tags.get(REASON_TAG, "It has an earlier decision."))
         else:
-            decision = Decision("rejected", "The model did not pass the absolute gate.", "gate")
+            failures = "; ".join(str(Check(**check)) for check in gate["checks"] if not check["passed"])
+            decision = Decision("rejected", f"The model did not pass the absolute gate: {failures}.", "gate")
         number = str(version.version) if version else None
         aliases = find_aliases_of(record.client, name, number) if number else ()
     tags = {DECISION_TAG: decision.outcome} | ({"registry.name": name, "registry.version": number} if number else {})
@@ -267,8 +269,8 @@ def _write_description(outputs: Outputs) -> str:
     """Write the description of a registered model, in Markdown."""
     dataset = table.read_dataset(outputs.split("test"))
     task = describe_task(dataset, _read_judged_classes(outputs))
-    shape = f"[n, {dataset.height}, {dataset.width}]"
-    return f"{task} Takes raw uint8 images {shape}. `{CHAMPION}` serves, `{CHALLENGER}` waits."
+    shape = ", ".join(map(str, dataset.shape))
+    return f"{task} Takes raw uint8 images [n, {shape}]. `{CHAMPION}` serves, `{CHALLENGER}` waits."
 
 
 def _slug(text: str) -> str:

@@ -1,13 +1,12 @@
 """A registered version for predictions: its loaded model and the names of its classes."""
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
-from pipeline.data.image_background import measure_ground
+from pipeline.data.image_background import Ground, ground_of
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest
 from pipeline.registry.alias_history import find_aliases_of
@@ -35,7 +34,7 @@ class RegisteredModel:
     model: LoadedVersion
     classes: tuple[str, ...]  # in the order of its outputs; `other` first for a yes-or-no task
     classes_ko: tuple[str, ...]  # in Korean; empty if not recorded
-    ground: int | None  # grey value of the background of its training images; None if unknown
+    ground: Ground | None  # of its training images; None if unknown
 
 
 def load_registered_model(workspace: Path, which: str) -> RegisteredModel:
@@ -61,16 +60,15 @@ def load_registered_model(workspace: Path, which: str) -> RegisteredModel:
                 remedy=find_remedy("find what is wrong", "pipeline versions"),
             ) from None
         aliases = find_aliases_of(client, name, number)
+        classes = loaded.classes
         if contract := loaded.contract:
-            classes = contract.create_task().classes
             return RegisteredModel(name, number, aliases, loaded, classes, contract.answers_ko, contract.ground)
-        classes = tuple(json.loads(loaded.model.params["classes"]))
         names, ground = _korean_names(client, version, classes), find_ground(workspace, version, loaded.model)
         return RegisteredModel(name, number, aliases, loaded, classes, names, ground)
 
 
-def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") -> int | None:
-    """Find the grey value of the background of a version's training images. Returns None if it is unknown.
+def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") -> Ground | None:
+    """Find the ground of the training images of a version without a contract. Returns None if it is unknown.
 
     It is recorded with the model. If not, it is measured, if the workspace has the version's training images.
     """
@@ -79,7 +77,7 @@ def find_ground(workspace: Path, version: "ModelVersion", model: "LoggedModel") 
     split = Outputs(workspace).split("train")
     if not split.is_file() or file_digest(split, "md5") != version.tags.get("data.train"):
         return None
-    return measure_ground(next(table.stream(split)).images)
+    return ground_of(table.read_dataset(split), next(table.stream(split)).images)
 
 
 def _korean_names(client: "MlflowClient", version: "ModelVersion", classes: tuple[str, ...]) -> tuple[str, ...]:

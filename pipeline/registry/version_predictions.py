@@ -4,7 +4,6 @@ If the version was evaluated on the same split, its run has the predictions. Oth
 predicts again.
 """
 
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,8 @@ from pipeline.evaluation.comparison import shared_classes
 from pipeline.evaluation.metrics import class_probabilities
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.files import file_digest
-from pipeline.registry.load_version import CannotBeJudged, find_model, load_version
+from pipeline.image_class_names import list_classes
+from pipeline.registry.load_version import CannotBeJudged, load_version
 from pipeline.tracking.queries import find_or_none
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import Store
@@ -129,13 +129,12 @@ def read_run_predictions(client: "MlflowClient", run: "Run") -> tuple[str, Predi
 def _predict(
     store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, reference: Predictions
 ) -> Predictions:
-    model = find_model(client, version)
-    classes = tuple(json.loads(model.params.get("classes", "[]")))
+    loaded = load_version(store, client, version)
+    classes = loaded.classes
     _require_shared_classes(classes, reference.classes)
     images, _ = table.read_images(outputs.split("test"))
     print(f"version {version.version} was evaluated on other test images: predicting with its model file", flush=True)
-    loaded = load_version(store, client, version)
-    loaded.require_size(images.shape[1:])
+    loaded.require_shape(images.shape[1:])
     probabilities = class_probabilities(loaded.predict(images)).astype(np.float32)
     ids = table.read_ids(outputs.split("test"))
     if classes == reference.classes:
@@ -154,4 +153,4 @@ def _require_shared_classes(champion: tuple[str, ...], challenger: tuple[str, ..
     try:
         shared_classes(champion, challenger)
     except DataError:
-        raise CannotBeJudged(f"it was made for other classes ({', '.join(champion) or 'unknown'})") from None
+        raise CannotBeJudged(f"it was made for other classes ({list_classes(champion) or 'unknown'})") from None

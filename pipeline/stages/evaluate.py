@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.data import table
 from pipeline.errors import DataError, ModelError
+from pipeline.image_class_names import list_classes
 from pipeline.models.contract import (
     CONTRACT_FILE,
     INT8_FILE,
@@ -42,7 +43,7 @@ def run(params: Params) -> None:
     from pipeline.evaluation.metrics import class_probabilities
     from pipeline.evaluation.report import Answers, measure, write_evaluation
     from pipeline.models import interpreter
-    from pipeline.tracking.parent_run_id import is_in_flow
+    from pipeline.tracking.parent_run_id import flow_registers
 
     dataset, contract = table.read_dataset(TEST_SPLIT), read_contract(MODELS / CONTRACT_FILE)
     require_fit(contract, dataset)
@@ -74,7 +75,7 @@ def run(params: Params) -> None:
     print("gate: passed" if gate.passed else "gate: REJECTED, the model will not be registered")
     for check in gate.failures:
         print(f"  {check}")
-    if timings or not is_in_flow():  # in a flow, register records the evaluation, but not the timings
+    if timings or not flow_registers():  # else register records the evaluation, but not the timings
         from pipeline.tracking.stage_runs import log_evaluation
 
         log_evaluation(MODELS / KERAS_FILE, EVALUATION, timings)
@@ -106,17 +107,20 @@ def _measure_int8(
 
 
 def require_fit(contract: Contract, dataset: table.Dataset) -> None:
-    """Refuse a model that takes images of another size, or knows other classes.
+    """Refuse a model that takes images of another shape, or knows other classes.
 
     Raises:
         ModelError: naming what the data have, and what the model has.
     """
-    expected, found = (dataset.height, dataset.width, *dataset.classes), (*contract.size, *contract.classes)
-    if found != expected:
+    if (contract.shape, contract.classes) != (dataset.shape, dataset.classes):
+        expected, found = (
+            f"{' x '.join(map(str, shape))} pixels of {list_classes(classes)}"
+            for shape, classes in ((dataset.shape, dataset.classes), (contract.shape, contract.classes))
+        )
         raise ModelError(
             f"{MODELS / LITERT_FILE} is not a model for the images of {dataset.name}",
-            expected=f"{expected[0]} x {expected[1]} pixels of {', '.join(dataset.classes)}",
-            found=f"{found[0]} x {found[1]} pixels of {', '.join(contract.classes)}",
+            expected=expected,
+            found=found,
             remedy="dvc repro train",
         )
 

@@ -1,15 +1,17 @@
 """Train the network on the train split and keep the epoch that is best on the validation split."""
 
+import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.data import table
-from pipeline.data.image_background import measure_ground
+from pipeline.data.image_background import Ground, ground_of
+from pipeline.image_class_names import list_classes
 from pipeline.models.cluster import this_worker
 from pipeline.params import Params, TrainParams, TrainSettings
 from pipeline.stages.entrypoint import execute
@@ -45,6 +47,7 @@ class Preparation:
     network: "keras.Model"  # with its initial weights
     training: "Source"
     validation: "Source"
+    ground: Ground
     settings: TrainSettings
     strategy: "Strategy"
     resolved: dict[str, Any]  # params and derived values that determine the result
@@ -77,6 +80,7 @@ def run(params: Params) -> None:
         seed=params.train.seed,
         checkpoint=checkpoint,
         class_weights=prepared.class_weights,
+        ground=prepared.ground,
         strategy=prepared.strategy,
         report=terminal.print_progress,
     )
@@ -98,7 +102,8 @@ def run(params: Params) -> None:
         best = training.find_best(history)
         print(f"best on validation: epoch {best.epoch}, {_describe_best(best)}", flush=True)
         _, steps = training.plan_batches(images, settings, prepared.strategy.num_replicas_in_sync)
-        _write_model(prepared, archive.export(prepared.network, settings, task, steps * settings.epochs), params.train)
+        exported = archive.export(prepared.network, settings, task, steps * settings.epochs, ground=prepared.ground)
+        _write_model(prepared, exported, params.train)
         write_training(REPORT, [asdict(epoch) for epoch in history], described | {"best_epoch": best.epoch})
         tracked.complete(MODELS / export.KERAS_FILE, REPORT.parent)
         checkpoint.remove()
@@ -120,7 +125,7 @@ def prepare(params: Params) -> Preparation:
     # Checked before weights are created: with different shapes, the workers would wait for each other forever.
     distribution.require_agreement(f"seed {seed}, {task.loss}, {settings}", strategy)
     with distribution.replicated(strategy):
-        network = networks.create_network(settings, task, (dataset.height, dataset.width), precision)
+        network = networks.create_network(settings, task, dataset.shape, precision)
     networks.whiten(network, images.sample)
 
     resolved = {"preset": params.train.preset, "seed": seed, "loss": task.loss, "classes": task.classes}
@@ -130,7 +135,10 @@ def prepare(params: Params) -> Preparation:
     resolved |= asdict(settings) | asdict(networks.measure_cost(network))
     local = asdict(machine) | {"computed_in": precision, "replicas": strategy.num_replicas_in_sync}
     local |= {"xla": training.uses_xla(settings, strategy)}
-    return Preparation(dataset, task, class_weights, network, images, validation, settings, strategy, resolved, local)
+    ground = ground_of(dataset, next(validation.blocks()).images)
+    return Preparation(
+        dataset, task, class_weights, network, images, validation, ground, settings, strategy, resolved, local
+    )
 
 
 def _weigh_classes(task: "Task") -> "np.ndarray":
@@ -152,17 +160,18 @@ def _describe_best(epoch: "Epoch") -> str:
 
 def _write_model(prepared: Preparation, network: "keras.Model", params: TrainParams) -> None:
     """Write the files of the model, after a check of its answers on the validation images."""
-    from pipeline.models import export
+    from pipeline.models import export, networks
 
     dataset, validation = prepared.dataset, prepared.validation
     mode, max_drop = params.quantize, params.quantize_max_drop  # both read, whatever they are: the stage declares both
     quantization = None
     if mode == "int8":
         labelled = ((block.images, block.labels) for block in validation.blocks())
-        representative = prepared.training.sample(export.REPRESENTATIVE_IMAGES)
+        count = min(export.REPRESENTATIVE_IMAGES, networks.sample_size(dataset.shape))
+        representative = prepared.training.sample(count)
         quantization = export.Quantization(representative, labelled, max_drop)
-    ground = measure_ground(next(validation.blocks()).images)
-    subject = export.Subject(dataset.name, dataset.classes, dataset.classes_ko, ground)
+    resizing: Literal["fit", "crop"] = "crop" if dataset.resizing == "crop" else "fit"
+    subject = export.Subject(dataset.name, dataset.classes, dataset.classes_ko, prepared.ground, resizing)
     images = (block.images for block in validation.blocks())
     export.write_model(MODELS, network, prepared.task, images, subject, quantization)
 
@@ -177,12 +186,12 @@ def _open_sources(dataset: table.Dataset, memory: int) -> tuple["Source", "Sourc
     """Open train and validation split: in memory if their images fit into `memory` bytes, otherwise streamed."""
     from pipeline.models.inputs import Examples, Stream
 
-    size = dataset.height, dataset.width
+    shape = dataset.shape
     images = table.count_rows(TRAIN) + table.count_rows(VALIDATION)
-    if images * dataset.height * dataset.width <= memory:
+    if images * math.prod(shape) <= memory:
         return Examples(*table.read_images(TRAIN)), Examples(*table.read_images(VALIDATION))
     train, validation = table.RowGroups(TRAIN), table.RowGroups(VALIDATION)
-    return Stream(train.sizes, train.read, size, memory), Stream(validation.sizes, validation.read, size, memory)
+    return Stream(train.sizes, train.read, shape, memory), Stream(validation.sizes, validation.read, shape, memory)
 
 
 def _find_checkpoint(determinants: dict[str, Any], *, read_only: bool) -> "Checkpoint":
@@ -229,8 +238,8 @@ class _Terminal:
         from pipeline.models.training import plan_batches
 
         cost, local = prepared.resolved, prepared.local
-        images, _, _ = prepared.validation.shape
-        print(f"{self._images:,} images of {', '.join(prepared.task.classes)}; {images:,} to validate on")
+        images, *_ = prepared.validation.shape
+        print(f"{self._images:,} images of {list_classes(prepared.task.classes)}; {images:,} to validate on")
         network = prepared.settings.network
         print(f"{network}: {cost['parameters']:,} parameters, {cost['multiply_adds']:,} multiply-adds an image")
         replicas = f", {local['replicas']} replicas" if local["replicas"] > 1 else ""

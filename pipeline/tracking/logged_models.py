@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from pipeline.data import table
-from pipeline.data.image_background import measure_ground
+from pipeline.data.image_background import ground_of
 from pipeline.files import file_digest
 from pipeline.models.contract import CONTRACT_FILE, INT8_FILE, KERAS_FILE, LITERT_FILE
 from pipeline.tracking.queries import find_or_none
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # Tags of a run, a logged model or a version: digests of the model's files. Without a contract, only the first is set.
 MODEL_TAG, EXPORTED_TAG, CONTRACT_TAG = "model.sha256", "model.tflite.sha256", "contract.sha256"
 INT8_TAG = "model.int8.tflite.sha256"  # if the model was quantized
-GROUND_TAG = "data.ground"  # of a logged model: grey value of the background of its training images
+GROUND_TAG = "data.ground"  # of a logged model: JSON, the ground of its training images
 MODEL_FOLDER = "data"  # inside a logged model
 MODEL_FILES = {  # inside a logged model
     MODEL_TAG: f"{MODEL_FOLDER}/{KERAS_FILE}",
@@ -83,11 +83,12 @@ def create(client: "MlflowClient", run: "Run", outputs: Outputs) -> "LoggedModel
     from mlflow.entities import LoggedModelOutput
 
     digests = digest_tags(outputs)
+    ground = ground_of(table.read_dataset(outputs.split("validation")), _first_images(outputs))
     model = client.create_logged_model(
         run.info.experiment_id,
         name=f"model-{digests[MODEL_TAG][:8]}",
         source_run_id=run.info.run_id,
-        tags={**digests, GROUND_TAG: str(measure_ground(_first_images(outputs)))},
+        tags={**digests, GROUND_TAG: json.dumps(ground)},
         params=run.data.params,
         model_type="classifier",
     )
@@ -111,7 +112,7 @@ def write_model(
 ) -> None:
     """Write the directory that `mlflow.keras.load_model` and `mlflow.pyfunc.load_model` read.
 
-    The model takes uint8 [-1, height, width] and returns float32 [-1, classes], or [-1, 1] for a yes-or-no task. The
+    The model takes uint8 [-1, *shape] and returns float32 [-1, classes], or [-1, 1] for a yes-or-no task. The
     example is the first validation image.
     """
     from mlflow import pyfunc
@@ -135,7 +136,7 @@ def write_model(
         run_id=run_id,
         model_id=model_id,
         signature=ModelSignature(
-            Schema([TensorSpec(np.dtype("uint8"), (-1, dataset.height, dataset.width))]),
+            Schema([TensorSpec(np.dtype("uint8"), (-1, *dataset.shape))]),
             Schema([TensorSpec(np.dtype("float32"), (-1, units))]),
         ),
         saved_input_example_info={
@@ -159,7 +160,7 @@ def write_model(
 
 
 def _first_images(outputs: Outputs) -> np.ndarray:
-    """Read the first row group of validation images, which come from the training images: uint8 [n, height, width]."""
+    """Read the first row group of validation images, which come from the training images: uint8 [n, *shape]."""
     return next(table.stream(outputs.split("validation"))).images
 
 

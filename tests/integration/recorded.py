@@ -152,7 +152,8 @@ class Workspace:
         interval = {"accuracy_low": 0.7, "accuracy_high": 0.8}
         metrics = {"accuracy": accuracy, **interval, "ece": 0.05, "macro_f1": 0.7, "images": 6, "loss": None}
         write_json(self.outputs.evaluation / "metrics.json", metrics)
-        write_json(self.outputs.evaluation / "gate.json", {"passed": passed, "checks": []})
+        checks = [{"name": "min_accuracy", "threshold": 0.95, "value": 0.9, "passed": passed}]
+        write_json(self.outputs.evaluation / "gate.json", {"passed": passed, "checks": checks})
         _write_table(
             self.outputs.evaluation / "per_class.csv",
             [

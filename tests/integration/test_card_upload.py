@@ -68,7 +68,7 @@ def test_a_rejected_model_has_a_card_that_says_so(workspace: Workspace) -> None:
     (run,) = workspace.runs()
     card = workspace.download(run, card_upload.CARD).decode()
     assert "Model card: garments, not registered" in card
-    assert "**rejected**: The model did not pass the absolute gate." in card
+    assert "**rejected**: The model did not pass the absolute gate: evaluate.min\\_accuracy needs at least 0.95" in card
     assert f"models:/{run.outputs.model_outputs[0].model_id}" in card
 
 

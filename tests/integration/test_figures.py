@@ -85,3 +85,20 @@ def test_names_are_no_formulas(tmp_path: Path) -> None:
 def test_a_class_without_images_can_be_drawn(tmp_path: Path) -> None:
     figures.draw_confusion(tmp_path / "c.png", np.array([[3, 1], [0, 0]]), ("a", "b"))
     assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_of_many_classes_the_most_confused_are_drawn(tmp_path: Path) -> None:
+    confusion = np.eye(300, dtype=int) * 50
+    confusion[299, 7] = confusion[120, 121] = 9
+    shown = figures.find_confused_classes(confusion, figures.MOST_CLASSES)
+    assert len(shown) == figures.MOST_CLASSES
+    assert {7, 120, 121, 299} <= set(shown)
+    figures.draw_confusion(tmp_path / "c.png", confusion, [f"class {label}" for label in range(300)])
+    assert max(Image.open(tmp_path / "c.png").size) < 2000
+
+
+def test_a_mistake_is_drawn_in_its_colours(tmp_path: Path) -> None:
+    orange = np.full((24, 40, 3), (250, 120, 10), np.uint8)
+    figures.draw_gallery(tmp_path / "g.png", [figures.Mistake(orange, "a", "b", 0.9)])
+    pixels = np.asarray(Image.open(tmp_path / "g.png").convert("RGB")).reshape(-1, 3)
+    assert (pixels == (250, 120, 10)).all(axis=1).sum() > 5000

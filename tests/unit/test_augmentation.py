@@ -58,6 +58,35 @@ def test_each_image_is_mirrored_every_other_epoch() -> None:
     assert 0.4 < flips[0].mean() < 0.6
 
 
+def test_the_choices_of_a_grey_image_and_of_its_colour_are_the_same() -> None:
+    grey = draw(ALL)
+    colour = draw_choices(ALL, (1000, 9, 7, 3), 64, seed=1, epoch=1)
+    assert colour["erase"].shape == (15, 64, 7)
+    for name in ("order", "flip", "shift"):
+        assert np.array_equal(grey[name], colour[name])
+    assert np.array_equal(grey["erase"][..., :4], colour["erase"][..., :4])
+
+
+def test_colours_are_changed_as_each_channel_alone() -> None:
+    images = np.random.default_rng(1).integers(0, 256, (64, 9, 7, 3), np.uint8)
+    choices = {name: choice[0] for name, choice in draw_choices(ALL, (64, 9, 7, 3), 64, seed=1, epoch=1).items()}
+    choices.pop("order")
+    ground = (10, 20, 30)
+    changed = augment(images, choices, ground).numpy()
+    assert len(np.unique(choices["erase"][:, 4:], axis=0)) > 60  # a colour for each image
+    for channel in range(3):
+        boxes = choices["erase"][:, [0, 1, 2, 3, 4 + channel]]
+        alone = augment(images[..., channel], choices | {"erase": boxes}, ground[channel]).numpy()
+        assert np.array_equal(changed[..., channel], alone)
+
+
+def test_translating_a_batch_brings_in_the_ground() -> None:
+    moved = augment(IMAGES, {"shift": np.tile(np.int32([1, -2]), (64, 1))}, 200).numpy()
+    assert np.array_equal(moved[:, 1:, :-2], IMAGES[:, :-1, 2:])
+    assert (moved[:, 0] == 200).all()
+    assert (moved[:, :, -2:] == 200).all()
+
+
 def test_mirroring_a_batch() -> None:
     flip = np.arange(64) % 2
     mirrored = apply(flip=flip)

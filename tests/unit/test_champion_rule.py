@@ -113,9 +113,12 @@ SLIGHTLY = Pairs(both_right=9700, both_wrong=100, gained=0, lost=200)  # 2 point
     ("change", "veto"),
     [
         ({"Shirt": FALLEN}, "recall of Shirt falls by 5.00 points (95% interval"),
-        ({"ece": 0.11}, "its calibration error is 0.1100, at most 0.1 is allowed"),
+        ({"ece": 0.11}, "its calibration error is 0.1100, at most 0.1 is allowed (register.max_ece)"),
         ({"ece": float("nan")}, "its calibration error is nan"),
-        ({"cost": 100_000_001}, "it takes 100,000,001 multiply-adds an image, at most 100,000,000 are allowed"),
+        (
+            {"cost": 100_000_001},
+            "it takes 100,000,001 multiply-adds an image, at most 100,000,000 are allowed (register.max_multiply_adds)",
+        ),
     ],
 )
 def test_each_veto_stands_alone_and_is_named(rule: str, change: dict[str, Any], veto: str) -> None:

@@ -102,6 +102,46 @@ def test_whitening_gives_patches_unit_covariance(side: int) -> None:
     assert not layer.trainable
 
 
+def test_whitening_gives_patches_of_colours_unit_covariance() -> None:
+    rng = np.random.default_rng(0)
+    images = (0.5 * rng.integers(0, 256, (40, 24, 20, 1)) + 0.5 * rng.integers(0, 256, (40, 24, 20, 3))).astype(
+        np.uint8
+    )
+    network = networks.create_network(replace(SMALL_CNN, whitening=2), TASK, (24, 20, 3))
+    networks.whiten(network, lambda _: images)
+    layer = network.get_layer("whiten")
+    values = layer(images.astype(np.float32) / 255).numpy()[:, :-1, :-1].reshape(-1, 24)
+    np.testing.assert_allclose(values[:, 12:], -values[:, :12], atol=1e-4)
+    assert np.abs(np.cov(values[:, :12].T) - np.eye(12)).max() < 0.1
+
+
+@pytest.mark.parametrize(("size", "most"), [((28, 28), 2000), ((64, 64), 500), ((512, 512), 128)])
+def test_of_large_images_fewer_are_whitened(size: tuple[int, int], most: int) -> None:
+    asked = []
+    network = networks.create_network(SMALL_CNN, TASK, (*size, 3))
+    networks.whiten(network, lambda count: asked.append(count) or np.zeros((2, *size, 3), np.uint8))
+    assert asked == [most]
+
+
+@pytest.mark.parametrize("preset", RAW["presets"])
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3), (40, 24, 3), (64, 64, 3)])
+def test_networks_take_images_of_any_shape(preset: str, shape: tuple[int, ...]) -> None:
+    network = networks.create_network(settings_of(preset), TASK, shape)
+    assert network(np.zeros((2, *shape), np.uint8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("ground", [255, (0, 90, 200)])
+def test_moved_views_show_the_ground_at_their_edges(ground: int | tuple[int, int, int]) -> None:
+    shape = (28, 28) if isinstance(ground, int) else (28, 28, 3)
+    images = np.random.default_rng(0).integers(0, 256, (20, *shape), np.uint8)
+    network = networks.create_network(replace(SMALL_CNN, tta="shift"), TASK, shape, stock=True)
+    up_left, down_right = np.full_like(images, ground), np.full_like(images, ground)
+    up_left[:, :-1, :-1], down_right[:, 1:, 1:] = images[:, 1:, 1:], images[:, :-1, :-1]
+    averaged = networks.average_views(network, "shift", flip=False, ground=ground)
+    wanted = (2 * network(images).numpy() + network(up_left).numpy() + network(down_right).numpy()) / 4
+    np.testing.assert_allclose(averaged(images), wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize(("widths", "whitening"), [((4, 4, 4, 4), 2), ((4,), 5)])
 def test_images_too_small_for_the_network_are_refused(widths: tuple[int, ...], whitening: int) -> None:
     settings = replace(SMALL_CNN, widths=widths, whitening=whitening, pool_stem=False)
