@@ -7,14 +7,14 @@ PIP_AUDIT := pip-audit==2.10.1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 CORE := data models evaluation tracking registry stages flows cli
-ROOMS := batches monitoring notices retraining audit servers care
+ROOMS := $(patsubst pipeline/%/room.py,%,$(wildcard pipeline/*/room.py))
 
 PYTEST := pytest --dist loadgroup -n
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # half an environment would look like a whole one
-.PHONY: help setup run test test-fast test-faults lint lines audit ui bench lock clean
+.PHONY: help setup run test test-fast test-faults lint lines audit new ui bench lock clean
 
 help: ## list every task
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ lines: ## count the lines of each package: ground, core, rooms, tests
 audit: $(VENV)/bin/python ## look up published vulnerabilities of the locked packages (needs a network)
 	@uv tool run --python $(BIN)/python $(PIP_AUDIT) --requirement requirements.lock --require-hashes --disable-pip \
 	  --strict --progress-spinner off $(AUDIT_FLAGS) $$($(ACCEPTED))
+
+new: $(VENV)/.run ## create a project from this one: NAME=parts [DIRECTORY=../parts] [WITHOUT=servers,notices]
+	@pipeline new $(if $(NAME),"$(NAME)",--help) $(if $(DIRECTORY),"$(DIRECTORY)") $(if $(WITHOUT),--without "$(WITHOUT)")
 
 ui: $(VENV)/.run ## MLflow's pages: runs, charts, the registry
 	@pipeline ui

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,8 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHORT_REPEATS = 7  # of what takes a second or a few
 SERVER_SECONDS = 180
+BARE, FIRST, LATER = "bare script", "`pipeline run`, the first", "`pipeline run --force`, later"
+KINDS = ("wall", "cpu")  # of seconds
 SPREAD_COLUMNS = ("what", "median, s", "least, s", "most, s")
 VERSIONS = 500
 CREATE_VERSIONS = """
@@ -42,6 +44,19 @@ for number in range(1, int(sys.argv[1]) + 1):
     client.create_model_version("many", f"models/{number}", tags=tags)
 """
 PACKAGES = ("tensorflow", "keras", "mlflow", "dvc", "prefect", "great-expectations", "numpy")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a command and all processes that it waited for have used."""
+
+    wall: float  # seconds
+    cpu: float  # seconds, user and system
+    peak: float  # MB of the largest process
+    output: str = ""  # the standard output
+
+    def __str__(self) -> str:
+        return f"{self.wall:.1f} s wall, {self.cpu:.1f} s CPU, {self.peak:.0f} MB"
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,18 @@ class Report:
 
     def at_most(self, what: str, measured: float, promised: float, unit: str) -> None:
         self.claims.append(Claim(what, f"{measured:.2f}{unit}", f"at most {promised:g}{unit}", measured <= promised))
+
+    def ratios(self, what: str, ratios: Sequence[float], promised: float) -> None:
+        """Add the median of the rounds' ratios, with their quartiles."""
+        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else 3 * ratios
+        measured = f"{median:.2f} x ({low:.2f} to {high:.2f})"
+        self.claims.append(Claim(what, measured, f"at most {promised:g} x", round(median, 2) <= promised))
+
+    def compare(self, what: str, rounds: Sequence[tuple[Usage, Usage]], promised: float) -> None:
+        """Add the ratios of wall time and of CPU time of two commands that ran in turn."""
+        for kind, name in zip(KINDS, ("wall time", "CPU time"), strict=True):
+            ratios = [getattr(one, kind) / getattr(other, kind) for one, other in rounds]
+            self.ratios(f"{what}: {name}", ratios, promised)
 
     def at_least(self, what: str, measured: float, promised: float) -> None:
         self.claims.append(Claim(what, f"{measured:.4f}", f"at least {promised:.4f}", measured >= promised))
@@ -110,64 +137,80 @@ class Clone:
 
     def time(self, *command: str, **environment: str) -> float:
         """Seconds that a command takes."""
-        started = time.perf_counter()
-        self.run(*command, **environment)
-        return time.perf_counter() - started
+        return self.measure(*command, **environment).wall
+
+    def measure(self, *command: str, **environment: str) -> Usage:
+        """Run a command and measure what it uses."""
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            started = time.perf_counter()
+            process = subprocess.Popen(
+                command, cwd=self.path, env=self.environment | environment, stdout=out, stderr=err
+            )
+            _, status, used = os.wait4(process.pid, 0)
+            wall = time.perf_counter() - started
+            process.returncode = os.waitstatus_to_exitcode(status)
+            out.seek(0)
+            err.seek(0)
+            if process.returncode:
+                raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{out.read()}{err.read()}")
+            return Usage(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, out.read())
 
 
 def measure_runs(report: Report) -> None:
-    """The first and a later run against the bare script: seconds, and test accuracy over as many seeds."""
-    rows = []
+    """A first and a later run against the bare script, each round with a seed of its own."""
+    rounds: list[dict[str, Usage]] = []
+    accuracies: list[tuple[float, float]] = []
+    rows: list[tuple[object, ...]] = []
     for seed in range(1, report.repeats + 1):
         with temporary_directory() as directory:
             clone = Clone(directory, report.dataset, seed)
-            started = time.perf_counter()
-            bare_accuracy = run_bare_script(clone, report.finished.path / "data/raw", seed)
-            bare = time.perf_counter() - started
-            first, later = clone.time("pipeline", "run"), clone.time("pipeline", "run", "--force")
+            command = ("python", "benchmarks/bare_script.py", str(report.finished.path / "data/raw"), "bare.keras")
+            bare = clone.measure(*command, "--seed", str(seed))
+            used = {BARE: bare, FIRST: clone.measure("pipeline", "run")}
+            used[LATER] = clone.measure("pipeline", "run", "--force")
+            bare_accuracy = json.loads(bare.output.splitlines()[-1])["test_accuracy"]
             accuracy = json.loads((clone.path / "reports/evaluation/metrics.json").read_text())["accuracy"]
-        rows.append((bare, first, later, bare_accuracy, accuracy))
-        progress(f"seed {seed}: bare script {bare:.1f} s, first run {first:.1f} s, later run {later:.1f} s")
-    columns = list(zip(*rows, strict=True))
-    bare, first, later = map(statistics.median, columns[:3])
-    bare_accuracy, accuracy = map(statistics.mean, columns[3:])
-    report.at_most("`pipeline run`, the first, against the bare script", first / bare, 2.0, " x")
-    report.at_most("`pipeline run --force`, later, against the bare script", later / bare, 1.5, " x")
-    report.at_least("test accuracy of the default preset, against the bare script's", accuracy, bare_accuracy)
-    report.at_least("test accuracy of the default preset", accuracy, 0.87)
-    lines = [*rows, (bare, first, later, bare_accuracy, accuracy)]
+        rounds.append(used)
+        accuracies.append((bare_accuracy, accuracy))
+        rows += [(seed, *row) for row in usage_rows(used)]
+        progress(f"seed {seed}: " + ", ".join(f"{name} {usage}" for name, usage in used.items()))
+    for name, promised in ((FIRST, 1.3), (LATER, 1.0)):
+        report.compare(f"{name}, against the bare script", [(used[name], used[BARE]) for used in rounds], promised)
+    memory = [used[LATER].peak / used[BARE].peak for used in rounds]
+    report.ratios(f"{LATER}: largest process, peak memory, against the bare script", memory, 1.0)
+    bare_mean, mean = (statistics.mean(column) for column in zip(*accuracies, strict=True))
+    report.at_least("test accuracy of the default preset, against the bare script's", mean, bare_mean)
+    report.at_least("test accuracy of the default preset", mean, 0.87)
     report.table(
         "A whole run",
-        ("seed", "bare script, s", "first run, s", "later run, s", "bare script, accuracy", "default preset, accuracy"),
-        [
-            (name, *(f"{seconds:.1f}" for seconds in line[:3]), *(f"{share:.4f}" for share in line[3:]))
-            for name, line in zip([*range(1, report.repeats + 1), "**all**"], lines, strict=True)
-        ],
+        ("seed", "what", "wall, s", "CPU, s", "largest process, MB"),
+        rows,
         "`benchmarks/bare_script.py` loads the same images, fits the same network with Keras's defaults, evaluates and "
         "saves. A first run starts from a fresh clone: no MLflow store, Prefect database or DVC cache, but a filled "
-        "download cache. A later run repeats every stage. The last row: medians of the times, means of the accuracies.",
+        "download cache. A later run repeats every stage. Both include the CPU time of a temporary Prefect server.",
     )
 
 
 def measure_no_change(report: Report) -> None:
     """What it costs to find that there is nothing to do."""
     clone = report.finished
+    rounds: list[dict[str, Usage]] = []
     with prefect_server(clone) as url:
-        commands: dict[str, Callable[[], float]] = {
-            "`dvc status`": lambda: clone.time("dvc", "status"),
-            "`dvc repro`": lambda: clone.time("dvc", "repro"),
-            "`pipeline run`, Prefect server running": lambda: clone.time("pipeline", "run", PREFECT_API_URL=url),
-        }
-        for measure in commands.values():
-            measure()  # the first time each writes what later times find
-        seconds: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in range(SHORT_REPEATS):
-            for name, measure in commands.items():
-                seconds[name].append(measure())
-    status, repro, flow = (statistics.median(times) for times in seconds.values())
-    report.at_most("`dvc repro` with nothing changed, against `dvc status`", repro / status, 1.5, " x")
-    report.at_most("`pipeline run` with nothing changed, against `dvc repro`", flow / repro, 8.0, " x")
-    report.table("Nothing changed", SPREAD_COLUMNS, [spread(name, times) for name, times in seconds.items()])
+        for _ in range(SHORT_REPEATS + 1):
+            used = {name: clone.measure("dvc", name) for name in ("status", "repro")}
+            rounds.append(used | {"flow": clone.measure("pipeline", "run", PREFECT_API_URL=url)})
+    del rounds[0]  # the first round writes what the later ones find
+    status = [(used["repro"], used["status"]) for used in rounds]
+    report.compare("`dvc repro` with nothing changed, against `dvc status`", status, 1.5)
+    flow = [(used["flow"], used["repro"]) for used in rounds]
+    report.compare("`pipeline run` with nothing changed, server running, against `dvc repro`", flow, 3.0)
+    names = {"status": "`dvc status`", "repro": "`dvc repro`", "flow": "`pipeline run`, Prefect server running"}
+    rows = [
+        spread(f"{label}, {kind}", [getattr(used[name], kind) for used in rounds])
+        for name, label in names.items()
+        for kind in KINDS
+    ]
+    report.table("Nothing changed", SPREAD_COLUMNS, rows)
 
 
 def measure_reproduction(report: Report) -> None:
@@ -207,7 +250,7 @@ def measure_imports(report: Report) -> None:
         traces = [report.finished.run(*command).stderr for _ in range(SHORT_REPEATS)]
         own = [map(int, re.findall(r"^import time:\s+(\d+) \|", trace, re.MULTILINE)) for trace in traces]
         seconds = [sum(microseconds) / 1e6 for microseconds in own]
-        report.at_most(f"imports of the stage `{stage}`", statistics.median(seconds), 0.5, " s")
+        report.at_most(f"imports of the stage `{stage}`", statistics.median(seconds), 0.4, " s")
         rows.append(spread(stage, seconds))
     note = "From `python -X importtime` over the whole stage, which itself makes imports a little slower."
     report.table("Imports", SPREAD_COLUMNS, rows, note)
@@ -264,10 +307,8 @@ def run(
     return result
 
 
-def run_bare_script(clone: Clone, images: Path, seed: int) -> float:
-    """Run it on the idx files of a directory; returns its test accuracy."""
-    command = ("python", "benchmarks/bare_script.py", str(images), "bare.keras", "--seed", str(seed))
-    return float(json.loads(clone.run(*command).stdout.splitlines()[-1])["test_accuracy"])
+def usage_rows(used: Mapping[str, "Usage"]) -> list[tuple[str, ...]]:
+    return [(name, f"{usage.wall:.1f}", f"{usage.cpu:.1f}", f"{usage.peak:.0f}") for name, usage in used.items()]
 
 
 def describe_machine() -> str:
@@ -299,8 +340,10 @@ def main() -> None:
     parser.add_argument(
         "--dataset", default="fashion-mnist", help="`tiny` for a quick trial, whose figures mean nothing"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="whole runs, and seeds")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--repeats", type=int, default=7, help="whole runs, and seeds: a minute or two each")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="`runs no-change imports`: the costs of a run"
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
     arguments = parser.parse_args()
 

@@ -1,1 +1,1 @@
-"""The reference MLOps pipeline for image classification on Fashion-MNIST."""
+"""The reference MLOps pipeline for image classification."""

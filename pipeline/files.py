@@ -6,10 +6,11 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -134,6 +135,44 @@ def parse_yaml(text: str | bytes) -> Any:
     # The last four: an unhashable key of a mapping, and values that do not fit their tags.
     except (YAMLError, RecursionError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(str(error).strip() or type(error).__name__) from None
+
+
+def replace_yaml_values(text: str, values: Mapping[str, Any]) -> str:
+    """Replace values in YAML, and nothing else: comments, order and layout stay.
+
+    Args:
+        values: by key; a dot separates the key of a mapping from those in it. Every key must be there.
+
+    Raises:
+        ValueError: it is not YAML.
+        KeyError: a key is missing.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        root = YAML(typ="rt").compose(text)
+    except YAMLError as error:
+        raise ValueError(str(error)) from None
+    edits = []
+    for key, value in values.items():
+        node = root
+        for part in key.split("."):
+            pairs = node.value if hasattr(node, "value") and isinstance(node.value, list) else []
+            node = next((found for name, found in pairs if name.value == part), None)
+            if node is None:
+                raise KeyError(key)
+        is_text = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value) and parse_yaml(value) == value
+        is_plain = is_text and value.lower() not in ("y", "n", "yes", "no", "on", "off")  # YAML 1.1 takes them as bool
+        written = value if is_plain else json.dumps(value, ensure_ascii=False)  # JSON is YAML
+        edits.append((node.start_mark.index, node.end_mark.index, written))
+    for start, end, written in sorted(edits, reverse=True):
+        rest = text[end:]
+        if comment := re.match(" +(?=#)", rest):  # it stays in its column
+            gap = " " * max(1, end - start + len(comment[0]) - len(written))
+            rest = gap + rest.removeprefix(comment[0])
+        text = text[:start] + written + rest
+    return text
 
 
 def read_cached_json(path: Path) -> Any:

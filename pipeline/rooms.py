@@ -49,7 +49,7 @@ def find_dependents(names: Iterable[str]) -> list[str]:
     """Return these rooms and all rooms that import them, sorted by name."""
     found, rooms = set(names), find_rooms()
     texts = {name: [path.read_text("utf-8") for path in (PACKAGE / name).rglob("*.py")] for name in rooms}
-    while more := {name for name in rooms.keys() - found if _imports(texts[name], found)}:
+    while found and (more := {name for name in rooms.keys() - found if _imports(texts[name], found)}):
         found |= more
     return sorted(found)
 

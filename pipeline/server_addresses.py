@@ -200,7 +200,7 @@ def _settings(root: Path) -> dict[str, str]:
     # Without this error, a new empty store would be used instead of the one that was moved.
     raise WorkspaceError(
         f"{path} is damaged",
-        expected='where `pipeline up --data` moved the data, such as {"data": "/srv/fashion-mnist"}',
+        expected='where `pipeline up --data` moved the data, such as {"data": "/srv/pipeline"}',
         found=str(found),
         remedy=f"rm {shlex.quote(str(path))}; if the data was moved, then: pipeline up --data DIRECTORY",
     )

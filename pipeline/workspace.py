@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ import filelock
 from pipeline.errors import WorkspaceError
 
 STATE = Path(".pipeline")  # locks, checkpoints and settings of this checkout: in .gitignore, not a DVC output
+PROJECT_FILE = Path(__file__).parents[1] / "pyproject.toml"
 OWNER = STATE / "owner"  # in the checkout of a retraining: the path of its main repository
 
 
@@ -36,6 +38,11 @@ def find_workspace(start: Path | None = None) -> Path:
         found=f"none at or above {start}",
         remedy="change into the clone and run the command again",
     )
+
+
+def project_name() -> str:
+    """Return the name of this project, which `pyproject.toml` defines."""
+    return str(tomllib.loads(PROJECT_FILE.read_text(encoding="utf-8"))["project"]["name"])
 
 
 def main_repository(workspace: Path | None = None) -> Path:

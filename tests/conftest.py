@@ -38,8 +38,8 @@ class Project:
 
     @property
     def environment(self) -> dict[str, str]:
-        ours = ("MLFLOW_", "PREFECT_", "DVC_", "PIPELINE_")
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+        ours, kept = ("MLFLOW_", "PREFECT_", "DVC_", "PIPELINE_"), ("PIPELINE_CACHE",)
+        inherited = {key: value for key, value in os.environ.items() if key in kept or not key.startswith(ours)}
         return inherited | {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PREFECT_HOME": str(self.home / "prefect"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.data import table
 from pipeline.data.batch_formats import read_batch
 from pipeline.data.batches import as_batch_error
-from pipeline.data.dataset_files import LOCAL
+from pipeline.data.catalog import LOCAL
 from pipeline.data.features import Features, by_source, measure, read_features
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from pipeline.cli import compare, predict, registry, work  # noqa: F401  importing a module adds its commands
+from pipeline.cli import compare, data, predict, registry, work  # noqa: F401  importing a module adds its commands
 from pipeline.cli.app import app
 from pipeline.errors import PipelineError
 from pipeline.garbage_collection import collect_rarely

@@ -15,7 +15,7 @@ SHOWN = 3  # answers to an image in the table; the JSON has them all
 
 @command(EVERY_DAY, 60)
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, .npz or idx files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, .npz or idx files.")],
     model: Annotated[
         str, typer.Option(metavar="VERSION|ALIAS", help="Model to use; NAME/VERSION for another registered model.")
     ] = "champion",
@@ -24,10 +24,9 @@ def predict(
 ) -> None:
     """Classify images with the champion: class names in English and Korean, and probabilities.
 
-    A model expects small grey images on the background of its training images: black for the datasets of this project.
-    A picture is rotated upright by its EXIF data and converted to grey; its transparency is ignored. A picture of
-    another size is scaled with its proportions kept, and padded with that background. For pictures on paper, if the
-    model expects black, use --invert; a note recommends it for pictures that look so.
+    A picture is decoded and resized as the training images were: upright by its EXIF data, in grey or colour, of the
+    model's size, on the background of its training images. For pictures on paper, if the model expects black, use
+    --invert; a note recommends it for pictures that look so.
     `.npz` (with `images`) and idx files must contain uint8 arrays of the model's size.
 
     The digest of the model file is checked before it is loaded.
@@ -49,12 +48,12 @@ def predict(
         from pipeline.data.prediction_input import read_pictures
         from pipeline.evaluation.metrics import class_probabilities
 
-        height, width = registered.model.shape[:2]
-        background = registered.ground if isinstance(registered.ground, int) else None
+        shape, background, contract = registered.model.shape, registered.ground, registered.model.contract
+        resizing = contract.resizing if contract else "fit"
         pictures = [
             (str(path) + picture.name.removeprefix(str(place)), picture)
             for path, place in paths
-            for picture in read_pictures(place, (height, width), invert=invert, background=background)
+            for picture in read_pictures(place, shape, invert=invert, background=background, resizing=resizing)
         ]
         answers = class_probabilities(registered.model.predict(np.stack([picture.pixels for _, picture in pictures])))
     found: list[dict[str, Any]] = []

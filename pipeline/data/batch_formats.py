@@ -1,4 +1,7 @@
-"""The formats of a batch: idx pairs, a folder of PNG or JPEG files per class, or an `.npz` file."""
+"""The formats of a batch: those of an import (`pipeline.data.sources`), with the classes of a dataset.
+
+Pictures get the form of the dataset's images: its colours, and its size by the resizing that its import used.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,15 +10,29 @@ import numpy as np
 
 from pipeline.data import idx
 from pipeline.data.batches import as_batch_error, read_files
-from pipeline.data.decoders import StoredArray, open_npz, read_grey
+from pipeline.data.decoders import (
+    BLACK,
+    IMAGE_SUFFIXES,
+    StoredArray,
+    decode_picture,
+    is_picture,
+    open_npz,
+    read_file,
+    read_names,
+    resize,
+)
+from pipeline.data.sources import arrays, tables
+from pipeline.data.sources.collection import TEST
+from pipeline.data.sources.folders import STRAYS
+from pipeline.data.sources.recognise import Reading, open_collection
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
 from pipeline.image_class_names import find_class, simplify
 
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"  # ends of the file names in an idx pair
 FORMATS = (
-    "pairs of *images-idx3-ubyte[.gz] and *labels-idx1-ubyte[.gz], or one folder of PNG or JPEG files per class, "
-    "or an .npz file with images and labels"
+    "pairs of *images-idx3-ubyte[.gz] and *labels-idx1-ubyte[.gz], or one folder of pictures per class, or a table of "
+    "pictures and classes with its pictures, or an .npz file with images and labels"
 )
 
 Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width], labels uint16 [n]
@@ -46,16 +63,57 @@ def read_batch(path: Path, dataset: Dataset) -> Iterator[Pair]:
 
 def _reader(path: Path, dataset: Dataset) -> Iterator[Pair]:
     if path.is_file():
-        if path.suffix != ".npz":
+        if path.suffix == ".npz" and not arrays.is_keras_style(read_names(path)):
+            return _read_npz(path, dataset)
+        if path.suffix not in (".npz", ".parquet"):  # the pictures of other tables are outside the file
             raise DataError(f"{path} has an unknown format", expected=FORMATS)
-        return _read_npz(path, dataset)
+        return _read_collection(path, dataset)
     if not path.is_dir():
         raise DataError(f"{path} does not exist", expected=FORMATS)
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    entries = sorted(entry for entry in path.iterdir() if not _is_stray(entry))
+    if any(entry.suffix.lower() in (*tables.SUFFIXES, ".npy") for entry in entries):
+        return _read_collection(path, dataset)
     folders = [entry for entry in entries if entry.is_dir()]
     if folders and len(folders) < len(entries):
         raise DataError(f"{path} holds both files and folders", expected=FORMATS)
     return _read_folders(folders, dataset) if folders else _read_idx_pairs(entries, dataset)
+
+
+def _is_stray(entry: Path) -> bool:
+    return entry.name.startswith(".") or entry.name in STRAYS
+
+
+def _read_collection(path: Path, dataset: Dataset) -> Iterator[Pair]:
+    """Yield the pictures of a table or of arrays."""
+    collection = open_collection(path, Reading())
+    if collection.counts[TEST]:
+        raise DataError(
+            f"{path} has a test split",
+            expected="a batch of training images: the test images stay the same",
+            found=f"{collection.counts[TEST]} test images",
+        )
+    labels = np.array([_label_of(name, path, dataset) for name in collection.classes])
+    for chunk in collection.chunks():
+        images = [
+            _read_image(picture, name, path, dataset) for name, picture in zip(chunk.names, chunk.pictures, strict=True)
+        ]
+        yield np.stack(images), labels[chunk.labels].astype(np.uint16)
+
+
+def _read_image(picture: np.ndarray | bytes | Path, name: str, path: Path, dataset: Dataset) -> np.ndarray:
+    """Return a picture in the form of the dataset's images. An array must have it already."""
+    if isinstance(picture, np.ndarray):
+        dataset.require_shape(picture.shape, path)
+        return picture
+    content = picture if isinstance(picture, bytes) else read_file(picture, follow_links=False)
+    place = f"{path}: {name}" if isinstance(picture, bytes) else picture
+    is_resized, size, ground = dataset.resizing != "none", (dataset.height, dataset.width), dataset.ground or BLACK
+    opened = decode_picture(content, place, dataset.channels, ground=ground, size=size if is_resized else None)
+    if is_resized:
+        opened = resize(opened, size, dataset.resizing, ground)
+    pixels = np.asarray(opened)
+    dataset.require_shape(pixels.shape, Path(place))
+    return pixels
 
 
 def _read_idx_pairs(files: list[Path], dataset: Dataset) -> Iterator[Pair]:
@@ -114,12 +172,18 @@ def _read_folders(folders: list[Path], dataset: Dataset) -> Iterator[Pair]:
         (file, label)
         for folder, label in zip(folders, _labels_of(folders, dataset), strict=True)
         for file in sorted(folder.iterdir())
-        if not file.name.startswith(".")
+        if not _is_stray(file)
     ]
     for start in range(0, len(labelled), dataset.row_group):
         part = labelled[start : start + dataset.row_group]
-        images = np.stack([read_grey(file, dataset) for file, _ in part])
+        images = np.stack([_read_image(_require_picture(file), file.name, file, dataset) for file, _ in part])
         yield images, np.array([label for _, label in part], np.uint16)
+
+
+def _require_picture(file: Path) -> Path:
+    if not is_picture(file):
+        raise DataError(f"{file} is not a picture", expected=f"a file whose name ends in {', '.join(IMAGE_SUFFIXES)}")
+    return file
 
 
 def _labels_of(folders: list[Path], dataset: Dataset) -> list[int]:
@@ -130,23 +194,29 @@ def _labels_of(folders: list[Path], dataset: Dataset) -> list[int]:
     """
     found: dict[tuple[int, str], Path] = {}
     for folder in folders:
-        labels = find_class(folder.name, dataset.classes, dataset.classes_ko)
-        if not labels:
-            raise DataError(
-                f"{folder} does not have the name of a class",
-                expected=f"the English or Korean name, or the number, of one of {', '.join(dataset.classes)}",
-            )
-        if len(labels) > 1:
-            raise DataError(
-                f"{folder} may mean more than one class",
-                expected="the exact name of one class",
-                found=" or ".join(f"{label} {dataset.classes[label]}" for label in sorted(labels)),
-            )
-        key = (labels.pop(), simplify(folder.name))
+        label = _label_of(folder.name, folder, dataset)
+        key = (label, simplify(folder.name))
         if key in found:
             raise DataError(
-                f"{found[key]} and {folder} match the same class, {dataset.classes[key[0]]}",
+                f"{found[key]} and {folder} match the same class, {dataset.classes[label]}",
                 expected="one folder, or names of different classes",
             )
         found[key] = folder
     return [label for label, _ in found]
+
+
+def _label_of(name: str, path: Path, dataset: Dataset) -> int:
+    """Return the label of the class that a folder or a row of a table names. `path` is for the message."""
+    labels = find_class(name, dataset.classes, dataset.classes_ko)
+    if not labels:
+        raise DataError(
+            f"{path} does not have the name of a class" if path.name == name else f"{path} has a class {name!r}",
+            expected=f"the English or Korean name, or the number, of one of {', '.join(dataset.classes)}",
+        )
+    if len(labels) > 1:
+        raise DataError(
+            f"{path} may mean more than one class",
+            expected="the exact name of one class",
+            found=" or ".join(f"{label} {dataset.classes[label]}" for label in sorted(labels)),
+        )
+    return labels.pop()

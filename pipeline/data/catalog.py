@@ -14,6 +14,7 @@ from pipeline.image_class_names import find_repeated
 from pipeline.params import ValidateParams
 
 CATALOG = Path("data/catalog")
+LOCAL = "-local-"  # between the entry's name and a digest, in the name of a local dataset
 OWN_FILES = ("train.parquet", "test.parquet")  # of a dataset that `pipeline data import` made
 
 record = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

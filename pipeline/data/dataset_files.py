@@ -19,14 +19,15 @@ import filelock
 import platformdirs
 
 from pipeline.data import idx, tiny
-from pipeline.data.catalog import OWN_FILES, DatasetFile, DebianPackage, Entry
+from pipeline.data.catalog import LOCAL, OWN_FILES, DatasetFile, DebianPackage, Entry
 from pipeline.data.downloads import download, download_package
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError
 from pipeline.files import file_digest
+from pipeline.workspace import project_name
 
-CACHE_VARIABLE = "FASHION_MNIST_CACHE"
-LOCAL = "-local-"  # between the catalogue's name and a digest, in the name of a local dataset
+CACHE_VARIABLE = "PIPELINE_CACHE"
+FORMER_CACHE_VARIABLE = "FASHION_MNIST_CACHE"  # of release 0.1.0; it works for one more release
 CHECKSUMS = "SHA256SUMS"  # in the format of `sha256sum --check`
 
 
@@ -74,8 +75,13 @@ def write_checksums(directory: Path, digests: Mapping[str, str]) -> None:
 
 
 def cache_directory() -> Path:
-    """Return the directory of downloads for all checkouts: in the user's cache, or `FASHION_MNIST_CACHE`."""
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("fashion-mnist-pipeline"))
+    """Return the directory of downloads for all checkouts: `PIPELINE_CACHE`, or one in the user's cache."""
+    if directory := os.environ.get(CACHE_VARIABLE):
+        return Path(directory)
+    if directory := os.environ.get(FORMER_CACHE_VARIABLE):
+        print(f"warning: rename the variable {FORMER_CACHE_VARIABLE} to {CACHE_VARIABLE}; the next release ignores it")
+        return Path(directory)
+    return Path(platformdirs.user_cache_dir(project_name()))
 
 
 def _find_local(directory: Path, names: Sequence[str]) -> dict[str, Path]:

@@ -1,6 +1,6 @@
-"""Pictures for prediction: read, inverted, and resized to the size and on the background of the training images.
+"""Pictures for prediction: decoded as for an import or a batch, inverted, and resized to the size of the model.
 
-Training images are never resized (`pipeline.data.batches`).
+A picture gets the resizing of the contract, and the background of the training images around it.
 """
 
 import math
@@ -11,14 +11,24 @@ import numpy as np
 
 from pipeline.data import idx
 from pipeline.data.batch_formats import IMAGES
-from pipeline.data.decoders import IMAGE_SUFFIXES, open_npz, read_grey
-from pipeline.data.image_background import border_pixels
+from pipeline.data.decoders import (
+    BLACK,
+    IMAGE_SUFFIXES,
+    decode_picture,
+    is_picture,
+    open_npz,
+    open_picture,
+    read_file,
+    resize,
+)
+from pipeline.data.image_background import Ground, border_pixels
 from pipeline.errors import DataError
 
-BLACK = 0
 MIN_DIFFERENCE = 64  # grey values between two different backgrounds
 MOST_BYTES = 2**26  # limit for the pixels in a file of arrays
 FORMATS = f"pictures ({', '.join(IMAGE_SUFFIXES)}), .npz files with `images`, or idx files (*{IMAGES}[.gz])"
+
+Shape = tuple[int, ...]  # (height, width) for grey, (height, width, 3) for colour
 
 
 @dataclass(frozen=True)
@@ -26,32 +36,30 @@ class Picture:
     """An image in the form that the model takes."""
 
     name: str  # its file, with the position in a file of arrays: `images.npz[3]`
-    pixels: np.ndarray  # uint8 [height, width]
+    pixels: np.ndarray  # uint8 [*shape]
     notes: tuple[str, ...] = ()  # changes and warnings
 
 
-def read_pictures(path: Path, size: tuple[int, int], *, invert: bool, background: int | None) -> list[Picture]:
+def read_pictures(
+    path: Path, shape: Shape, *, invert: bool, background: Ground | None, resizing: str = "fit"
+) -> list[Picture]:
     """Read the images of a file.
 
     Args:
-        size: height and width that the model takes. A picture of another size is scaled, with its proportions kept, and
-            padded with the background. Arrays must have this size.
+        shape: of the images that the model takes. A picture of another size is resized. Arrays must have this shape.
         invert: swap dark and bright, for a picture with a dark background if the model's is bright, or the reverse.
-        background: grey value of the background of the training images; None if unknown.
+        background: of the training images; None if unknown. It is shown behind transparent parts, too.
+        resizing: "fit" scales the picture with its proportions kept and pads it with the background; "crop" cuts off
+            what is outside.
 
     Raises:
-        DataError: the file has an unknown format, is damaged, empty or too large, or its arrays have another size.
+        DataError: the file has an unknown format, is damaged, empty or too large, or its arrays have another shape.
     """
     if not path.is_file():
         raise DataError(f"{path} is not a file", expected=FORMATS)
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        grey = read_grey(path)
-        grey = 255 - grey if invert else grey
-        pixels, notes = _fit(grey, size, background)
-        return [
-            Picture(str(path), pixels, (*notes, *_check_background(grey, invert, background)))
-        ]  # of the original: padding hides the border
-    images = _read_arrays(path, size)
+    if is_picture(path):
+        return [_read_picture(path, shape, invert, background, resizing)]
+    images = _read_arrays(path, shape)
     if invert:
         images = 255 - images
     return [
@@ -60,54 +68,68 @@ def read_pictures(path: Path, size: tuple[int, int], *, invert: bool, background
     ]
 
 
-def _fit(grey: np.ndarray, size: tuple[int, int], background: int | None) -> tuple[np.ndarray, list[str]]:
-    from PIL import Image, ImageOps
+def _read_picture(path: Path, shape: Shape, invert: bool, background: Ground | None, resizing: str) -> Picture:
+    from PIL import ImageOps
 
-    if grey.shape == size:
-        return grey, []
-    height, width = size
-    colour = BLACK if background is None else background
-    padded = ImageOps.pad(Image.fromarray(grey), (width, height), Image.Resampling.LANCZOS, color=colour)
-    notes = [f"resized from {grey.shape[0]} x {grey.shape[1]} to {height} x {width}"]
-    if background is None and grey.shape[0] * width != grey.shape[1] * height:
-        notes.append("padded with black: the background of the training images is unknown")
-    return np.asarray(padded), notes
+    ground = BLACK if background is None else (background,) if isinstance(background, int) else background
+    behind = tuple(255 - value for value in ground) if invert else ground  # before the inversion
+    channels, (height, width) = (3 if len(shape) == 3 else 1), shape[:2]
+    content = read_file(path)
+    decoded = decode_picture(content, path, channels, ground=behind, size=(height, width))
+    if invert:
+        decoded = ImageOps.invert(decoded)
+    pixels = np.asarray(resize(decoded, (height, width), resizing, ground))
+    notes = []
+    if decoded.size != (width, height):
+        notes.append(f"resized from {_describe_size(content, path, decoded.size)} to {height} x {width}")
+        if background is None and resizing == "fit" and decoded.height * width != decoded.width * height:
+            notes.append("padded with black: the background of the training images is unknown")
+    original = np.asarray(decoded)  # padding hides the border
+    return Picture(str(path), pixels, (*notes, *_check_background(original, invert, background)))
 
 
-def _read_arrays(path: Path, size: tuple[int, int]) -> np.ndarray:
+def _describe_size(content: bytes, path: Path, decoded: tuple[int, int]) -> str:
+    """Describe the height and width of a picture that was decoded, perhaps at a smaller scale and turned."""
+    width, height = open_picture(content, path).size
+    if (width > height) != (decoded[0] > decoded[1]):
+        width, height = height, width
+    return f"{height} x {width}"
+
+
+def _read_arrays(path: Path, shape: Shape) -> np.ndarray:
     if path.suffix == ".npz":
         with open_npz(path, "images") as (images,):
             fits = images.dtype == np.uint8 and not images.fortran
-            _require(path, images.shape, size, str(images), fits=fits)
+            _require(path, images.shape, shape, str(images), fits=fits)
             return images.read(images.shape[0])
     if not path.name.removesuffix(".gz").endswith(IMAGES):
         raise DataError(f"{path} has an unknown format", expected=FORMATS)
-    shape = idx.read_shape(path, 3)
-    _require(path, shape, size, f"uint8 {list(shape)}")
+    found = idx.read_shape(path, 3)
+    _require(path, found, shape, f"uint8 {list(found)}")
     return np.concatenate(list(idx.stream(path, 3)))
 
 
-def _require(path: Path, shape: tuple[int, ...], size: tuple[int, int], found: str, *, fits: bool = True) -> None:
-    """Refuse arrays of another size by their header, before they are read."""
-    if not fits or len(shape) != 3 or shape[1:] != size or not shape[0]:
+def _require(path: Path, stored: Shape, shape: Shape, found: str, *, fits: bool = True) -> None:
+    """Refuse arrays of another shape by their header, before they are read."""
+    if not fits or stored[1:] != shape or not stored[0]:
         raise DataError(
             f"{path} does not fit the model's input",
-            expected=f"uint8 [n, {size[0]}, {size[1]}] in C order",
+            expected=f"uint8 [n, {', '.join(map(str, shape))}] in C order",
             found=found,
             remedy="use pictures, which are resized",
         )
-    if math.prod(shape) > MOST_BYTES:
-        most = MOST_BYTES // math.prod(size)
+    if math.prod(stored) > MOST_BYTES:
+        most = MOST_BYTES // math.prod(shape)
         raise DataError(
-            f"{path} has too many images", expected=f"at most {most:,}", found=f"{shape[0]:,}", remedy="split the file"
+            f"{path} has too many images", expected=f"at most {most:,}", found=f"{stored[0]:,}", remedy="split the file"
         )
 
 
-def _check_background(pixels: np.ndarray, inverted: bool, background: int | None) -> list[str]:
+def _check_background(pixels: np.ndarray, inverted: bool, background: Ground | None) -> list[str]:
     if background is None:
         return []
-    own = float(border_pixels(pixels[None]).mean())
-    if abs(own - background) < MIN_DIFFERENCE or abs(own - background) <= abs(255 - own - background):
+    wanted, own = float(np.mean(background)), float(border_pixels(pixels[None]).mean())
+    if abs(own - wanted) < MIN_DIFFERENCE or abs(own - wanted) <= abs(255 - own - wanted):
         return []
     trial = f"try it with{'out' * inverted} --invert"
-    return [f"its background has grey value {own:.0f}, that of the training images {background}: {trial}"]
+    return [f"its background has grey value {own:.0f}, that of the training images {wanted:.0f}: {trial}"]

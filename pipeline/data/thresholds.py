@@ -34,7 +34,7 @@ def resolve_thresholds(params: ValidateParams, entry: Entry | None) -> ValidateP
 
     Args:
         params: `validate` of params.yaml.
-        entry: the catalogue's entry; None if there is none, as for the images of a local directory.
+        entry: the catalogue's entry, for the images of a local directory that of `dataset.name`; None if there is none.
     """
     sources = [params, *([entry.validate] if entry else []), FOR_EVERY_DATASET]
     values = {}

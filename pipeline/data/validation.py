@@ -8,6 +8,7 @@ from textwrap import shorten
 from typing import Any
 
 import great_expectations as gx
+import numpy as np
 import pandas as pd
 from great_expectations.data_context import AbstractDataContext
 from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -17,7 +18,7 @@ from pipeline.data.catalog import Entry
 from pipeline.data.expectations import Severity, Suites, Tables, build_suites, build_tables, list_skipped
 from pipeline.data.features import Features, overall_mean, overall_std, read_features
 from pipeline.data.removed_images import read_removed
-from pipeline.data.thresholds import KEYS, resolve_thresholds
+from pipeline.data.thresholds import KEYS
 from pipeline.errors import DataError, ValidationFailed
 from pipeline.params import ValidateParams
 
@@ -26,6 +27,7 @@ DIGITS = 6  # after the decimal point, of every number in the report
 CELL = 36  # maximum width of a cell of the summary, which then fits 120 columns
 
 Identify = Callable[[Sequence[int]], Sequence[str]]
+Origins = Mapping[str, tuple[tuple[str, ...], np.ndarray]]  # of each split: names of sources, and each image's number
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,14 @@ class Report:
 
 
 def inspect(
-    files: Mapping[str, Path], entry: Entry | None, params: ValidateParams, share: float = 1.0
+    files: Mapping[str, Path], entry: Entry | None, thresholds: ValidateParams, share: float = 1.0
 ) -> tuple[Report, AbstractDataContext]:
     """Measure the images of the files and check every expectation.
 
     Args:
         files: the tables of `train` and `test`.
         entry: the catalogue's entry; None if there is none, as for the images of a local directory.
-        params: the thresholds that replace those of the entry.
+        thresholds: from `resolve_thresholds`.
         share: the share of the dataset's own training images that a window keeps.
 
     Returns:
@@ -95,13 +97,14 @@ def inspect(
     features = {split: read_features(path) for split, path in files.items()} if measurable else {}
 
     def name_images(rows: Sequence[int]) -> list[str]:
-        return _name_images(files, features, rows)
+        return _name_images(files, origins, rows)
 
-    thresholds = resolve_thresholds(params, entry)
     removed = Counter(image.split for image in read_removed(files["train"].parent) if image.source == table.OFFICIAL)
     tables = build_tables(schemas, features, dataset, entry, share, removed)
-    findings, context = validate(tables, build_suites(dataset, entry, thresholds), name_images)
     splits = {split: describe_split(measured) for split, measured in features.items()}
+    origins = {split: (measured.sources, measured.source) for split, measured in features.items()}
+    features.clear()  # Great Expectations needs as much memory as they do
+    findings, context = validate(tables, build_suites(dataset, entry, thresholds), name_images)
     return Report(dataset.name, splits, findings, list_skipped(dataset, entry, thresholds)), context
 
 
@@ -229,15 +232,14 @@ def _find(result: Any, frame: pd.DataFrame, identify: Identify) -> Finding:
     )
 
 
-def _name_images(files: Mapping[str, Path], features: Mapping[str, Features], rows: Sequence[int]) -> list[str]:
+def _name_images(files: Mapping[str, Path], origins: Origins, rows: Sequence[int]) -> list[str]:
     """Return split, id and source of images, by their row numbers in train followed by test."""
     names = []
-    for split, measured in features.items():
-        inside = [row for row in rows if 0 <= row < len(measured)]
+    for split, (names_of, source) in origins.items():
+        inside = [row for row in rows if 0 <= row < len(source)]
         ids = table.ids_at(files[split], inside) if inside else []
-        sources = [measured.sources[measured.source[row]] for row in inside]
-        names += [f"{split} {id_} ({source})" for id_, source in zip(ids, sources, strict=True)]
-        rows = [row - len(measured) for row in rows]
+        names += [f"{split} {id_} ({names_of[source[row]]})" for id_, row in zip(ids, inside, strict=True)]
+        rows = [row - len(source) for row in rows]
     return names
 
 

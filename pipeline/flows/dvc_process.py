@@ -195,10 +195,10 @@ class DvcProcess:
 def query_plan() -> dict[str, Any]:
     """Read the stages of the current directory and their status from DVC. `parse_plan` describes the format."""
     import networkx
-    from dvc.repo import Repo
+    from dvc.repo import Repo, lock_repo
     from dvc.stage import PipelineStage
 
-    with Repo() as repo:
+    with Repo() as repo, lock_repo(repo):  # without this lock, DVC reads its files twice
         status = repo.status()
         graph = repo.index.graph
         stages = [stage for stage in networkx.dfs_postorder_nodes(graph) if isinstance(stage, PipelineStage)]

@@ -12,7 +12,7 @@ from pipeline.flows.dvc_process import DvcProcess
 from pipeline.flows.plan import Plan
 from pipeline.flows.terminal import Terminal
 from pipeline.tracking.dvc_integrity import require_sound_outputs
-from pipeline.tracking.parent_run_id import PARENT_FILE_VARIABLE
+from pipeline.tracking.parent_run_id import PARENT_FILE_VARIABLE, REGISTERS_VARIABLE
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.workspace import STATE
 
@@ -137,8 +137,10 @@ class Execution:
         self._is_started = True
 
     def _open_process(self) -> DvcProcess:
-        file = {PARENT_FILE_VARIABLE: str(self.parent_file.absolute())}
-        self._process = DvcProcess(self.workspace, self.terminal.show, file)
+        environment = {PARENT_FILE_VARIABLE: str(self.parent_file.absolute())}
+        if self.until in (None, "register"):
+            environment[REGISTERS_VARIABLE] = "1"
+        self._process = DvcProcess(self.workspace, self.terminal.show, environment)
         return self._process
 
     def _end_process(self) -> None:

@@ -81,6 +81,7 @@ TEMPORARY_SETTINGS = {
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",  # automations need a permanent server
     "PREFECT_SERVER_EVENTS_STREAM_OUT_ENABLED": "false",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",  # a flow uses none of them; a permanent server registers them
 }
 
 

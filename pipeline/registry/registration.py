@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import table
-from pipeline.data.catalog import CATALOG, load_catalog
-from pipeline.data.dataset_files import LOCAL
+from pipeline.data.catalog import CATALOG, LOCAL, load_catalog
 from pipeline.errors import TrackingError
 from pipeline.evaluation.champion_rule import Decision
 from pipeline.evaluation.gate import Check

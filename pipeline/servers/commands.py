@@ -61,7 +61,7 @@ def up(
 
         pipeline up
         pipeline up --only mlflow --mlflow-port 5001
-        pipeline up --data /srv/fashion-mnist
+        pipeline up --data /srv/pipeline
         pipeline up --host 0.0.0.0 --allowed-hosts gpu-box.lan,192.168.1.20
     """
     data = data.resolve() if data else None

@@ -43,7 +43,7 @@ def run(params: Params) -> None:
     from pipeline.evaluation.metrics import class_probabilities
     from pipeline.evaluation.report import Answers, measure, write_evaluation
     from pipeline.models import interpreter
-    from pipeline.tracking.parent_run_id import is_in_flow
+    from pipeline.tracking.parent_run_id import flow_registers
 
     dataset, contract = table.read_dataset(TEST_SPLIT), read_contract(MODELS / CONTRACT_FILE)
     require_fit(contract, dataset)
@@ -75,7 +75,7 @@ def run(params: Params) -> None:
     print("gate: passed" if gate.passed else "gate: REJECTED, the model will not be registered")
     for check in gate.failures:
         print(f"  {check}")
-    if timings or not is_in_flow():  # in a flow, register records the evaluation, but not the timings
+    if timings or not flow_registers():  # else register records the evaluation, but not the timings
         from pipeline.tracking.stage_runs import log_evaluation
 
         log_evaluation(MODELS / KERAS_FILE, EVALUATION, timings)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import table
-from pipeline.data.catalog import load_catalog
+from pipeline.data.catalog import LOCAL, load_catalog
+from pipeline.data.thresholds import resolve_thresholds
 from pipeline.deferred_imports import deferred
 from pipeline.files import atomic_directory, write_json
 from pipeline.params import Params
@@ -24,8 +25,10 @@ def run(params: Params) -> None:
     with deferred(*UNUSED):
         from pipeline.data import validation
 
-    entry = load_catalog().get(dataset.name)
-    report, context = validation.inspect(FILES, entry, params.validate, params.dataset.share_of_own)
+    catalog = load_catalog()
+    entry = catalog.get(dataset.name)  # None for the images of a local directory, which have no reference
+    thresholds = resolve_thresholds(params.validate, catalog.get(dataset.name.split(LOCAL)[0]))
+    report, context = validation.inspect(FILES, entry, thresholds, params.dataset.share_of_own)
     print(validation.summarise(report), flush=True)
     _write_pages(lambda directory: validation.write_pages(context, directory), report.content())
     validation.require_passed(report, PAGES / REPORT.name)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PARENT_FILE_VARIABLE = "PIPELINE_PARENT_RUN_FILE"  # environment variable of the stages of a flow: path of the file
+REGISTERS_VARIABLE = "PIPELINE_FLOW_REGISTERS"  # set for the stages of a flow whose last stage is `register`
 WAIT_SECONDS = 120
 POLL_SECONDS = 0.05
 
@@ -23,6 +24,11 @@ POLL_SECONDS = 0.05
 def is_in_flow() -> bool:
     """Return True if a flow started this process."""
     return PARENT_FILE_VARIABLE in os.environ
+
+
+def flow_registers() -> bool:
+    """Return True if a flow started this process and will run `register`."""
+    return REGISTERS_VARIABLE in os.environ
 
 
 def write_parent_run(file: Path, run_id: str) -> None:

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ import pytest
 
 from tests.conftest import REPOSITORY, Project, copy_repository
 from tests.e2e.servers import find_free_port
+from tests.processes import wait_until
 
 RELEASE = "17dcb02a89a1dd53e42ed2bd3f96bf7ddd8f4cb2"
-WAIT_SECONDS = 240
 PIPELINE = ("python", "-m", "pipeline.cli")  # the code of the project's folder, unlike the installed `pipeline`
 RECORDS = {  # name: command of release 0.1.0 whose output is kept
     "versions": ("versions", "--json"),
@@ -117,7 +116,7 @@ def serve_until(project: Project, action: Callable[[], Any]) -> Any:
             start_new_session=True,
         )
     try:
-        _wait_until(lambda: re.search(r"serving .*\btrain\b", log.read_text()) or process.poll() is not None)
+        wait_until(lambda: re.search(r"serving .*\btrain\b", log.read_text()) or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         return action()
     finally:
@@ -158,7 +157,7 @@ def _kill_training(project: Project) -> None:
     """Kill a training after its first epoch, which leaves a checkpoint and a running MLflow run."""
     project.set_params(**{"train.epochs": 12})
     training = project.start("dvc", "repro", "train")
-    _wait_until(lambda: any(project.path.glob(".pipeline/checkpoints/*.npz")) or training.poll() is not None)
+    wait_until(lambda: any(project.path.glob(".pipeline/checkpoints/*.npz")) or training.poll() is not None)
     os.killpg(training.pid, signal.SIGKILL)
     output, _ = training.communicate()
     assert any(project.path.glob(".pipeline/checkpoints/*.npz")), output
@@ -175,10 +174,3 @@ def _add_batches(project: Project) -> None:
     )
     (project.path / "data/incoming").mkdir(exist_ok=True)
     project.run("python", "-c", generate)
-
-
-def _wait_until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

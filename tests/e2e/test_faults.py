@@ -2,39 +2,34 @@
 
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Project
 from tests.e2e import light
-from tests.e2e.kills import VICTIMS, kill_at_random, lost_of, processes_of
+from tests.e2e.kills import RETRAIN, RUN, VICTIMS, kill_at_random, lost_of, processes_of
+from tests.processes import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]
 
-KILLS = len(VICTIMS)  # one of each
+COMMANDS = (RUN, RETRAIN) if find_spec("pipeline.retraining") else (RUN,)  # a project may be without this room
+KILLS, CHAIN = len(VICTIMS), 3  # one of each; first of a run, then of a retraining
 SEED = 5
-WAIT_SECONDS = 300
 SHORT_SECONDS = 5  # a quarter of the time for which SQLite waits by itself
-RUN = ("python", "-m", "pipeline.cli", "run")
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+PIPELINE_RUN = ("python", "-m", "pipeline.cli", "run")
 
 
 @pytest.mark.timeout(900)
 def test_random_kills_leave_nothing_behind_and_lose_nothing(tmp_path: Path) -> None:
     project = light.build(tmp_path / "project", tmp_path / "home")
-    found = kill_at_random(project, KILLS, SEED)
+    found = kill_at_random(project, KILLS, SEED, COMMANDS, chain=CHAIN)
     assert sum(found.kills.values()) == KILLS
     assert found.is_clean, found
+    assert {kill.partition(":")[0] for kill in found.kills} == set(COMMANDS)
     assert found.moves >= found.models
 
 
@@ -48,7 +43,7 @@ def lightly(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def run_held(project: Project, fault: Callable[[], object]) -> tuple[int, str]:
     """Run the flow, with a fault while the training is in its first epoch. Returns exit code and output."""
     with light.held(project) as waits:
-        running = project.start(*RUN)
+        running = project.start(*PIPELINE_RUN)
         wait_until(lambda: waits() or running.poll() is not None)
         fault()
     output, _ = running.communicate()
@@ -58,13 +53,13 @@ def run_held(project: Project, fault: Callable[[], object]) -> tuple[int, str]:
 def test_a_stage_ends_with_its_flow_and_the_next_run_finishes(lightly: Project) -> None:
     lightly.set_params(**{"train.seed": 0})
     with light.held(lightly) as waits:
-        running = lightly.start(*RUN)
+        running = lightly.start(*PIPELINE_RUN)
         wait_until(lambda: waits() or running.poll() is not None)
         running.kill()
         output, _ = running.communicate()
         wait_until(lambda: not processes_of(lightly))
         assert waits(), output
-    lightly.run(*RUN)
+    lightly.run(*PIPELINE_RUN)
     assert lost_of(lightly, [0]) == []
 
 
@@ -91,7 +86,7 @@ def test_a_database_that_stays_locked_stops_a_run_in_words(lightly: Project) -> 
     assert code == 1
     assert "mlflow.db is locked" in output
     assert "Traceback" not in output
-    lightly.run(*RUN)
+    lightly.run(*PIPELINE_RUN)
     assert lost_of(lightly, [2]) == []
 
 
@@ -115,5 +110,5 @@ def test_a_full_disk_below_the_artifacts_stops_a_run_in_words(lightly: Project) 
     assert "train failed: cannot read or write" in output
     assert "No space left on device" in output
     assert "Traceback" not in output
-    lightly.run(*RUN)
+    lightly.run(*PIPELINE_RUN)
     assert lost_of(lightly, [3]) == []

@@ -1,50 +1,25 @@
 """Processes killed at bad moments: nothing runs on, nothing is lost, and the next run ends as if undisturbed."""
 
+import json
 import shutil
 import subprocess
-import time
 
 import psutil
 import pytest
 
 from tests.conftest import DECLARED_STAGES, STAGES, Project, stages_that_ran
 from tests.e2e.test_repro import aliases_of, lock_of
+from tests.processes import wait_until, wait_until_idle
 
 pytestmark = pytest.mark.faults
 
-START_SECONDS = 120
-
-# Seconds into the stage's process at which it is killed: after its start, before its end.
-MOMENT = {"ingest": 0.4, "validate": 4, "split": 0.3, "train": 7, "evaluate": 6, "register": 2}
-
 
 def stage_process(project: Project, running: subprocess.Popen[str], stage: str) -> psutil.Process:
-    """Wait for the process that runs a stage in the project, started by a command that is running."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and running.poll() is None:
-        for process in psutil.process_iter(["cmdline", "cwd"]):
-            command = process.info["cmdline"] or []
-            if command[-2:] == ["-m", f"pipeline.stages.{stage}"] and process.info["cwd"] == str(project.path):
-                return process
-        time.sleep(0.02)
-    running.kill()
-    raise AssertionError(f"{stage} did not start within {START_SECONDS} s:\n{running.communicate()[0]}")
-
-
-def processes_of(project: Project) -> list[list[str]]:
-    """The commands that work in the project's directory."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        if (process.info["cwd"] or "").startswith(str(project.path)):
-            found.append(process.info["cmdline"])
-    return found
-
-
-def wait_until_idle(project: Project, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while processes_of(project) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert processes_of(project) == []
+    """Wait until a stage works, which the holder of its lock does. Returns its process."""
+    holder = project.path / f".pipeline/locks/stage-{stage}.json"
+    wait_until(lambda: (holder.exists() and holder.read_text()) or running.poll() is not None)
+    assert running.poll() is None, running.communicate()[0]
+    return psutil.Process(json.loads(holder.read_text())["pid"])
 
 
 @pytest.mark.parametrize(("stage", "victim"), zip(STAGES, ("the stage", "dvc") * 3, strict=True))
@@ -56,9 +31,8 @@ def test_a_killed_stage_runs_again_to_the_same_bytes(trained: Project, stage: st
     before = lock_of(trained)
     running = trained.start("dvc", "repro", "--force", "--single-item", stage)
     process = stage_process(trained, running, stage)
-    time.sleep(MOMENT[stage])
     (process if victim == "the stage" else psutil.Process(running.pid)).kill()
-    running.communicate(timeout=30)
+    running.communicate()
     wait_until_idle(trained)
     assert stages_that_ran(trained.repro("--force", "--single-item", stage).stdout) == [stage]
     assert lock_of(trained) == before

@@ -47,9 +47,8 @@ def without_aliases(listed: dict[str, Any]) -> list[dict[str, Any]]:
     return [{key: value for key, value in version.items() if key != "aliases"} for version in listed["versions"]]
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
-def test_a_version_is_reproduced_by_its_own_commit(upgraded: Project, version: str) -> None:
-    assert pipeline_json(upgraded, "reproduce", version)["outcome"] == "identical"
+def test_a_version_is_reproduced_by_its_own_commit(upgraded: Project) -> None:
+    assert pipeline_json(upgraded, "reproduce", "2")["outcome"] == "identical"  # of a retraining, with a batch
 
 
 def test_a_retraining_keeps_quarantine_and_branches_and_finds_the_version(upgraded: Project) -> None:

@@ -18,8 +18,9 @@ import pytest
 
 from pipeline.data import downloads, idx
 from pipeline.data.catalog import ClassName, DatasetFile, DebianPackage, Entry
-from pipeline.data.dataset_files import CACHE_VARIABLE, CHECKSUMS, fetch
+from pipeline.data.dataset_files import CACHE_VARIABLE, CHECKSUMS, FORMER_CACHE_VARIABLE, cache_directory, fetch
 from pipeline.errors import FAILURE, TEMPORARY_FAILURE, DataError
+from pipeline.workspace import project_name
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -482,3 +483,16 @@ def test_malformed_local_files_are_refused_by_name(
     with pytest.raises(DataError, match=message) as caught:
         fetch(entry, local, into)
     assert str(local / NAMES[1]) in caught.value.problem
+
+
+def test_the_variable_of_release_0_1_0_still_moves_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(FORMER_CACHE_VARIABLE, str(tmp_path / "former"))
+    assert cache_directory() == tmp_path / "cache"
+    assert capsys.readouterr().out == ""
+    monkeypatch.delenv(CACHE_VARIABLE)
+    assert cache_directory() == tmp_path / "former"
+    assert f"rename the variable {FORMER_CACHE_VARIABLE} to {CACHE_VARIABLE}" in capsys.readouterr().out
+    monkeypatch.delenv(FORMER_CACHE_VARIABLE)
+    assert cache_directory().name == project_name()

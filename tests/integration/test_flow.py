@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -21,9 +20,9 @@ import yaml
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.prefect_server import TemporaryServer
 from pipeline.flows.run import IfBusy, run_training
-from pipeline.process_lifetime import GRACE_SECONDS
 from pipeline.workspace import lock
 from tests.conftest import CLOSED_PROXY, STAGES, Project
+from tests.processes import processes_of, wait_until, wait_until_idle
 from tests.stand_ins import behave, started_stages
 
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -74,31 +73,6 @@ def records(project: Project) -> tuple[str, dict[str, str]]:
 def outcomes(project: Project) -> list[str]:
     """What the flow's MLflow run says of each stage."""
     return [records(project)[1][f"stage.{name}"] for name in STAGES]
-
-
-def processes_of(project: Project) -> list[list[str]]:
-    """The commands that work in the project's directory."""
-    processes = psutil.process_iter(["cmdline", "cwd", "pid"])
-    return [
-        process.info["cmdline"]
-        for process in processes
-        if (process.info["cwd"] or "").startswith(str(project.path)) and process.pid != os.getpid()
-    ]
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-def wait_until_idle(project: Project) -> None:
-    """Wait for the end of all processes of a project: longer than the grace between SIGTERM and SIGKILL."""
-    deadline = time.monotonic() + 3 * GRACE_SECONDS
-    while processes_of(project) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert processes_of(project) == []
 
 
 def test_nothing_changed_starts_no_stage(run: Run, stand_ins: Project) -> None:

@@ -26,7 +26,7 @@ TRAIN, TEST = Path("data/dataset/train.parquet"), Path("data/dataset/test.parque
 @pytest.fixture(autouse=True)
 def workspace(in_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with what `ingest` reads, and an empty download cache."""
-    monkeypatch.setenv("FASHION_MNIST_CACHE", str(in_directory / "cache"))
+    monkeypatch.setenv("PIPELINE_CACHE", str(in_directory / "cache"))
     for name in ("incoming", "local"):
         (in_directory / "data" / name).mkdir(parents=True)
     shutil.copytree(REPOSITORY / "data/catalog", "data/catalog")

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.data import table, tiny, window
 from pipeline.data.catalog import CATALOG, load_entry
+from pipeline.data.thresholds import resolve_thresholds
 from pipeline.errors import ValidationFailed
 from pipeline.files import read_json
 from pipeline.params import Params, load_params
@@ -84,7 +85,8 @@ def inspect(data: Data, params: Params) -> "Report":
 
     data.write()
     entry = TINY if data.dataset.name == TINY.name else None
-    return validation.inspect(stage.FILES, entry, params.validate)[0]
+    thresholds = resolve_thresholds(params.validate, TINY if data.dataset.name.startswith(TINY.name) else None)
+    return validation.inspect(stage.FILES, entry, thresholds)[0]
 
 
 def names(findings: Sequence["Finding"]) -> set[str]:
@@ -286,11 +288,9 @@ def test_what_has_no_reference_is_skipped_and_said_so(data: Data, params: Params
     report = inspect(data, params)
     assert not report.failures
     skipped = {"official_images", "mean", "std", "mirrored_images", "mirrored_across_splits"}
-    skipped |= {"class_separation", "saturated_images"}  # the images' entry has thresholds for them
     assert set(report.skipped) == skipped
     assert skipped.isdisjoint(names(report.findings))
     assert "the catalogue has no reference" in validation.summarise(report)
-    assert "validate.max_white is null" in report.skipped["saturated_images"]
 
 
 def test_a_table_of_another_schema_is_not_measured(data: Data, params: Params) -> None:
@@ -325,6 +325,7 @@ def test_images_of_another_kind_are_checked_for_what_holds_for_all(data: Data, p
     report = inspect(data, params)
     assert not report.failures
     assert names(report.warnings) == {"class_balance"}
+    assert "validate.max_white is null" in report.skipped["saturated_images"]
     small = Data({k: v // 32 for k, v in data.images.items()}, data.labels, data.sources, data.dataset)
     assert {"pixel_range"} <= names(inspect(small, params).failures)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.data import idx
 from pipeline.data.batch_formats import read_batch
-from pipeline.data.decoders import MOST_FILE_BYTES, MOST_PIXELS, decoding, open_npz, read_grey
+from pipeline.data.decoders import MOST_FILE_BYTES, MOST_PIXELS, decoding, open_npz, read_picture
 from pipeline.data.prediction_input import MOST_BYTES, read_pictures
 from pipeline.data.table import Dataset
 from pipeline.errors import DataError
@@ -177,7 +177,7 @@ def test_pictures_beyond_the_limits_are_refused(tmp_path: Path) -> None:
         file.truncate(MOST_FILE_BYTES + 1)
     for path, limit in ((large, f"{MOST_PIXELS:,} pixels"), (heavy, f"{MOST_FILE_BYTES:,} bytes")):
         with pytest.raises(DataError, match=f"is too large\n.*at most {limit}"):
-            read_grey(path)
+            read_picture(path)
 
 
 def damage(content: bytes, draw: random.Random) -> bytes:

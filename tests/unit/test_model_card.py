@@ -11,6 +11,7 @@ import pytest
 from pipeline.data.catalog import load_catalog
 from pipeline.data.table import Dataset
 from pipeline.evaluation.markdown import escape, table
+from pipeline.models.contract import Int8Check
 from pipeline.registry.model_card import FIGURES, LONGEST_SUMMARY, Facts, render_html, summarise, write_markdown
 from tests.conftest import REPOSITORY
 from tests.unit.test_contract import CONTRACT
@@ -167,6 +168,20 @@ def test_the_card_says_which_file_was_judged_and_how_much_the_other_differs() ->
     without = write_markdown(make_facts(contract=None))
     assert "served" not in without
     assert "model.tflite" not in without
+
+
+def test_the_card_describes_the_int8_file_if_there_is_one() -> None:
+    facts = make_facts()
+    assert "model.int8.tflite" not in write_markdown(facts)
+    check = Int8Check(sha256="8e" * 32, images=100, accuracy=0.81, float_accuracy=0.82, other_top_class=3)
+    measured = {"accuracy": 0.815, "difference": -0.005, "difference_low": -0.01, "difference_high": 0.002}
+    measured |= {"other_top_class": 0.02, "bytes": 1_000, "float_bytes": 3_900}
+    contract = replace(CONTRACT, int8=check)
+    card = write_markdown(replace(facts, contract=contract, metrics={**facts.metrics, "int8": measured}))
+    assert "8e" * 32 in card
+    assert "On 100 validation images, its accuracy is 81.00%, that of `model.tflite` 82.00%" in card
+    assert "accuracy 81.50%, -0.50 points (95% interval -1.00 to +0.20)" in card
+    assert "1,000 bytes instead of 3,900" in card
 
 
 def test_equal_facts_make_equal_bytes() -> None:

@@ -123,3 +123,21 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
     for name in ("size.npz", "other.npz", "cut.png", "a.txt", "missing.png"):
         with pytest.raises(DataError, match=name):
             read_pictures(tmp_path / name, SIZE, invert=False, background=0)
+
+
+def test_a_model_in_colour_gets_colours_on_its_own_background(tmp_path: Path) -> None:
+    Image.new("RGB", (10, 40), (200, 60, 20)).save(tmp_path / "tall.png")
+    Image.new("L", (5, 4), 90).save(tmp_path / "grey.png")
+    Image.new("RGBA", (5, 4), (1, 2, 3, 0)).save(tmp_path / "through.webp", lossless=True)
+    background = (10, 120, 30)
+    tall, grey, through = (
+        read_pictures(tmp_path / name, (*SIZE, 3), invert=False, background=background)[0].pixels
+        for name in ("tall.png", "grey.png", "through.webp")
+    )
+    assert (tall[:, [0, 1, 3, 4]] == background).all()
+    assert np.abs(tall[:, 2].astype(int) - (200, 60, 20)).max() <= 1
+    assert (grey == 90).all()
+    assert grey.shape == (*SIZE, 3)
+    assert (through == background).all()
+    (cropped,) = read_pictures(tmp_path / "tall.png", (*SIZE, 3), invert=True, background=background, resizing="crop")
+    assert np.abs(cropped.pixels.astype(int) - (55, 195, 235)).max() <= 1

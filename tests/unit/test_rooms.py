@@ -53,3 +53,7 @@ def test_the_page_says_what_goes_with_a_room(room: str) -> None:
     (row,) = re.findall(rf"^\| `{room}` \|.*$", (REPOSITORY / "docs/rooms.md").read_text(), re.MULTILINE)
     *_, others, _ = row.split("|")
     assert set(find_dependents([room])) == {room} | set(re.findall("`(.+?)`", others)) & ROOMS.keys()
+
+
+def test_no_room_has_no_dependents() -> None:
+    assert find_dependents([]) == []

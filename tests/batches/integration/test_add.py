@@ -14,6 +14,7 @@ from pipeline.batches import inspection
 from pipeline.batches.add import AddedBatch, add_batch
 from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
+from pipeline.data.thresholds import resolve_thresholds
 from pipeline.errors import DataError, FlowError
 from pipeline.params import load_params
 from tests.conftest import REPOSITORY, STAGES, Project
@@ -37,8 +38,9 @@ def add(stand_ins: Project, monkeypatch: pytest.MonkeyPatch) -> Add:
     """Adds a batch to the project, in this process."""
     monkeypatch.chdir(stand_ins.path)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(stand_ins.home / "dvc"))
-    dataset, thresholds = load_entry("tiny").dataset, load_params().validate
-    return lambda path, name=None: add_batch(path, name, dataset, thresholds)
+    entry = load_entry("tiny")
+    thresholds = resolve_thresholds(load_params().validate, entry)
+    return lambda path, name=None: add_batch(path, name, entry.dataset, thresholds)
 
 
 def incoming(project: Project) -> set[str]:

@@ -1,4 +1,4 @@
-"""Killed retrainings: no process continues, nothing is lost, and the next retraining completes the work."""
+"""A retraining that a reboot interrupts. `tests/e2e/test_faults.py` has the random kills."""
 
 import os
 from pathlib import Path
@@ -10,24 +10,11 @@ from pipeline.files import write_json
 from pipeline.server_addresses import STACK_FILE
 from pipeline.temporary_checkout import RETRAININGS
 from tests.conftest import Project
-from tests.e2e import light
-from tests.e2e.kills import RETRAIN, RUN, VICTIMS, checkouts_and_partials, kill_at_random, kill_everything
-from tests.e2e.test_faults import SEED, wait_until
+from tests.e2e.kills import checkouts_and_partials, kill_everything
 from tests.e2e.test_repro import aliases_of, lock_of, runs_of
+from tests.processes import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]
-
-KILLS, CHAIN = len(VICTIMS), 3  # one of each; first of a run, then of a retraining
-
-
-@pytest.mark.timeout(900)
-def test_random_kills_leave_nothing_behind_and_lose_nothing(tmp_path: Path) -> None:
-    project = light.build(tmp_path / "project", tmp_path / "home")
-    found = kill_at_random(project, KILLS, SEED, (RUN, RETRAIN), chain=CHAIN)
-    assert sum(found.kills.values()) == KILLS
-    assert found.is_clean, found
-    assert {kill.partition(":")[0] for kill in found.kills} == {"run", "retrain"}
-    assert found.moves >= found.models
 
 
 def test_after_a_reboot_during_training_the_retraining_resumes_to_the_same_bytes(

@@ -25,8 +25,8 @@ from pipeline.retraining.run import retrain
 from pipeline.temporary_checkout import RETRAININGS
 from pipeline.workspace import lock
 from tests.conftest import STAGES, Project
-from tests.integration.test_flow import wait_until, wait_until_idle
 from tests.notices.integration.test_send import Endpoint, endpoint
+from tests.processes import wait_until, wait_until_idle
 from tests.stand_ins import behave, started_stages
 
 __all__ = ["endpoint"]  # a fixture
@@ -367,7 +367,7 @@ def test_the_next_retraining_completes_a_killed_one(again: Retrain, stand_ins: P
     environment = {name: os.environ[name] for name in ("PREFECT_API_URL", "STAND_INS")}
     command = ("python", "-m", "pipeline.cli", "retrain", "--set", "train.seed=9")
     running = stand_ins.start(*command, **environment, SHELL="/bin/sh")  # on Debian, it does not replace itself
-    wait_until(lambda: stage in started_stages(stand_ins) or running.poll() is not None, 180)
+    wait_until(lambda: stage in started_stages(stand_ins) or running.poll() is not None)
     running.kill()
     running.wait()
     wait_until_idle(stand_ins)

@@ -15,7 +15,8 @@ from pipeline.errors import TEMPORARY_FAILURE
 from pipeline.notices.send import URLS_VARIABLE
 from tests.e2e import light
 from tests.e2e.kills import lost_of, processes_of
-from tests.servers.e2e.test_up import Running, running_stack, wait_until
+from tests.processes import wait_until
+from tests.servers.e2e.test_up import Running, running_stack
 from tests.webhook import Endpoint, webhook
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("server faults")]
@@ -71,7 +72,7 @@ def ask(stack: Running, path: str, **content: Any) -> Any:
 
 def deploy(stack: Running, flow: str, **parameters: Any) -> str:
     """Start a flow run of a deployment, as a schedule does and Prefect's pages do, and return its id."""
-    wait_until(lambda: "serving monitor-data, retrain, train" in stack.log.read_text(), stack.log)
+    wait_until(lambda: "serving monitor-data, retrain, train" in stack.log.read_text(), explain=stack.log.read_text)
     deployment = ask(stack, f"deployments/name/{flow}/{flow}")["id"]
     return str(ask(stack, f"deployments/{deployment}/create_flow_run", parameters=parameters)["id"])
 
@@ -79,7 +80,7 @@ def deploy(stack: Running, flow: str, **parameters: Any) -> str:
 def end_of(stack: Running, run: str) -> tuple[str, str]:
     """The state in which a flow run ends, and its words."""
     final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-    wait_until(lambda: ask(stack, f"flow_runs/{run}")["state"]["type"] in final, stack.log)
+    wait_until(lambda: ask(stack, f"flow_runs/{run}")["state"]["type"] in final, explain=stack.log.read_text)
     state = ask(stack, f"flow_runs/{run}")["state"]
     return state["name"], state["message"] or ""
 
@@ -88,7 +89,9 @@ def kill(stack: Running, part: str) -> None:
     """Kill a part of the stack, and wait until another has taken its place."""
     process = stack.parts()[PARTS[part]]
     process.kill()
-    wait_until(lambda: stack.parts().get(PARTS[part], process) != process and stack.is_well(), stack.log)
+    wait_until(
+        lambda: stack.parts().get(PARTS[part], process) != process and stack.is_well(), explain=stack.log.read_text
+    )
 
 
 @pytest.mark.parametrize(("model", "part"), [(2, "mlflow"), (3, "prefect")])
@@ -97,7 +100,7 @@ def test_a_run_by_hand_goes_on_or_stops_in_words(stack: Running, model: int, par
     project.set_params(**{"train.seed": model})
     with light.held(project) as waits:
         running = project.start(*PIPELINE, "run")
-        wait_until(lambda: waits() or running.poll() is not None, stack.log)
+        wait_until(lambda: waits() or running.poll() is not None, explain=stack.log.read_text)
         kill(stack, part)
     output, _ = running.communicate(timeout=END_SECONDS)
     assert "Traceback" not in output
@@ -116,7 +119,7 @@ def test_a_deployed_run_ends_in_a_state_and_the_next_one_is_right(
     project.set_params(**{"train.seed": model})
     with light.held(project) as waits:
         first = deploy(stack, "train")
-        wait_until(waits, stack.log)
+        wait_until(waits, explain=stack.log.read_text)
         kill(stack, part)
     name, message = end_of(stack, first)
     assert name in ENDS[part], message
@@ -140,7 +143,7 @@ def test_servers_that_hang_stop_a_run_in_words_and_the_next_one_is_right(stack: 
     try:
         with light.held(project) as waits:
             running = project.start(*PIPELINE, "run", MLFLOW_TRACKING_URI=stack.mlflow, **IMPATIENT)
-            wait_until(lambda: waits() or running.poll() is not None, stack.log)
+            wait_until(lambda: waits() or running.poll() is not None, explain=stack.log.read_text)
             for process in hung:
                 process.suspend()
         output, _ = running.communicate(timeout=END_SECONDS)
@@ -151,7 +154,7 @@ def test_servers_that_hang_stop_a_run_in_words_and_the_next_one_is_right(stack: 
     assert "Prefect's server stopped answering during the run" in output
     assert f"the tracking server {stack.mlflow} " in output
     assert not [word for word in ("Traceback", "Service", "Error logging") if word in output], output
-    wait_until(stack.is_well, stack.log)
+    wait_until(stack.is_well, explain=stack.log.read_text)
     project.run(*PIPELINE, "run")
     assert lost_of(project, [8]) == []
 
@@ -161,9 +164,9 @@ def test_servers_that_stay_away_stop_a_run_in_words_and_the_next_one_does_withou
     project.set_params(**{"train.seed": 7})
     with light.held(project) as waits:
         running = project.start(*PIPELINE, "run", MLFLOW_TRACKING_URI=stack.mlflow, **IMPATIENT)  # never done without
-        wait_until(lambda: waits() or running.poll() is not None, stack.log)
+        wait_until(lambda: waits() or running.poll() is not None, explain=stack.log.read_text)
         stack.process.kill()
-        wait_until(lambda: not stack.is_well(), stack.log)
+        wait_until(lambda: not stack.is_well(), explain=stack.log.read_text)
     output, _ = running.communicate(timeout=END_SECONDS)
     assert running.returncode != 0
     assert "Traceback" not in output

@@ -1,8 +1,6 @@
 """Two machines, each with a clone and a runner of its own, on one PostgreSQL for MLflow and for Prefect."""
 
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,19 +14,12 @@ from tests.e2e import light
 from tests.e2e.kills import lost_of, processes_of
 from tests.e2e.servers import find_free_port
 from tests.integration.postgresql import NOTHING, running_postgresql
+from tests.processes import WAIT_SECONDS, wait_until
 
 pytestmark = pytest.mark.faults
 
 AUTH = "admin:a-secret-for-prefect"
-WAIT_SECONDS = 300
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
 
 
 def answers(url: str) -> bool:

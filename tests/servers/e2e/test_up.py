@@ -6,17 +6,15 @@ import signal
 import stat
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -29,12 +27,12 @@ from pipeline.tracking.store import as_default, locate, locate_unserved, open_st
 from tests.conftest import CLOSED_PROXY, Project
 from tests.e2e.pages import PATIENCE, open_browser
 from tests.e2e.servers import find_free_port
-from tests.e2e.test_kills import processes_of, stage_process, wait_until_idle
+from tests.e2e.test_kills import stage_process
 from tests.e2e.test_repro import aliases_of, runs_of
+from tests.processes import WAIT_SECONDS, processes_of, wait_until, wait_until_idle
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("up")]
 
-START_SECONDS = 240
 MOST_MEMORY = 1.2e9
 SECRETS = {
     "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-secret-for-forms",
@@ -103,7 +101,7 @@ def running_stack(project: Project, directory: Path, *options: str, **environmen
             start_new_session=True,
         )
     try:
-        wait_until(lambda: file.exists() or process.poll() is not None, log)
+        wait_until(lambda: file.exists() or process.poll() is not None, explain=log.read_text)
         assert process.poll() is None, log.read_text()
         stack = json.loads(file.read_text())
         assert stack == {
@@ -117,13 +115,6 @@ def running_stack(project: Project, directory: Path, *options: str, **environmen
         with suppress(ProcessLookupError):
             process.terminate()
         process.wait(60)
-
-
-def wait_until(condition: Callable[[], Any], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +213,7 @@ def served_page(directory: Path) -> Iterator[int]:
 
 def test_nothing_runs_that_a_hostile_page_sends(stack: Running, tmp_path: Path) -> None:
     """By a page of a foreign name, one of another port of this machine, and one whose name leads to the server."""
-    wait_until(lambda: "serving monitor-data, retrain, train" in stack.log.read_text(), stack.log)
+    wait_until(lambda: "serving monitor-data, retrain, train" in stack.log.read_text(), explain=stack.log.read_text)
     mark = tmp_path / "mark"
     steps = [{"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}]
     known = partial(httpx.request, headers=stack.credentials, timeout=60)
@@ -285,14 +276,14 @@ def test_killed_servers_come_back_where_they_were_and_nothing_is_lost(stack: Run
     stage_process(project, running, "train")
     for part in before.values():
         part.kill()
-    wait_until(lambda: not stack.is_well(), stack.log)
+    wait_until(lambda: not stack.is_well(), explain=stack.log.read_text)
     result = project.run("python", "-m", "pipeline.cli", "versions")
     assert result.stdout.count("continuing without it, on the same records") == 1
-    output, _ = running.communicate(timeout=START_SECONDS)
+    output, _ = running.communicate(timeout=WAIT_SECONDS)
     assert running.returncode == 0 or "pipeline run" in output  # it went on, or says how to
     assert "Traceback" not in output
 
-    wait_until(lambda: stack.is_well() and stack.parts().keys() == before.keys(), stack.log)
+    wait_until(lambda: stack.is_well() and stack.parts().keys() == before.keys(), explain=stack.log.read_text)
     after = stack.parts()
     assert not {process.pid for process in after.values()} & {process.pid for process in before.values()}
     output = project.run("python", "-m", "pipeline.cli", "run").stdout
@@ -365,7 +356,7 @@ def test_moved_and_protected_it_is_found_and_a_kill_leaves_nothing(trained: Proj
         private = (running.file, data / "mlflow.db", data / "mlflow-users.db", prefect)
         assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
         running.process.kill()
-        wait_until_idle(trained, seconds=30)
+        wait_until_idle(trained)
         assert running.file.exists()
     result = trained.run("python", "-m", "pipeline.cli", "versions")
     assert result.stdout.count("continuing without it, on the same records") == 1

@@ -14,7 +14,7 @@ from pipeline.flows.deployed import NOTES
 from tests import prefect_http
 from tests.conftest import Project
 from tests.e2e.servers import find_free_port
-from tests.integration.test_flow import processes_of, wait_until
+from tests.processes import processes_of, wait_until
 from tests.retraining.integration.test_run import add_batch
 from tests.stand_ins import behave, started_stages
 
@@ -83,7 +83,7 @@ def test_flow_runs_end_with_the_runner_however_it_ends_and_the_next_one_serves(
     def begin_training() -> str:
         (stand_ins.path / "started.txt").unlink(missing_ok=True)
         run = create(prefect_api, "train", until="train", force="train")
-        wait_until(lambda: started_stages(stand_ins) == ["train"], seconds=120)
+        wait_until(lambda: started_stages(stand_ins) == ["train"])
         return run
 
     behave(stand_ins, train={"sleep": 300})
@@ -114,12 +114,12 @@ def test_flow_runs_end_with_the_runner_however_it_ends_and_the_next_one_serves(
 
     cancelled = begin_training()
     prefect_http.post(f"{prefect_api}/flow_runs/{cancelled}/set_state", json={"state": {"type": "CANCELLING"}})
-    wait_until(lambda: state_of(prefect_api, cancelled) == "Cancelled", seconds=150)
+    wait_until(lambda: state_of(prefect_api, cancelled) == "Cancelled")
     wait_until(lambda: not any("stage.py" in command for command in map(" ".join, processes_of(stand_ins))))
 
     behave(stand_ins)
     last = create(prefect_api, "train")
-    wait_until(lambda: state_of(prefect_api, last) == "Completed", seconds=120)
+    wait_until(lambda: state_of(prefect_api, last) == "Completed")
     assert [branch for branch in os.listdir(stand_ins.path / ".pipeline/locks") if branch.endswith(".json")] == [
         "the-runner.json"
     ]
@@ -132,7 +132,7 @@ def test_batches_start_one_retraining_once_they_are_whole(start: Start, stand_in
 
     add_batch(stand_ins, "before.npz", 1)
     start()
-    wait_until(lambda: len(ended()) == 1, seconds=180)
+    wait_until(lambda: len(ended()) == 1)
     assert ended() == [("NotPromoted", "batches in data/incoming: before.npz")]  # stand-ins make no model
     half = add_batch(stand_ins, "later.npz", 2)
     whole = half.read_bytes()
@@ -141,7 +141,7 @@ def test_batches_start_one_retraining_once_they_are_whole(start: Start, stand_in
         time.sleep(1)
     half.write_bytes(whole)
     add_batch(stand_ins, "with-it.npz", 3)
-    wait_until(lambda: len(ended()) == 2, seconds=180)
+    wait_until(lambda: len(ended()) == 2)
     assert ended()[1] == ("NotPromoted", "batches in data/incoming: later.npz, with-it.npz")
     made = stand_ins.run("git", "branch", "--list", "retrain/*").stdout.split()
     pointers = stand_ins.run("git", "ls-tree", "--name-only", made[-1], "data/incoming/").stdout.split()
@@ -156,7 +156,7 @@ def test_batches_start_one_retraining_once_they_are_whole(start: Start, stand_in
 def test_a_retraining_by_hand_is_not_disturbed_by_one_that_is_due(
     start: Start, stand_ins: Project, prefect_api: str
 ) -> None:
-    behave(stand_ins, train={"sleep": 40})
+    behave(stand_ins, train={"sleep": 300})
     start()
     by_hand = stand_ins.start(
         *("python", "-m", "pipeline.cli", "retrain", "--set", "train.seed=9"),
@@ -166,7 +166,7 @@ def test_a_retraining_by_hand_is_not_disturbed_by_one_that_is_due(
     wait_until(lambda: started_stages(stand_ins) == ["train"])
     due = create(prefect_api, "retrain", reason="a schedule")
     going_on = ("Scheduled", "Late", "Pending", "Submitting", "Running")
-    wait_until(lambda: state_of(prefect_api, due) not in going_on, seconds=120)
+    wait_until(lambda: state_of(prefect_api, due) not in going_on)
     assert state_of(prefect_api, due) == "Skipped"
     assert by_hand.poll() is None
     by_hand.terminate()

@@ -1,0 +1,1 @@
+"""Import a collection of labelled pictures as a dataset of the project: `pipeline data import`."""

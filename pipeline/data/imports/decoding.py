@@ -1,0 +1,349 @@
+"""Decode the pictures of a collection in parallel, all to one size, and measure them.
+
+The pixels go to a file, because a million pictures may not fit into memory.
+"""
+
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from pipeline.data.decoders import decode_picture, read_file, resize
+from pipeline.data.sources.collection import TEST, Chunk, Collection
+from pipeline.errors import DataError, PipelineError
+
+THUMBNAIL = 8  # pixels a side
+WHITE = (255,)
+_AHEAD = 4  # chunks per process that are decoded or wait to be taken
+_SAMPLE = 200  # pictures that decide about the size and the ground
+_ROWS = 4096  # of the pixels that are measured together
+_MOST_RESIZED = 2**23  # bytes of pixels in the answer of a process
+
+T = TypeVar("T")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form that all pictures get."""
+
+    size: tuple[int, int]  # height and width
+    channels: int | None  # 1, 3, or None: 3 if any picture has colours
+    resizing: Literal["fit", "crop"]
+    ground: tuple[int, ...]  # for padding and behind transparent parts
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Measurements of a few pictures, evenly spaced over a collection."""
+
+    sizes: Counter[tuple[int, int]]  # height and width
+    ground: tuple[int, ...]  # the median of the border pixels: one value, or three if they differ
+
+
+@dataclass
+class Decoded:
+    """The decoded pictures of a chunk."""
+
+    pixels: np.ndarray  # uint8 [n, height, width] or [n, height, width, 3], of the readable ones
+    is_readable: np.ndarray  # bool, one for each picture of the chunk
+    problems: list[str]  # of the others
+    file_digests: np.ndarray  # "S64" [n], SHA-256 of the encoded pictures, in hexadecimal
+    resized: int  # pictures that had another size
+
+
+@dataclass
+class Pictures:
+    """All pictures of a collection after decoding, in its order. n counts the readable ones."""
+
+    classes: tuple[str, ...]
+    pixels: np.ndarray  # uint8 [n, height, width] or [n, height, width, 3], a view of a file
+    names: list[str]
+    labels: np.ndarray  # uint16 [n]
+    is_test: np.ndarray  # bool [n]: in the test split that the collection has
+    groups: list[str] | None  # of the group column; empty if a row has no group
+    file_digests: np.ndarray  # "S64" [n]
+    resized: int  # pictures that had another size
+    unreadable: list[str]  # the reason for each, with its name
+
+
+def sample(collection: Collection, channels: int | None) -> Sample:
+    """Measure a few pictures. Unreadable ones are skipped: `decode` lists them."""
+    every = max(1, sum(collection.counts.values()) // _SAMPLE)
+    sizes: Counter[tuple[int, int]] = Counter()
+    borders: list[np.ndarray] = []
+    first = 0
+    for chunk in collection.chunks():
+        for place in range(-first % every, len(chunk.names), every):
+            try:
+                pixels = _decode_one(chunk, place, channels)
+            except (DataError, OSError):
+                continue
+            sizes[pixels.shape[:2]] += 1
+            rows = pixels.reshape(*pixels.shape[:2], -1)
+            border = np.concatenate([rows[0], rows[-1], rows[:, 0], rows[:, -1]])
+            border = border[:: max(1, len(border) // 64)]
+            borders.append(np.repeat(border, 3, axis=1) if border.shape[1] == 1 else border)
+        first += len(chunk.names)
+    ground = tuple(int(value) for value in np.median(np.concatenate(borders), axis=0)) if borders else (0,)
+    return Sample(sizes, ground if len(set(ground)) > 1 else ground[:1])
+
+
+def _decode_one(chunk: Chunk, place: int, channels: int | None) -> np.ndarray:
+    picture = chunk.pictures[place]
+    if isinstance(picture, np.ndarray):
+        return picture
+    content = picture if isinstance(picture, bytes) else read_file(picture, follow_links=False)
+    return np.asarray(decode_picture(content, chunk.names[place], channels, ground=WHITE))
+
+
+def decode(collection: Collection, form: Form, scratch: Path, advance: Callable[[int], None]) -> Pictures:
+    """Decode all pictures.
+
+    Args:
+        scratch: an empty directory for the file of pixels, which the result is a view of.
+        advance: called with the number of pictures that were decoded since the last call.
+    """
+    store = _Store(scratch, form)
+    names: list[str] = []
+    labels: list[np.ndarray] = []
+    is_test: list[np.ndarray] = []
+    groups: list[str] = []
+    digests: list[np.ndarray] = []
+    resized = 0
+    unreadable: list[str] = []
+    with _processes() as submit:
+        tasks = ((chunk, form) for whole in collection.chunks() for chunk in _cut(whole, form))
+        for (chunk, _), decoded in _in_order(submit, decode_chunk, tasks):
+            kept = decoded.is_readable
+            store.append(decoded.pixels)
+            names += [name for name, good in zip(chunk.names, kept, strict=True) if good]
+            labels.append(chunk.labels[kept].astype(np.uint16))
+            is_test.append(np.full(int(kept.sum()), chunk.split == TEST))
+            if chunk.groups is not None:
+                groups += [group for group, good in zip(chunk.groups, kept, strict=True) if good]
+            digests.append(decoded.file_digests)
+            resized += decoded.resized
+            unreadable += decoded.problems
+            advance(len(chunk.names))
+    return Pictures(
+        classes=collection.classes,
+        pixels=store.read(),
+        names=names,
+        labels=np.concatenate([np.empty(0, np.uint16), *labels]),
+        is_test=np.concatenate([np.empty(0, bool), *is_test]),
+        groups=groups or None,
+        file_digests=np.concatenate([np.empty(0, "S64"), *digests]),
+        resized=resized,
+        unreadable=unreadable,
+    )
+
+
+def _cut(chunk: Chunk, form: Form) -> Iterator[Chunk]:
+    """Cut a chunk into parts whose pixels are few enough to be passed between processes."""
+    rows = max(1, _MOST_RESIZED // (3 * form.size[0] * form.size[1]))
+    if len(chunk.names) <= rows:
+        yield chunk
+        return
+    for start in range(0, len(chunk.names), rows):
+        part = slice(start, start + rows)
+        groups = None if chunk.groups is None else chunk.groups[part]
+        yield Chunk(chunk.names[part], chunk.pictures[part], chunk.labels[part], chunk.split, groups)
+
+
+def decode_chunk(task: tuple[Chunk, Form]) -> Decoded:
+    """Decode the pictures of a chunk. Unreadable ones are described and left out."""
+    chunk, form = task
+    is_readable = np.ones(len(chunk.names), bool)
+    problems: list[str] = []
+    pictures: list[np.ndarray] = []
+    digests: list[str] = []
+    resized = 0
+    for place, name in enumerate(chunk.names):
+        try:
+            pixels, digest, is_resized = _decode_resized(chunk.pictures[place], name, form)
+        except (PipelineError, OSError) as error:
+            is_readable[place] = False
+            problems.append(_describe(name, error))
+            continue
+        pictures.append(pixels)
+        digests.append(digest)
+        resized += is_resized
+    has_colours = any(pixels.ndim == 3 for pixels in pictures)
+    if has_colours:
+        pictures = [pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2) for pixels in pictures]
+    shape = (*form.size, 3) if has_colours else form.size
+    stacked = np.stack(pictures) if pictures else np.empty((0, *shape), np.uint8)
+    if has_colours and form.channels is None and (stacked == stacked[..., :1]).all():
+        stacked = np.ascontiguousarray(stacked[..., 0])  # grey pictures that are stored in colour
+    return Decoded(stacked, is_readable, problems, np.array(digests, "S64"), resized)
+
+
+def _describe(name: str, error: Exception) -> str:
+    if isinstance(error, PipelineError):
+        return error.problem + (f": {error.found}" if error.found else "")
+    return f"{name}: {getattr(error, 'strerror', None) or error}"
+
+
+def _decode_resized(picture: Any, name: str, form: Form) -> tuple[np.ndarray, str, bool]:
+    """Return the pixels of a picture, the SHA-256 of its file, and True if it had another size."""
+    channels = 3 if form.channels is None and len(form.ground) > 1 else form.channels
+    if isinstance(picture, np.ndarray):
+        digest = hashlib.sha256(picture.tobytes()).hexdigest()
+        height, width = picture.shape[:2]
+        if (height, width) == form.size and (channels is None or (picture.ndim == 3) == (channels == 3)):
+            return picture, digest, False
+        from PIL import Image
+
+        opened = Image.fromarray(picture)
+        mode = {1: "L", 3: "RGB"}.get(channels or 0, opened.mode)
+        resized = resize(opened.convert(mode), form.size, form.resizing, form.ground)
+        return np.asarray(resized), digest, (height, width) != form.size
+    content = picture if isinstance(picture, bytes) else read_file(picture, follow_links=False)
+    opened = decode_picture(content, name, channels, ground=form.ground, size=form.size)
+    resized = resize(opened, form.size, form.resizing, form.ground)
+    return np.asarray(resized), hashlib.sha256(content).hexdigest(), resized is not opened
+
+
+class _Store:
+    """Pixels of pictures in a file, in grey until the first picture in colour comes."""
+
+    def __init__(self, scratch: Path, form: Form) -> None:
+        self._grey, self._colour = scratch / "grey.pixels", scratch / "colour.pixels"
+        self._form, self._count = form, 0
+        self._has_colours = form.channels == 3
+        self._file = (self._colour if self._has_colours else self._grey).open("wb")
+
+    def append(self, pixels: np.ndarray) -> None:
+        if pixels.ndim == 4 and not self._has_colours:
+            self._widen()
+        if self._has_colours and pixels.ndim == 3:
+            pixels = np.repeat(pixels[..., None], 3, axis=3)
+        self._file.write(np.ascontiguousarray(pixels).data)
+        self._count += len(pixels)
+
+    def _widen(self) -> None:
+        self._file.close()
+        self._has_colours, self._file = True, self._colour.open("wb")
+        if self._count:
+            grey = self._map(self._grey, self._form.size)
+            for row in range(0, self._count, _ROWS):
+                self._file.write(np.repeat(grey[row : row + _ROWS, ..., None], 3, axis=3).data)
+        self._grey.unlink()
+
+    def read(self) -> np.ndarray:
+        self._file.close()
+        if self._has_colours:
+            return self._map(self._colour, (*self._form.size, 3))
+        return self._map(self._grey, self._form.size)
+
+    def _map(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
+        if not self._count:
+            return np.empty((0, *shape), np.uint8)
+        return np.memmap(path, np.uint8, "r", shape=(self._count, *shape))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measurements of decoded pictures."""
+
+    digests: np.ndarray  # "S40" [n], SHA-1 of the pixels in hexadecimal, as in the ids of the tables
+    thumbnails: np.ndarray  # float32 [n, THUMBNAIL ** 2], mean grey values of the parts of a picture
+    spread: np.ndarray  # float32 [n], standard deviation of the pixels
+
+
+def measure(pixels: np.ndarray, advance: Callable[[int], None]) -> Measured:
+    """Measure all pictures. pixels: uint8 [n, …], a view of a file (`Pictures.pixels`)."""
+    if not len(pixels):
+        return Measured(np.empty(0, "S40"), np.empty((0, THUMBNAIL**2), np.float32), np.empty(0, np.float32))
+    parts = []
+    with _processes() as submit:
+        tasks = ((str(pixels.filename), pixels.shape, row) for row in range(0, len(pixels), _ROWS))  # type: ignore[attr-defined]
+        for _, part in _in_order(submit, measure_rows, tasks):
+            parts.append(part)
+            advance(len(part.digests))
+    return Measured(*(np.concatenate(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+def measure_rows(task: tuple[str, tuple[int, ...], int]) -> Measured:
+    """Measure `_ROWS` pictures of a file of pixels."""
+    path, shape, first = task
+    rows = np.memmap(path, np.uint8, "r", shape=shape)[first : first + _ROWS]
+    digests = [hashlib.sha1(row, usedforsecurity=False).hexdigest() for row in rows]
+    thumbnails, spread = [], []
+    for start in range(0, len(rows), 256):  # few, because floating-point numbers take four times the memory
+        values = rows[start : start + 256].astype(np.float32)
+        spread.append(values.reshape(len(values), -1).std(axis=1))
+        grey = values.mean(axis=3) if values.ndim == 4 else values
+        means = _averages(shape[1]) @ grey @ _averages(shape[2]).T
+        thumbnails.append(means.reshape(len(grey), -1))
+    return Measured(np.array(digests, "S40"), np.concatenate(thumbnails), np.concatenate(spread))
+
+
+def _averages(side: int) -> np.ndarray:
+    """Return the weights that average `side` pixels in `THUMBNAIL` equal parts: float32 [THUMBNAIL, side]."""
+    edges = np.linspace(0, side, THUMBNAIL + 1)
+    overlap = np.minimum(edges[1:, None], np.arange(1, side + 1)) - np.maximum(edges[:-1, None], np.arange(side))
+    return (overlap.clip(0) * (THUMBNAIL / side)).astype(np.float32)
+
+
+Submit = Callable[..., "Future[Any]"]
+
+
+@contextmanager
+def _processes() -> Iterator[Submit]:
+    """Start a process for each processor. They end with this process, even after `kill -9`."""
+    # Forked processes start at once. Elsewhere than on Linux, system libraries do not allow it.
+    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(_count_processors(), context, _prepare, (os.getpid(),))
+    try:
+        yield pool.submit
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _count_processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _prepare(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the processes
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _in_order(submit: Submit, function: Callable[[T], Answer], tasks: Iterator[T]) -> Iterator[tuple[T, Answer]]:
+    """Yield each task with the answer of a process, in the order of the tasks. Few are in memory."""
+    waiting: deque[tuple[T, Future[Answer]]] = deque()
+    most = _AHEAD * _count_processors()
+    for task in tasks:
+        waiting.append((task, submit(function, task)))
+        if len(waiting) >= most:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    while waiting:
+        done, future = waiting.popleft()
+        yield done, future.result()
+
+
+def limit_names(names: Sequence[str], most: int = 20) -> str:
+    """Join names for a message, a line each."""
+    more = [f"and {len(names) - most:,} more"] if len(names) > most else []
+    return "\n             ".join([*names[:most], *more])

@@ -1,0 +1,152 @@
+"""Choose the pictures of an import: one of each set of copies, and the test split.
+
+The draw of a picture is a hash of its pixels, or of its group if it has one. In each class, the pictures with the
+lowest draws are the test split. The same pictures therefore give the same split on every machine, whatever the names
+and the order of their files, and a group is on one side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+
+from pipeline.errors import DataError
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Pictures that have the same pixels as another one."""
+
+    is_kept: np.ndarray  # bool [n]: all pictures but those below
+    within: int  # copies left out of the split that has the picture already
+    across: int  # copies left out of training because the collection's test split has the picture
+    contradictions: list[list[int]]  # row numbers of equal pictures with different labels; none is kept
+
+
+def find_copies(digests: np.ndarray, labels: np.ndarray, is_test: np.ndarray) -> Copies:
+    """Find copies. The first one of a set is kept, or all that are in the test split that the collection has.
+
+    Args:
+        digests: of the pixels, "S40" [n].
+        labels: uint16 [n].
+        is_test: bool [n].
+    """
+    is_kept = np.ones(len(digests), bool)
+    within = across = 0
+    contradictions = []
+    order = np.argsort(digests, kind="stable")
+    starts = np.flatnonzero(np.append(True, digests[order][1:] != digests[order][:-1])) if len(order) else order
+    ends = np.append(starts[1:], len(order))
+    for place in np.flatnonzero(ends - starts > 1):
+        rows = order[starts[place] : ends[place]]
+        if len(np.unique(labels[rows])) > 1:
+            contradictions.append(rows.tolist())
+            is_kept[rows] = False
+        elif is_test[rows].any():
+            across += int((~is_test[rows]).sum())
+            is_kept[rows[~is_test[rows]]] = False
+        else:
+            within += len(rows) - 1
+            is_kept[rows[1:]] = False
+    return Copies(is_kept, within, across, contradictions)
+
+
+def name_groups(groups: Sequence[str] | None, near: np.ndarray, digests: np.ndarray) -> list[str] | None:
+    """Name the groups that must stay on one side: those of the group column, joined if they share near duplicates.
+
+    Args:
+        groups: the values of the group column; empty for a picture without a group.
+        near: the lowest row number among the near duplicates of each picture, int64 [n].
+        digests: of the pixels, "S40" [n].
+
+    Returns:
+        a name for each picture, empty without a group; None if no picture has a group.
+    """
+    root = near
+    if groups is None and (near == np.arange(len(near))).all():
+        return None
+    if groups is not None:
+        first: dict[str, int] = {}
+        parent = list(range(len(near)))
+
+        def find(row: int) -> int:
+            while parent[row] != row:
+                parent[row] = parent[parent[row]]
+                row = parent[row]
+            return row
+
+        for row, group in enumerate(groups):
+            for other in (int(near[row]), first.setdefault(group, row) if group else row):
+                low, high = sorted((find(row), find(other)))
+                parent[high] = low
+        root = np.array([find(row) for row in range(len(near))], np.int64)
+    sizes = np.bincount(root, minlength=len(root))
+    names = [""] * len(root)
+    chosen: dict[int, str] = {}
+    for row in np.argsort(digests, kind="stable").tolist():  # the name must not depend on the order of the files
+        at = int(root[row])
+        if groups is not None and groups[row]:
+            chosen[at] = min(chosen.get(at, groups[row]), groups[row])
+    for row in np.argsort(digests, kind="stable").tolist():
+        at = int(root[row])
+        if at in chosen or sizes[at] > 1:
+            names[row] = chosen.setdefault(at, f"near-{digests[row].decode()[:12]}")
+    return names if any(names) else None
+
+
+def carve_test(
+    digests: np.ndarray, labels: np.ndarray, groups: Sequence[str] | None, classes: Sequence[str], fraction: float
+) -> np.ndarray:
+    """Choose the test split: bool [n].
+
+    A group counts for the class with the lowest label in it.
+
+    Raises:
+        DataError: a class has too few pictures or groups for a split.
+    """
+    keys = [
+        f"group {group}" if group else digest
+        for group, digest in zip(groups or [""] * len(digests), digests.astype(str).tolist(), strict=True)
+    ]
+    names, unit = np.unique(keys, return_inverse=True)
+    draw = np.array([_draw(name) for name in names.tolist()], np.uint64)
+    size = np.bincount(unit)
+    label = np.full(len(names), len(classes), np.int64)
+    np.minimum.at(label, unit, labels)
+    is_test_unit = np.zeros(len(names), bool)
+    for number, name in enumerate(classes):
+        members = np.flatnonzero(label == number)
+        if len(members) < 2:
+            kind = "pictures" if groups is None else "groups of pictures"
+            raise DataError(
+                f"the class {name} has too few {kind} for a test split",
+                expected="at least 2, of which one is for testing",
+                found=str(len(members)),
+                remedy="add pictures of it, or move its pictures away",
+            )
+        ordered = members[np.argsort(draw[members], kind="stable")]
+        reached = np.cumsum(size[ordered])[:-1]  # one remains for training
+        count = 1 + int(np.argmin(np.abs(reached - fraction * size[members].sum())))
+        is_test_unit[ordered[:count]] = True
+    return is_test_unit[unit]
+
+
+def _draw(key: str) -> int:
+    return int.from_bytes(blake2b(key.encode("utf-8", "replace"), digest_size=8, person=b"test split").digest(), "big")
+
+
+def require_classes(labels: np.ndarray, is_test: np.ndarray, classes: Sequence[str]) -> None:
+    """Refuse a class without training pictures, or without test pictures.
+
+    Raises:
+        DataError: names the classes.
+    """
+    for side, chosen in (("training", ~is_test), ("test", is_test)):
+        counts = np.bincount(labels[chosen], minlength=len(classes))
+        if len(missing := np.flatnonzero(counts == 0)):
+            raise DataError(
+                f"{', '.join(classes[label] for label in missing[:10])} has no {side} pictures",
+                expected="pictures of every class for training and for testing",
+                remedy="add pictures, or leave out the test split to have one carved from all pictures",
+            )

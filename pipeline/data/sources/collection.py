@@ -1,0 +1,100 @@
+"""A collection of labelled pictures, read in chunks, whatever its form on disk."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import DataError
+
+CHUNK = 256  # pictures that are decoded together
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = {
+    **dict.fromkeys(("train", "training", "trn"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), VALIDATION),
+    **dict.fromkeys(("test", "testing", "tst", "t10k"), TEST),
+}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive pictures of a collection, all of one split."""
+
+    names: Sequence[str]  # a file relative to the collection, or a position: `images.npz: x_train[3]`
+    pictures: Sequence[Path] | Sequence[bytes] | np.ndarray  # encoded, or uint8 [n, height, width] or [n, h, w, 3]
+    labels: np.ndarray  # int64 [n], indices into the collection's classes
+    split: str  # TRAIN, VALIDATION or TEST
+    groups: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Labelled pictures, and what is known of them before they are decoded."""
+
+    form: str  # in words, such as "a folder for each class"
+    classes: tuple[str, ...]
+    counts: Counter[str]  # pictures by split
+    chunks: Callable[[], Iterator[Chunk]]  # in the same order every time
+    left_out: Counter[str] = field(default_factory=Counter)  # files that are not part of the collection, by kind
+    size: tuple[int, int] | None = None  # height and width of arrays, which are all of one size
+
+
+def find_split(word: str) -> str | None:
+    """Return the split that a word such as `train`, `val` or `testing` names. None if it names none."""
+    return SPLITS.get(word.strip().lower())
+
+
+def order_classes(names: set[str]) -> list[str]:
+    """Sort class names: by number if all are numbers, else by name."""
+    return sorted(names, key=int) if all(name.isascii() and name.isdecimal() for name in names) else sorted(names)
+
+
+def name_classes(names: Sequence[str] | None, highest: int, path: Path) -> tuple[str, ...]:
+    """Return the names of the classes for labels that are numbers from 0.
+
+    Args:
+        names: in the order of the labels; None names each class by its number.
+        highest: the highest label of `path`.
+
+    Raises:
+        DataError: there are fewer names than labels, or far more labels than a dataset can have.
+    """
+    if highest >= 2**16:
+        raise DataError(f"{path} has labels out of range", expected="0 to 65535", found=str(highest))
+    if names is None:
+        return tuple(map(str, range(highest + 1)))
+    if len(names) <= highest:
+        raise DataError(
+            f"{path} has more classes than there are names",
+            expected=f"labels 0 to {len(names) - 1}, for {len(names)} names",
+            found=f"label {highest}",
+        )
+    return tuple(names)
+
+
+def find_labels(names: Sequence[str] | None, found: set[str], path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return the classes, and the label of each name or number that a collection uses for a class.
+
+    Args:
+        names: the classes in the order of their labels; None takes those of the collection, sorted.
+        found: what the collection uses.
+
+    Raises:
+        DataError: the collection uses a name that is not in `names`.
+    """
+    if names is None:
+        classes = tuple(order_classes(found))
+        return classes, {name: label for label, name in enumerate(classes)}
+    known = {name: label for label, name in enumerate(names)}
+    if not found <= known.keys() and all(name.isascii() and name.isdecimal() for name in found):
+        name_classes(names, max(map(int, found)), path)
+        return tuple(names), {name: int(name) for name in found}
+    if unknown := sorted(found - known.keys()):
+        raise DataError(
+            f"{path} has classes that are not among the given names",
+            expected=f"{', '.join(names[:10])}{', …' if names[10:] else ''}",
+            found=f"{', '.join(unknown[:10])}{f', and {len(unknown) - 10} more' if unknown[10:] else ''}",
+        )
+    return tuple(names), known

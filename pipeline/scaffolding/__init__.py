@@ -1,0 +1,1 @@
+"""A new project, made from this one."""
