@@ -50,7 +50,7 @@ def test_tiny_has_the_classes_of_fashion_mnist_and_nothing_to_fetch() -> None:
 
 
 def test_an_unknown_name_gets_a_suggestion() -> None:
-    with pytest.raises(ParamsError, match=r"(?s)expected: one of fashion-mnist, mnist, tiny.*\n.*did you mean mnist\?"):
+    with pytest.raises(ParamsError, match=r"(?s)expected: one of fashion-mnist, .*tiny.*\n.*did you mean mnist\?"):
         load_entry("minst", CATALOG)
 
 
