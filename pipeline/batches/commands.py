@@ -25,8 +25,12 @@ def add_data(
         ),
     ] = None,
     test_fraction: Annotated[
-        float, typer.Option(help="Share of the images of new classes, in all batches, that join the test images.")
-    ] = 0.15,
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the images of new classes, in all batches, that join the test images; by default 0.15.",
+        ),
+    ] = None,
 ) -> None:
     """Add labelled images to the training data, as a batch in `data/incoming/`.
 
@@ -40,16 +44,19 @@ def add_data(
         pipeline add-data ~/hats --new-class Hat=모자
     """
     path = path.resolve()
+    if test_fraction is not None and not new_class:
+        raise typer.BadParameter("it is for new classes only: add --new-class NAME", param_hint="--test-fraction")
     enter_workspace()
     from pipeline.batches.add import add_batch
-    from pipeline.batches.new_classes import append_classes
+    from pipeline.batches.new_classes import TEST_FRACTION, append_classes
     from pipeline.data.catalog import load_entry
     from pipeline.data.thresholds import resolve_thresholds
     from pipeline.git import SET_AUTHOR, lacks_author
     from pipeline.params import load_params
 
     params = load_params()
-    new = append_classes(params.dataset.name, new_class, test_fraction) if new_class else None
+    share = TEST_FRACTION if test_fraction is None else test_fraction
+    new = append_classes(params.dataset.name, new_class, share) if new_class else None
     entry = new.entry if new else load_entry(params.dataset.name)
     dataset, thresholds = entry.dataset, resolve_thresholds(params.validate, entry)
     with console.status(Text(f"checking {path.name}")):
@@ -63,7 +70,7 @@ def add_data(
     console.print(f"batch {batch.path.name}: {sum(batch.counts.values()):,} images in {batch.path}")
     if new:
         joined = f"{', '.join(new.names)} joins the classes in {new.file}"
-        console.print(f"{joined}; {test_fraction:.0%} of the images are test images", soft_wrap=True)
+        console.print(f"{joined}; {share:.0%} of the images are test images", soft_wrap=True)
     commit = ["git", "commit", "-m", f"Add batch {batch.path.name}", *map(str, batch.changed)]
     if lacks_author(Path()):
         console.print(f"first:    {SET_AUTHOR}", soft_wrap=True)

@@ -12,6 +12,8 @@ from pipeline.errors import DataError, ParamsError
 from pipeline.files import atomic_file, parse_yaml
 from pipeline.image_class_names import find_class
 
+TEST_FRACTION = 0.15  # as of an import
+
 
 @dataclass(frozen=True)
 class NewClasses:
@@ -19,7 +21,8 @@ class NewClasses:
 
     entry: Entry
     file: Path  # of the entry
-    content: bytes  # of the file
+    before: bytes  # the file's content now
+    content: bytes  # the file's new content
     names: tuple[str, ...]  # of the new classes
 
     def require_images(self, counts: Mapping[str, int], source: Path) -> None:
@@ -37,7 +40,13 @@ class NewClasses:
                 )
 
     def write(self) -> None:
-        """Write the entry's file."""
+        """Write the entry's file.
+
+        Raises:
+            DataError: it was edited meanwhile.
+        """
+        if self.file.read_bytes() != self.before:
+            raise DataError(f"{self.file} changed while the batch was checked", remedy="run the same command again")
         with atomic_file(self.file) as partial:
             partial.write_bytes(self.content)
 
@@ -62,8 +71,9 @@ def append_classes(dataset: str, written: Sequence[str], test_fraction: float, d
         name, equals, korean = (part.strip() for part in one.partition("="))
         _require_new(name, korean, entry, one)
         classes.append({"en": name, **({"ko": korean} if equals else {}), "test_fraction": test_fraction})
-    content = _append(file, classes).encode()
-    return NewClasses(parse_entry(file, content), file, content, tuple(item["en"] for item in classes))
+    before = file.read_bytes()
+    content = _append(file, before.decode(), classes).encode()
+    return NewClasses(parse_entry(file, content), file, before, content, tuple(item["en"] for item in classes))
 
 
 def _require_new(name: str, korean: str, entry: Entry, written: str) -> None:
@@ -85,11 +95,10 @@ def _require_new(name: str, korean: str, entry: Entry, written: str) -> None:
             )
 
 
-def _append(file: Path, classes: Sequence[Mapping[str, Any]]) -> str:
+def _append(file: Path, text: str, classes: Sequence[Mapping[str, Any]]) -> str:
     """Return the text of an entry with more classes. Comments, order and layout stay."""
     from ruamel.yaml import YAML
 
-    text = file.read_text(encoding="utf-8")
     root = YAML(typ="rt").compose(text)
     listed = next(value for key, value in root.value if key.value == "classes")
     written = [_write_flow(one) for one in classes]

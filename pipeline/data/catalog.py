@@ -47,7 +47,7 @@ class ClassName:
 
     en: str
     ko: str | None = None
-    # Of a class that batches added (`pipeline add-data --new-class`): the share of its images that are test images.
+    # Of a class that batches added: the share of its images that are test images.
     test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.batches.new_classes import append_classes
 from pipeline.data.catalog import load_entry
-from pipeline.errors import ParamsError
+from pipeline.errors import DataError, ParamsError
 from tests.conftest import REPOSITORY
 
 
@@ -78,3 +78,12 @@ def test_a_name_that_is_known_or_incomplete_is_refused(catalog: Path, written: s
 def test_a_share_leaves_images_on_both_sides(catalog: Path, fraction: float) -> None:
     with pytest.raises(ParamsError, match="--test-fraction"):
         append_classes("tiny", ["Hat=모자"], fraction, catalog)
+
+
+def test_an_entry_that_was_edited_meanwhile_is_not_overwritten(catalog: Path) -> None:
+    new = append_classes("tiny", ["Hat=모자"], 0.15, catalog)
+    edited = (catalog / "tiny.yaml").read_text().replace("flip: true", "flip: false")
+    (catalog / "tiny.yaml").write_text(edited)
+    with pytest.raises(DataError, match="changed while the batch was checked"):
+        new.write()
+    assert (catalog / "tiny.yaml").read_text() == edited
