@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.predictions import Predictions
 
 SHOWN_IMAGES = 24
+SHOWN_CLASSES = 20  # in the table; the JSON has them all
 
 
 @command(REGISTRY, 20)
@@ -82,7 +83,12 @@ def show(name: str, numbers: Sequence[str], found: dict[str, Any]) -> None:
         "class", *(Column(title, justify="right") for title in ("images", first, second, "points", "95% interval")),
         box=SIMPLE_HEAD,
     )  # fmt: skip
-    for title, pairs in [*found["by_class"].items(), ("all classes", found)]:
+    by_class = sorted(found["by_class"].items(), key=lambda named: -abs(named[1]["difference"]))
+    if len(by_class) <= SHOWN_CLASSES:
+        by_class = list(found["by_class"].items())
+    else:
+        console.print(f"the {SHOWN_CLASSES} of {len(by_class):,} classes with the largest differences")
+    for title, pairs in [*by_class[:SHOWN_CLASSES], ("all classes", found)]:
         interval = f"{in_points(pairs['difference_low'])} to {in_points(pairs['difference_high'])}"
         shares = (f"{pairs[f'{role}_right']:.2%}" for role in ("champion", "challenger"))
         table.add_row(title, f"{pairs['images']:,}", *shares, in_points(pairs["difference"]), interval)

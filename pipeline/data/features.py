@@ -5,8 +5,9 @@ centres are computed from them.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha1
 from pathlib import Path
 
@@ -31,18 +32,18 @@ class Features:
     sources: tuple[str, ...]
     source: np.ndarray  # uint16, an index into `sources`
     label: np.ndarray  # uint16
-    pixel_sum: np.ndarray  # int64
-    square_sum: np.ndarray  # int64, of the squared pixels
-    row_moment: np.ndarray  # int64, sum over the pixels of value * row
-    column_moment: np.ndarray  # int64, sum of value * column
+    pixel_sum: np.ndarray  # uint32, or int64 for large images, like all sums
+    square_sum: np.ndarray  # of the squared pixels
+    row_moment: np.ndarray  # sum over the pixels of value * row
+    column_moment: np.ndarray  # sum of value * column
     darkest: np.ndarray  # uint8
     brightest: np.ndarray  # uint8
     ink: np.ndarray  # int32, pixels above 0; in colour, in any channel
     white: np.ndarray  # int32, pixels at 255; in colour, in all channels
     digest: np.ndarray  # int64, the first 8 bytes of the pixels' SHA-1: among 10 million images, none agree by chance
     mirrored: np.ndarray  # int64, the same for the image mirrored left to right
-    red_sum: np.ndarray | None = None  # int64, of the red values; None if grey, as the next
-    green_sum: np.ndarray | None = None  # int64
+    red_sum: np.ndarray | None = None  # of the red values; None if grey, as the next
+    green_sum: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -65,10 +66,9 @@ class Features:
         """
         if self.red_sum is None or self.green_sum is None:
             return {}
-        yellow = (self.red_sum + self.green_sum) / 2
-        blue = self.pixel_sum - self.red_sum - self.green_sum
-        scale = self.pixels * WHITE
-        return {"red_green": (self.red_sum - self.green_sum) / scale, "yellow_blue": (yellow - blue) / scale}
+        red, green, total = (sums.astype(np.int64) for sums in (self.red_sum, self.green_sum, self.pixel_sum))
+        blue, scale = total - red - green, self.pixels * WHITE
+        return {"red_green": (red - green) / scale, "yellow_blue": ((red + green) / 2 - blue) / scale}
 
     @property
     def mean(self) -> np.ndarray:
@@ -78,7 +78,10 @@ class Features:
     @property
     def std(self) -> np.ndarray:
         """Standard deviation of each image's pixels, float64 [n], 0 to 0.5."""
-        return np.sqrt(self.values * self.square_sum - self.pixel_sum**2) / (self.values * WHITE)
+        variance = self.square_sum.astype(np.int64)
+        variance *= self.values
+        variance -= self.pixel_sum.astype(np.int64) ** 2
+        return np.sqrt(variance) / (self.values * WHITE)
 
     @property
     def centre(self) -> tuple[np.ndarray, np.ndarray]:
@@ -102,23 +105,37 @@ def read_features(path: Path) -> Features:
     Raises:
         DataError: the file is missing, damaged, not a table of this pipeline, or has no images.
     """
-    features = measure((rows.images, rows.labels, rows.sources) for rows in table.stream(path))
+    chunks = ((rows.images, rows.labels, rows.sources) for rows in table.stream(path))
+    features = measure(chunks, table.count_rows(path))
+    pa.default_memory_pool().release_unused()  # what follows needs memory of NumPy
     if features is None:
         raise DataError(f"{path} has no images", remedy="complete the dataset")
     return features
 
 
-def measure(chunks: Iterable[Chunk]) -> Features | None:
-    """Measure images in chunks. Returns None if there are none."""
+def measure(chunks: Iterable[Chunk], images: int = 0) -> Features | None:
+    """Measure images in chunks. Returns None if there are none.
+
+    Args:
+        images: their number, if it is known: the memory is then allocated once.
+    """
     sources: dict[str, int] = {}
-    parts, pixels, channels = [], 0, 1
-    for images, labels, named in chunks:
-        _, height, width, *colours = images.shape
+    columns: dict[str, np.ndarray] = {}
+    filled, pixels, channels = 0, 0, 1
+    for pictures, labels, named in chunks:
+        _, height, width, *colours = pictures.shape
         pixels, channels = height * width, math.prod(colours)
-        parts.append(_measure(images, labels, named, sources))
-    if not parts:
+        measured, end = _measure(pictures, labels, named, sources), filled + len(labels)
+        for name, values in measured.items():
+            if name not in columns:
+                columns[name] = np.empty(max(images, end), values.dtype)
+            elif len(columns[name]) < end:
+                columns[name] = np.concatenate([columns[name][:filled], np.empty(end, values.dtype)])
+            columns[name][filled:end] = values
+        filled = end
+    if not columns:
         return None
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    columns = {name: column[:filled] for name, column in columns.items()}
     return Features(pixels=pixels, channels=channels, sources=tuple(sources), **columns)
 
 
@@ -136,11 +153,11 @@ def overall_std(features: Features) -> float:
 
 def find_conflicts(digests: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Find images that also occur with another label: bool [n]. digests: int64 [n]; labels: uint16 [n]."""
-    different, group = np.unique(digests, return_inverse=True)
-    lowest, highest = np.full(len(different), 2**16 - 1, np.uint16), np.zeros(len(different), np.uint16)
-    np.minimum.at(lowest, group, labels)
-    np.maximum.at(highest, group, labels)
-    return (lowest != highest)[group]
+    order = np.lexsort((labels, digests))
+    ordered, sorted_labels = digests[order], labels[order]
+    del order
+    conflicting = (ordered[1:] == ordered[:-1]) & (sorted_labels[1:] != sorted_labels[:-1])
+    return table.are_among(digests, ordered[1:][conflicting])
 
 
 def find_mirrored(features: Features, digests: np.ndarray) -> np.ndarray:
@@ -148,7 +165,7 @@ def find_mirrored(features: Features, digests: np.ndarray) -> np.ndarray:
 
     Symmetric images do not count: their copies are duplicates.
     """
-    return np.isin(features.mirrored, digests) & (features.mirrored != features.digest)
+    return table.are_among(features.mirrored, digests) & (features.mirrored != features.digest)
 
 
 def class_separation(features: Features, reference: Features) -> float:
@@ -176,20 +193,24 @@ def _measure(
     column_sums = by_row.sum(axis=1, dtype=np.int64)
     named = origins.dictionary_encode()
     numbers = [sources.setdefault(name, len(sources)) for name in named.dictionary.to_pylist()]
-    return {
-        "source": np.array(numbers, np.uint16)[named.indices.to_numpy()],
-        "label": labels,
+    largest = flat.shape[1] * WHITE * max(WHITE, height, width)
+    sums = {
         "pixel_sum": flat.sum(axis=1, dtype=np.int64),
         "square_sum": np.square(flat, dtype=np.uint16).sum(axis=1, dtype=np.int64),
         "row_moment": by_row.sum(axis=2, dtype=np.int64) @ np.arange(height),
         "column_moment": column_sums @ np.repeat(np.arange(width), channels),
+        **({name: column_sums[:, place::3].sum(axis=1) for place, name in enumerate(CHANNEL_SUMS)} if colours else {}),
+    }
+    return {
+        "source": np.array(numbers, np.uint16)[named.indices.to_numpy()],
+        "label": labels,
+        **{name: values.astype(np.uint32) if largest < 2**32 else values for name, values in sums.items()},
         "darkest": flat.min(axis=1),
         "brightest": flat.max(axis=1),
         "ink": (highest > 0).sum(axis=1, dtype=np.int32),
         "white": (lowest == WHITE).sum(axis=1, dtype=np.int32),
         "digest": _digests(flat),
         "mirrored": _digests(images[:, :, ::-1].reshape(flat.shape)),
-        **({name: column_sums[:, place::3].sum(axis=1) for place, name in enumerate(CHANNEL_SUMS)} if colours else {}),
     }
 
 
@@ -211,11 +232,21 @@ def _class_features(features: Features) -> Iterator[tuple[np.ndarray, np.ndarray
 
     Values are int64 in units of 1/256 grey level or pixel, so that their sums are exact.
     """
-    ink = features.ink * (WHITE / features.pixels)
-    colours = [axis * WHITE for axis in features.opponents.values()]
-    for values in (ink, features.mean * WHITE, *features.centre, *colours):
+    quantities: list[Callable[[], np.ndarray]] = [  # one in memory at a time
+        lambda: features.ink * (WHITE / features.pixels),
+        lambda: features.mean * WHITE,
+        lambda: features.centre[0],
+        lambda: features.centre[1],
+        *(partial(_scale_opponent, features, name) for name in features.opponents),
+    ]
+    for compute in quantities:
+        values = compute()
         defined = np.isfinite(values)
         yield features.label[defined], np.rint(values[defined] * 256).astype(np.int64)
+
+
+def _scale_opponent(features: Features, name: str) -> np.ndarray:
+    return features.opponents[name] * WHITE
 
 
 def _explained(

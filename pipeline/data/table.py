@@ -202,6 +202,15 @@ def filter_rows(column: pa.Array, mask: np.ndarray) -> pa.Array:
     return column.filter(pa.Array.from_buffers(pa.bool_(), len(mask), [None, packed]))
 
 
+def are_among(numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Do the same as `np.isin` in an eighth of its memory: bool [n]."""
+    if not len(others):
+        return np.zeros(len(numbers), bool)
+    ordered = np.sort(others)
+    places = np.searchsorted(ordered, numbers)
+    return ordered[np.minimum(places, len(ordered) - 1)] == numbers
+
+
 def read_dataset(path: Path) -> Dataset:
     """Read the facts about the dataset of a table.
 

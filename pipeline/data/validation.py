@@ -8,6 +8,7 @@ from textwrap import shorten
 from typing import Any
 
 import great_expectations as gx
+import numpy as np
 import pandas as pd
 from great_expectations.data_context import AbstractDataContext
 from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -26,6 +27,7 @@ DIGITS = 6  # after the decimal point, of every number in the report
 CELL = 36  # maximum width of a cell of the summary, which then fits 120 columns
 
 Identify = Callable[[Sequence[int]], Sequence[str]]
+Origins = Mapping[str, tuple[tuple[str, ...], np.ndarray]]  # of each split: names of sources, and each image's number
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,14 @@ def inspect(
     features = {split: read_features(path) for split, path in files.items()} if measurable else {}
 
     def name_images(rows: Sequence[int]) -> list[str]:
-        return _name_images(files, features, rows)
+        return _name_images(files, origins, rows)
 
     removed = Counter(image.split for image in read_removed(files["train"].parent) if image.source == table.OFFICIAL)
     tables = build_tables(schemas, features, dataset, entry, share, removed)
-    findings, context = validate(tables, build_suites(dataset, entry, thresholds), name_images)
     splits = {split: describe_split(measured) for split, measured in features.items()}
+    origins = {split: (measured.sources, measured.source) for split, measured in features.items()}
+    features.clear()  # Great Expectations needs as much memory as they do
+    findings, context = validate(tables, build_suites(dataset, entry, thresholds), name_images)
     return Report(dataset.name, splits, findings, list_skipped(dataset, entry, thresholds)), context
 
 
@@ -228,15 +232,14 @@ def _find(result: Any, frame: pd.DataFrame, identify: Identify) -> Finding:
     )
 
 
-def _name_images(files: Mapping[str, Path], features: Mapping[str, Features], rows: Sequence[int]) -> list[str]:
+def _name_images(files: Mapping[str, Path], origins: Origins, rows: Sequence[int]) -> list[str]:
     """Return split, id and source of images, by their row numbers in train followed by test."""
     names = []
-    for split, measured in features.items():
-        inside = [row for row in rows if 0 <= row < len(measured)]
+    for split, (names_of, source) in origins.items():
+        inside = [row for row in rows if 0 <= row < len(source)]
         ids = table.ids_at(files[split], inside) if inside else []
-        sources = [measured.sources[measured.source[row]] for row in inside]
-        names += [f"{split} {id_} ({source})" for id_, source in zip(ids, sources, strict=True)]
-        rows = [row - len(measured) for row in rows]
+        names += [f"{split} {id_} ({names_of[source[row]]})" for id_, row in zip(ids, inside, strict=True)]
+        rows = [row - len(source) for row in rows]
     return names
 
 

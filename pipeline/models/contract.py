@@ -21,7 +21,7 @@ from pipeline.params import Loss
 
 KERAS_FILE, LITERT_FILE, CONTRACT_FILE = "model.keras", "model.tflite", "contract.json"
 INT8_FILE = "model.int8.tflite"
-QUANTIZED_FOLDER = "quantized"  # beside the other files; empty without an int8 file, because DVC expects an output
+QUANTIZED_FOLDER = "quantized"  # beside the other files; a note without an int8 file, because DVC expects an output
 
 STRICT = ConfigDict(extra="forbid")
 Count = Annotated[int, Field(gt=0)]

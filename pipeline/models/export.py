@@ -69,7 +69,7 @@ def write_model(
 ) -> None:
     """Write a trained network as `model.keras` and `model.tflite`, with their `contract.json`.
 
-    With a quantization, also write `quantized/model.int8.tflite`. Otherwise that directory is empty.
+    With a quantization, also write `quantized/model.int8.tflite`. Otherwise that directory only says so.
 
     Args:
         network: as `archive.export` returns it.
@@ -87,6 +87,8 @@ def write_model(
     with atomic_directory(directory / QUANTIZED_FOLDER) as partial:
         if int8:
             (partial / INT8_FILE).write_bytes(quantized)
+        else:  # DVC warns about an empty directory
+            (partial / "NOTE.txt").write_text("There is no int8 file, because train.quantize was none.\n")
     write_exported_model(directory, network, content, task, validation, subject, int8)
 
 

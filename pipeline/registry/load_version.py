@@ -43,7 +43,7 @@ class LoadedVersion:
         """The possible answers in English. Empty if they are unknown."""
         if self.contract:
             return self.contract.create_task().classes
-        return tuple(json.loads(self.model.params.get("classes", "[]")))
+        return _recorded_classes(self.model)
 
     def require_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse images of another shape.
@@ -70,6 +70,28 @@ def load_version(store: Store, client: "MlflowClient", version: "ModelVersion") 
             return _load_keras(model, download_file(store, model, version, MODEL_TAG, Path(scratch)))
         except ModelError as error:
             raise CannotBeJudged(f"its model file cannot be loaded ({error.problem})") from None
+
+
+def read_classes(store: Store, client: "MlflowClient", version: "ModelVersion") -> tuple[str, ...]:
+    """Read the possible answers of a version in English, without loading its model. Empty if they are unknown.
+
+    Raises:
+        CannotBeJudged: a file is gone, altered or damaged, or the version was not registered by this pipeline.
+    """
+    model = find_model(client, version)
+    if CONTRACT_TAG not in version.tags:
+        return _recorded_classes(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            contract = read_contract(download_file(store, model, version, CONTRACT_TAG, Path(scratch)))
+        except ModelError as error:
+            raise CannotBeJudged(f"its contract cannot be read ({error.problem})") from None
+    return contract.create_task().classes
+
+
+def _recorded_classes(model: "LoggedModel") -> tuple[str, ...]:
+    """Read the classes among the params of a logged model, which MLflow cuts off if there are many."""
+    return tuple(json.loads(model.params.get("classes", "[]")))
 
 
 def _load_exported(store: Store, model: "LoggedModel", version: "ModelVersion", scratch: Path) -> LoadedVersion:

@@ -295,6 +295,7 @@ def _describe_data(facts: Facts) -> Iterator[str]:
     rows = [("dataset", escape(facts.dataset_title)), ("name", f"`{dataset.name}`"), ("images", shape)]
     if entry:
         page = f"[{escape(entry.page)}]({entry.page})" if entry.page.startswith("http") else f"`{entry.page}`"
+        page = page if entry.page else f"imported images, in `data/own/{dataset.name}/`"
         rows += [("licence", escape(entry.licence)), ("source", page)]
     else:
         rows += [("licence", "not recorded"), ("source", "files of your own, in `data/local/`")]

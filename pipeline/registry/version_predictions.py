@@ -18,7 +18,7 @@ from pipeline.evaluation.metrics import class_probabilities
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.files import file_digest
 from pipeline.image_class_names import list_classes
-from pipeline.registry.load_version import CannotBeJudged, load_version
+from pipeline.registry.load_version import CannotBeJudged, load_version, read_classes
 from pipeline.tracking.queries import find_or_none
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import Store
@@ -129,11 +129,11 @@ def read_run_predictions(client: "MlflowClient", run: "Run") -> tuple[str, Predi
 def _predict(
     store: Store, client: "MlflowClient", version: "ModelVersion", outputs: Outputs, reference: Predictions
 ) -> Predictions:
-    loaded = load_version(store, client, version)
-    classes = loaded.classes
+    classes = read_classes(store, client, version)
     _require_shared_classes(classes, reference.classes)
     images, _ = table.read_images(outputs.split("test"))
     print(f"version {version.version} was evaluated on other test images: predicting with its model file", flush=True)
+    loaded = load_version(store, client, version)
     loaded.require_shape(images.shape[1:])
     probabilities = class_probabilities(loaded.predict(images)).astype(np.float32)
     ids = table.read_ids(outputs.split("test"))

@@ -286,3 +286,29 @@ def test_a_table_has_its_numbers_to_the_right() -> None:
 
 def test_an_escaped_text_is_one_line() -> None:
     assert escape("a\n\n# b|c") == r"a \# b\|c"
+
+
+def test_a_dataset_in_colour_without_korean_names_has_a_card() -> None:
+    facts = make_facts()
+    rows = [{key: value for key, value in row.items() if key != "class_ko"} for row in facts.classes]
+    dataset = replace(facts.dataset, channels=3, classes_ko=())
+    card = write_markdown(replace(facts, dataset=dataset, classes=rows))
+    assert "28 x 30 colour pixels" in card
+    assert "`uint8 [n, 28, 30, 3]`" in card
+    assert "클래스" not in card
+
+
+def test_of_many_classes_the_weakest_are_shown() -> None:
+    facts = make_facts()
+    names = tuple(f"class {label}" for label in range(300))
+    rows = [
+        {"class": name, "precision": "1", "recall": str(label / 300), "f1": "1", "support": "10"}
+        for label, name in enumerate(names)
+    ]
+    dataset = replace(facts.dataset, classes=names, classes_ko=())
+    card = write_markdown(replace(facts, dataset=dataset, classes=rows, confusions={}))
+    assert "into 300 classes: class 0, class 1," in card
+    assert "class 19 and 280 more." in card
+    assert "The 20 of 300 classes with the lowest recall:" in card
+    assert "| 19 | class 19 |" in card
+    assert "| 20 | class 20 |" not in card

@@ -6,7 +6,7 @@ from pipeline.server_addresses import LOCK
 from pipeline.workspace import lock
 from tests.conftest import Project
 from tests.e2e.servers import find_free_port
-from tests.integration.test_flow import processes_of
+from tests.processes import processes_of
 
 NOBODY = "http://127.0.0.1:9"
 
