@@ -105,14 +105,18 @@ def open_picture(content: bytes, name: str | Path) -> "Image":
     Raises:
         DataError: it is not a picture in one of `FORMATS`, is damaged, or is too large.
     """
-    from PIL import Image
-
     with warnings.catch_warnings(), decoding(name, PICTURE):
         warnings.simplefilter("ignore")  # about metadata, and about sizes that are refused below
-        try:
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        except Image.DecompressionBombError as error:
-            raise _too_large(name, f"{MOST_PIXELS:,} pixels", str(error)) from None
+        return _open_header(content, name)
+
+
+def _open_header(content: bytes, name: str | Path) -> "Image":
+    from PIL import Image
+
+    try:
+        picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, f"{MOST_PIXELS:,} pixels", str(error)) from None
     if picture.width * picture.height > MOST_PIXELS:
         raise _too_large(name, f"{MOST_PIXELS:,} pixels", f"{picture.height} x {picture.width}")
     return picture
@@ -143,11 +147,12 @@ def decode_picture(
     """
     from PIL import ImageOps
 
-    picture = open_picture(content, name)
-    if picture.mode not in _IMAGE_MODES:
-        raise DataError(f"{name} has an unsupported pixel format", expected=", ".join(_IMAGE_MODES), found=picture.mode)
     with warnings.catch_warnings(), decoding(name, PICTURE):
         warnings.simplefilter("ignore")
+        picture = _open_header(content, name)
+        if picture.mode not in _IMAGE_MODES:
+            problem, modes = f"{name} has an unsupported pixel format", ", ".join(_IMAGE_MODES)
+            raise DataError(problem, expected=modes, found=picture.mode)
         if size:
             picture.draft(None, (2 * max(size), 2 * max(size)))  # only JPEG does it
         picture.load()

@@ -285,10 +285,13 @@ def measure_rows(task: tuple[str, tuple[int, ...], int]) -> Measured:
     thumbnails, spread = [], []
     for start in range(0, len(rows), 256):  # few, because floating-point numbers take four times the memory
         values = rows[start : start + 256].astype(np.float32)
-        spread.append(values.reshape(len(values), -1).std(axis=1))
-        grey = values.mean(axis=3) if values.ndim == 4 else values
-        means = _averages(shape[1]) @ grey @ _averages(shape[2]).T
-        thumbnails.append(means.reshape(len(grey), -1))
+        flat = values.reshape(len(values), -1)
+        squares = np.einsum("ij,ij->i", flat, flat) / flat.shape[1]
+        spread.append(np.sqrt(np.maximum(squares - np.square(flat.mean(axis=1)), 0)))
+        lines = values.reshape(*values.shape[:2], -1)  # a line's pixels and their colours, averaged together
+        colours = values.shape[3] if values.ndim == 4 else 1
+        means = _averages(shape[1]) @ (lines @ np.repeat(_averages(shape[2]) / colours, colours, axis=1).T)
+        thumbnails.append(means.reshape(len(means), -1))
     return Measured(np.array(digests, "S40"), np.concatenate(thumbnails), np.concatenate(spread))
 
 
