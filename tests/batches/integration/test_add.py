@@ -271,6 +271,11 @@ def test_a_batch_brings_a_new_class(stand_ins: Project, tmp_path: Path, monkeypa
     shutil.copy(REPOSITORY / "data/corrections.csv", "data")
     before = run_stages()
     assert all(before.values())
+    assert "202 images" in stand_ins.run(*add[:-1], "data/incoming/hats").stdout  # it may repeat its own test images
+    shutil.copytree(tmp_path / "hats/Hat", tmp_path / "copies/Hat")
+    repeated = stand_ins.run(*add[:-1], str(tmp_path / "copies"), check=False).stdout
+    assert "already_there" in repeated
+    assert "duplicates_across_splits" not in repeated
     draw_hats(tmp_path / "more", 100, seed=1)
     for number in range(30):  # copies of pictures on each side: `validate` has no say in this test
         shutil.copy(folder / f"Hat/{number}.png", tmp_path / f"more/Hat/copy-{number}.png")
