@@ -52,6 +52,9 @@ def test_a_folder_becomes_the_dataset_of_the_next_run(project: Project, pictures
     assert "1 hidden files" in shown
     assert "12 x 16 pixels" in shown
     assert "1 left out; 0 copies" in shown
+    (command,) = [line.strip() for line in shown.splitlines() if line.strip().startswith("git add ")]
+    project.run("sh", "-c", command)
+    assert project.run("git", "status", "--porcelain").stdout == ""
 
     entry = load_catalog(project.path / "data/catalog")["parts"]
     assert (entry.height, entry.width, entry.channels, entry.resizing, entry.licence) == (12, 16, 3, "fit", "CC0")

@@ -1,7 +1,7 @@
 """Import a collection: survey it, write it, add it to DVC and the catalogue, and select it in `params.yaml`.
 
-Everything is made in a temporary directory. After it has its place, DVC gets it, then the catalogue, and at last
-`params.yaml`. The same command completes an import that was killed.
+All files are created in a temporary directory and moved to their place. Then the directory is added to DVC, the entry
+to the catalogue, and `params.yaml` is changed last. If an import is killed, the same command completes it.
 """
 
 import os
@@ -132,8 +132,9 @@ def import_survey(
     text = replace_yaml_values(PARAMS_FILE.read_text(encoding="utf-8"), values)
     with atomic_file(PARAMS_FILE) as partial:
         partial.write_text(text, encoding="utf-8")
-    pointer = target.with_name(f"{target.name}.dvc")
-    return Imported(dataset, suggestion, (pointer, target.parent / ".gitignore", entry, PARAMS_FILE))
+    pointer, ignored = target.with_name(f"{target.name}.dvc"), target.parent / ".gitignore"
+    changed = (pointer, *([ignored] if ignored.exists() else []), entry, PARAMS_FILE)  # DVC may not need a .gitignore
+    return Imported(dataset, suggestion, changed)
 
 
 def _require_entry(facts: Mapping[str, Any], name: str) -> None:
