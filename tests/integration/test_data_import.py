@@ -95,9 +95,9 @@ def test_a_dry_run_and_refused_imports_write_nothing(project: Project, pictures:
     (pictures / "볼트/mistake.png").write_bytes((pictures / "red/01.png").read_bytes())
     for options, message in (
         (["--name", "parts"], "red/broken.png"),
-        (["--name", "fashion-mnist"], "is a dataset of the catalogue"),
+        (["--name", "fashion-mnist"], "it is a dataset of the catalogue"),
         (["--name", "Parts/x"], "cannot be the name"),
-        (["--name", "parts", "--size", "4"], "--size 4 cannot be used"),
+        (["--name", "parts", "--size", "4"], "cannot use --size 4"),
         (["--name", "parts", "--group", "thing"], "has no columns"),
     ):
         refused = project.run(*COMMAND, str(pictures), *options, check=False)
