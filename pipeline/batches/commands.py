@@ -17,6 +17,20 @@ def add_data(
         Path, typer.Argument(metavar="PATH", help="A folder of pictures per class, a table with pictures, or arrays.")
     ],
     name: Annotated[str | None, typer.Option(help="Name of the batch; by default the name of PATH.")] = None,
+    new_class: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Add a new class to the dataset; NAME=KOREAN if its classes have Korean names. Repeatable.",
+        ),
+    ] = None,
+    test_fraction: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the images of the new classes, in all batches, that are test images; by default 0.15.",
+        ),
+    ] = None,
 ) -> None:
     """Add labelled images to the training data, as a batch in `data/incoming/`.
 
@@ -30,20 +44,26 @@ def add_data(
 
         pipeline add-data ~/photos-of-march
         pipeline add-data labelled.npz --name 2024-march.npz
+        pipeline add-data ~/hats --new-class Hat=모자
     """
     path = path.resolve()
+    if test_fraction is not None and not new_class:
+        raise typer.BadParameter("it is for new classes only: add --new-class NAME", param_hint="--test-fraction")
     enter_workspace()
     from pipeline.batches.add import add_batch
+    from pipeline.batches.new_classes import TEST_FRACTION, append_classes
     from pipeline.data.catalog import load_entry
     from pipeline.data.thresholds import resolve_thresholds
     from pipeline.git import SET_AUTHOR, lacks_author
     from pipeline.params import load_params
 
     params = load_params()
-    entry = load_entry(params.dataset.name)
+    share = TEST_FRACTION if test_fraction is None else test_fraction
+    new = append_classes(params.dataset.name, new_class, share) if new_class else None
+    entry = new.entry if new else load_entry(params.dataset.name)
     dataset, thresholds = entry.dataset, resolve_thresholds(params.validate, entry)
     with console.status(Text(f"checking {path.name}")):
-        batch = add_batch(path, name, dataset, thresholds)
+        batch = add_batch(path, name, dataset, thresholds, new=new)
     counts = Table("class", "images", box=None)
     for class_name, images in batch.counts.items():
         counts.add_row(class_name, f"{images:,}")
@@ -51,6 +71,9 @@ def add_data(
     if batch.left_out:
         console.print(Text(f"skipped hidden files: {', '.join(batch.left_out)}"))
     console.print(f"batch {batch.path.name}: {sum(batch.counts.values()):,} images in {batch.path}")
+    if new:
+        joined = f"{', '.join(new.names)} joins the classes in {new.file}"
+        console.print(f"{joined}; {share:.0%} of the images are test images", soft_wrap=True)
     commit = ["git", "commit", "-m", f"Add batch {batch.path.name}", *map(str, batch.changed)]
     if lacks_author(Path()):
         console.print(f"first:    {SET_AUTHOR}", soft_wrap=True)

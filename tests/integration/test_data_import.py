@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from pipeline.data.catalog import load_catalog
@@ -112,6 +114,11 @@ def test_a_dry_run_and_refused_imports_write_nothing(project: Project, pictures:
     assert "red/01.png" not in str(pq.read_table(project.path / "data/own/parts/train.parquet")["file"].to_pylist())
 
 
+def train_keys(project: Project, *names: str) -> list[Any]:
+    train = yaml.safe_load((project.path / "params.yaml").read_text())["train"]
+    return [train[name] for name in names]
+
+
 def test_another_content_needs_another_name_or_a_request(project: Project, pictures: Path) -> None:
     project.run(*COMMAND, str(pictures), "--name", "parts")
     before = own_files(project)
@@ -119,9 +126,13 @@ def test_another_content_needs_another_name_or_a_request(project: Project, pictu
     refused = project.run(*COMMAND, str(pictures), "--name", "parts", check=False)
     assert "exists already" in refused.stdout
     assert own_files(project) == before
+    project.set_params(**{"train.widths": [8], "train.class_weights": "balanced", "train.epochs": 1})
     project.run(*COMMAND, str(pictures), "--name", "parts", "--replace", "--keep-training")
+    assert train_keys(project, "widths", "class_weights", "epochs") == [[8], "balanced", 1]
     assert load_catalog(project.path / "data/catalog")["parts"].train == 51
     assert sum(entry.name == "parts" for entry in load_catalog(project.path / "data/catalog").values()) == 1
+    project.run(*COMMAND, str(pictures), "--name", "parts")  # what an earlier import suggested goes
+    assert train_keys(project, "widths", "class_weights", "epochs") == [None, "none", 60]
 
 
 def test_a_killed_import_is_completed_by_the_same_command(project: Project, pictures: Path) -> None:

@@ -7,10 +7,10 @@ their files, and a group is never divided.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 
+from pipeline.data.added_classes import draw_test
 from pipeline.errors import DataError
 
 
@@ -112,7 +112,7 @@ def choose_test_split(
         for group, digest in zip(groups or [""] * len(digests), digests.astype(str).tolist(), strict=True)
     ]
     names, unit = np.unique(keys, return_inverse=True)
-    draw = np.array([_draw(name) for name in names.tolist()], np.uint64)
+    draw = draw_test(names.tolist())
     size = np.bincount(unit)
     label = np.full(len(names), len(classes), np.int64)
     np.minimum.at(label, unit, labels)
@@ -132,10 +132,6 @@ def choose_test_split(
         count = 1 + int(np.argmin(np.abs(reached - fraction * size[members].sum())))
         is_test_unit[ordered[:count]] = True
     return is_test_unit[unit]
-
-
-def _draw(key: str) -> int:
-    return int.from_bytes(blake2b(key.encode("utf-8", "replace"), digest_size=8, person=b"test split").digest(), "big")
 
 
 def require_classes(labels: np.ndarray, is_test: np.ndarray, classes: Sequence[str]) -> None:
