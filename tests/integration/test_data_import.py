@@ -100,7 +100,7 @@ def test_a_dry_run_and_refused_imports_write_nothing(project: Project, pictures:
         (["--name", "fashion-mnist"], "it is a dataset of the catalogue"),
         (["--name", "Parts/x"], "cannot be the name"),
         (["--name", "parts", "--size", "4"], "cannot use --size 4"),
-        (["--name", "parts", "--group", "thing"], "has no columns"),
+        (["--name", "parts", "--group", "thing"], "cannot use the column 'thing' for groups"),
     ):
         refused = project.run(*COMMAND, str(pictures), *options, check=False)
         assert refused.returncode == 1
