@@ -1,4 +1,4 @@
-"""`pipeline add-data`: new labelled images."""
+"""The command `pipeline add-data`: add a batch of labelled images."""
 
 import shlex
 from pathlib import Path
@@ -14,27 +14,30 @@ from pipeline.cli.app import EVERY_DAY, command, console, enter_workspace
 @command(EVERY_DAY, 70)
 def add_data(
     path: Annotated[
-        Path, typer.Argument(help="A folder of idx files, a folder of pictures by class, or an .npz file.")
+        Path, typer.Argument(metavar="PATH", help="A folder of pictures per class, a table with pictures, or arrays.")
     ],
     name: Annotated[str | None, typer.Option(help="Name of the batch; by default the name of PATH.")] = None,
     new_class: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Add a class that the batch brings; NAME=KOREAN if classes have Korean names. Repeat it for more.",
+            help="Add a new class to the dataset; NAME=KOREAN if its classes have Korean names. Repeatable.",
         ),
     ] = None,
     test_fraction: Annotated[
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Share of the images of new classes, in all batches, that join the test images; by default 0.15.",
+            help="Share of the images of the new classes, in all batches, that are test images; by default 0.15.",
         ),
     ] = None,
 ) -> None:
     """Add labelled images to the training data, as a batch in `data/incoming/`.
 
-    They are checked first; a bad batch is refused and leaves nothing behind. A batch consists of regular files: links
+    PATH is a folder of pictures for each class, a folder with a table of pictures and classes, a Parquet file with
+    embedded pictures, an .npz file, or a folder of .npy or idx files. docs/data.md describes each.
+
+    The images are checked first. A bad batch is refused, and nothing is added. A batch consists of regular files: links
     in it are refused, and hidden files are skipped. PATH itself may be a link.
 
     Examples:

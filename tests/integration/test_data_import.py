@@ -54,6 +54,9 @@ def test_a_folder_becomes_the_dataset_of_the_next_run(project: Project, pictures
     assert "1 hidden files" in shown
     assert "12 x 16 pixels" in shown
     assert "1 left out; 0 copies" in shown
+    (command,) = [line.strip() for line in shown.splitlines() if line.strip().startswith("git add ")]
+    project.run("sh", "-c", command)
+    assert project.run("git", "status", "--porcelain").stdout == ""
 
     entry = load_catalog(project.path / "data/catalog")["parts"]
     assert (entry.height, entry.width, entry.channels, entry.resizing, entry.licence) == (12, 16, 3, "fit", "CC0")
@@ -94,10 +97,10 @@ def test_a_dry_run_and_refused_imports_write_nothing(project: Project, pictures:
     (pictures / "볼트/mistake.png").write_bytes((pictures / "red/01.png").read_bytes())
     for options, message in (
         (["--name", "parts"], "red/broken.png"),
-        (["--name", "fashion-mnist"], "is a dataset of the catalogue"),
+        (["--name", "fashion-mnist"], "it is a dataset of the catalogue"),
         (["--name", "Parts/x"], "cannot be the name"),
-        (["--name", "parts", "--size", "4"], "--size 4 cannot be used"),
-        (["--name", "parts", "--group", "thing"], "has no columns"),
+        (["--name", "parts", "--size", "4"], "cannot use --size 4"),
+        (["--name", "parts", "--group", "thing"], "cannot use the column 'thing' for groups"),
     ):
         refused = project.run(*COMMAND, str(pictures), *options, check=False)
         assert refused.returncode == 1
