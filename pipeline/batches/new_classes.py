@@ -1,6 +1,5 @@
 """New classes of a dataset: `pipeline add-data --new-class` appends them to its catalogue entry."""
 
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 from pipeline.data.catalog import CATALOG, Entry, load_entry, parse_entry
 from pipeline.errors import DataError, ParamsError
-from pipeline.files import atomic_file, parse_yaml
+from pipeline.files import atomic_file, compose_yaml, format_yaml, parse_yaml
 from pipeline.image_class_names import find_class
 
 TEST_FRACTION = 0.15  # as of an import
@@ -97,11 +96,9 @@ def _require_new(name: str, korean: str, entry: Entry, written: str) -> None:
 
 def _append(file: Path, text: str, classes: Sequence[Mapping[str, Any]]) -> str:
     """Return the text of an entry with more classes. Comments, order and layout stay."""
-    from ruamel.yaml import YAML
-
-    root = YAML(typ="rt").compose(text)
+    root = compose_yaml(text)
     listed = next(value for key, value in root.value if key.value == "classes")
-    written = [_write_flow(one) for one in classes]
+    written = [format_yaml(one, on_one_line=True).strip() for one in classes]
     end = _end(listed)
     if listed.flow_style:
         extended = "".join([text[:end], *(f", {one}" for one in written), text[end:]])
@@ -132,14 +129,3 @@ def _end(node: Any) -> int:
             break
         last = last.value[-1][1] if isinstance(last.value[-1], tuple) else last.value[-1]
     return int(last.end_mark.index)
-
-
-def _write_flow(facts: Mapping[str, Any]) -> str:
-    from ruamel.yaml import YAML
-
-    writer = YAML(typ="safe", pure=True)
-    writer.default_flow_style, writer.allow_unicode, writer.width = True, True, 10_000
-    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    out = io.StringIO()
-    writer.dump(dict(facts), out)
-    return out.getvalue().strip()

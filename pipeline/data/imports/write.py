@@ -12,7 +12,7 @@ from pipeline.data import own_files, table
 from pipeline.data.catalog import OWN_FILES
 from pipeline.data.imports.survey import Survey
 from pipeline.data.table import Dataset
-from pipeline.files import atomic_file, file_digest
+from pipeline.files import atomic_file, file_digest, format_yaml
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,6 @@ def create_entry(
 
 def write_entry(path: Path, facts: dict[str, Any]) -> None:
     """Write an entry of the catalogue. The same facts give the same bytes."""
-    from ruamel.yaml import YAML
-
-    writer = YAML(typ="safe", pure=True)
-    writer.default_flow_style, writer.allow_unicode, writer.width = False, True, 120
-    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write("# Written by `pipeline data import`. Title, page, licence and names may be edited.\n")
-        writer.dump(facts, file)
+        file.write(format_yaml(facts))
