@@ -192,6 +192,19 @@ def test_parquet_with_embedded_pictures(tmp_path: Path) -> None:
     assert [group for chunk in collection.chunks() for group in chunk.groups or []] == 2 * ["a", "a", "", "b"]
 
 
+def test_a_number_in_parquet_is_a_label_even_if_another_class_has_this_name(tmp_path: Path) -> None:
+    names = sorted(map(str, range(12)))  # as Hugging Face's `datasets` sorts folders: 0, 1, 10, 11, 2, ...
+    features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+    table = pa.table({"image": [{"bytes": b"x", "path": None}] * 12, "label": range(12)})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), tmp_path / "a.parquet")
+    pq.write_table(table, tmp_path / "b.parquet")
+    for collection in (read(tmp_path / "a.parquet"), read(tmp_path / "b.parquet", classes=names)):
+        assert [label for _, label, _ in listed(collection)] == names
+    pq.write_table(pa.table({"image": [b"x", b"y"], "label": [0, -1]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"(?s)labels out of range.*found: +-1"):
+        read(tmp_path / "b.parquet", classes=names)
+
+
 def write_keras(folder: Path) -> Path:
     names = ("x_train", "y_train", "x_test", "y_test")
     arrays = (IMAGES[:4], LABELS[:4, None].astype(np.uint8), IMAGES[4:], LABELS[4:, None])

@@ -14,7 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data.decoders import IMAGE_SUFFIXES, decoding
-from pipeline.data.sources.collection import CHUNK, TRAIN, Chunk, Collection, find_labels, find_split, name_classes
+from pipeline.data.sources.collection import (
+    CHUNK,
+    TRAIN,
+    Chunk,
+    Collection,
+    find_labels,
+    find_split,
+    number_labels,
+)
 from pipeline.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -272,15 +280,19 @@ def read_embedded(
         DataError: a file is damaged or lacks columns.
     """
     first = next(iter(files))
-    found: set[str] = set()
+    found: set[Any] = set()
     counts: Counter[str] = Counter()
     columns = {}
     for file, split in files.items():
         columns[file] = _require_embedded(file, group)
         for table in _stream_parquet(file, [columns[file].label]):
-            found |= {str(value) for value in table.column(0).unique().to_pylist() if value is not None}
+            found |= {value for value in table.column(0).unique().to_pylist() if value is not None}
             counts[split or TRAIN] += len(table)
-    names, labels = find_labels(classes or _names_in_metadata(first, columns[first].label, found), found, first)
+    given = classes or _names_in_metadata(first, columns[first].label)
+    if given and all(type(value) is int for value in found):
+        names, labels = number_labels(given, found, first)
+    else:
+        names, labels = find_labels(classes, set(map(str, found)), first)
 
     def chunks() -> Iterator[Chunk]:
         for file, split in files.items():
@@ -342,19 +354,15 @@ def _stream_parquet(path: Path, columns: list[str]) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
-def _names_in_metadata(path: Path, column: str, found: set[str]) -> tuple[str, ...] | None:
-    """Return the names of the classes that Hugging Face's `datasets` stores. None without them, or for names as labels.
+def _names_in_metadata(path: Path, column: str) -> list[str] | None:
+    """Return the names of the classes that Hugging Face's `datasets` stores, in the order of the labels.
 
     Format: {"info": {"features": {COLUMN: {"_type": "ClassLabel", "names": […]}}}}.
     """
-    if not all(value.lstrip("-").isdecimal() for value in found):
-        return None
     with decoding(path, "a Parquet file"), pq.ParquetFile(path) as parquet:
         content = (parquet.schema_arrow.metadata or {}).get(b"huggingface")
     try:
         names = json.loads(content)["info"]["features"][column]["names"] if content else None
     except (ValueError, LookupError, TypeError):
         return None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return None
-    return name_classes(names, max(map(int, found), default=0), path)
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
