@@ -141,8 +141,7 @@ def _collect(path: Path, form: str, pairs: Sequence[_Pair], classes: Sequence[st
                 )
                 row += len(pictures)
 
-    height, width = pairs[0].shape[1:3]
-    return Collection(form, names, counts, chunks, size=(height, width))
+    return Collection(form, names, counts, chunks, is_numbered=True)
 
 
 def _stored_pair(

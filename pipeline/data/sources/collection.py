@@ -38,7 +38,7 @@ class Collection:
     counts: Counter[str]  # pictures by split
     chunks: Callable[[], Iterator[Chunk]]  # in the same order every time
     left_out: Counter[str] = field(default_factory=Counter)  # files that are not part of the collection, by kind
-    size: tuple[int, int] | None = None  # height and width of arrays, which are all of one size
+    is_numbered: bool = False  # the labels are stored as numbers from 0, in arrays
 
 
 def find_split(word: str) -> str | None:
