@@ -85,7 +85,7 @@ def _find_tables(root: Path, listing: Listing, files: dict[str, Path], group: st
         is_near = path.parent == root or is_parquet
         if is_near and path.suffix.lower() in tables.SUFFIXES and _is_table(path, is_parquet):
             found[path] = find_split(path.stem.split("-")[0].split("_")[0])
-    if len(found) > 1 and None in found.values() and len({path.suffix for path in found}) > 0:
+    if len(found) > 1 and None in found.values():
         embedded = all(path.suffix.lower() == ".parquet" and tables.find_embedded(path) for path in found)
         if not embedded or len(set(found.values())) > 1:
             raise DataError(
