@@ -256,6 +256,15 @@ def test_arrays(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     assert read(write(tmp_path)).classes == ("0", "1")
 
 
+def test_large_pictures_in_arrays_are_read_in_small_chunks(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((9, 2048, 2048, 3), np.uint8), labels=np.arange(9) % 2)
+    chunks = read(tmp_path / "a.npz").chunks()
+    assert [len(chunk.pictures) for chunk in chunks] == [2, 2, 2, 2, 1]
+    np.savez_compressed(tmp_path / "b.npz", images=np.zeros((1, 7072, 7072), np.uint8), labels=[0])
+    with pytest.raises(DataError, match=r"too large(?s:.*)50,000,000 pixels"):
+        read(tmp_path / "b.npz")
+
+
 @pytest.mark.parametrize(
     "arrays",
     [
