@@ -122,6 +122,16 @@ def test_a_group_is_on_one_side_of_the_test_split_that_the_collection_has(tmp_pa
         survey(table, Options(Reading(group="serial")), scratch, lambda *_: lambda _: None)
 
 
+def test_the_background_of_arrays_in_colour_becomes_grey_with_the_pictures(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    pictures[:, [0, -1]] = pictures[:, :, [0, -1]] = (200, 10, 10)
+    np.savez(tmp_path / "a.npz", images=pictures, labels=np.arange(20) % 2)
+    options = Options(color="grey", size="8x16")
+    found = survey(tmp_path / "a.npz", options, tmp_path, lambda *_: lambda _: None)
+    assert found.form.ground == (67,)
+    assert (found.pictures.pixels[:, :, 0] == 67).all()
+
+
 @pytest.mark.parametrize("groups", [None, [f"g{row // 4}" for row in range(400)]])
 def test_the_carved_split_is_stratified_and_depends_on_pictures_and_groups_alone(groups: list[str] | None) -> None:
     found, labels = digests(400), np.repeat([0, 1], [300, 100]).astype(np.uint16)
