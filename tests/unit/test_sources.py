@@ -287,6 +287,26 @@ def test_arrays_that_are_not_pictures_and_labels_are_refused(tmp_path: Path, arr
             listed(read(path))
 
 
+@pytest.mark.parametrize(
+    ("path", "label", "found"),
+    [("a\0.png", "x", "path"), ("a\ud800.png", "x", "path"), ("a.png", "x\ud800", "class")],
+)
+def test_names_that_are_not_text_are_refused(tmp_path: Path, path: str, label: str, found: str) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps({"path": path, "label": label}))
+    with pytest.raises(DataError, match=f"row 1 of .* has a {found} that is not text"):
+        read(tmp_path / "t.jsonl")
+
+
+def test_a_folder_with_a_name_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "tea/0.png")
+    try:
+        put(tmp_path / os.fsdecode(b"caf\xe9") / "1.png")
+    except OSError:
+        pytest.skip("the file system has only names in UTF-8")
+    with pytest.raises(DataError, match=r"not text(?s:.*)'caf\\udce9'"):
+        read(tmp_path)
+
+
 def test_names_must_be_those_of_the_collection(tmp_path: Path) -> None:
     put(tmp_path / "a/0.png", tmp_path / "b/1.png")
     assert read(tmp_path, classes=("b", "a", "c")).classes == ("b", "a", "c")

@@ -153,6 +153,12 @@ def _append(rows: _Rows, file: Path, columns: Columns, split: str | None) -> Non
                 f"row {number} of {file} has no {columns.label if path else columns.picture}",
                 expected="a picture and a class in every row",
             )
+        if not (_is_text(path) and _is_text(label)):
+            raise DataError(
+                f"row {number} of {file} has a {'class' if _is_text(path) else 'path'} that is not text",
+                expected="characters that UTF-8 can store, other than NUL",
+                found=ascii(label if _is_text(path) else path),
+            )
         word = _cell(row, columns.split) if columns.split and not split else split or TRAIN
         found = find_split(word)
         if not found:
@@ -171,6 +177,11 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
     if isinstance(value, float) and value.is_integer():  # a column of numbers with gaps
         value = int(value)
     return "" if value is None else str(value).strip()
+
+
+def _is_text(value: str) -> bool:
+    """Return False for lone surrogates and NUL, which JSON can escape."""
+    return "\0" not in value and value.encode(errors="replace").decode() == value
 
 
 def _read_header(path: Path) -> list[str]:
