@@ -192,6 +192,33 @@ def test_parquet_with_embedded_pictures(tmp_path: Path) -> None:
     assert [group for chunk in collection.chunks() for group in chunk.groups or []] == 2 * ["a", "a", "", "b"]
 
 
+def test_a_column_says_the_split_of_embedded_pictures(tmp_path: Path) -> None:
+    splits = ["train", "test", "val", "Test"]
+    columns = {"image": [b"a", b"b", b"c", b"d"], "label": ["x", "y", "x", "x"], "split": splits, "thing": list("pqrs")}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=2)
+    collection = read(tmp_path / "t.parquet", group="thing")
+    assert collection.counts == {"train": 1, "validation": 1, "test": 2}
+    rows = {
+        (name, collection.classes[label], chunk.split, content, group)
+        for chunk in collection.chunks()
+        for name, label, content, group in zip(
+            chunk.names, chunk.labels, chunk.pictures, chunk.groups or [], strict=True
+        )
+    }
+    assert rows == {
+        ("t.parquet[0]", "x", "train", b"a", "p"),
+        ("t.parquet[1]", "y", "test", b"b", "q"),
+        ("t.parquet[2]", "x", "validation", b"c", "r"),
+        ("t.parquet[3]", "x", "test", b"d", "s"),
+    }
+    pq.write_table(pa.table(columns | {"split": ["train", "test", None, "test"]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"(?s)unknown split.*found: +None"):
+        read(tmp_path / "t.parquet")
+    (tmp_path / "t.parquet").rename(tmp_path / "train.parquet")
+    pq.write_table(pa.table(columns), tmp_path / "test.parquet")
+    assert read(tmp_path).counts == {"train": 4, "test": 4}
+
+
 def test_a_number_in_parquet_is_a_label_even_if_another_class_has_this_name(tmp_path: Path) -> None:
     names = sorted(map(str, range(12)))  # as Hugging Face's `datasets` sorts folders: 0, 1, 10, 11, 2, ...
     features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}

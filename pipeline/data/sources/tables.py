@@ -265,7 +265,8 @@ def find_embedded(path: Path) -> Columns | None:
     plain = {name.lower().replace("_", ""): name for name in reversed(schema.names)}
     pictures = [name for name in PATHS if name in plain and _is_embedded(schema.field(plain[name]).type)]
     labels = [name for name in LABELS if name in plain]
-    return Columns(plain[pictures[0]], plain[labels[0]], None, None) if pictures and labels else None
+    split = next((plain[name] for name in SPLIT if name in plain), None)
+    return Columns(plain[pictures[0]], plain[labels[0]], split, None) if pictures and labels else None
 
 
 def _is_embedded(kind: pa.DataType) -> bool:
@@ -282,7 +283,7 @@ def read_embedded(
     The names of the classes are in the metadata that Hugging Face's `datasets` writes, or are the labels themselves.
 
     Args:
-        files: with the split that each is for; None is for training.
+        files: with the split that each is for; None if a column says it, or all are for training.
         root: the directory that the names of pictures are relative to.
         classes: their names in the order of the labels; None takes those of the metadata.
         group: the column with the groups.
@@ -295,10 +296,10 @@ def read_embedded(
     counts: Counter[str] = Counter()
     columns = {}
     for file, split in files.items():
-        columns[file] = _require_embedded(file, group)
-        for table in _stream_parquet(file, [columns[file].label]):
-            found |= {value for value in table.column(0).unique().to_pylist() if value is not None}
-            counts[split or TRAIN] += len(table)
+        columns[file] = column = _require_embedded(file, split, group)
+        for table in _stream_parquet(file, [column.label, *([column.split] if column.split else [])]):
+            found |= {value for value in table.column(column.label).unique().to_pylist() if value is not None}
+            counts.update(_read_splits(table, column, split, file))
     given = classes or _names_in_metadata(first, columns[first].label)
     if given and all(type(value) is int for value in found):
         names, labels = number_labels(given, found, first)
@@ -308,7 +309,7 @@ def read_embedded(
     def chunks() -> Iterator[Chunk]:
         for file, split in files.items():
             column = columns[file]
-            wanted = [column.picture, column.label, *([column.group] if column.group else [])]
+            wanted = [column.picture, column.label, *filter(None, (column.split, column.group))]
             row = 0
             for table in _stream_parquet(file, wanted):
                 pictures = [_embedded_bytes(value) for value in table.column(column.picture).to_pylist()]
@@ -318,26 +319,39 @@ def read_embedded(
                 ]
                 groups = table.column(column.group).to_pylist() if column.group else None
                 place = file.relative_to(root) if file != root else Path(file.name)
-                yield Chunk(
-                    [f"{place}[{row + place_}]" for place_ in range(len(pictures))],
-                    pictures,
-                    np.array(numbers, np.int64),
-                    split or TRAIN,
-                    None if groups is None else ["" if value is None else str(value) for value in groups],
-                )
+                for of_part, members in _by_split(range(len(table)), _read_splits(table, column, split, file)):
+                    yield Chunk(
+                        [f"{place}[{row + member}]" for member in members],
+                        [pictures[member] for member in members],
+                        np.array([numbers[member] for member in members], np.int64),
+                        of_part,
+                        None
+                        if groups is None
+                        else ["" if groups[member] is None else str(groups[member]) for member in members],
+                    )
                 row += len(pictures)
 
     return Collection("Parquet with embedded pictures", names, counts, chunks)
 
 
-def _require_embedded(file: Path, group: str | None) -> Columns:
+def _read_splits(table: pa.Table, columns: Columns, split: str | None, file: Path) -> list[str]:
+    """Return the split of each row: that of the file, or that of the column."""
+    if not columns.split:
+        return [split or TRAIN] * len(table)
+    words = {word: find_split(str(word)) for word in table.column(columns.split).unique().to_pylist()}
+    if unknown := [word for word, found in words.items() if not found]:
+        raise DataError(f"{file} has an unknown split", expected="train, validation or test", found=repr(unknown[0]))
+    return [words[word] or TRAIN for word in table.column(columns.split).to_pylist()]
+
+
+def _require_embedded(file: Path, split: str | None, group: str | None) -> Columns:
     found = find_embedded(file)
     names = _read_header(file)
     if found is None:
         raise DataError(f"{file} lacks columns", expected=EXPECTED, found=", ".join(names))
     if group is not None and group not in names:
         raise DataError(f"{file} has no column {group!r} for the groups", expected=f"one of {', '.join(names)}")
-    return Columns(found.picture, found.label, None, group)
+    return Columns(found.picture, found.label, None if split or found.split == group else found.split, group)
 
 
 def _embedded_bytes(value: Any) -> bytes:
