@@ -284,9 +284,9 @@ def test_arrays(tmp_path: Path, write: Callable[[Path], Path]) -> None:
 
 
 def test_large_pictures_in_arrays_are_read_in_small_chunks(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((9, 2048, 2048, 3), np.uint8), labels=np.arange(9) % 2)
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((3, 2048, 2048, 3), np.uint8), labels=[0, 1, 0])
     chunks = read(tmp_path / "a.npz").chunks()
-    assert [len(chunk.pictures) for chunk in chunks] == [2, 2, 2, 2, 1]
+    assert [len(chunk.pictures) for chunk in chunks] == [2, 1]
     np.savez_compressed(tmp_path / "b.npz", images=np.zeros((1, 7072, 7072), np.uint8), labels=[0])
     with pytest.raises(DataError, match=r"too large(?s:.*)50,000,000 pixels"):
         read(tmp_path / "b.npz")
