@@ -4,6 +4,7 @@ import errno
 import fcntl
 import glob
 import hashlib
+import io
 import json
 import os
 import re
@@ -137,6 +138,33 @@ def parse_yaml(text: str | bytes) -> Any:
         raise ValueError(str(error).strip() or type(error).__name__) from None
 
 
+def compose_yaml(text: str) -> Any:
+    """Parse YAML to ruamel's nodes, which have their positions in the text, for an edit that keeps the rest.
+
+    Raises:
+        ValueError: it is not YAML.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="rt").compose(text)
+    except YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def format_yaml(content: Any, *, on_one_line: bool = False) -> str:
+    """Format plain values as YAML, mappings in their order. Equal values give equal text."""
+    from ruamel.yaml import YAML
+
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style, writer.allow_unicode, writer.width = on_one_line, True, 10_000 if on_one_line else 120
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    out = io.StringIO()
+    writer.dump(content, out)
+    return out.getvalue()
+
+
 def replace_yaml_values(text: str, values: Mapping[str, Any]) -> str:
     """Replace values in YAML, and nothing else: comments, order and layout stay.
 
@@ -147,13 +175,7 @@ def replace_yaml_values(text: str, values: Mapping[str, Any]) -> str:
         ValueError: it is not YAML.
         KeyError: a key is missing.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        root = YAML(typ="rt").compose(text)
-    except YAMLError as error:
-        raise ValueError(str(error)) from None
+    root = compose_yaml(text)
     edits = []
     for key, value in values.items():
         node = root

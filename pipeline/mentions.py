@@ -1,4 +1,4 @@
-"""Remove the passages of a Markdown text that mention something: a deleted command, a deleted file."""
+"""Remove the passages of a Markdown text that mention deleted commands or files."""
 
 import re
 import textwrap
@@ -44,14 +44,14 @@ def remove_mentions(mention: re.Pattern[str], text: str) -> str:
 
 
 def _replace(lines: list[str], first: int, end: int, rest: list[str]) -> None:
-    """Replace a block of lines. A removed block takes the blank line after it along."""
+    """Replace a block of lines. If the block is removed, the blank line after it is removed too."""
     if not rest and lines[end : end + 1] == [""] and lines[first - 1 : first] in ([""], []):
         end += 1
     lines[first:end] = rest
 
 
 def _filter_lines(block: list[str], mention: re.Pattern[str], *, head: int, foot: int) -> list[str]:
-    """Remove matching lines between those that open and close a block. Returns nothing if none is left."""
+    """Remove matching lines between those that open and close a block. Returns an empty list if none is left."""
     middle = block[head : len(block) - foot]
     rest = [line for line in middle if not mention.search(line)]
     return [*block[:head], *rest, *block[len(block) - foot :]] if any(map(str.strip, rest)) else []

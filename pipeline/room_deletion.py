@@ -1,6 +1,6 @@
-"""Delete rooms with everything that names them: `docs/rooms.md`.
+"""Delete rooms, and what the other files contain about them: see `docs/rooms.md`.
 
-`python -m pipeline.room_deletion ROOM...` deletes them from this checkout.
+`python -m pipeline.room_deletion ROOM...` deletes rooms from this checkout.
 """
 
 import os
@@ -26,7 +26,7 @@ def delete_rooms(root: Path, names: Iterable[str]) -> list[str]:
     their commands, and the passages of README and docs that mention their commands or files.
 
     Args:
-        root: the root of the checkout or copy. It has the rooms of this project.
+        root: the root of the checkout or copy, with the same rooms as the running code.
 
     Returns:
         The names of all deleted rooms.
@@ -47,7 +47,7 @@ def delete_rooms(root: Path, names: Iterable[str]) -> list[str]:
         for flow in rooms[name].flows:
             edit(root / "prefect.yaml", partial(_remove_deployment, flow))
     edit(root / "Makefile", partial(_remove_targets, commands))
-    forget(root, paths, deleted, commands)
+    remove_from_docs(root, paths, deleted, commands)
     return deleted
 
 
@@ -62,7 +62,7 @@ def check_rooms(names: Iterable[str]) -> None:
         )
 
 
-def forget(root: Path, paths: Sequence[str], rooms: Iterable[str] = (), commands: Iterable[str] = ()) -> None:
+def remove_from_docs(root: Path, paths: Sequence[str], rooms: Iterable[str] = (), commands: Iterable[str] = ()) -> None:
     """Remove the passages of README and docs that mention deleted files, rooms or commands."""
     names = [rf"\bpipeline {command}\b(?!-)" for command in commands]
     names += [rf"(?<![\w-]){room}/|^\| `{room}` \|" for room in rooms]
@@ -70,7 +70,7 @@ def forget(root: Path, paths: Sequence[str], rooms: Iterable[str] = (), commands
         if page.name == "CHANGELOG.md":  # describes earlier states
             continue
         patterns = [rf"\]\({re.escape(os.path.relpath(root / path, page.parent))}" for path in paths]
-        if page.parent.name != "decisions":  # which may name what was there, without a link
+        if page.parent.name != "decisions":  # decisions may name deleted files, but not link to them
             patterns += [*names, *(rf"(?<![\w/-]){re.escape(path)}" for path in paths)]
         if patterns:
             edit(page, partial(remove_mentions, re.compile("|".join(patterns), re.MULTILINE)))
@@ -116,13 +116,15 @@ def _remove_targets(commands: Iterable[str], makefile: str) -> str:
 
 def main() -> None:
     """Delete the rooms named on the command line from this checkout."""
-    root = PACKAGE.parent
+    root, names = PACKAGE.parent, sys.argv[1:]
+    if not names:
+        sys.exit(f"usage: python -m pipeline.room_deletion ROOM...\nrooms: {', '.join(find_rooms())}")
     try:
         if changes := git(root, "status", "--porcelain", "--untracked-files=no"):
             raise WorkspaceError(
-                "cannot delete rooms while files have uncommitted changes", found=changes, remedy="commit them first"
+                "cannot delete rooms: the checkout has uncommitted changes", found=changes, remedy="commit them first"
             )
-        print("deleted:", ", ".join(delete_rooms(root, sys.argv[1:])) or "nothing: name the rooms")
+        print("deleted:", ", ".join(delete_rooms(root, names)))
     except PipelineError as error:
         sys.exit(str(error))
 

@@ -4,7 +4,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.batches.incoming import remove
-from pipeline.data.batch_formats import FORMATS
+from pipeline.batches.new_classes import NewClasses
+from pipeline.data.batch_formats import FORMATS, UnknownClass
 from pipeline.data.batches import INCOMING, POINTER, as_batch_error, copy_batch, find_hidden, refuse_links
 from pipeline.data.features import Features
 from pipeline.data.table import OFFICIAL, Dataset
@@ -41,7 +42,12 @@ class AddedBatch:
 
 
 def add_batch(
-    source: Path, name: str | None, dataset: Dataset, thresholds: ValidateParams, known: "Known | None" = None
+    source: Path,
+    name: str | None,
+    dataset: Dataset,
+    thresholds: ValidateParams,
+    known: "Known | None" = None,
+    new: NewClasses | None = None,
 ) -> AddedBatch:
     """Add the images at `source` to the current workspace as a batch.
 
@@ -51,6 +57,7 @@ def add_batch(
         dataset: the dataset whose shape and classes the images must have.
         thresholds: those of `validate` for the dataset, from `resolve_thresholds`.
         known: the images that the batch must not repeat; None takes those of the last `ingest`.
+        new: the classes that the batch adds to the dataset, which are in `dataset` already.
 
     Raises:
         DataError: the batch is malformed, its images fail a check (such as blank or repeated ones), or its name is in
@@ -73,10 +80,16 @@ def add_batch(
     with nullcontext(target) if in_place else _copied(source, target) as path:
         digest = dvc_digest(path, hidden=False)
         features = _inspect(path, source, dataset, known, thresholds)  # of the copy, because the source may change
-        with _undone_on_error(target, keep=in_place):
+        counts = _count(features, dataset)
+        if new:
+            new.require_images(counts, source)
+        entries = [new.file] if new else []
+        with _undone_on_error(target, entries, keep=in_place):
             path.rename(target)
-            changed = _track(target, digest)
-            return AddedBatch(target, _count(features, dataset), features, changed, find_hidden(source))
+            if new:
+                new.write()
+            changed = _track(target, digest, entries)
+            return AddedBatch(target, counts, features, changed, find_hidden(source))
 
 
 def _file_name(source: Path, name: str) -> str:
@@ -119,6 +132,8 @@ def _inspect(path: Path, source: Path, dataset: Dataset, known: "Known | None", 
     except DataError as error:
         problem, found = (text.replace(f"{path.parent}/", "") for text in (error.problem, error.found))
         remedy = error.remedy if path == source else f"correct {source}"
+        if isinstance(error.__cause__, UnknownClass):
+            remedy += "; if it is a new class, add it with --new-class NAME"
         raise DataError(problem, expected=error.expected, found=found, remedy=remedy) from None
 
 
@@ -138,15 +153,15 @@ def _require_digest(path: Path, digest: str) -> None:
         )
 
 
-def _track(path: Path, digest: str) -> tuple[Path, ...]:
-    """Add a checked batch to DVC and git. Returns the files to commit."""
+def _track(path: Path, digest: str, entries: Sequence[Path]) -> tuple[Path, ...]:
+    """Add a checked batch to DVC and git, and changed catalogue entries to git. Returns the files to commit."""
     remedy = "correct that, and add it again"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", str(path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise FlowError(f"DVC cannot add {path}", found=(result.stderr or result.stdout).strip(), remedy=remedy)
     _require_digest(path, digest)
-    changed = (path.with_name(path.name + POINTER), path.parent / ".gitignore")
+    changed = (path.with_name(path.name + POINTER), path.parent / ".gitignore", *entries)
     try:
         git(Path(), "add", *map(str, changed))
     except FlowError as error:
@@ -155,13 +170,15 @@ def _track(path: Path, digest: str) -> tuple[Path, ...]:
 
 
 @contextmanager
-def _undone_on_error(path: Path, *, keep: bool) -> Iterator[None]:
+def _undone_on_error(path: Path, entries: Sequence[Path], *, keep: bool) -> Iterator[None]:
     """Undo a failed addition: `ingest` refuses to run if a batch has no pointer.
 
     Args:
+        entries: files of the catalogue that the addition changes.
         keep: keep the batch, because it was there before, and restore only its pointer and `.gitignore`.
     """
-    changed = [path.with_name(path.name + POINTER), path.with_name(".gitignore")]  # DVC adds the batch's name to both
+    # DVC adds the batch's name to the first two.
+    changed = [path.with_name(path.name + POINTER), path.with_name(".gitignore"), *entries]
     before = {file: file.read_bytes() if file.exists() else None for file in changed}
     try:
         yield

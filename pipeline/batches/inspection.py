@@ -19,7 +19,7 @@ class Known:
     """The images that a batch must not repeat."""
 
     train: Mapping[str, Features]  # by source: `official` or the name of a batch
-    test: tuple[Features, ...]  # empty if there are no images to compare with
+    test: Mapping[str, Features]  # likewise; empty if there are no images to compare with
 
     def with_batch(self, name: str, features: Features) -> "Known":
         """Return a copy with a batch among the training images. It replaces a batch of the same name."""
@@ -38,9 +38,9 @@ def read_known(tables: Path, dataset: Dataset) -> Known:
     files = [tables / f"{split}.parquet" for split in ("train", "test")]
     names = [table.read_dataset(file).name for file in files if file.is_file()]
     if len(names) < len(files) or any(name.split(LOCAL)[0] != dataset.name for name in names):
-        return Known({}, ())
+        return Known({}, {})
     train, test = map(read_features, files)
-    return Known(by_source(train), (test,))
+    return Known(by_source(train), by_source(test))
 
 
 def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, thresholds: ValidateParams) -> Features:
@@ -67,8 +67,11 @@ def inspect_batch(path: Path, name: str, dataset: Dataset, known: Known, thresho
     from pipeline.data.expectations import build_batch_suite, tabulate_batch
     from pipeline.data.validation import describe, validate
 
-    others = [features for source, features in known.train.items() if source != name]
-    frame, suite = tabulate_batch(batch, others, known.test), build_batch_suite(dataset, thresholds)
+    official = [known.test[table.OFFICIAL]] if table.OFFICIAL in known.test else []
+    # A copy of a batch's test image becomes a test image too: `ingest` decides by the pixels.
+    of_batches = [item for item in known.test.items() if item[0] != table.OFFICIAL]
+    others = [features for source, features in [*known.train.items(), *of_batches] if source != name]
+    frame, suite = tabulate_batch(batch, others, official), build_batch_suite(dataset, thresholds)
     findings, _ = validate({"batch": frame}, {"batch": suite}, lambda rows: [f"image {row}" for row in rows])
     failures = [finding for finding in findings if not finding.passed]
     if failures:

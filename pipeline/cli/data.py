@@ -1,4 +1,4 @@
-"""`pipeline data import`: make a dataset of your own pictures."""
+"""The command `pipeline data import`: import labelled pictures as a dataset."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -34,51 +34,68 @@ def import_data(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, a table, or a file of arrays.")],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the dataset, and of its models.")],
     size: Annotated[
-        str | None, typer.Option(metavar="N|HxW", help="Height and width of the stored pictures, 8 to 512.")
+        str | None,
+        typer.Option(
+            metavar="N|HxW",
+            help="Size of the stored pictures in pixels, 8 to 512 a side. Default: chosen by the pictures' sizes.",
+        ),
     ] = None,
     color: Annotated[
-        Literal["auto", "rgb", "grey"], typer.Option(help="auto: colour if any picture has colours.")
+        Literal["auto", "rgb", "grey"], typer.Option(help="auto: rgb if any picture has colours, else grey.")
     ] = "auto",
     resize: Annotated[
-        Literal["fit", "crop"], typer.Option(help="fit: pad with the pictures' background; crop: cut off the edges.")
+        Literal["fit", "crop"],
+        typer.Option(help="Pictures of another size. fit: pad with the background colour; crop: cut off the edges."),
     ] = "fit",
     test_fraction: Annotated[
-        float, typer.Option(min=0.01, max=0.5, help="Share of each class for testing, if there is no test split.")
+        float, typer.Option(min=0.01, max=0.5, help="Share of each class in the test split, if PATH has no test split.")
     ] = 0.15,
     classes: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Names of the classes in the order of their numbers, one a line."),
+        typer.Option(metavar="FILE", help="Class names, one a line: the first is class 0."),
     ] = None,
     group: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Pictures with equal values stay in one split.")
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="A column of the table. Pictures with the same value in it stay in one split."
+        ),
     ] = None,
     class_level: Annotated[
-        Literal["first", "last"] | None, typer.Option(help="The folder that names the class, of several levels.")
+        Literal["first", "last"] | None, typer.Option(help="If folders are nested: the level that names the class.")
     ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="A mirrored picture keeps its class.")] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Allow mirrored training pictures: a mirrored picture keeps its class.")
+    ] = False,
     title: Annotated[str, typer.Option(help="Title for the model card.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the pictures.")] = "",
     source: Annotated[str, typer.Option(help="Where the pictures come from, such as a web page.")] = "",
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out unreadable and contradictory pictures, and list them.")
+        bool,
+        typer.Option(
+            "--skip-bad", help="Leave out unreadable pictures and equal pictures in different classes, and list them."
+        ),
     ] = False,
     keep_training: Annotated[
-        bool, typer.Option("--keep-training", help="Do not set the suggested preset and epochs.")
+        bool,
+        typer.Option(
+            "--keep-training", help="Print the suggested training settings, but do not set them in params.yaml."
+        ),
     ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a dataset of this name.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an imported dataset of this name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be imported, and write nothing.")] = False,
 ) -> None:
     """Import labelled pictures as a dataset, and select it for the next run.
 
     PATH is a folder of pictures for each class (also within train/ and test/), a table (CSV, TSV, JSON lines, Parquet)
     of paths and classes, Parquet with embedded pictures, an .npz file, pairs of .npy files, or pairs of idx files.
-    Pictures are PNG, JPEG, WebP, BMP, TIFF or GIF, and get one size. The originals stay as they are.
+    Pictures are PNG, JPEG, WebP, BMP, TIFF or GIF. They are resized to one size. The originals are not changed.
 
-    Without a test split, one is carved: a share of each class, chosen by a hash of the pictures. Near duplicates, and
-    pictures of one group, stay on one side. Exact copies are left out. A validation split joins the training pictures.
+    If PATH has no test split, the import chooses one: a share of each class, by a hash of the pictures. Near
+    duplicates, and pictures of one group, stay in one split. Exact copies are left out. A validation split joins the
+    training pictures.
 
-    Writes data/own/NAME, which DVC tracks, and data/catalog/NAME.yaml, and sets dataset.name, dataset.path and the
-    suggested keys of train in params.yaml. After a kill, run the same command again.
+    The command writes data/own/NAME, which DVC tracks, and data/catalog/NAME.yaml. In params.yaml, it sets
+    dataset.name, dataset.path and the suggested keys of train. If it is interrupted, run the same command again.
 
     Examples:
 
@@ -111,7 +128,7 @@ def import_data(
     ):
         _show(found)
         if dry_run:
-            console.print("nothing was written: --dry-run")
+            console.print("dry run: nothing was written")
             return
         about = About(name, title, licence, source, flip, korean)
         done = import_survey(found, scratch, about, step, replace=replace, set_training=not keep_training)
@@ -127,7 +144,7 @@ def import_data(
 
 @contextmanager
 def _steps() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
-    """Show a bar for each step, on a terminal only."""
+    """Show a progress bar for each step, on a terminal only."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 
@@ -139,7 +156,7 @@ def _steps() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
 
 
 def _read_names(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read the names of the classes, and their Korean names, which follow them after a tab."""
+    """Read the names of the classes, and their Korean names, if these follow after a tab."""
     from pipeline.data.decoders import decoding
 
     with decoding(file, "a text file in UTF-8"):
@@ -148,9 +165,9 @@ def _read_names(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     korean = tuple(line[1].strip() for line in lines if line[1:])
     if len(names) < 2 or len(korean) not in (0, len(names)):
         raise DataError(
-            f"{file} cannot be used for the names of the classes",
-            expected="a name a line, at least two, and for all or none a Korean name after a tab",
-            found=f"{len(names)} names, {len(korean)} Korean ones",
+            f"cannot read the class names in {file}",
+            expected="one name a line, at least two; a Korean name after a tab in every line or in none",
+            found=f"{len(names)} names, {len(korean)} Korean names",
         )
     return names, korean
 

@@ -38,6 +38,10 @@ FORMATS = (
 Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width], labels uint16 [n]
 
 
+class UnknownClass(DataError):
+    """A folder or a row of a batch names no class of the dataset."""
+
+
 def read_batch(path: Path, dataset: Dataset) -> Iterator[Pair]:
     """Yield the images and labels of a batch in chunks, in the same order every time.
 
@@ -223,7 +227,7 @@ def _label_of(name: str, path: Path, dataset: Dataset) -> int:
     """Return the label of the class that a folder or a row of a table names. `path` is for the message."""
     labels = find_class(name, dataset.classes, dataset.classes_ko)
     if not labels:
-        raise DataError(
+        raise UnknownClass(
             f"{path} does not have the name of a class" if path.name == name else f"{path} has a class {name!r}",
             expected=f"the English or Korean name, or the number, of one of {', '.join(dataset.classes)}",
         )

@@ -47,6 +47,8 @@ class ClassName:
 
     en: str
     ko: str | None = None
+    # Of a class that batches added: the share of its images that are test images.
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 def _as_class_name(written: Any) -> Any:
@@ -123,6 +125,12 @@ class Entry:
         return tuple(name.ko for name in self.classes if name.ko is not None)
 
     @property
+    def added_classes(self) -> dict[int, float]:
+        """The share of test images of each class that batches added, by label."""
+        named = enumerate(self.classes)
+        return {label: name.test_fraction for label, name in named if name.test_fraction is not None}
+
+    @property
     def dataset(self) -> Dataset:
         """The facts that are stored with the images."""
         return Dataset(
@@ -167,12 +175,17 @@ def load_catalog(directory: Path = CATALOG) -> dict[str, Entry]:
     files = sorted(directory.glob("[!.]*.yaml"))
     if not files:
         raise DataError(f"{directory} is missing or has no entries", remedy=remedy_for_committed(directory))
-    return {file.stem: _read_entry(file) for file in files}
+    return {file.stem: parse_entry(file, file.read_bytes()) for file in files}
 
 
-def _read_entry(file: Path) -> Entry:
+def parse_entry(file: Path, content: bytes) -> Entry:
+    """Parse an entry. `file` is its path, for its name and for messages.
+
+    Raises:
+        DataError: it is not YAML, or has unknown, missing or wrong keys.
+    """
     try:
-        facts = parse_yaml(file.read_bytes())
+        facts = parse_yaml(content)
     except ValueError as error:
         raise DataError(f"{file} is not YAML", found=str(error), remedy=remedy_for_committed(file)) from None
     if not isinstance(facts, dict):

@@ -1,9 +1,10 @@
 """The validation split: stratified, seeded, and decided by a hash of each image, or of its group.
 
 The draw of an image is a hash of the seed and its pixels. In each class, the official images with the lowest draws go
-to validation, as many as the fraction requires; the highest of these draws is the threshold of the class. Images that
-are added later are compared with the same thresholds. They therefore move no earlier image, and copies of an image are
-in the same split.
+to validation, as many as the fraction requires; the highest of these draws is the threshold of the class. A class that
+batches added has no official images: its threshold is the fraction of all possible draws. Images that are added later
+are compared with the same thresholds. They therefore move no earlier image, and copies of an image are in the same
+split.
 
 In a grouped dataset, the draw is a hash of the seed and the group, and the class whose threshold applies is the lowest
 label in the group: a group stays in one split. Labels are those before corrections, and images that a correction
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import table
+from pipeline.data.added_classes import advise_images, share_of_range
 from pipeline.data.removed_images import Removed
 from pipeline.data.table import OFFICIAL, SHA1_DIGITS
 from pipeline.errors import DataError
@@ -85,19 +87,36 @@ def find_strata(draws: Draws, *, grouped: bool) -> np.ndarray:
     return np.where(draws.label == draws.label[first][group], of_group[group], draws.given)
 
 
-def find_thresholds(draws: Draws, strata: np.ndarray, classes: Sequence[str], fraction: float) -> np.ndarray:
+def find_added(train: Draws, test: Draws, classes: int) -> np.ndarray:
+    """Return True for each class that batches added: bool [classes]. It has no official images."""
+    known = np.concatenate([draws.given[draws.official] for draws in (train, test)])
+    added = np.zeros(classes, bool)
+    added[test.given[~test.official]] = True  # batches have test images of no other class
+    added[known] = False
+    return added
+
+
+def find_thresholds(
+    draws: Draws, strata: np.ndarray, classes: Sequence[str], fraction: float, added: np.ndarray
+) -> np.ndarray:
     """Find the highest draw of each class that goes to validation: uint64 [classes].
 
     Of a small class, at least one image or group goes to validation, and at least one does not.
 
     Args:
         strata: from `find_strata`.
+        added: from `find_added`.
 
     Raises:
-        DataError: a class has no official images, or one image or group.
+        DataError: a class has no official images, or one image or group; an added class has too few images for both
+            sides.
     """
     thresholds = np.zeros(len(classes), np.uint64)
     for label, name in enumerate(classes):
+        if added[label]:
+            thresholds[label] = share_of_range(fraction)
+            _require_both_sides(draws.number[strata == label] <= thresholds[label], name, fraction)
+            continue
         if not (draws.official & (draws.given == label)).any():
             raise DataError(
                 f"the class {name} has no official training images",
@@ -119,6 +138,17 @@ def find_thresholds(draws: Draws, strata: np.ndarray, classes: Sequence[str], fr
                 )
             thresholds[label] = others.max()
     return thresholds
+
+
+def _require_both_sides(is_validation: np.ndarray, name: str, fraction: float) -> None:
+    validation = int(is_validation.sum())
+    if not 0 < validation < len(is_validation):
+        raise DataError(
+            f"the added class {name} has too few training images for a validation split of {fraction:.0%}",
+            expected=f"images of it for training and for validation; {advise_images(min(fraction, 1 - fraction))}",
+            found=f"{len(is_validation) - validation} for training, {validation} for validation",
+            remedy="add more images of it",
+        )
 
 
 def choose_validation(draws: Draws, strata: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -12,13 +12,16 @@ from hashlib import blake2b
 
 import numpy as np
 
+from pipeline.data.added_classes import share_of_range
+
 Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [n, *shape], labels uint16 [n]
 
 
 def find_thresholds(pairs: Iterable[Pair], classes: int, share: float) -> np.ndarray:
     """Find the highest draw of each class that is kept: uint64 [classes].
 
-    At least one image of each class is kept. A class without images keeps nothing older; the split refuses such data.
+    At least one image of each class is kept. The threshold of a class that batches added, which has no own images, is
+    the share of all possible draws.
 
     Args:
         pairs: the dataset's own images and labels, in chunks.
@@ -26,7 +29,7 @@ def find_thresholds(pairs: Iterable[Pair], classes: int, share: float) -> np.nda
     """
     drawn = [(draw_numbers(images), labels) for images, labels in pairs]
     numbers, labels = (np.concatenate(column) for column in zip(*drawn, strict=True))
-    thresholds = np.zeros(classes, np.uint64)
+    thresholds = np.full(classes, share_of_range(share), np.uint64)
     for label in np.unique(labels):
         members = numbers[labels == label]
         last = max(1, round(share * len(members))) - 1

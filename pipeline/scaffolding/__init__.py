@@ -1,1 +1,1 @@
-"""A new project, made from this one."""
+"""Creation of a new project from this one: `pipeline new`."""

@@ -11,20 +11,28 @@ from pipeline.cli.app import CARE, command, console, enter_workspace
 
 @command(CARE, 50)
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the project: small letters, digits, hyphens.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the project: lower-case letters, digits, hyphens.")
+    ],
     directory: Annotated[
         Path | None,
-        typer.Argument(metavar="DIRECTORY", help="New or empty. Default: NAME, beside this checkout."),
+        typer.Argument(metavar="DIRECTORY", help="New or empty directory. Default: NAME, next to this checkout."),
     ] = None,
     without: Annotated[
-        str, typer.Option("--without", metavar="ROOMS", help="Rooms to delete, separated by commas: docs/rooms.md.")
+        str,
+        typer.Option(
+            "--without", metavar="ROOMS", help="Optional parts to leave out, separated by commas: docs/rooms.md."
+        ),
     ] = "",
 ) -> None:
-    """Create a project of your own from this one, under another name and without its history.
+    """Create your own project from this one, with a new name and without its history.
 
-    It has the tracked files of this checkout and one commit. This project's history, changelog, measurements, batches,
-    own datasets and DVC remotes are left out. Its download cache, package and container image have the new name.
-    A room is deleted with its tests, pages, parameters and schedules, and with the rooms that import it.
+    The new project has the tracked files of this checkout, in one commit. It does not have this project's history,
+    changelog, measurements, batches, own datasets, corrections and DVC remotes. The distribution package, the download
+    cache and the container image get the new name; the Python package and the command stay `pipeline`.
+
+    --without deletes rooms, the optional parts of this project, with their tests, docs, parameters and schedules. Rooms
+    that import a deleted room are deleted too.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Create a project from this one: its files without its history, data and results, under another name."""
+"""Create a project from this one: a copy of the code under another name, without history, data and results."""
 
 import re
 import shutil
@@ -10,13 +10,13 @@ from pathlib import Path
 from pipeline.errors import WorkspaceError
 from pipeline.files import atomic_directory
 from pipeline.git import SET_AUTHOR, commit, git, lacks_author, require_repository
-from pipeline.room_deletion import check_rooms, delete_rooms, edit, forget, remove_paths
+from pipeline.room_deletion import check_rooms, delete_rooms, edit, remove_from_docs, remove_paths
 from pipeline.rooms import PACKAGE
 from pipeline.workspace import lock, project_name
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MOST_CHARACTERS = 64
-# Not copied: this project's results, the data that only its DVC cache has, and the tests of its releases.
+# Not copied: results of this project, data that is only in its DVC cache, and tests of its releases.
 LEFT_OUT = (
     "benchmarks/*.md",
     "benchmarks/*.png",
@@ -73,9 +73,9 @@ def create_project(workspace: Path, name: str, directory: Path | None = None, wi
         left_out = list(_copy(workspace, partial))
         former = project_name()
         deleted = delete_rooms(partial, without)
-        forget(partial, left_out)
+        remove_from_docs(partial, left_out)
         _rename(partial, former, name)
-        _reset(partial, origin, left_out, deleted)
+        _remove_former_data(partial, origin, left_out, deleted)
         git(partial, "init", "--quiet")
         git(partial, "add", "--all", "--force")  # a user's own ignore rules must not remove files
         revision = commit(partial, f"Create {name}\n\nFrom {origin}.", author_of=workspace)
@@ -84,7 +84,7 @@ def create_project(workspace: Path, name: str, directory: Path | None = None, wi
 
 
 def _check_code(workspace: Path) -> None:
-    """Check that the running code is that of the checkout, because its rooms are those of the copy."""
+    """Refuse to run with the code of another checkout: it could have other rooms than the copy."""
     if workspace != PACKAGE.parent.resolve():
         raise WorkspaceError(
             "the running code belongs to another checkout",
@@ -97,15 +97,15 @@ def _check_code(workspace: Path) -> None:
 def _check_name(workspace: Path, name: str) -> None:
     if not NAME.fullmatch(name) or len(name) > MOST_CHARACTERS:
         raise WorkspaceError(
-            "this cannot be the name of a project",
-            expected=f"at most {MOST_CHARACTERS} small letters and digits, with single hyphens between, such as parts",
+            "cannot use this name for a project",
+            expected=f"lower-case letters and digits, joined by single hyphens; at most {MOST_CHARACTERS} characters",
             found=name,
         )
     for path in workspace.glob("requirements*.lock"):
         if re.search(rf"^{name}(\[.*\])?==", path.read_text("utf-8"), re.MULTILINE):
             raise WorkspaceError(
-                f"{name} is a package that the project installs",
-                expected="a name that no package in requirements-dev.lock has",
+                f"cannot use the name {name}: the project installs a package of this name",
+                expected="a name that is not in requirements-dev.lock",
                 found=path.name,
             )
 
@@ -115,7 +115,7 @@ def _check_directory(workspace: Path, directory: Path) -> None:
     if directory.is_relative_to(workspace):
         raise WorkspaceError(f"{directory} is inside this checkout", expected=expected, remedy="name another DIRECTORY")
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        found = "files in it" if directory.is_dir() else "a file"
+        found = "a directory with files in it" if directory.is_dir() else "a file"
         raise WorkspaceError(
             f"{directory} exists already", expected=expected, found=found, remedy="name another DIRECTORY"
         )
@@ -140,7 +140,7 @@ def _copy(workspace: Path, target: Path) -> Iterator[str]:
 
 
 def _rename(root: Path, former: str, name: str) -> None:
-    """Replace the name of the project in the files that contain it, and start its version again."""
+    """Replace the name of the project in the files that contain it, and set its version to 0.1.0."""
 
     def change_metadata(text: str) -> str:
         text = re.sub(r'(?m)^name = ".*"$', f'name = "{name}"', text, count=1)
@@ -151,8 +151,8 @@ def _rename(root: Path, former: str, name: str) -> None:
     edit(root / "README.md", lambda text: re.sub(r"\A# .*", f"# {name}", text))
 
 
-def _reset(root: Path, origin: str, left_out: Iterable[str], without: Iterable[str]) -> None:
-    """Remove what holds for the former project only: its changes, measurements, remotes, own datasets, corrections."""
+def _remove_former_data(root: Path, origin: str, left_out: Iterable[str], without: Iterable[str]) -> None:
+    """Remove the former project's changelog, measurements, DVC remotes, own datasets and corrections."""
     rooms = f", without the rooms {', '.join(without)}" if without else ""
     (root / "CHANGELOG.md").write_text(f"# Changelog\n\n## Unreleased\n\n- Created from {origin}{rooms}.\n", "utf-8")
     edit(root / "README.md", lambda text: re.sub(r"(?ms)^## Measured\n.*?(?=^## )", "", text))
@@ -162,7 +162,7 @@ def _reset(root: Path, origin: str, left_out: Iterable[str], without: Iterable[s
     remove_paths(root, [f"data/catalog/{name}.yaml" for name in own])
     if own and re.search(rf"(?m)^  name: (?:{'|'.join(own)})\b", (root / "params.yaml").read_text("utf-8")):
         edit(root / "params.yaml", _select_public_dataset)
-        remove_paths(root, ["dvc.lock"])  # of that dataset
+        remove_paths(root, ["dvc.lock"])  # it describes that dataset
 
 
 def _select_public_dataset(params: str) -> str:

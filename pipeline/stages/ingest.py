@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.data import idx, own_files, table, window
+from pipeline.data import added_classes, idx, own_files, table, window
 from pipeline.data.batch_formats import Pair, read_batch
 from pipeline.data.batches import INCOMING, find_batches, read_state, require_unchanged
 from pipeline.data.catalog import CATALOG, Entry, load_catalog, load_entry
@@ -47,15 +47,17 @@ def run(params: Params) -> None:
         dataset, origin, train, test = _open_dataset(entry, Path(params.dataset.path), raw)
         print(f"{entry.title} ({entry.licence}) as {dataset.name}: {origin}", flush=True)
         added = [Part(path.name, _without_groups(partial(read_batch, path, dataset))) for path in batches]
+        added, added_test = _carve_test(added, entry.added_classes)
         newest, share = params.dataset.window, params.dataset.window_older
         kept = [train, *added] if newest is None else _apply_window(train, added, newest, share, len(dataset.classes))
         corrections = read_corrections(CORRECTIONS, dataset)
         removed: list[Removed] = []
-        for split, parts in (("train", kept), ("test", [test])):
+        for split, parts in (("train", kept), ("test", [test, *added_test])):
             counts, of_split = write_table(tables / f"{split}.parquet", dataset, parts, corrections)
             images = f"{sum(counts.values()):,} images of {len(dataset.classes)} classes"
             print(f"{split}: {images} ({_describe(counts)})", flush=True)
             removed += of_split
+        added_classes.require_images(tables / "train.parquet", tables / "test.parquet", entry.added_classes)
         if corrected := corrections.require_found(windowed=newest is not None):
             print(corrected, flush=True)
         write_removed(tables, removed)
@@ -102,21 +104,30 @@ def _apply_window(own: Part, batches: Sequence[Part], newest: int, share: float,
     """Return a sample of the dataset's own images and of the older batches, and then the newest batches unchanged."""
     print(f"window: all of the newest batches, up to {newest}; {share:.0%} of each class of the rest", flush=True)
     thresholds = window.find_thresholds(((images, labels) for images, labels, _ in own.read()), classes, share)
+    is_kept = partial(window.choose, thresholds=thresholds)
+    older = [_select(part, is_kept) for part in [own, *batches[:-newest]]]
+    return [*older, *batches[-newest:]]
 
-    def thin(part: Part) -> Part:
-        def read() -> Iterator[Chunk]:
-            for images, labels, groups in part.read():
-                chosen = window.choose(images, labels, thresholds)
-                if chosen.any():
-                    yield (
-                        images[chosen],
-                        labels[chosen],
-                        groups if groups is None else table.filter_rows(groups, chosen),
-                    )
 
-        return Part(part.source, read)
+def _carve_test(batches: Sequence[Part], fractions: Mapping[int, float]) -> tuple[list[Part], list[Part]]:
+    """Divide batches into training images and test images. Only classes that batches added have test images."""
+    if not fractions:
+        return list(batches), []
+    is_test = partial(added_classes.choose_test, fractions=fractions)
+    train = [_select(part, lambda images, labels: ~is_test(images, labels)) for part in batches]
+    return train, [_select(part, is_test) for part in batches]
 
-    return [*map(thin, [own, *batches[:-newest]]), *batches[-newest:]]
+
+def _select(part: Part, choose: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Part:
+    """Return a part of the images of a source. `choose` converts images and labels to bool [n]."""
+
+    def read() -> Iterator[Chunk]:
+        for images, labels, groups in part.read():
+            chosen = choose(images, labels)
+            if chosen.any():
+                yield images[chosen], labels[chosen], groups if groups is None else table.filter_rows(groups, chosen)
+
+    return Part(part.source, read)
 
 
 def _describe(counts: Mapping[str, int]) -> str:

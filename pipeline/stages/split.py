@@ -1,4 +1,4 @@
-"""Split the training images into train and validation; the official test images are not changed."""
+"""Split the training images into train and validation; the test images are not changed."""
 
 import shutil
 from collections.abc import Mapping
@@ -26,7 +26,8 @@ def run(params: Params) -> None:
     removed = split.draw_removed([image for image in read_removed(TRAIN.parent) if image.split == "train"], seed)
     given = train + removed if len(removed.number) else train
     strata = split.find_strata(given, grouped=dataset.grouped)
-    thresholds = split.find_thresholds(given, strata, dataset.classes, params.split.validation_fraction)
+    added = split.find_added(given, test, len(dataset.classes))
+    thresholds = split.find_thresholds(given, strata, dataset.classes, params.split.validation_fraction, added)
     is_validation = split.choose_validation(train, strata[: len(train.number)], thresholds)
     labels = {"train": train.label[~is_validation], "validation": train.label[is_validation], "test": test.label}
     counts = {name: split.count_classes(name, of_split, dataset.classes) for name, of_split in labels.items()}

@@ -16,12 +16,12 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HUES = {"red": (200, 60, 60), "green": (20, 160, 20), "파랑": (85, 85, 235)}
 
 
-def draw(folder: Path) -> None:
-    """Squares in three hues on black, 16 x 20 pixels: without colour, nothing tells the classes apart."""
+def draw(folder: Path, hues: dict[str, tuple[int, int, int]], count: int = 40) -> None:
+    """Squares in some hues on black, 16 x 20 pixels: without colour, nothing tells the classes apart."""
     rng = np.random.default_rng(0)
-    for name, hue in HUES.items():
+    for name, hue in hues.items():
         (folder / name).mkdir(parents=True)
-        for number in range(40):
+        for number in range(count):
             pixels = rng.integers(0, 20, (16, 20, 3))
             top, left = rng.integers(1, 8, 2)
             pixels[top : top + 7, left : left + 9] += np.array(hue)
@@ -31,8 +31,8 @@ def draw(folder: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_own_pictures_become_a_champion_here_and_on_a_colleagues_machine(project: Project, tmp_path: Path) -> None:
-    first, commit, colleague = BLOCK.findall((REPOSITORY / "docs/own-images.md").read_text())
-    draw(tmp_path / "parts")
+    first, commit, colleague, new_class = BLOCK.findall((REPOSITORY / "docs/own-images.md").read_text())
+    draw(tmp_path / "parts", HUES)
     command = f"{sys.executable} -m pipeline.cli "
     first = first.replace("~/pictures/parts", str(tmp_path / "parts")).replace("pipeline ", command)
     assert first.count("\n") == 2
@@ -53,3 +53,15 @@ def test_own_pictures_become_a_champion_here_and_on_a_colleagues_machine(project
         assert (clone.path / name).read_bytes() == (project.path / name).read_bytes()
     forced = clone.repro("--force", "--single-item", "ingest").stdout
     assert stages_that_ran(forced) == ["ingest"]
+
+    draw(tmp_path / "more", {"yellow": (170, 140, 10), "red": (200, 61, 61)}, 60)
+    new_class = new_class.replace("~/pictures/more", str(tmp_path / "more")).replace("pipeline ", command)
+    output = project.run("bash", "-euc", new_class).stdout
+    assert "yellow joins the classes in data/catalog/parts.yaml; 15% of the images are test images" in output
+    assert "Only the images of the 3 classes that both know were compared; left out: yellow" in output
+    splits = json.loads((project.path / "reports/split.json").read_text())["splits"]
+    assert all(facts["classes"]["yellow"] > 0 for facts in splits.values())
+    assert sum(facts["classes"]["yellow"] for facts in splits.values()) == 60
+    assert sum(facts["classes"]["red"] for facts in splits.values()) == 100
+    metrics = json.loads((project.path / "reports/evaluation/metrics.json").read_text())
+    assert metrics["accuracy"] >= 0.9

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from pipeline.data.catalog import load_catalog
@@ -52,6 +54,9 @@ def test_a_folder_becomes_the_dataset_of_the_next_run(project: Project, pictures
     assert "1 hidden files" in shown
     assert "12 x 16 pixels" in shown
     assert "1 left out; 0 copies" in shown
+    (command,) = [line.strip() for line in shown.splitlines() if line.strip().startswith("git add ")]
+    project.run("sh", "-c", command)
+    assert project.run("git", "status", "--porcelain").stdout == ""
 
     entry = load_catalog(project.path / "data/catalog")["parts"]
     assert (entry.height, entry.width, entry.channels, entry.resizing, entry.licence) == (12, 16, 3, "fit", "CC0")
@@ -92,10 +97,10 @@ def test_a_dry_run_and_refused_imports_write_nothing(project: Project, pictures:
     (pictures / "볼트/mistake.png").write_bytes((pictures / "red/01.png").read_bytes())
     for options, message in (
         (["--name", "parts"], "red/broken.png"),
-        (["--name", "fashion-mnist"], "is a dataset of the catalogue"),
+        (["--name", "fashion-mnist"], "it is a dataset of the catalogue"),
         (["--name", "Parts/x"], "cannot be the name"),
-        (["--name", "parts", "--size", "4"], "--size 4 cannot be used"),
-        (["--name", "parts", "--group", "thing"], "has no columns"),
+        (["--name", "parts", "--size", "4"], "cannot use --size 4"),
+        (["--name", "parts", "--group", "thing"], "cannot use the column 'thing' for groups"),
     ):
         refused = project.run(*COMMAND, str(pictures), *options, check=False)
         assert refused.returncode == 1
@@ -109,6 +114,11 @@ def test_a_dry_run_and_refused_imports_write_nothing(project: Project, pictures:
     assert "red/01.png" not in str(pq.read_table(project.path / "data/own/parts/train.parquet")["file"].to_pylist())
 
 
+def train_keys(project: Project, *names: str) -> list[Any]:
+    train = yaml.safe_load((project.path / "params.yaml").read_text())["train"]
+    return [train[name] for name in names]
+
+
 def test_another_content_needs_another_name_or_a_request(project: Project, pictures: Path) -> None:
     project.run(*COMMAND, str(pictures), "--name", "parts")
     before = own_files(project)
@@ -116,9 +126,13 @@ def test_another_content_needs_another_name_or_a_request(project: Project, pictu
     refused = project.run(*COMMAND, str(pictures), "--name", "parts", check=False)
     assert "exists already" in refused.stdout
     assert own_files(project) == before
+    project.set_params(**{"train.widths": [8], "train.class_weights": "balanced", "train.epochs": 1})
     project.run(*COMMAND, str(pictures), "--name", "parts", "--replace", "--keep-training")
+    assert train_keys(project, "widths", "class_weights", "epochs") == [[8], "balanced", 1]
     assert load_catalog(project.path / "data/catalog")["parts"].train == 51
     assert sum(entry.name == "parts" for entry in load_catalog(project.path / "data/catalog").values()) == 1
+    project.run(*COMMAND, str(pictures), "--name", "parts")  # what an earlier import suggested goes
+    assert train_keys(project, "widths", "class_weights", "epochs") == [None, "none", 60]
 
 
 def test_a_killed_import_is_completed_by_the_same_command(project: Project, pictures: Path) -> None:

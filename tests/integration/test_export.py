@@ -255,7 +255,7 @@ def test_the_int8_model_takes_the_same_pixels_and_answers_nearly_the_same(
     network, images = create(preset, task, **changes), IMAGES[:100]
     contents = export.convert(network), export.convert(network, IMAGES[::10])
     exact, int8 = map(interpreter.ExportedModel, contents)
-    assert (int8.size, int8.units) == ((28, 28), task.units)
+    assert (int8.shape, int8.units) == ((28, 28), task.units)
     ours, theirs = exact.predict(images), int8.predict(images)
     if "widths" not in changes:
         assert len(contents[1]) < 0.4 * len(contents[0])

@@ -326,3 +326,39 @@ def test_a_bad_batch_beyond_the_window_is_refused_too() -> None:
     add_batch("b.npz", *tiny.generate(20, 5))
     with pytest.raises(DataError, match=r"batch a\.npz is refused"):
         ingest.run(make_params(window=1))
+
+
+def draw_hats(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 28, 28), np.uint8), np.full(count, 10)
+
+
+def test_an_added_class_gives_test_images_and_later_batches_move_none(capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.run(make_params())
+    official = set(table.read_ids(TEST))
+    catalog = Path("data/catalog/tiny.yaml")
+    catalog.write_text(catalog.read_text() + "  - {en: Hat, ko: 모자, test_fraction: 0.2}\n")
+    with pytest.raises(DataError, match=r"added class Hat has too few images(.|\n)*about 21 images"):
+        ingest.run(make_params())
+    images, labels = (np.concatenate(pair) for pair in zip(draw_hats(200, 0), tiny.generate(20, 4), strict=True))
+    add_batch("hats.npz", images, labels)
+    ingest.run(make_params())
+    before = {path: table.read_ids(path) for path in (TRAIN, TEST)}
+    assert table.read_dataset(TEST).classes[10:] == ("Hat",)
+    assert official < set(before[TEST])
+    assert {*sources(TEST)} == {"official", "hats.npz"}
+    of_test = np.bincount(table.read_images(TEST)[1], minlength=11)
+    assert of_test[:10].tolist() == [50] * 10  # batches' images of other classes are training images
+    assert 25 < of_test[10] < 55
+    assert f"({500:,} official, {of_test[10]} hats.npz)" in capsys.readouterr().out
+    assert len(before[TRAIN]) + len(before[TEST]) == 2500 + 220
+
+    more = draw_hats(100, 1)[0]
+    add_batch("later.npz", np.concatenate([more, images[:100]]), np.full(200, 10))
+    ingest.run(make_params())
+    after = {path: table.read_ids(path) for path in (TRAIN, TEST)}
+    assert all(after[path][: len(before[path])] == before[path] for path in before)
+    train, test = ({id_[:40] for id_ in after[path]} for path in (TRAIN, TEST))
+    assert not train & test
+    ingest.run(make_params(window=1, window_older=0.5))
+    assert table.read_ids(TEST) == after[TEST]
+    assert 0 < len(labels_by_source()["hats.npz"]) < 220 - of_test[10]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.data.imports.decoding import Measured, measure
 from pipeline.data.imports.near_duplicates import LARGEST_GROUP, find_near_duplicates
-from pipeline.data.imports.selection import carve_test, find_copies, name_groups, require_classes
+from pipeline.data.imports.selection import choose_test_split, find_copies, name_groups, require_classes
 from pipeline.data.imports.size import choose_size, parse_size
 from pipeline.data.imports.survey import Options, survey
 from pipeline.data.sources.recognise import Reading
@@ -54,7 +54,7 @@ def test_one_of_each_set_of_copies_is_kept_and_test_pictures_have_priority() -> 
     is_test = np.array([0, 0, 0, 1, 1, 0, 0, 0], bool)
     copies = find_copies(found, labels, is_test)
     assert copies.is_kept.tolist() == [True, False, False, True, True, False, False, True]
-    assert (copies.within, copies.across, copies.contradictions) == (1, 1, [[5, 6]])
+    assert (copies.repeated, copies.repeated_tests, copies.contradictions) == (1, 1, [[5, 6]])
 
 
 def compare(pictures: np.ndarray) -> tuple[list[int], int]:
@@ -116,7 +116,7 @@ def test_a_group_is_on_one_side_of_the_test_split_that_the_collection_has(tmp_pa
         sides = found.groups and {(name, bool(side)) for name, side in zip(found.groups, found.is_test, strict=True)}
         assert sides
         assert len({name for name, _ in sides if name}) == len([name for name, _ in sides if name])
-        assert found.near_across == 1
+        assert found.near_tests == 1
     table.write_text(table.read_text().replace(",b\n", ",a\n"))
     with pytest.raises(DataError, match=r"1 groups have training and test pictures(?s:.*)found: +a"):
         survey(table, Options(Reading(group="serial")), scratch, lambda *_: lambda _: None)
@@ -133,13 +133,13 @@ def test_the_background_of_arrays_in_colour_becomes_grey_with_the_pictures(tmp_p
 
 
 @pytest.mark.parametrize("groups", [None, [f"g{row // 4}" for row in range(400)]])
-def test_the_carved_split_is_stratified_and_depends_on_pictures_and_groups_alone(groups: list[str] | None) -> None:
+def test_the_chosen_test_split_is_stratified_and_depends_on_pictures_and_groups_alone(groups: list[str] | None) -> None:
     found, labels = digests(400), np.repeat([0, 1], [300, 100]).astype(np.uint16)
-    is_test = carve_test(found, labels, groups, CLASSES, 0.15)
+    is_test = choose_test_split(found, labels, groups, CLASSES, 0.15)
     assert np.abs(np.bincount(labels[is_test]) - [45, 15]).max() <= 2
     order = RNG.permutation(400)
     shuffled = None if groups is None else [groups[row] for row in order]
-    assert (carve_test(found[order], labels[order], shuffled, CLASSES, 0.15) == is_test[order]).all()
+    assert (choose_test_split(found[order], labels[order], shuffled, CLASSES, 0.15) == is_test[order]).all()
     if groups:
         assert all(len({bool(is_test[row]) for row in range(first, first + 4)}) == 1 for first in range(0, 400, 4))
     require_classes(labels, is_test, CLASSES)
@@ -148,16 +148,16 @@ def test_the_carved_split_is_stratified_and_depends_on_pictures_and_groups_alone
 def test_more_pictures_move_few_others() -> None:
     found, labels = digests(1000), np.zeros(1000, np.uint16)
     labels[::2] = 1
-    before = carve_test(found[:900], labels[:900], None, CLASSES, 0.15)
-    after = carve_test(found, labels, None, CLASSES, 0.15)[:900]
+    before = choose_test_split(found[:900], labels[:900], None, CLASSES, 0.15)
+    after = choose_test_split(found, labels, None, CLASSES, 0.15)[:900]
     assert (before != after).sum() < 30
 
 
 def test_a_class_needs_pictures_on_both_sides() -> None:
     labels = np.array([0, 0, 0, 1], np.uint16)
     with pytest.raises(DataError, match="the class dog has too few pictures"):
-        carve_test(digests(4), labels, None, CLASSES, 0.15)
-    with pytest.raises(DataError, match="dog has no test pictures"):
+        choose_test_split(digests(4), labels, None, CLASSES, 0.15)
+    with pytest.raises(DataError, match="no test pictures of the classes dog"):
         require_classes(labels, np.array([1, 0, 0, 0], bool), CLASSES)
 
 

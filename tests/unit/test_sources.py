@@ -56,7 +56,7 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
         ("b/1.png", "b", "train"),
     ]
     assert collection.left_out == Counter(
-        {"hidden files, and files that systems leave": 3, "links": 2, ".txt files": 1}
+        {"hidden files and files of the operating system": 3, "links": 2, ".txt files": 1}
     )
 
 
@@ -84,7 +84,7 @@ def test_levels_of_folders(tmp_path: Path, folders: list[str], found: set[tuple[
     [
         (["a", "."], "pictures outside the folders"),
         (["train", "test"], "pictures outside the folders"),
-        (["train/a", "other/a"], "folders for splits and others beside them"),
+        (["train/a", "other/a"], "folders for splits and other folders beside them"),
         (["2025/a", "2025/b", "2026/a", "2026/b"], "either of two levels"),
     ],
 )

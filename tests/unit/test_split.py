@@ -168,6 +168,45 @@ def test_a_class_without_official_images_is_refused(workspace: Path, params: Par
         stage.run(params)
 
 
+def test_an_added_class_gives_the_fraction_of_all_draws(workspace: Path, params: Params, official: Batch) -> None:
+    """A later batch moves no image of it, and copies stay together, as with classes that have official images."""
+    images, labels, _ = official
+    known, hats = labels < 2, (images[labels == 2], labels[labels == 2], "hats")
+    test = draw_images(60, seed=1)
+    is_hat = test[1] == 2
+    write_table(
+        stage.TEST, (test[0][~is_hat], test[1][~is_hat], table.OFFICIAL), (test[0][is_hat], test[1][is_hat], "hats")
+    )
+    write_table(stage.TRAIN, (images[known], labels[known], table.OFFICIAL), hats)
+    stage.run(params)
+    before = read_splits(stage.SPLITS)
+    counts = read_json(stage.REPORT)["splits"]["validation"]["classes"]
+    assert list(counts.values())[:2] == [500, 333]
+    assert 0.08 < counts["c"] / len(hats[1]) < 0.12
+
+    more = draw_images(600, seed=2)[0]
+    spring = (np.concatenate([more, hats[0][:50]]), np.full(650, 2), "spring")
+    write_table(stage.TRAIN, (images[known], labels[known], table.OFFICIAL), hats, spring)
+    stage.run(params)
+    after = read_splits(stage.SPLITS)
+    assert all(before[name] <= after[name] for name in before)
+    assert not {id_[:40] for id_ in after["train"]} & {id_[:40] for id_ in after["validation"]}
+
+
+def test_an_added_class_needs_an_image_on_both_sides(workspace: Path, params: Params, official: Batch) -> None:
+    images, labels, _ = official
+    known, hats = labels < 2, np.flatnonzero(labels == 2)
+    test, of_test = draw_images(60, seed=1)
+    official_test = (test[of_test < 2], of_test[of_test < 2], table.OFFICIAL)
+    write_table(stage.TEST, official_test, (test[of_test == 2], of_test[of_test == 2], "hats"))
+    one = (images[hats[:1]], labels[hats[:1]], "hats")
+    write_table(stage.TRAIN, (images[known], labels[known], table.OFFICIAL), one)
+    with pytest.raises(DataError, match=r"class c has too few training images(.|\n)*about 44 images") as error:
+        stage.run(params)
+    assert "1 for training, 0 for validation" in error.value.found
+    assert not stage.SPLITS.exists()
+
+
 def test_a_class_missing_in_test_is_refused(workspace: Path, params: Params) -> None:
     images, labels = draw_images(60, seed=1)
     write_table(stage.TEST, (images[labels > 0], labels[labels > 0], table.OFFICIAL))

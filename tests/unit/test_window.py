@@ -49,9 +49,12 @@ def test_a_small_share_leaves_an_image_of_each_class(own: Pair) -> None:
     assert np.bincount(labels, minlength=10).tolist() == [1] * 10
 
 
-def test_a_class_without_images_is_no_error(own: Pair) -> None:
-    thresholds = window.find_thresholds([own], 11, 0.5)
-    assert not window.choose(own[0][:5], np.full(5, 10, np.uint8), thresholds).any()
+def test_a_class_that_batches_added_keeps_its_share_too(own: Pair) -> None:
+    added = own[0], np.full(len(own[1]), 10)
+    smaller, larger = (keep(added, window.find_thresholds([own], 11, share))[0] for share in (0.4, 0.5))
+    assert 0.45 < len(larger) / len(own[1]) < 0.55
+    assert identities(smaller) < identities(larger)
+    assert len(keep(added, window.find_thresholds([own], 11, 1.0))[0]) == len(own[1])
 
 
 def test_a_larger_share_keeps_what_a_smaller_kept(own: Pair) -> None:

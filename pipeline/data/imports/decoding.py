@@ -1,6 +1,6 @@
-"""Decode the pictures of a collection in parallel, all to one size, and measure them.
+"""Decode the pictures of a collection in parallel, resize them to one size, and measure them.
 
-The pixels go to a file, because a million pictures may not fit into memory.
+The pixels are written to a file, because a million pictures may not fit into memory.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 THUMBNAIL = 8  # pixels a side
 WHITE = (255,)
-_AHEAD = 4  # chunks per process that are decoded or wait to be taken
-_SAMPLE = 200  # pictures that decide about the size and the ground
-_ROWS = 4096  # of the pixels that are measured together
-_MOST_RESIZED = 2**23  # bytes of pixels in the answer of a process
+_AHEAD = 4  # chunks per process that are being decoded, or are decoded and not yet used
+_SAMPLE = 200  # approximate number of pictures that determine the size and the background
+_ROWS = 4096  # pictures that are measured together
+_MOST_RESIZED = 2**23  # bytes of pixels that a process returns at once
 
 T = TypeVar("T")
 Answer = TypeVar("Answer")
@@ -40,7 +40,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Form:
-    """The form that all pictures get."""
+    """Size, colours and background of all pictures after decoding."""
 
     size: tuple[int, int]  # height and width
     channels: int | None  # 1, 3, or None: 3 if any picture has colours
@@ -60,10 +60,10 @@ class Sample:
 class Decoded:
     """The decoded pictures of a chunk."""
 
-    pixels: np.ndarray  # uint8 [n, height, width] or [n, height, width, 3], of the readable ones
+    pixels: np.ndarray  # uint8 [n, height, width] or [n, height, width, 3], readable pictures only
     is_readable: np.ndarray  # bool, one for each picture of the chunk
-    problems: list[str]  # of the others
-    file_digests: np.ndarray  # "S64" [n], SHA-256 of the encoded pictures, in hexadecimal
+    problems: list[str]  # one for each unreadable picture
+    file_digests: np.ndarray  # "S64" [n], SHA-256 of the encoded pictures in hexadecimal
     resized: int  # pictures that had another size
 
 
@@ -75,11 +75,11 @@ class Pictures:
     pixels: np.ndarray  # uint8 [n, height, width] or [n, height, width, 3], a view of a file
     names: list[str]
     labels: np.ndarray  # uint16 [n]
-    is_test: np.ndarray  # bool [n]: in the test split that the collection has
-    groups: list[str] | None  # of the group column; empty if a row has no group
+    is_test: np.ndarray  # bool [n]: in the collection's own test split
+    groups: list[str] | None  # values of the group column; empty for a row without a group
     file_digests: np.ndarray  # "S64" [n]
     resized: int  # pictures that had another size
-    unreadable: list[str]  # the reason for each, with its name
+    unreadable: list[str]  # name and reason of each unreadable picture
 
 
 def sample(collection: Collection, channels: int | None) -> Sample:
@@ -116,7 +116,7 @@ def decode(collection: Collection, form: Form, scratch: Path, advance: Callable[
     """Decode all pictures.
 
     Args:
-        scratch: an empty directory for the file of pixels, which the result is a view of.
+        scratch: an empty directory for the file of pixels. `Pictures.pixels` is a view of this file.
         advance: called with the number of pictures that were decoded since the last call.
     """
     store = _Store(scratch, form)
@@ -155,7 +155,7 @@ def decode(collection: Collection, form: Form, scratch: Path, advance: Callable[
 
 
 def _cut(chunk: Chunk, form: Form) -> Iterator[Chunk]:
-    """Cut a chunk into parts whose pixels are few enough to be passed between processes."""
+    """Cut a chunk into parts whose pixels are small enough to pass between processes."""
     rows = max(1, _MOST_RESIZED // (3 * form.size[0] * form.size[1]))
     if len(chunk.names) <= rows:
         yield chunk
@@ -224,7 +224,7 @@ def _open_array(pixels: np.ndarray, channels: int | None) -> "Image":
 
 
 class _Store:
-    """Pixels of pictures in a file, in grey until the first picture in colour comes."""
+    """A file of pixels. It is grey until the first picture in colour is added, and then converted to RGB."""
 
     def __init__(self, scratch: Path, form: Form) -> None:
         self._grey, self._colour = scratch / "grey.pixels", scratch / "colour.pixels"
@@ -266,7 +266,7 @@ class Measured:
     """Measurements of decoded pictures."""
 
     digests: np.ndarray  # "S40" [n], SHA-1 of the pixels in hexadecimal, as in the ids of the tables
-    thumbnails: np.ndarray  # float32 [n, THUMBNAIL ** 2], mean grey values of the parts of a picture
+    thumbnails: np.ndarray  # float32 [n, THUMBNAIL ** 2], mean grey value of each part of a picture
     spread: np.ndarray  # float32 [n], standard deviation of the pixels
 
 
@@ -314,7 +314,7 @@ Submit = Callable[..., "Future[Any]"]
 @contextmanager
 def _processes() -> Iterator[Submit]:
     """Start a process for each processor. They end with this process, even after `kill -9`."""
-    # Forked processes start at once. Elsewhere than on Linux, system libraries do not allow it.
+    # Forked processes start fastest. Only on Linux do the system libraries allow it.
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(_count_processors(), context, _prepare, (os.getpid(),))
     try:
@@ -339,7 +339,7 @@ def _prepare(parent: int) -> None:
 
 
 def _in_order(submit: Submit, function: Callable[[T], Answer], tasks: Iterator[T]) -> Iterator[tuple[T, Answer]]:
-    """Yield each task with the answer of a process, in the order of the tasks. Few are in memory."""
+    """Yield each task with its result, in the order of the tasks. Only a few results are in memory at a time."""
     waiting: deque[tuple[T, Future[Answer]]] = deque()
     most = _AHEAD * _count_processors()
     for task in tasks:
@@ -353,6 +353,6 @@ def _in_order(submit: Submit, function: Callable[[T], Answer], tasks: Iterator[T
 
 
 def limit_names(names: Sequence[str], most: int = 20) -> str:
-    """Join names for a message, a line each."""
+    """Join names for an error message, one a line. Names after the first `most` are counted."""
     more = [f"and {len(names) - most:,} more"] if len(names) > most else []
-    return "\n             ".join([*names[:most], *more])
+    return ("\n" + " " * 12).join([*names[:most], *more])  # aligned with `found:`

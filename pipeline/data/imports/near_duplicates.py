@@ -1,12 +1,14 @@
-"""Groups of near duplicates: pictures that differ by no more than noise, compression or a pixel of crop.
+"""Groups of near duplicates: pictures that differ only by noise or compression.
 
 Two pictures are near duplicates if the root mean square difference of their pixels is at most `MOST_DIFFERENCE`, and at
-most `MOST_SHARE` of their own standard deviation: two faint pictures are always close to each other.
+most `MOST_SHARE` of their own standard deviation. Without the second condition, all faint pictures would be near
+duplicates.
 
-Not all pairs are compared. The means of 8 x 8 parts of a picture differ by no more than its pixels do, and the first
-principal components of these means by no more than the means. (Such a lower bound is the filter of Faloutsos et al.,
-"Fast subsequence matching in time-series databases", 1994.) A k-d tree (Bentley, 1975) finds the nearest pictures of
-each within that distance, and only these are compared pixel by pixel.
+Only some pairs are compared pixel by pixel. Each picture is reduced to a thumbnail, the means of its 8 x 8 parts, and
+the thumbnail to its first principal components. Two pictures are at least as different as their thumbnails, and these
+as their components. (Faloutsos et al. filter by such a lower bound: "Fast subsequence matching in time-series
+databases", 1994.) A k-d tree (Bentley, 1975) finds the pictures with the nearest components within the allowed
+distance, and only these are compared.
 """
 
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from pipeline.data.imports.decoding import THUMBNAIL
 MOST_DIFFERENCE = 8.0  # grey values, of 255
 MOST_SHARE = 0.15
 NEIGHBOURS = 8  # nearest pictures of each that are compared with it
-LARGEST_GROUP = 100  # more pictures than this are alike as a class or a film is
+LARGEST_GROUP = 100  # a larger group would be most of a class, or a whole film
 _COMPONENTS = 12
 _BLOCK = 65_536  # pictures whose neighbours are searched together
 _COMPARED = 2**24  # bytes of pixels that are compared together

@@ -1,7 +1,7 @@
 """Import a collection: survey it, write it, add it to DVC and the catalogue, and select it in `params.yaml`.
 
-Everything is made in a temporary directory. After it has its place, DVC gets it, then the catalogue, and at last
-`params.yaml`. The same command completes an import that was killed.
+All files are created in a temporary directory and moved to their place. Then the directory is added to DVC, the entry
+to the catalogue, and `params.yaml` is changed last. If an import is killed, the same command completes it.
 """
 
 import os
@@ -29,6 +29,7 @@ from pipeline.params import PARAMS_FILE
 
 Progress = Callable[[str, int], Callable[[int], None]]
 NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
+NOT_SUGGESTED = {"epochs": None, "batch_size": None, "widths": None, "class_weights": "none"}  # unless suggested
 RESERVED = ("-local-", "-is-")  # parts of the names of registered models
 
 
@@ -42,24 +43,24 @@ class Imported:
 
 
 def require_name(name: str) -> None:
-    """Refuse a name that a dataset cannot have, or that belongs to a dataset of another kind.
+    """Refuse an invalid name, and the name of a dataset that was not imported.
 
     Raises:
-        DataError: says which names are possible.
+        DataError: describes the names that are allowed.
     """
     if not re.fullmatch(NAME, name) or any(part in name for part in RESERVED):
         raise DataError(
             f"{name!r} cannot be the name of a dataset",
             expected=f"lower-case letters, digits, `-`, `_` and `.`, without {' and '.join(map(repr, RESERVED))}",
-            remedy="choose another with --name",
+            remedy="choose another name with --name",
         )
     existing = CATALOG / f"{name}.yaml"
     if existing.exists() and not _is_own(existing):
         raise DataError(
-            f"{name} is a dataset of the catalogue",
+            f"cannot import {name}: it is a dataset of the catalogue that was not imported",
             expected="an unused name",
             found=str(existing),
-            remedy="choose another with --name",
+            remedy="choose another name with --name",
         )
 
 
@@ -76,10 +77,10 @@ def _digests(facts: Mapping[str, Any]) -> dict[str, str]:
 
 @contextmanager
 def surveyed(path: Path, name: str, options: Options, progress: Progress) -> Iterator[tuple[Survey, Path]]:
-    """Survey a collection. Its decoded pixels are in the temporary directory as long as the block lasts.
+    """Survey a collection. Its decoded pixels are in a temporary directory until the block ends.
 
     Yields:
-        the survey, and the temporary directory, which is removed afterwards.
+        the survey and the temporary directory.
     """
     scratch = OWN / f".{name}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -88,7 +89,7 @@ def surveyed(path: Path, name: str, options: Options, progress: Progress) -> Ite
         yield survey(path, options, scratch, progress), scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        for directory in (OWN, OWN.parent):  # created for it, and empty
+        for directory in (OWN, OWN.parent):  # if the import created them and left them empty
             if directory.is_dir() and not any(directory.iterdir()):
                 directory.rmdir()
 
@@ -96,14 +97,14 @@ def surveyed(path: Path, name: str, options: Options, progress: Progress) -> Ite
 def import_survey(
     found: Survey, scratch: Path, about: About, progress: Progress, *, replace: bool, set_training: bool
 ) -> Imported:
-    """Write a surveyed collection as a dataset, and select it.
+    """Write a surveyed collection as a dataset, and select it in `params.yaml`.
 
     Args:
-        replace: replace a dataset of this name that has other content.
-        set_training: set the suggested keys of `train` in `params.yaml` too.
+        replace: replace an imported dataset of this name, even if its content differs.
+        set_training: also set the suggested keys of `train` in `params.yaml`.
 
     Raises:
-        DataError: a dataset of this name has other content, or a name of a class cannot be used.
+        DataError: a dataset of this name has other content, or a class name is invalid.
         FlowError: DVC failed.
     """
     dataset = create_dataset(found, about)
@@ -115,10 +116,10 @@ def import_survey(
     entry, target = CATALOG / f"{about.name}.yaml", OWN / about.name
     if entry.exists() and not replace and _digests(parse_yaml(entry.read_bytes())) != _digests(facts):
         raise DataError(
-            f"a dataset {about.name} exists already, with other content",
+            f"the dataset {about.name} exists already, with other content",
             expected="an unused name",
             found=str(entry),
-            remedy="choose another with --name, or replace it with --replace",
+            remedy="choose another name with --name, or replace the dataset with --replace",
         )
     if target.exists():
         shutil.rmtree(target)
@@ -128,12 +129,13 @@ def import_survey(
     suggestion = suggest_training(dataset, found.count(test=False).tolist())
     values = {"dataset.name": about.name, "dataset.path": str(target)}
     if set_training:
-        values |= {f"train.{key}": value for key, value in suggestion.train.items()}
+        values |= {f"train.{key}": value for key, value in (NOT_SUGGESTED | suggestion.train).items()}
     text = replace_yaml_values(PARAMS_FILE.read_text(encoding="utf-8"), values)
     with atomic_file(PARAMS_FILE) as partial:
         partial.write_text(text, encoding="utf-8")
-    pointer = target.with_name(f"{target.name}.dvc")
-    return Imported(dataset, suggestion, (pointer, target.parent / ".gitignore", entry, PARAMS_FILE))
+    pointer, ignored = target.with_name(f"{target.name}.dvc"), target.parent / ".gitignore"
+    changed = (pointer, *([ignored] if ignored.exists() else []), entry, PARAMS_FILE)  # DVC may not need a .gitignore
+    return Imported(dataset, suggestion, changed)
 
 
 def _require_entry(facts: Mapping[str, Any], name: str) -> None:
@@ -142,9 +144,10 @@ def _require_entry(facts: Mapping[str, Any], name: str) -> None:
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
         raise DataError(
-            f"{name} cannot be an entry of the catalogue",
+            f"cannot write the catalogue entry of {name}",
+            expected="a valid entry",
             found="; ".join(problems),
-            remedy="rename the classes, or give other names with --classes",
+            remedy="rename the classes, or name them with --classes",
         ) from None
 
 
@@ -156,5 +159,5 @@ def _add_to_dvc(path: Path) -> None:
         raise FlowError(
             f"DVC cannot add {path}",
             found=(result.stderr or result.stdout).strip(),
-            remedy="correct that, and run the same command again",
+            remedy="fix the cause, and run the same command again",
         )

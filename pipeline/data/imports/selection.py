@@ -1,31 +1,33 @@
 """Choose the pictures of an import: one of each set of copies, and the test split.
 
-The draw of a picture is a hash of its pixels, or of its group if it has one. In each class, the pictures with the
-lowest draws are the test split. The same pictures therefore give the same split on every machine, whatever the names
-and the order of their files, and a group is on one side.
+Each class is sorted by a hash of the pixels, or of the group's name for a picture with a group. The first pictures are
+the test split. The same pictures therefore give the same split on every machine, whatever the names and the order of
+their files, and a group is never divided.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 
+from pipeline.data.added_classes import draw_test
 from pipeline.errors import DataError
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Pictures that have the same pixels as another one."""
+    """Exact copies: pictures with equal pixels."""
 
-    is_kept: np.ndarray  # bool [n]: all pictures but those below
-    within: int  # copies left out of the split that has the picture already
-    across: int  # copies left out of training because the collection's test split has the picture
+    is_kept: np.ndarray  # bool [n]: False for the pictures that the fields below count or list
+    repeated: int  # copies of a training picture
+    repeated_tests: int  # training pictures that are copies of a picture in the collection's own test split
     contradictions: list[list[int]]  # row numbers of equal pictures with different labels; none is kept
 
 
 def find_copies(digests: np.ndarray, labels: np.ndarray, is_test: np.ndarray) -> Copies:
-    """Find copies. The first one of a set is kept, or all that are in the test split that the collection has.
+    """Find exact copies, and decide which to keep.
+
+    The first one of a set is kept. If some are in the collection's own test split, exactly these are kept.
 
     Args:
         digests: of the pixels, "S40" [n].
@@ -33,7 +35,7 @@ def find_copies(digests: np.ndarray, labels: np.ndarray, is_test: np.ndarray) ->
         is_test: bool [n].
     """
     is_kept = np.ones(len(digests), bool)
-    within = across = 0
+    repeated = repeated_tests = 0
     contradictions = []
     order = np.argsort(digests, kind="stable")
     starts = np.flatnonzero(np.append(True, digests[order][1:] != digests[order][:-1])) if len(order) else order
@@ -44,12 +46,12 @@ def find_copies(digests: np.ndarray, labels: np.ndarray, is_test: np.ndarray) ->
             contradictions.append(rows.tolist())
             is_kept[rows] = False
         elif is_test[rows].any():
-            across += int((~is_test[rows]).sum())
+            repeated_tests += int((~is_test[rows]).sum())
             is_kept[rows[~is_test[rows]]] = False
         else:
-            within += len(rows) - 1
+            repeated += len(rows) - 1
             is_kept[rows[1:]] = False
-    return Copies(is_kept, within, across, contradictions)
+    return Copies(is_kept, repeated, repeated_tests, contradictions)
 
 
 def divide_groups(near: np.ndarray, is_test: np.ndarray) -> np.ndarray:
@@ -88,15 +90,15 @@ def require_apart(groups: Sequence[str], is_test: np.ndarray) -> None:
 
 
 def name_groups(groups: Sequence[str] | None, near: np.ndarray, digests: np.ndarray) -> list[str] | None:
-    """Name the groups that must stay on one side: those of the group column, joined if they share near duplicates.
+    """Name the groups that must stay in one split: those of the group column, merged if they share near duplicates.
 
     Args:
         groups: the values of the group column; empty for a picture without a group.
-        near: the lowest row number among the near duplicates of each picture, int64 [n].
+        near: for each picture, the lowest row number among its near duplicates and itself, int64 [n].
         digests: of the pixels, "S40" [n].
 
     Returns:
-        a name for each picture, empty without a group; None if no picture has a group.
+        a name for each picture, empty for one without a group; None if no picture has a group.
     """
     root = near
     if groups is None and (near == np.arange(len(near))).all():
@@ -130,12 +132,12 @@ def name_groups(groups: Sequence[str] | None, near: np.ndarray, digests: np.ndar
     return names if any(names) else None
 
 
-def carve_test(
+def choose_test_split(
     digests: np.ndarray, labels: np.ndarray, groups: Sequence[str] | None, classes: Sequence[str], fraction: float
 ) -> np.ndarray:
     """Choose the test split: bool [n].
 
-    A group counts for the class with the lowest label in it.
+    A group with several classes counts for the class with the lowest label.
 
     Raises:
         DataError: a class has too few pictures or groups for a split.
@@ -145,7 +147,7 @@ def carve_test(
         for group, digest in zip(groups or [""] * len(digests), digests.astype(str).tolist(), strict=True)
     ]
     names, unit = np.unique(keys, return_inverse=True)
-    draw = np.array([_draw(name) for name in names.tolist()], np.uint64)
+    draw = draw_test(names.tolist())
     size = np.bincount(unit)
     label = np.full(len(names), len(classes), np.int64)
     np.minimum.at(label, unit, labels)
@@ -153,22 +155,18 @@ def carve_test(
     for number, name in enumerate(classes):
         members = np.flatnonzero(label == number)
         if len(members) < 2:
-            kind = "pictures" if groups is None else "groups of pictures"
+            kind = "pictures" if groups is None else "pictures or groups of pictures"
             raise DataError(
                 f"the class {name} has too few {kind} for a test split",
-                expected="at least 2, of which one is for testing",
+                expected="at least 2: one for training and one for testing",
                 found=str(len(members)),
-                remedy="add pictures of it, or move its pictures away",
+                remedy="add pictures of this class, or remove it",
             )
         ordered = members[np.argsort(draw[members], kind="stable")]
         reached = np.cumsum(size[ordered])[:-1]  # one remains for training
         count = 1 + int(np.argmin(np.abs(reached - fraction * size[members].sum())))
         is_test_unit[ordered[:count]] = True
     return is_test_unit[unit]
-
-
-def _draw(key: str) -> int:
-    return int.from_bytes(blake2b(key.encode("utf-8", "replace"), digest_size=8, person=b"test split").digest(), "big")
 
 
 def require_classes(labels: np.ndarray, is_test: np.ndarray, classes: Sequence[str]) -> None:
@@ -181,7 +179,7 @@ def require_classes(labels: np.ndarray, is_test: np.ndarray, classes: Sequence[s
         counts = np.bincount(labels[chosen], minlength=len(classes))
         if len(missing := np.flatnonzero(counts == 0)):
             raise DataError(
-                f"{', '.join(classes[label] for label in missing[:10])} has no {side} pictures",
+                f"no {side} pictures of the classes {', '.join(classes[label] for label in missing[:10])}",
                 expected="pictures of every class for training and for testing",
-                remedy="add pictures, or leave out the test split to have one carved from all pictures",
+                remedy="add pictures, or remove the test split: the import then chooses one",
             )

@@ -1,4 +1,4 @@
-"""The size that the pictures of a collection get."""
+"""The size to which the pictures of a collection are resized."""
 
 import re
 from collections import Counter
@@ -8,15 +8,15 @@ import numpy as np
 from pipeline.errors import DataError
 
 SMALLEST, LARGEST = 8, 512  # pixels a side
-LARGEST_KEPT = 128  # of pictures that are all of one size, and therefore are not resized by default
-LARGEST_CHOSEN = 64  # the networks of this project are small, and train on two processors
-_STEP = 4  # the networks halve the size twice
+LARGEST_KEPT = 128  # pixels a side; if all pictures have one size up to this, they keep it
+LARGEST_CHOSEN = 64  # pixels a side, if the size is chosen: the networks are small, and train on two processors
+_STEP = 4  # sides are multiples of it, because the networks halve the size twice
 
 
 def choose_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
     """Choose height and width: the pictures' own if they are all of one size, else one near the median of a sample.
 
-    Pictures of one shape keep it. Otherwise the size is a square.
+    If all have nearly the same proportions, these are kept. Otherwise the size is a square.
     """
     if len(sizes) == 1 and all(SMALLEST <= side <= LARGEST_KEPT for side in next(iter(sizes))):
         return next(iter(sizes))
@@ -40,7 +40,7 @@ def parse_size(text: str) -> tuple[int, int]:
     sides = [int(side) for side in (found[1], found[2] or found[1])] if found else []
     if not sides or not all(SMALLEST <= side <= LARGEST for side in sides):
         raise DataError(
-            f"--size {text} cannot be used",
-            expected=f"a number of pixels, or HEIGHTxWIDTH, each {SMALLEST} to {LARGEST}",
+            f"cannot use --size {text}",
+            expected=f"a number of pixels or HEIGHTxWIDTH, from {SMALLEST} to {LARGEST} a side",
         )
     return sides[0], sides[1]

@@ -7,10 +7,11 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.data.decoders import PICTURE
 from pipeline.data.imports.decoding import Form, Measured, Pictures, Sample, decode, limit_names, measure, sample
 from pipeline.data.imports.near_duplicates import LARGEST_GROUP, find_near_duplicates
 from pipeline.data.imports.selection import (
-    carve_test,
+    choose_test_split,
     divide_groups,
     find_copies,
     name_groups,
@@ -29,7 +30,7 @@ CHANNELS: dict[str, int | None] = {"auto": None, "rgb": 3, "grey": 1}
 
 @dataclass(frozen=True)
 class Options:
-    """What the user of an import decides."""
+    """Options of an import."""
 
     reading: Reading = field(default_factory=Reading)
     size: str | None = None  # None: see `choose_size`
@@ -51,12 +52,12 @@ class Survey:
     is_kept: np.ndarray  # bool [n]
     is_test: np.ndarray  # bool [n], of the kept pictures
     groups: list[str] | None  # a name for each picture, empty without a group; None if there are no groups
-    within: int  # copies that are left out
-    across: int  # copies of test pictures that are left out of the training pictures
-    contradictory: list[str]  # equal pictures with different labels, which are left out
-    near: int  # pictures that have a near duplicate
-    near_across: int  # training pictures that have a near duplicate in the test split of the collection
-    left_apart: int  # pairs of near duplicates that do not share a group
+    repeated: int  # copies of training pictures, left out
+    repeated_tests: int  # training pictures that are copies of test pictures, left out
+    contradictory: list[str]  # equal pictures with different labels, left out
+    near_duplicates: int  # pictures that have a near duplicate
+    near_tests: int  # training pictures that are near duplicates of pictures in the collection's own test split
+    left_apart: int  # pairs of near duplicates in different groups
 
     @property
     def has_test(self) -> bool:
@@ -64,7 +65,7 @@ class Survey:
         return self.collection.counts[TEST] > 0
 
     def count(self, test: bool) -> np.ndarray:
-        """Count the pictures of each class on one side: int64 [classes]."""
+        """Count the kept pictures of each class in the training or the test split: int64 [classes]."""
         chosen = self.is_kept & (self.is_test == test)
         return np.bincount(self.pictures.labels[chosen], minlength=len(self.pictures.classes))
 
@@ -76,19 +77,22 @@ def survey(
 
     Args:
         scratch: an empty directory for the decoded pixels.
-        progress: called with the name of a step and its number of pictures; returns a function to report pictures with.
+        progress: called at each step with its name and number of pictures. Returns a function that takes the number of
+            pictures done since its last call.
 
     Raises:
-        DataError: the collection cannot be imported. Names the pictures, the classes or the option.
+        DataError: the collection cannot be imported. The message names the pictures, the classes or the option.
     """
     collection = open_collection(path, options.reading)
     total = sum(collection.counts.values())
     if not total:
         raise DataError(f"{path} has no pictures", expected="labelled pictures")
+    if len(collection.classes) < 2:
+        raise DataError(f"{path} has one class", expected="at least two", found=", ".join(collection.classes))
     channels = CHANNELS[options.color]
     found = sample(collection, channels)
     if options.size is None and not found.sizes:
-        raise DataError(f"{path} has no readable picture among {total:,}", expected="pictures")
+        raise DataError(f"cannot read any of the {total:,} pictures in {path}", expected=PICTURE)
     size = parse_size(options.size) if options.size else choose_size(found.sizes)
     form = Form(size, channels, options.resizing, found.ground)
     pictures = decode(collection, form, scratch, progress("decoding", total))
@@ -114,16 +118,14 @@ def survey(
         for row, name in zip(kept.tolist(), names, strict=True):
             groups[row] = name
     is_test = pictures.is_test.copy()
-    near_across = 0
+    near_tests = 0
     if collection.counts[TEST]:
         tested = set(near.group[near_rows & is_test].tolist())
-        near_across = int((near_rows & ~is_test & np.isin(near.group, list(tested))).sum())
+        near_tests = int((near_rows & ~is_test & np.isin(near.group, list(tested))).sum())
     else:
-        is_test[kept] = carve_test(
+        is_test[kept] = choose_test_split(
             measured.digests[kept], pictures.labels[kept], names, pictures.classes, options.test_fraction
         )
-    if len(pictures.classes) < 2:
-        raise DataError(f"{path} has one class", expected="at least two", found=", ".join(pictures.classes))
     require_classes(pictures.labels[kept], is_test[kept], pictures.classes)
     return Survey(
         collection=collection,
@@ -134,11 +136,11 @@ def survey(
         is_kept=copies.is_kept,
         is_test=is_test,
         groups=groups,
-        within=copies.within,
-        across=copies.across,
+        repeated=copies.repeated,
+        repeated_tests=copies.repeated_tests,
         contradictory=contradictory,
-        near=int(near_rows.sum()),
-        near_across=near_across,
+        near_duplicates=int(near_rows.sum()),
+        near_tests=near_tests,
         left_apart=near.left_apart,
     )
 
@@ -146,13 +148,13 @@ def survey(
 def _require_readable(pictures: Pictures, skip_bad: bool) -> None:
     if pictures.unreadable and not skip_bad:
         raise DataError(
-            f"{len(pictures.unreadable):,} pictures cannot be read",
-            expected="pictures that Pillow can decode",
+            f"cannot read {len(pictures.unreadable):,} pictures",
+            expected=PICTURE,
             found=limit_names(pictures.unreadable),
-            remedy="correct or remove them, or leave them out with --skip-bad",
+            remedy="repair or remove them, or leave them out with --skip-bad",
         )
     if not pictures.names:
-        raise DataError("no picture can be read", found=limit_names(pictures.unreadable))
+        raise DataError("cannot read any picture", expected=PICTURE, found=limit_names(pictures.unreadable))
 
 
 def _require_agreement(pictures: Pictures, contradictions: list[list[int]], skip_bad: bool) -> None:
@@ -165,12 +167,12 @@ def _require_agreement(pictures: Pictures, contradictions: list[list[int]], skip
             f"{len(contradictions):,} pictures occur in more than one class",
             expected="one class for equal pictures",
             found=limit_names(shown),
-            remedy="correct or remove them, or leave all of them out with --skip-bad",
+            remedy="keep each picture in one class only, or leave all of them out with --skip-bad",
         )
 
 
 def describe(found: Survey) -> dict[str, str]:
-    """Describe what was found, and what is done about it: sentences by topic."""
+    """Describe the collection, and how it will be imported: texts by topic."""
     collection, form = found.collection, found.form
     facts = {
         "found": f"{collection.form}: {sum(collection.counts.values()):,} pictures, {len(collection.classes)} classes"
@@ -180,24 +182,25 @@ def describe(found: Survey) -> dict[str, str]:
     facts["size"] = _describe_size(found)
     facts["colour"] = "colour" if form.channels == 3 else "grey"
     facts["background"] = "grey value " + str(form.ground[0]) if len(set(form.ground)) == 1 else f"RGB {form.ground}"
-    facts["splits"] = _describe_splits(collection)
+    facts["test split"] = _describe_splits(collection)
     if bad := [*found.pictures.unreadable, *found.contradictory]:
-        facts["skipped"] = limit_names(bad).replace("             ", "")
-    if found.within or found.across:
+        facts["skipped"] = limit_names(bad).replace(" " * 12, "")
+    if found.repeated or found.repeated_tests:
         facts["exact copies"] = (
-            f"{found.within:,} left out; {found.across:,} copies of test pictures left out of training"
+            f"{found.repeated:,} left out; {found.repeated_tests:,} copies of test pictures left out of training"
         )
-    if found.near:
+    if found.near_duplicates:
         facts["near duplicates"] = (
-            f"{found.near:,} pictures, in groups of at most {LARGEST_GROUP} that stay on one side"
+            f"{found.near_duplicates:,} pictures, in groups of at most {LARGEST_GROUP} that stay in one split"
         )
-    if found.near_across:
+    if found.near_tests:
         facts["warning"] = (
-            f"{found.near_across:,} training pictures are near duplicates of test pictures: the test split flatters"
+            f"{found.near_tests:,} training pictures are near duplicates of test pictures: "
+            "the test accuracy may be too high"
         )
     if found.left_apart:
         facts["note"] = (
-            f"{found.left_apart:,} pairs of near duplicates are in different groups: --group keeps them together"
+            f"{found.left_apart:,} pairs of near duplicates may be in different splits; to prevent this, use --group"
         )
     return facts
 
@@ -210,16 +213,16 @@ def _describe_size(found: Survey) -> str:
         own += f" to {max(heights)} x {max(widths)}"
     if not found.pictures.resized:
         return f"{height} x {width} pixels (height x width)"
-    how = "fit into it and padded with the background" if found.form.resizing == "fit" else "filling it, edges cut off"
+    how = "padded with the background" if found.form.resizing == "fit" else "edges cut off"
     return f"{height} x {width} pixels; {found.pictures.resized:,} pictures of {own} are resized, {how}"
 
 
 def _describe_splits(collection: Collection) -> str:
     counts = collection.counts
-    own = f"its own test split of {counts[TEST]:,} pictures" if counts[TEST] else "a test split is carved from it"
+    own = f"{counts[TEST]:,} pictures, as given" if counts[TEST] else "none given: chosen by a hash of the pictures"
     if not counts[VALIDATION]:
         return own
     return (
-        f"{own}; its validation split of {counts[VALIDATION]:,} joins the {counts[TRAIN]:,} training pictures, of "
-        "which the stage `split` draws another"
+        f"{own}; the {counts[VALIDATION]:,} validation pictures join the {counts[TRAIN]:,} training pictures, from "
+        "which the stage `split` draws a new validation split"
     )

@@ -12,12 +12,12 @@ from pipeline.data import own_files, table
 from pipeline.data.catalog import OWN_FILES
 from pipeline.data.imports.survey import Survey
 from pipeline.data.table import Dataset
-from pipeline.files import atomic_file, file_digest
+from pipeline.files import atomic_file, file_digest, format_yaml
 
 
 @dataclass(frozen=True)
 class About:
-    """What the user of an import says about the dataset."""
+    """Facts about a dataset that the user of an import states."""
 
     name: str
     title: str = ""
@@ -43,7 +43,7 @@ class _Moments:
         self.squares += int(counts @ values**2)
 
     def describe(self) -> tuple[float, float]:
-        """Return mean and standard deviation as shares of 255, to four digits."""
+        """Return mean and standard deviation as shares of 255, rounded to four decimals."""
         mean = self.total / self.count
         return round(mean / 255, 4), round(math.sqrt(self.squares / self.count - mean**2) / 255, 4)
 
@@ -89,7 +89,7 @@ def write_tables(survey: Survey, dataset: Dataset, folder: Path, advance: Callab
                     table.strings([_printable(pictures.names[row]) for row in part]),
                     table.strings(pictures.file_digests[part].astype(str).tolist()),
                 ]
-                if survey.groups is not None:  # a picture without a group is one of its own
+                if survey.groups is not None:  # a picture without a group is a group of its own
                     names = [survey.groups[row] or survey.measured.digests[row].decode() for row in part]
                     columns.append(table.strings([_printable(name) for name in names]))
                 writer.write_columns(images, *columns)
@@ -104,7 +104,7 @@ def _as_channels(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _printable(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()  # the bytes of a file's name may be no text
+    return name.encode("utf-8", "replace").decode()  # a file's name may be bytes that are not UTF-8
 
 
 def create_entry(
@@ -140,11 +140,6 @@ def create_entry(
 
 def write_entry(path: Path, facts: dict[str, Any]) -> None:
     """Write an entry of the catalogue. The same facts give the same bytes."""
-    from ruamel.yaml import YAML
-
-    writer = YAML(typ="safe", pure=True)
-    writer.default_flow_style, writer.allow_unicode, writer.width = False, True, 120
-    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write("# Written by `pipeline data import`. Title, page, licence and names may be edited.\n")
-        writer.dump(facts, file)
+        file.write(format_yaml(facts))

@@ -1,4 +1,4 @@
-"""Arrays of pictures and labels: `.npz` in Keras's and our style, pairs of `.npy` files, idx pairs."""
+"""Readers of arrays of pictures and labels: `.npz` files, pairs of `.npy` files, and pairs of idx files."""
 
 import math
 import re
@@ -62,7 +62,7 @@ def read_npz(path: Path, classes: Sequence[str] | None = None) -> Collection:
 
 
 def is_keras_style(names: set[str]) -> bool:
-    """Return True if the names of arrays are those of training pictures and labels, but not `images` and `labels`."""
+    """Return True if the arrays have names such as `x_train` and `y_train`, and not only `images` and `labels`."""
     return any({images, labels} <= names for images, labels in PAIRS if images != "images")
 
 
@@ -116,7 +116,7 @@ def read_idx(files: Mapping[tuple[Path, Path], str], root: Path, classes: Sequen
 def _collect(path: Path, form: str, pairs: Sequence[_Pair], classes: Sequence[str] | None, expected: str) -> Collection:
     """Combine the pairs of a file or folder."""
     if not pairs:
-        raise DataError(f"{path} does not hold pictures and labels", expected=expected)
+        raise DataError(f"{path} has no pictures and labels", expected=expected)
     if len({pair.shape[1:] for pair in pairs}) > 1:
         raise DataError(
             f"{path} has pictures of different shapes",
@@ -191,10 +191,10 @@ def _require_pictures(name: str, shape: tuple[int, ...], dtype: str, *, fits: bo
     has_channels = len(shape) == 4 and shape[3] in (1, 3)
     if dtype != "uint8" or not (len(shape) == 3 or has_channels) or not fits:
         raise DataError(
-            f"{name} and its labels do not fit together, or are not pictures and labels",
-            expected="pictures uint8 [n, height, width], with 1 or 3 channels last if any, and n labels from 0",
+            f"cannot read {name} with its labels",
+            expected="pictures uint8 [n, height, width] or [n, height, width, 1 or 3], and n integer labels from 0",
             found=f"{dtype} {list(shape)}, {labels}",
-            remedy="store values of 0 to 255 as uint8, with the channels last",
+            remedy="store one label per picture, and values of 0 to 255 as uint8 with the channels last",
         )
     if math.prod(shape[1:3]) > MOST_PIXELS:
         raise DataError(

@@ -1,4 +1,4 @@
-"""A collection of labelled pictures, read in chunks, whatever its form on disk."""
+"""Collections of labelled pictures: the interface of all readers in this package."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ class Chunk:
     """Consecutive pictures of a collection, all of one split."""
 
     names: Sequence[str]  # a file relative to the collection, or a position: `images.npz: x_train[3]`
-    pictures: Sequence[Path] | Sequence[bytes] | np.ndarray  # encoded, or uint8 [n, height, width] or [n, h, w, 3]
+    pictures: Sequence[Path] | Sequence[bytes] | np.ndarray  # files, encoded, or uint8 [n, height, width(, 3)]
     labels: np.ndarray  # int64 [n], indices into the collection's classes
     split: str  # TRAIN, VALIDATION or TEST
     groups: Sequence[str] | None = None
@@ -31,18 +31,18 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Collection:
-    """Labelled pictures, and what is known of them before they are decoded."""
+    """Labelled pictures, and the facts about them before they are decoded."""
 
-    form: str  # in words, such as "a folder for each class"
+    form: str  # for messages, such as "a folder for each class"
     classes: tuple[str, ...]
     counts: Counter[str]  # pictures by split
     chunks: Callable[[], Iterator[Chunk]]  # in the same order every time
-    left_out: Counter[str] = field(default_factory=Counter)  # files that are not part of the collection, by kind
+    left_out: Counter[str] = field(default_factory=Counter)  # files that are not read, by kind
     is_numbered: bool = False  # the labels are stored as numbers from 0, in arrays
 
 
 def find_split(word: str) -> str | None:
-    """Return the split that a word such as `train`, `val` or `testing` names. None if it names none."""
+    """Return the split named by a word such as `train`, `val` or `testing`. None for other words."""
     return SPLITS.get(word.strip().lower())
 
 
@@ -59,7 +59,7 @@ def name_classes(names: Sequence[str] | None, highest: int, path: Path) -> tuple
         highest: the highest label of `path`.
 
     Raises:
-        DataError: there are fewer names than labels, or far more labels than a dataset can have.
+        DataError: there are fewer names than labels, or a label is too large for a dataset.
     """
     if highest >= 2**16:
         raise DataError(f"{path} has labels out of range", expected="0 to 65535", found=str(highest))
@@ -67,8 +67,8 @@ def name_classes(names: Sequence[str] | None, highest: int, path: Path) -> tuple
         return tuple(map(str, range(highest + 1)))
     if len(names) <= highest:
         raise DataError(
-            f"{path} has more classes than there are names",
-            expected=f"labels 0 to {len(names) - 1}, for {len(names)} names",
+            f"cannot name all classes of {path}",
+            expected=f"labels 0 to {len(names) - 1}, because there are {len(names)} names",
             found=f"label {highest}",
         )
     return tuple(names)
@@ -88,14 +88,14 @@ def number_labels(names: Sequence[str], found: set[int], path: Path) -> tuple[tu
 
 
 def find_labels(names: Sequence[str] | None, found: set[str], path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Return the classes, and the label of each name or number that a collection uses for a class.
+    """Return the classes, and the label of each class name or number in a collection.
 
     Args:
         names: the classes in the order of their labels; None takes those of the collection, sorted.
-        found: what the collection uses.
+        found: the class names or numbers in the collection.
 
     Raises:
-        DataError: the collection uses a name that is not in `names`.
+        DataError: the collection has a name that is not in `names`.
     """
     if names is None:
         classes = tuple(order_classes(found))

@@ -1,7 +1,7 @@
-"""A folder of pictures for each class, also within folders for splits and above or below other folders.
+"""Reader of a folder of pictures for each class, also with folders for splits and nested folders.
 
-The names of all folders above a picture decide. Names that are the same for all pictures are skipped, names such as
-`train` and `test` are splits, and of the others the first is the class.
+The folders above a picture name its split and its class. Folders that contain all pictures are skipped. Names such as
+`train` and `test` are splits. The first of the other folders is the class.
 """
 
 import os
@@ -20,7 +20,7 @@ from pipeline.errors import DataError
 ClassLevel = Literal["first", "last"]
 EXPECTED = "a folder of pictures for each class, also within train/ and test/"
 
-STRAYS = ("Thumbs.db", "desktop.ini", "__MACOSX")  # that systems leave in folders
+STRAYS = ("Thumbs.db", "desktop.ini", "__MACOSX")  # files that operating systems create in folders
 
 Parts = tuple[str, ...]  # names of folders
 
@@ -52,7 +52,7 @@ def _list(directory: Path, parts: Parts, listing: Listing) -> None:
     for entry in entries:
         name = entry.name
         if name.startswith(".") or name in STRAYS:
-            listing.left_out["hidden files, and files that systems leave"] += 1
+            listing.left_out["hidden files and files of the operating system"] += 1
         elif entry.is_symlink():
             listing.left_out["links"] += 1
         elif entry.is_dir(follow_symlinks=False):
@@ -75,8 +75,8 @@ def read_folders(
     Args:
         listing: of `root`.
         classes: their names in the order of the labels; None sorts the names of the folders.
-        level: the folder that names the class, if there are several levels; None takes the first, unless both the first
-            and the last could be meant.
+        level: the level of nested folders that names the class. None takes the first, and refuses folders of which both
+            the first and the last level could be meant.
 
     Raises:
         DataError: pictures are outside the folders of the classes, or it is not clear which folders are the classes.
@@ -155,10 +155,10 @@ def _refuse_mixture(root: Path, rest: Mapping[Parts, Parts]) -> None:
     below = {parts[0] for parts in rest.values() if len(parts) > 1}
     if named & below and named != first:
         raise DataError(
-            f"{root} has folders for splits and others beside them",
+            f"{root} has folders for splits and other folders beside them",
             expected=EXPECTED,
             found=f"{', '.join(sorted(named))} beside {', '.join(sorted(first - named)[:5])}",
-            remedy="move the others away",
+            remedy="move the other folders away",
         )
 
 
@@ -171,7 +171,7 @@ def _find_inner_splits(rest: dict[Parts, Parts]) -> tuple[dict[Parts, Parts], di
 
 
 def _require_clear_level(root: Path, rest: Mapping[Parts, Parts]) -> None:
-    """Refuse folders of two levels where the same names are below all: either level could be the classes."""
+    """Refuse nested folders if all first-level folders have the same subfolders: either level could be the classes."""
     below: dict[str, set[str]] = {}
     for parts in rest.values():
         below.setdefault(parts[0], set()).add(parts[-1] if len(parts) > 1 else "")
@@ -179,8 +179,8 @@ def _require_clear_level(root: Path, rest: Mapping[Parts, Parts]) -> None:
         inner = sorted(next(iter(below.values())))
         if len(inner) > 1:
             raise DataError(
-                f"either of two levels of folders in {root} could be the classes",
-                expected="one level, or --class-level first or last",
+                f"cannot find the classes in {root}: either of two levels of folders could be the classes",
+                expected="one level of folders, or the option --class-level",
                 found=f"{', '.join(sorted(below)[:5])}; in each of them {', '.join(inner[:5])}",
-                remedy="give --class-level first, or --class-level last",
+                remedy="add --class-level first or --class-level last",
             )

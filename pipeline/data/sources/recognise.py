@@ -18,18 +18,18 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read a collection, if its form leaves it open."""
+    """Options for reading a collection."""
 
     classes: Sequence[str] | None = None  # their names in the order of the labels
-    group: str | None = None  # the column of a table whose rows belong together if they have the same value
-    class_level: ClassLevel | None = None  # the folder that names the class, of several levels
+    group: str | None = None  # the column of a table that names the group of each picture
+    class_level: ClassLevel | None = None  # the level of nested folders that names the class
 
 
 def open_collection(path: Path, reading: Reading) -> Collection:
     """Recognise a collection. Pictures are not decoded yet.
 
     Raises:
-        DataError: the form is unknown or not clear, or a file is damaged.
+        DataError: the form is unknown or ambiguous, or a file is damaged.
         OSError: a file or folder cannot be read.
     """
     if path.is_dir():
@@ -67,7 +67,9 @@ def _open_folder(root: Path, reading: Reading) -> Collection:
         used, collection = set(npz), arrays.read_npz(npz[0], reading.classes)
     else:
         raise DataError(
-            f"{root} has an unknown form", expected=FORMS, found=f"{len(files)} files, none of which is a picture"
+            f"{root} has an unknown form",
+            expected=FORMS,
+            found=f"{len(files)} files, none of which is a picture" if files else "no files",
         )
     left_out = _count_strays(listing, files, used)
     return replace(_without_groups(root, reading, collection), left_out=left_out)
@@ -90,9 +92,9 @@ def _find_tables(root: Path, listing: Listing, files: dict[str, Path], group: st
         if not embedded or len(set(found.values())) > 1:
             raise DataError(
                 f"{root} has several tables",
-                expected="one, or one for each split, with names such as train and test",
+                expected="one table, or one for each split with a name such as train.csv",
                 found=", ".join(str(path.relative_to(root)) for path in list(found)[:5]),
-                remedy="give the path of the table",
+                remedy="import one table by its path",
             )
     return found
 
@@ -104,7 +106,7 @@ def _is_table(path: Path, is_parquet: bool) -> bool:
 def _open_tables(files: dict[Path, str | None], root: Path, reading: Reading) -> Collection:
     embedded = [path.suffix.lower() == ".parquet" and bool(tables.find_embedded(path)) for path in files]
     read = tables.read_embedded if all(embedded) else tables.read_tables
-    if len(files) == 1:  # a column says the split, or all pictures are for training
+    if len(files) == 1:  # the split is in a column; without one, all pictures are training pictures
         files = dict.fromkeys(files)
     return read(files, root, reading.classes, reading.group)
 
@@ -112,8 +114,9 @@ def _open_tables(files: dict[Path, str | None], root: Path, reading: Reading) ->
 def _without_groups(path: Path, reading: Reading, collection: Collection) -> Collection:
     if reading.group is not None:
         raise DataError(
-            f"{path} has no columns, and so no column {reading.group!r} for the groups",
-            expected="a table of paths, classes and groups",
+            f"cannot use the column {reading.group!r} for groups: {path} has no columns",
+            expected="a table with columns for paths, classes and groups",
+            remedy="leave out --group",
         )
     return collection
 

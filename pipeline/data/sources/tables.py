@@ -1,4 +1,4 @@
-"""Tables of pictures with their labels: CSV, TSV, JSON lines and Parquet, also with the pictures embedded."""
+"""Readers of tables of pictures and labels: CSV, TSV, JSON lines and Parquet, also with embedded pictures."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ from pipeline.data.sources.collection import (
 from pipeline.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-# Names of columns, the most telling first; case, spaces and underscores do not count.
+# Names of columns, in the order of preference. Case, spaces and underscores are ignored.
 PATHS = ("path", "file", "filename", "filepath", "imagepath", "imagefile", "image", "img", "picture", "name")
 LABELS = ("label", "class", "category", "classname", "labelname", "target", "finelabel", "y")
 SPLIT = ("split", "subset", "set", "partition", "usage")
@@ -82,8 +82,8 @@ def read_tables(
     """Read a collection whose tables list the paths of its pictures, relative to the tables.
 
     Args:
-        files: the tables, with the split that each is for; None if a column says it, or all are for training.
-        root: the directory that the pictures must be in.
+        files: the tables and their splits; None if a column has the split, or if all pictures are training pictures.
+        root: the directory that must contain the pictures.
         classes: their names in the order of the labels; None takes those of the tables.
         group: the column with the groups.
 
@@ -220,7 +220,7 @@ def _read_json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
 def _sniff(path: Path) -> tuple[list[str], str, bool]:
     """Return the columns of a CSV or TSV file, its separator, and True if its first line names them.
 
-    A file without names has the path and the class, in this order, and perhaps the split.
+    In a file without column names, the columns are path, class and, optionally, split.
     """
     with decoding(path, "a CSV file in UTF-8"), path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline(_MOST_CELL)
@@ -283,7 +283,7 @@ def read_embedded(
     The names of the classes are in the metadata that Hugging Face's `datasets` writes, or are the labels themselves.
 
     Args:
-        files: with the split that each is for; None if a column says it, or all are for training.
+        files: the Parquet files and their splits; None means that a column says it, or training.
         root: the directory that the names of pictures are relative to.
         classes: their names in the order of the labels; None takes those of the metadata.
         group: the column with the groups.
@@ -318,10 +318,10 @@ def read_embedded(
                     for place, value in enumerate(table.column(column.label).to_pylist())
                 ]
                 groups = table.column(column.group).to_pylist() if column.group else None
-                place = file.relative_to(root) if file != root else Path(file.name)
+                source = file.relative_to(root) if file != root else Path(file.name)
                 for of_part, members in _by_split(range(len(table)), _read_splits(table, column, split, file)):
                     yield Chunk(
-                        [f"{place}[{row + member}]" for member in members],
+                        [f"{source}[{row + member}]" for member in members],
                         [pictures[member] for member in members],
                         np.array([numbers[member] for member in members], np.int64),
                         of_part,
@@ -356,7 +356,7 @@ def _require_embedded(file: Path, split: str | None, group: str | None) -> Colum
 
 def _embedded_bytes(value: Any) -> bytes:
     content = value.get("bytes") if isinstance(value, dict) else value
-    return content or b""  # without content: refused by the decoder, with its name
+    return content or b""  # the decoder refuses empty content and names the picture
 
 
 def _number(value: Any, labels: Mapping[str, int], name: str) -> int:

@@ -16,7 +16,9 @@ from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.data.thresholds import resolve_thresholds
 from pipeline.errors import DataError, FlowError
+from pipeline.files import write_json
 from pipeline.params import load_params
+from pipeline.stages import ingest, split
 from tests.conftest import REPOSITORY, STAGES, Project
 from tests.stand_ins import TABLES
 
@@ -227,6 +229,78 @@ def test_a_batch_that_would_stop_validation_is_refused(
         add(batch)
     assert expectation in refused.value.found
     assert incoming(stand_ins) == set()
+
+
+def draw_hats(path: Path, count: int, seed: int = 0) -> Path:
+    """Pictures of a class that `tiny` does not have, and two pictures of one that it has."""
+    for name, images in (
+        ("Hat", np.random.default_rng(seed).integers(0, 256, (count, 28, 28), np.uint8)),
+        ("Bag", tiny.generate(20, seed=seed + 50)[0][:2]),
+    ):
+        (path / name).mkdir(parents=True)
+        for number, pixels in enumerate(images):
+            Image.fromarray(pixels).save(path / name / f"{number}.png")
+    return path
+
+
+def test_a_batch_brings_a_new_class(stand_ins: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through `ingest` and `split`; a second batch moves no image."""
+    catalog = stand_ins.path / "data/catalog/tiny.yaml"
+    original, folder = catalog.read_text(), draw_hats(tmp_path / "hats", 200)
+    add = (*PIPELINE, "add-data", str(folder))
+    refused = stand_ins.run(*add, check=False).stdout
+    assert "hats/Hat does not have the name of a class" in refused
+    assert "--new-class NAME" in refused
+    (tmp_path / "bags").mkdir()
+    shutil.copytree(folder / "Bag", tmp_path / "bags/Bag")
+    without = stand_ins.run(*add[:-1], str(tmp_path / "bags"), "--new-class", "Hat=모자", check=False).stdout
+    assert "has no images of the new class Hat" in without
+    (stand_ins.path / ".git/index.lock").touch()
+    assert "git cannot add" in stand_ins.run(*add, "--new-class", "Hat=모자", check=False).stdout
+    (stand_ins.path / ".git/index.lock").unlink()
+    assert (catalog.read_text(), incoming(stand_ins)) == (original, set())
+
+    output = stand_ins.run(*add, "--new-class", "Hat=모자", "--test-fraction", "0.2").stdout
+    assert "Hat joins the classes in data/catalog/tiny.yaml; 20% of the images are test images" in output
+    commit = next(line.split(":", 1)[1] for line in output.splitlines() if line.startswith("keep it:"))
+    stand_ins.run("sh", "-c", commit)
+    assert stand_ins.run("git", "status", "--porcelain").stdout == ""
+    assert catalog.read_text() == original + "  - {en: Hat, ko: 모자, test_fraction: 0.2}\n"
+
+    monkeypatch.chdir(stand_ins.path)
+    shutil.copy(REPOSITORY / "data/corrections.csv", "data")
+    before = run_stages()
+    assert all(before.values())
+    assert "202 images" in stand_ins.run(*add[:-1], "data/incoming/hats").stdout  # it may repeat its own test images
+    shutil.copytree(tmp_path / "hats/Hat", tmp_path / "copies/Hat")
+    repeated = stand_ins.run(*add[:-1], str(tmp_path / "copies"), check=False).stdout
+    assert "already_there" in repeated
+    assert "duplicates_across_splits" not in repeated
+    draw_hats(tmp_path / "more", 100, seed=1)
+    for number in range(30):  # copies of pictures on each side: `validate` has no say in this test
+        shutil.copy(folder / f"Hat/{number}.png", tmp_path / f"more/Hat/copy-{number}.png")
+    shutil.copytree(tmp_path / "more", "data/incoming/more")
+    Path("data/incoming/more.dvc").write_text("outs: []")
+    after = run_stages()
+    assert all(before[split] <= after[split] for split in before)
+    assert sum(map(len, after.values())) == sum(map(len, before.values())) + 100
+
+
+def run_stages() -> dict[str, set[str]]:
+    """Run `ingest` and `split`. Returns the pixel digests of the hats in each split."""
+    params = load_params()
+    ingest.run(params)
+    write_json(split.VALIDATION_REPORT, {"passed": True})
+    split.run(params)
+    return {
+        name: {
+            id_[: table.SHA1_DIGITS]
+            for rows in table.stream(split.SPLITS / f"{name}.parquet")
+            for id_, label in zip(rows.ids.to_pylist(), rows.labels, strict=True)
+            if label == 10
+        }
+        for name in ("train", "validation", "test")
+    }
 
 
 def test_a_batch_that_dvc_cannot_add_leaves_nothing_behind(stand_ins: Project, batch: Path, add: Add) -> None:
