@@ -133,7 +133,8 @@ def import_data(
         about = About(name, title, licence, source, flip, korean)
         done = import_survey(found, scratch, about, step, replace=replace, set_training=not keep_training)
     verb = "suggested, not set" if keep_training else "set in params.yaml"
-    chosen = ", ".join(f"train.{key}: {value}" for key, value in done.suggestion.train.items())
+    changed = done.suggestion.train.items()
+    chosen = ", ".join(f"train.{key}: {'null' if value is None else value}" for key, value in changed)
     console.print(f"training ({verb}): {chosen}. {done.suggestion.reason}", soft_wrap=True)
     files = " ".join(shlex.quote(str(file)) for file in done.changed)
     console.print(f"imported {name}. Next:", soft_wrap=True)

@@ -22,7 +22,7 @@ from pipeline.data.decoders import (
     resize,
 )
 from pipeline.data.sources import arrays, tables
-from pipeline.data.sources.collection import TEST
+from pipeline.data.sources.collection import TEST, Collection
 from pipeline.data.sources.folders import STRAYS
 from pipeline.data.sources.recognise import Reading, open_collection
 from pipeline.data.table import OFFICIAL, Dataset
@@ -96,12 +96,26 @@ def _read_collection(path: Path, dataset: Dataset) -> Iterator[Pair]:
             expected="a batch of training images: the test images stay the same",
             found=f"{collection.counts[TEST]} test images",
         )
-    labels = np.array([_label_of(name, path, dataset) for name in collection.classes])
+    labels = _number_classes(collection, path, dataset)
     for chunk in collection.chunks():
         images = [
             _read_image(picture, name, path, dataset) for name, picture in zip(chunk.names, chunk.pictures, strict=True)
         ]
         yield np.stack(images), labels[chunk.labels].astype(np.uint16)
+
+
+def _number_classes(collection: Collection, path: Path, dataset: Dataset) -> np.ndarray:
+    """Return the dataset's label of each class of a collection: int64 [classes]. `path` is for the message."""
+    if not collection.is_numbered:
+        return np.array([_label_of(name, path, dataset) for name in collection.classes])
+    labels = np.arange(len(collection.classes))
+    if len(labels) > len(dataset.classes):
+        raise DataError(
+            f"{path} has labels out of range",
+            expected=f"0 to {len(dataset.classes) - 1}",
+            found=str(labels[-1]),
+        )
+    return labels
 
 
 def _read_image(picture: np.ndarray | bytes | Path, name: str, path: Path, dataset: Dataset) -> np.ndarray:

@@ -23,7 +23,7 @@ WIDTHS = ((96, [32, 64, 64, 128]), (48, [32, 64, 128]))
 class Suggestion:
     """Keys of `train` in params.yaml, and why they have these values."""
 
-    train: dict[str, Any]  # a key that is absent keeps its value
+    train: dict[str, Any]  # None: the preset's value
     reason: str  # one sentence
 
 
@@ -38,12 +38,13 @@ def suggest_training(dataset: Dataset, counts: Sequence[int]) -> Suggestion:
     while batch > SMALLEST_BATCH and images < batch * BATCHES:
         batch //= 2
     epochs = min(max(round(STEPS * batch / max(images, 1)), LEAST_EPOCHS), MOST_EPOCHS)
-    train: dict[str, Any] = {"preset": "cnn"}
-    if batch < LARGEST_BATCH:
-        train["batch_size"] = batch
-    if epochs > LEAST_EPOCHS:
-        train["epochs"] = epochs
-    train |= next(({"widths": widths} for least, widths in WIDTHS if side >= least), {})
+    train: dict[str, Any] = {  # all that the rule sets: values for a dataset that was imported earlier must not stay
+        "preset": "cnn",
+        "batch_size": batch if batch < LARGEST_BATCH else None,
+        "epochs": epochs if epochs > LEAST_EPOCHS else None,
+        "widths": next((widths for least, widths in WIDTHS if side >= least), None),
+        "class_weights": "none",
+    }
     reason = f"{images:,} training images of {dataset.height} x {dataset.width} pixels: cnn, {epochs} epochs"
     reason += f" in batches of {batch}"
     if max(counts) >= UNBALANCED * min(counts):

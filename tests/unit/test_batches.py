@@ -147,6 +147,20 @@ def test_a_number_is_a_name_where_classes_are_named_by_other_numbers(tmp_path: P
         list(read_batch(tmp_path / "c", digits))
 
 
+def test_a_number_in_arrays_is_a_label_even_if_another_class_has_this_name(tmp_path: Path, images: np.ndarray) -> None:
+    dataset = Dataset("digits", 4, 5, ("1", "0", "2"), (), flip=False)
+    np.savez(tmp_path / "ours.npz", images=images, labels=LABELS)
+    np.savez(tmp_path / "keras.npz", x_train=images, y_train=LABELS)
+    (tmp_path / "npy").mkdir()
+    np.save(tmp_path / "npy/images.npy", images)
+    np.save(tmp_path / "npy/labels.npy", LABELS)
+    for name in ("ours.npz", "keras.npz", "npy"):
+        assert [labels.tolist() for _, labels in read_batch(tmp_path / name, dataset)] == [LABELS.tolist()]
+    np.savez(tmp_path / "keras.npz", x_train=images, y_train=LABELS + 1)
+    with pytest.raises(DataError, match=r"labels out of range(?s:.*)0 to 2(?s:.*)3"):
+        list(read_batch(tmp_path / "keras.npz", dataset))
+
+
 @pytest.mark.parametrize("place", [".meta", "Bag/.thumb", "Bag/y.png", "Bag/.again", ".git/deep"])
 def test_a_batch_with_a_link_is_refused_by_name(tmp_path: Path, place: str) -> None:
     write_named(tmp_path / "b", "Bag")

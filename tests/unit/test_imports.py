@@ -1,14 +1,18 @@
 """What an import decides: size, copies, near duplicates, groups and the test split."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.data.imports.decoding import Measured, measure
 from pipeline.data.imports.near_duplicates import LARGEST_GROUP, find_near_duplicates
 from pipeline.data.imports.selection import choose_test_split, find_copies, name_groups, require_classes
 from pipeline.data.imports.size import choose_size, parse_size
+from pipeline.data.imports.survey import Options, survey
+from pipeline.data.sources.recognise import Reading
 from pipeline.errors import DataError
 
 CLASSES = ("cat", "dog")
@@ -94,6 +98,38 @@ def test_groups_of_the_column_are_joined_by_near_duplicates() -> None:
     assert names is not None
     assert names[:4] == ["a", "a", "a", ""]
     assert names[4] == names[5] == f"near-{min(found[4:]).decode()[:12]}"
+
+
+def test_a_group_is_on_one_side_of_the_test_split_that_the_collection_has(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 250, (24, 8, 8), dtype=np.uint8)
+    pictures[1], pictures[3] = pictures[0] + 1, pictures[0] + 2
+    serials = ["a", "b", *map(str, range(2, 24))]
+    rows = []
+    for row, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{row}.png")
+        rows.append(f"{row}.png,{'cat' if row % 4 < 2 else 'dog'},{'test' if row % 2 else 'train'},{serials[row]}")
+    table = tmp_path / "table.csv"
+    for group in (None, "serial"):
+        table.write_text("\n".join(["path,label,split,serial", *rows, ""]))
+        (scratch := tmp_path / f"scratch-{group}").mkdir()
+        found = survey(table, Options(Reading(group=group)), scratch, lambda *_: lambda _: None)
+        sides = found.groups and {(name, bool(side)) for name, side in zip(found.groups, found.is_test, strict=True)}
+        assert sides
+        assert len({name for name, _ in sides if name}) == len([name for name, _ in sides if name])
+        assert found.near_tests == 1
+    table.write_text(table.read_text().replace(",b\n", ",a\n"))
+    with pytest.raises(DataError, match=r"1 groups have training and test pictures(?s:.*)found: +a"):
+        survey(table, Options(Reading(group="serial")), scratch, lambda *_: lambda _: None)
+
+
+def test_the_background_of_arrays_in_colour_becomes_grey_with_the_pictures(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    pictures[:, [0, -1]] = pictures[:, :, [0, -1]] = (200, 10, 10)
+    np.savez(tmp_path / "a.npz", images=pictures, labels=np.arange(20) % 2)
+    options = Options(color="grey", size="8x16")
+    found = survey(tmp_path / "a.npz", options, tmp_path, lambda *_: lambda _: None)
+    assert found.form.ground == (67,)
+    assert (found.pictures.pixels[:, :, 0] == 67).all()
 
 
 @pytest.mark.parametrize("groups", [None, [f"g{row // 4}" for row in range(400)]])

@@ -192,6 +192,46 @@ def test_parquet_with_embedded_pictures(tmp_path: Path) -> None:
     assert [group for chunk in collection.chunks() for group in chunk.groups or []] == 2 * ["a", "a", "", "b"]
 
 
+def test_a_column_says_the_split_of_embedded_pictures(tmp_path: Path) -> None:
+    splits = ["train", "test", "val", "Test"]
+    columns = {"image": [b"a", b"b", b"c", b"d"], "label": ["x", "y", "x", "x"], "split": splits, "thing": list("pqrs")}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=2)
+    collection = read(tmp_path / "t.parquet", group="thing")
+    assert collection.counts == {"train": 1, "validation": 1, "test": 2}
+    rows = {
+        (name, collection.classes[label], chunk.split, content, group)
+        for chunk in collection.chunks()
+        for name, label, content, group in zip(
+            chunk.names, chunk.labels, chunk.pictures, chunk.groups or [], strict=True
+        )
+    }
+    assert rows == {
+        ("t.parquet[0]", "x", "train", b"a", "p"),
+        ("t.parquet[1]", "y", "test", b"b", "q"),
+        ("t.parquet[2]", "x", "validation", b"c", "r"),
+        ("t.parquet[3]", "x", "test", b"d", "s"),
+    }
+    pq.write_table(pa.table(columns | {"split": ["train", "test", None, "test"]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"(?s)unknown split.*found: +None"):
+        read(tmp_path / "t.parquet")
+    (tmp_path / "t.parquet").rename(tmp_path / "train.parquet")
+    pq.write_table(pa.table(columns), tmp_path / "test.parquet")
+    assert read(tmp_path).counts == {"train": 4, "test": 4}
+
+
+def test_a_number_in_parquet_is_a_label_even_if_another_class_has_this_name(tmp_path: Path) -> None:
+    names = sorted(map(str, range(12)))  # as Hugging Face's `datasets` sorts folders: 0, 1, 10, 11, 2, ...
+    features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+    table = pa.table({"image": [{"bytes": b"x", "path": None}] * 12, "label": range(12)})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), tmp_path / "a.parquet")
+    pq.write_table(table, tmp_path / "b.parquet")
+    for collection in (read(tmp_path / "a.parquet"), read(tmp_path / "b.parquet", classes=names)):
+        assert [label for _, label, _ in listed(collection)] == names
+    pq.write_table(pa.table({"image": [b"x", b"y"], "label": [0, -1]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"(?s)labels out of range.*found: +-1"):
+        read(tmp_path / "b.parquet", classes=names)
+
+
 def write_keras(folder: Path) -> Path:
     names = ("x_train", "y_train", "x_test", "y_test")
     arrays = (IMAGES[:4], LABELS[:4, None].astype(np.uint8), IMAGES[4:], LABELS[4:, None])
@@ -237,10 +277,19 @@ def test_arrays(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     chunks = list(collection.chunks())
     assert [label for _, label, _ in listed(collection)] == ["cat", "dog"] * 3
     assert collection.counts == {"train": 4, "test": 2}
-    assert collection.size == (8, 9)
+    assert collection.is_numbered
     pixels = np.concatenate([np.asarray(chunk.pictures) for chunk in chunks])
     assert (pixels == (IMAGES if pixels.ndim == 4 else IMAGES[..., 0])).all()
     assert read(write(tmp_path)).classes == ("0", "1")
+
+
+def test_large_pictures_in_arrays_are_read_in_small_chunks(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((3, 2048, 2048, 3), np.uint8), labels=[0, 1, 0])
+    chunks = read(tmp_path / "a.npz").chunks()
+    assert [len(chunk.pictures) for chunk in chunks] == [2, 1]
+    np.savez_compressed(tmp_path / "b.npz", images=np.zeros((1, 7072, 7072), np.uint8), labels=[0])
+    with pytest.raises(DataError, match=r"too large(?s:.*)50,000,000 pixels"):
+        read(tmp_path / "b.npz")
 
 
 @pytest.mark.parametrize(
@@ -263,6 +312,26 @@ def test_arrays_that_are_not_pictures_and_labels_are_refused(tmp_path: Path, arr
     for path in (tmp_path / "a.npz", tmp_path):
         with pytest.raises(DataError):
             listed(read(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "label", "found"),
+    [("a\0.png", "x", "path"), ("a\ud800.png", "x", "path"), ("a.png", "x\ud800", "class")],
+)
+def test_names_that_are_not_text_are_refused(tmp_path: Path, path: str, label: str, found: str) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps({"path": path, "label": label}))
+    with pytest.raises(DataError, match=f"row 1 of .* has a {found} that is not text"):
+        read(tmp_path / "t.jsonl")
+
+
+def test_a_folder_with_a_name_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "tea/0.png")
+    try:
+        put(tmp_path / os.fsdecode(b"caf\xe9") / "1.png")
+    except OSError:
+        pytest.skip("the file system has only names in UTF-8")
+    with pytest.raises(DataError, match=r"not text(?s:.*)'caf\\udce9'"):
+        read(tmp_path)
 
 
 def test_names_must_be_those_of_the_collection(tmp_path: Path) -> None:

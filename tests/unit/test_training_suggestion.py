@@ -27,7 +27,8 @@ OWN = Dataset("parts", 32, 32, ("a", "b", "c"), (), flip=False, channels=3)
 )
 def test_small_sets_get_small_batches_and_more_epochs(side: int, counts: list[int], expected: dict[str, Any]) -> None:
     suggestion = suggest_training(replace(OWN, height=side, width=side + 8), counts)
-    assert suggestion.train == {"preset": "cnn"} | expected
+    others = {"batch_size": None, "epochs": None, "widths": None, "class_weights": "none"}
+    assert suggestion.train == {"preset": "cnn"} | others | expected
     assert f"{sum(counts):,} training images of {side} x {side + 8} pixels" in suggestion.reason
     assert ("class weights" in suggestion.reason) == ("class_weights" in expected)
 

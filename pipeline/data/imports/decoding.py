@@ -16,13 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from pipeline.data.decoders import decode_picture, read_file, resize
 from pipeline.data.sources.collection import TEST, Chunk, Collection
 from pipeline.errors import DataError, PipelineError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 THUMBNAIL = 8  # pixels a side
 WHITE = (255,)
@@ -104,7 +107,7 @@ def sample(collection: Collection, channels: int | None) -> Sample:
 def _decode_one(chunk: Chunk, place: int, channels: int | None) -> np.ndarray:
     picture = chunk.pictures[place]
     if isinstance(picture, np.ndarray):
-        return picture
+        return np.asarray(_open_array(picture, channels))
     content = picture if isinstance(picture, bytes) else read_file(picture, follow_links=False)
     return np.asarray(decode_picture(content, chunk.names[place], channels, ground=WHITE))
 
@@ -205,16 +208,19 @@ def _decode_resized(picture: Any, name: str, form: Form) -> tuple[np.ndarray, st
         height, width = picture.shape[:2]
         if (height, width) == form.size and (channels is None or (picture.ndim == 3) == (channels == 3)):
             return picture, digest, False
-        from PIL import Image
-
-        opened = Image.fromarray(picture)
-        mode = {1: "L", 3: "RGB"}.get(channels or 0, opened.mode)
-        resized = resize(opened.convert(mode), form.size, form.resizing, form.ground)
+        resized = resize(_open_array(picture, channels), form.size, form.resizing, form.ground)
         return np.asarray(resized), digest, (height, width) != form.size
     content = picture if isinstance(picture, bytes) else read_file(picture, follow_links=False)
     opened = decode_picture(content, name, channels, ground=form.ground, size=form.size)
     resized = resize(opened, form.size, form.resizing, form.ground)
     return np.asarray(resized), hashlib.sha256(content).hexdigest(), resized is not opened
+
+
+def _open_array(pixels: np.ndarray, channels: int | None) -> "Image":
+    from PIL import Image
+
+    opened = Image.fromarray(pixels)
+    return opened.convert({1: "L", 3: "RGB"}.get(channels or 0, opened.mode))
 
 
 class _Store:

@@ -54,6 +54,41 @@ def find_copies(digests: np.ndarray, labels: np.ndarray, is_test: np.ndarray) ->
     return Copies(is_kept, repeated, repeated_tests, contradictions)
 
 
+def divide_groups(near: np.ndarray, is_test: np.ndarray) -> np.ndarray:
+    """Divide groups of near duplicates by the test split that the collection has: a group is in one split.
+
+    Args:
+        near: a number for each group of near duplicates, int64 [n].
+        is_test: bool [n].
+
+    Returns:
+        the lowest row number in the picture's group, int64 [n].
+    """
+    _, first, part = np.unique(2 * near + is_test, return_index=True, return_inverse=True)
+    return first[part]
+
+
+def require_apart(groups: Sequence[str], is_test: np.ndarray) -> None:
+    """Refuse a group column with a group on both sides of the test split that the collection has.
+
+    Args:
+        groups: the values of the group column; empty for a picture without a group.
+
+    Raises:
+        DataError: names the groups.
+    """
+    sides: tuple[set[str], set[str]] = set(), set()
+    for group, side in zip(groups, is_test[: len(groups)].tolist(), strict=True):
+        sides[side].add(group)
+    if shared := sorted(sides[0] & sides[1] - {""}):
+        raise DataError(
+            f"{len(shared):,} groups have training and test pictures",
+            expected="pictures of a group in one split",
+            found=f"{', '.join(shared[:5])}{', …' if shared[5:] else ''}",
+            remedy="leave out --group, or leave out the test split to have one carved from all pictures",
+        )
+
+
 def name_groups(groups: Sequence[str] | None, near: np.ndarray, digests: np.ndarray) -> list[str] | None:
     """Name the groups that must stay in one split: those of the group column, merged if they share near duplicates.
 

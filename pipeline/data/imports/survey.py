@@ -10,7 +10,14 @@ import numpy as np
 from pipeline.data.decoders import PICTURE
 from pipeline.data.imports.decoding import Form, Measured, Pictures, Sample, decode, limit_names, measure, sample
 from pipeline.data.imports.near_duplicates import LARGEST_GROUP, find_near_duplicates
-from pipeline.data.imports.selection import choose_test_split, find_copies, name_groups, require_classes
+from pipeline.data.imports.selection import (
+    choose_test_split,
+    divide_groups,
+    find_copies,
+    name_groups,
+    require_apart,
+    require_classes,
+)
 from pipeline.data.imports.size import choose_size, parse_size
 from pipeline.data.sources.collection import TEST, TRAIN, VALIDATION, Collection
 from pipeline.data.sources.recognise import Reading, open_collection
@@ -102,11 +109,9 @@ def survey(
     near = find_near_duplicates(pictures.pixels, np.flatnonzero(copies.is_kept), measured.thumbnails, measured.spread)
     near_rows = np.bincount(near.group, minlength=len(near.group))[near.group] > 1
     kept = np.flatnonzero(copies.is_kept)
-    names = name_groups(
-        None if pictures.groups is None else [pictures.groups[row] for row in kept],
-        np.searchsorted(kept, near.group[kept]),
-        measured.digests[kept],
-    )
+    given = None if pictures.groups is None else [pictures.groups[row] for row in kept]
+    require_apart(given or [], pictures.is_test[kept])
+    names = name_groups(given, divide_groups(near.group[kept], pictures.is_test[kept]), measured.digests[kept])
     groups = None
     if names is not None:
         groups = [""] * len(pictures.names)

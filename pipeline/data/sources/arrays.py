@@ -1,5 +1,6 @@
 """Readers of arrays of pictures and labels: `.npz` files, pairs of `.npy` files, and pairs of idx files."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import idx
-from pipeline.data.decoders import StoredArray, open_npy, open_npz, read_names
+from pipeline.data.decoders import MOST_PIXELS, StoredArray, open_npy, open_npz, read_names
 from pipeline.data.sources.collection import TEST, TRAIN, VALIDATION, Chunk, Collection, name_classes
 from pipeline.errors import DataError
 
@@ -28,7 +29,7 @@ PAIRS = {
 }
 EXPECTED = "arrays such as x_train and y_train, or images and labels, and perhaps x_test and y_test"
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"  # ends of the names of an idx pair
-_ROWS = 1024  # of arrays that are read together
+_ROWS, _BYTES = 1024, 2**25  # the most pictures, and the most bytes of pixels, that are read together
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class _Pair:
     split: str
     shape: tuple[int, ...]  # of the pictures
     read_labels: Callable[[], np.ndarray]  # int64 [n]
-    read: Callable[[], Iterator[np.ndarray]]  # pictures uint8, in chunks of `_ROWS`
+    read: Callable[[], Iterator[np.ndarray]]  # pictures uint8, in chunks
 
 
 def read_npz(path: Path, classes: Sequence[str] | None = None) -> Collection:
@@ -105,8 +106,8 @@ def read_idx(files: Mapping[tuple[Path, Path], str], root: Path, classes: Sequen
         def read_labels(path: Path = labels) -> np.ndarray:
             return np.concatenate(list(idx.stream(path, 1))).astype(np.int64)
 
-        def read(path: Path = images) -> Iterator[np.ndarray]:
-            return idx.stream(path, 3, _ROWS)
+        def read(path: Path = images, rows: int = _count_rows(shape)) -> Iterator[np.ndarray]:
+            return idx.stream(path, 3, rows)
 
         pairs.append(_Pair(images.name, split, shape, read_labels, read))
     return _collect(root, "pairs of idx files", pairs, classes, "pairs of idx files")
@@ -141,8 +142,7 @@ def _collect(path: Path, form: str, pairs: Sequence[_Pair], classes: Sequence[st
                 )
                 row += len(pictures)
 
-    height, width = pairs[0].shape[1:3]
-    return Collection(form, names, counts, chunks, size=(height, width))
+    return Collection(form, names, counts, chunks, is_numbered=True)
 
 
 def _stored_pair(
@@ -175,10 +175,16 @@ def _stored_pair(
 
     def read() -> Iterator[np.ndarray]:
         with open_pair() as (images, _):
-            for row in range(0, shape[0], _ROWS):
-                yield images.read(min(_ROWS, shape[0] - row))
+            rows = _count_rows(shape)
+            for row in range(0, shape[0], rows):
+                yield images.read(min(rows, shape[0] - row))
 
     return _Pair(name, split, shape, read_labels, read)
+
+
+def _count_rows(shape: tuple[int, ...]) -> int:
+    """Return the number of pictures to read together, of an array of pictures of a shape."""
+    return max(1, min(_ROWS, _BYTES // max(1, math.prod(shape[1:]))))
 
 
 def _require_pictures(name: str, shape: tuple[int, ...], dtype: str, *, fits: bool, labels: str) -> None:
@@ -189,6 +195,12 @@ def _require_pictures(name: str, shape: tuple[int, ...], dtype: str, *, fits: bo
             expected="pictures uint8 [n, height, width] or [n, height, width, 1 or 3], and n integer labels from 0",
             found=f"{dtype} {list(shape)}, {labels}",
             remedy="store one label per picture, and values of 0 to 255 as uint8 with the channels last",
+        )
+    if math.prod(shape[1:3]) > MOST_PIXELS:
+        raise DataError(
+            f"{name} has pictures that are too large",
+            expected=f"at most {MOST_PIXELS:,} pixels",
+            found=f"{shape[1]} x {shape[2]}",
         )
 
 

@@ -38,7 +38,7 @@ class Collection:
     counts: Counter[str]  # pictures by split
     chunks: Callable[[], Iterator[Chunk]]  # in the same order every time
     left_out: Counter[str] = field(default_factory=Counter)  # files that are not read, by kind
-    size: tuple[int, int] | None = None  # height and width, if the pictures are arrays
+    is_numbered: bool = False  # the labels are stored as numbers from 0, in arrays
 
 
 def find_split(word: str) -> str | None:
@@ -74,6 +74,19 @@ def name_classes(names: Sequence[str] | None, highest: int, path: Path) -> tuple
     return tuple(names)
 
 
+def number_labels(names: Sequence[str], found: set[int], path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return the classes, and the label of each number, as text, that a collection uses for a class.
+
+    A number is the label itself, also if the name of another class is this number.
+
+    Raises:
+        DataError: a number is out of range.
+    """
+    if (lowest := min(found, default=0)) < 0:
+        raise DataError(f"{path} has labels out of range", expected=f"0 to {len(names) - 1}", found=str(lowest))
+    return name_classes(names, max(found, default=0), path), {str(label): label for label in found}
+
+
 def find_labels(names: Sequence[str] | None, found: set[str], path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
     """Return the classes, and the label of each class name or number in a collection.
 
@@ -89,8 +102,7 @@ def find_labels(names: Sequence[str] | None, found: set[str], path: Path) -> tup
         return classes, {name: label for label, name in enumerate(classes)}
     known = {name: label for label, name in enumerate(names)}
     if not found <= known.keys() and all(name.isascii() and name.isdecimal() for name in found):
-        name_classes(names, max(map(int, found)), path)
-        return tuple(names), {name: int(name) for name in found}
+        return number_labels(names, set(map(int, found)), path)
     if unknown := sorted(found - known.keys()):
         raise DataError(
             f"{path} has classes that are not among the given names",

@@ -82,7 +82,16 @@ def read_folders(
         DataError: pictures are outside the folders of the classes, or it is not clear which folders are the classes.
     """
     meanings = _interpret(root, list(listing.pictures), level)
-    names, labels = find_labels(classes, {name for _, name in meanings.values()}, root)
+    found = {name for _, name in meanings.values()}
+    for name in sorted(found):
+        if name.encode(errors="replace").decode() != name:
+            raise DataError(
+                f"{root} has a folder whose name is not text",
+                expected="names in UTF-8",
+                found=ascii(name),
+                remedy="rename the folder",
+            )
+    names, labels = find_labels(classes, found, root)
     counts: Counter[str] = Counter()
     for folder, (split, _) in meanings.items():
         counts[split] += len(listing.pictures[folder])

@@ -14,7 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data.decoders import IMAGE_SUFFIXES, decoding
-from pipeline.data.sources.collection import CHUNK, TRAIN, Chunk, Collection, find_labels, find_split, name_classes
+from pipeline.data.sources.collection import (
+    CHUNK,
+    TRAIN,
+    Chunk,
+    Collection,
+    find_labels,
+    find_split,
+    number_labels,
+)
 from pipeline.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -145,6 +153,12 @@ def _append(rows: _Rows, file: Path, columns: Columns, split: str | None) -> Non
                 f"row {number} of {file} has no {columns.label if path else columns.picture}",
                 expected="a picture and a class in every row",
             )
+        if not (_is_text(path) and _is_text(label)):
+            raise DataError(
+                f"row {number} of {file} has a {'class' if _is_text(path) else 'path'} that is not text",
+                expected="characters that UTF-8 can store, other than NUL",
+                found=ascii(label if _is_text(path) else path),
+            )
         word = _cell(row, columns.split) if columns.split and not split else split or TRAIN
         found = find_split(word)
         if not found:
@@ -163,6 +177,11 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
     if isinstance(value, float) and value.is_integer():  # a column of numbers with gaps
         value = int(value)
     return "" if value is None else str(value).strip()
+
+
+def _is_text(value: str) -> bool:
+    """Return False for lone surrogates and NUL, which JSON can escape."""
+    return "\0" not in value and value.encode(errors="replace").decode() == value
 
 
 def _read_header(path: Path) -> list[str]:
@@ -246,7 +265,8 @@ def find_embedded(path: Path) -> Columns | None:
     plain = {name.lower().replace("_", ""): name for name in reversed(schema.names)}
     pictures = [name for name in PATHS if name in plain and _is_embedded(schema.field(plain[name]).type)]
     labels = [name for name in LABELS if name in plain]
-    return Columns(plain[pictures[0]], plain[labels[0]], None, None) if pictures and labels else None
+    split = next((plain[name] for name in SPLIT if name in plain), None)
+    return Columns(plain[pictures[0]], plain[labels[0]], split, None) if pictures and labels else None
 
 
 def _is_embedded(kind: pa.DataType) -> bool:
@@ -263,7 +283,7 @@ def read_embedded(
     The names of the classes are in the metadata that Hugging Face's `datasets` writes, or are the labels themselves.
 
     Args:
-        files: the Parquet files and their splits; None means training.
+        files: the Parquet files and their splits; None means that a column says it, or training.
         root: the directory that the names of pictures are relative to.
         classes: their names in the order of the labels; None takes those of the metadata.
         group: the column with the groups.
@@ -272,20 +292,24 @@ def read_embedded(
         DataError: a file is damaged or lacks columns.
     """
     first = next(iter(files))
-    found: set[str] = set()
+    found: set[Any] = set()
     counts: Counter[str] = Counter()
     columns = {}
     for file, split in files.items():
-        columns[file] = _require_embedded(file, group)
-        for table in _stream_parquet(file, [columns[file].label]):
-            found |= {str(value) for value in table.column(0).unique().to_pylist() if value is not None}
-            counts[split or TRAIN] += len(table)
-    names, labels = find_labels(classes or _names_in_metadata(first, columns[first].label, found), found, first)
+        columns[file] = column = _require_embedded(file, split, group)
+        for table in _stream_parquet(file, [column.label, *([column.split] if column.split else [])]):
+            found |= {value for value in table.column(column.label).unique().to_pylist() if value is not None}
+            counts.update(_read_splits(table, column, split, file))
+    given = classes or _names_in_metadata(first, columns[first].label)
+    if given and all(type(value) is int for value in found):
+        names, labels = number_labels(given, found, first)
+    else:
+        names, labels = find_labels(classes, set(map(str, found)), first)
 
     def chunks() -> Iterator[Chunk]:
         for file, split in files.items():
             column = columns[file]
-            wanted = [column.picture, column.label, *([column.group] if column.group else [])]
+            wanted = [column.picture, column.label, *filter(None, (column.split, column.group))]
             row = 0
             for table in _stream_parquet(file, wanted):
                 pictures = [_embedded_bytes(value) for value in table.column(column.picture).to_pylist()]
@@ -295,26 +319,39 @@ def read_embedded(
                 ]
                 groups = table.column(column.group).to_pylist() if column.group else None
                 source = file.relative_to(root) if file != root else Path(file.name)
-                yield Chunk(
-                    [f"{source}[{row + place}]" for place in range(len(pictures))],
-                    pictures,
-                    np.array(numbers, np.int64),
-                    split or TRAIN,
-                    None if groups is None else ["" if value is None else str(value) for value in groups],
-                )
+                for of_part, members in _by_split(range(len(table)), _read_splits(table, column, split, file)):
+                    yield Chunk(
+                        [f"{source}[{row + member}]" for member in members],
+                        [pictures[member] for member in members],
+                        np.array([numbers[member] for member in members], np.int64),
+                        of_part,
+                        None
+                        if groups is None
+                        else ["" if groups[member] is None else str(groups[member]) for member in members],
+                    )
                 row += len(pictures)
 
     return Collection("Parquet with embedded pictures", names, counts, chunks)
 
 
-def _require_embedded(file: Path, group: str | None) -> Columns:
+def _read_splits(table: pa.Table, columns: Columns, split: str | None, file: Path) -> list[str]:
+    """Return the split of each row: that of the file, or that of the column."""
+    if not columns.split:
+        return [split or TRAIN] * len(table)
+    words = {word: find_split(str(word)) for word in table.column(columns.split).unique().to_pylist()}
+    if unknown := [word for word, found in words.items() if not found]:
+        raise DataError(f"{file} has an unknown split", expected="train, validation or test", found=repr(unknown[0]))
+    return [words[word] or TRAIN for word in table.column(columns.split).to_pylist()]
+
+
+def _require_embedded(file: Path, split: str | None, group: str | None) -> Columns:
     found = find_embedded(file)
     names = _read_header(file)
     if found is None:
         raise DataError(f"{file} lacks columns", expected=EXPECTED, found=", ".join(names))
     if group is not None and group not in names:
         raise DataError(f"{file} has no column {group!r} for the groups", expected=f"one of {', '.join(names)}")
-    return Columns(found.picture, found.label, None, group)
+    return Columns(found.picture, found.label, None if split or found.split == group else found.split, group)
 
 
 def _embedded_bytes(value: Any) -> bytes:
@@ -342,19 +379,15 @@ def _stream_parquet(path: Path, columns: list[str]) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
-def _names_in_metadata(path: Path, column: str, found: set[str]) -> tuple[str, ...] | None:
-    """Return the names of the classes that Hugging Face's `datasets` stores. None without them, or for names as labels.
+def _names_in_metadata(path: Path, column: str) -> list[str] | None:
+    """Return the names of the classes that Hugging Face's `datasets` stores, in the order of the labels.
 
     Format: {"info": {"features": {COLUMN: {"_type": "ClassLabel", "names": […]}}}}.
     """
-    if not all(value.lstrip("-").isdecimal() for value in found):
-        return None
     with decoding(path, "a Parquet file"), pq.ParquetFile(path) as parquet:
         content = (parquet.schema_arrow.metadata or {}).get(b"huggingface")
     try:
         names = json.loads(content)["info"]["features"][column]["names"] if content else None
     except (ValueError, LookupError, TypeError):
         return None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return None
-    return name_classes(names, max(map(int, found), default=0), path)
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
