@@ -29,7 +29,6 @@ from pipeline.params import PARAMS_FILE
 
 Progress = Callable[[str, int], Callable[[int], None]]
 NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
-NOT_SUGGESTED = {"epochs": None, "batch_size": None, "widths": None, "class_weights": "none"}  # unless suggested
 RESERVED = ("-local-", "-is-")  # parts of the names of registered models
 
 
@@ -129,7 +128,7 @@ def import_survey(
     suggestion = suggest_training(dataset, found.count(test=False).tolist())
     values = {"dataset.name": about.name, "dataset.path": str(target)}
     if set_training:
-        values |= {f"train.{key}": value for key, value in (NOT_SUGGESTED | suggestion.train).items()}
+        values |= {f"train.{key}": value for key, value in suggestion.train.items()}
     text = replace_yaml_values(PARAMS_FILE.read_text(encoding="utf-8"), values)
     with atomic_file(PARAMS_FILE) as partial:
         partial.write_text(text, encoding="utf-8")
