@@ -39,12 +39,18 @@ COMPARED = {
     "reports/evaluation/confusion.csv",
 }  # at least
 # Outputs that release 0.1.0 did not have.
-NEW_FILES = {"reports/training/metrics.json", "models/model.tflite", "models/contract.json"}
+NEW_FILES = {
+    "reports/training/metrics.json",
+    "models/model.tflite",
+    "models/contract.json",
+    "models/quantized/NOTE.txt",
+}
 # Release 0.1.0 evaluated `model.keras`: another size, and probabilities that may differ in their last bits. All other
 # outputs are compared byte by byte.
 EVALUATION = "reports/evaluation"
 PREDICTIONS = f"{EVALUATION}/predictions.parquet"
 VALIDATION = "reports/validation.json"  # lists the columns of the tables
+METRICS = f"{EVALUATION}/metrics.json"  # has the balanced accuracy as well
 OTHER_MODEL_FILE = {PREDICTIONS, *(f"{EVALUATION}/{name}" for name in ("gate.json", "reliability.csv", "report.md"))}
 
 
@@ -106,13 +112,18 @@ def test_a_run_makes_the_bytes_of_the_release_and_no_new_challenger(release: Pro
     tables = {path for path in before if path.startswith("data/") and path.endswith(".parquet")}
     for path in tables:
         assert digest_of_values(stored(upgraded, after[path])) == digest_of_values(stored(release, before[path])), path
-    same = before.keys() - OTHER_MODEL_FILE - tables - {VALIDATION}
+    same = before.keys() - OTHER_MODEL_FILE - tables - {VALIDATION, METRICS}
     assert {path: after.get(path) for path in same} == {path: before[path] for path in same}
     found, expected = (
         json.loads(stored(project, locked[VALIDATION]).read_text())
         for project, locked in ((upgraded, after), (release, before))
     )
     assert (found["passed"], found["splits"]) == (expected["passed"], expected["splits"])
+    ours, theirs = (
+        json.loads(stored(project, locked[METRICS]).read_text())
+        for project, locked in ((upgraded, after), (release, before))
+    )
+    assert ours.items() >= theirs.items()
     ours, theirs = (
         read_predictions(stored(project, found[PREDICTIONS]))
         for project, found in ((upgraded, after), (release, before))
