@@ -160,16 +160,21 @@ class TrainParams(Section):
         ge=0, lt=2**32, description="of the initial weights, the order of the images and their augmentation"
     )
     loss: Loss = Field(description="it decides the output layer and the label encoding")
+    # The keys with a default are newer than release 0.1.0, whose params.yaml can still be used.
     class_weights: Literal["none", "balanced"] = Field(
-        description="balanced: each class has the same share of the loss, and the best epoch the best balanced accuracy"
+        default="none",
+        description="balanced: classes have equal shares of the loss, and the best epoch the best balanced accuracy",
     )
     memory_limit_mb: Int = Field(
         gt=0, description="for images, in MB: those of train and validation stay in memory, or are streamed through it"
     )
     data_parallel: DataParallel = Field(description="the devices or machines that share each batch")
-    quantize: Literal["none", "int8"] = Field(description="also write the model in int8, as model.int8.tflite")
+    quantize: Literal["none", "int8"] = Field(
+        default="none", description="also write the model in int8, as model.int8.tflite"
+    )
     quantize_max_drop: Fraction = Field(
-        description="int8: accuracy on the validation images that the model may lose by it; train fails beyond it"
+        default=0.005,
+        description="int8: accuracy on the validation images that the model may lose by it; train fails beyond it",
     )
     settings: TrainSettings
 
@@ -180,7 +185,7 @@ class EvaluateParams(Section):
 
     min_accuracy: Fraction = Field(description="on the test split")
     min_balanced_accuracy: Fraction | None = Field(
-        description="mean recall of the classes, each with the same weight; null: not checked"
+        default=None, description="mean recall of the classes, each with the same weight; null: not checked"
     )
     min_class_recall: Fraction = Field(description="of the worst class")
     max_loss: Float = Field(gt=0, description="mean cross-entropy on the test split, in nats")

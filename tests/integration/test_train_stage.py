@@ -26,7 +26,7 @@ from tests.integration.test_distribution import clusters
 
 pytestmark = pytest.mark.faults  # kills and a loaded machine, for two minutes
 
-MODEL_FILES = {"model.keras", "model.tflite", "contract.json"}
+MODEL_FILES = {"model.keras", "model.tflite", "contract.json", "NOTE.txt"}
 PRESETS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["presets"]
 SHORT = {  # each preset as it is, but for its length; one of them with every augmentation
     "mlp": {"train.epochs": 30},
