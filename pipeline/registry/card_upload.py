@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from pipeline.data import table
 from pipeline.data.catalog import CATALOG, load_catalog
 from pipeline.files import read_json
-from pipeline.registry.model_card import FIGURES, Facts, render_html, summarise, write_markdown
+from pipeline.registry.model_card import FIGURES, render_html, summarise, write_markdown
+from pipeline.registry.model_card_facts import Facts
 from pipeline.tracking.stage_outputs import Outputs, read_csv
 from pipeline.tracking.store import explained
 from pipeline.tracking.training_runs import Record

@@ -12,7 +12,8 @@ from pipeline.data.catalog import load_catalog
 from pipeline.data.table import Dataset
 from pipeline.evaluation.markdown import escape, table
 from pipeline.models.contract import Int8Check
-from pipeline.registry.model_card import FIGURES, LONGEST_SUMMARY, Facts, render_html, summarise, write_markdown
+from pipeline.registry.model_card import FIGURES, LONGEST_SUMMARY, render_html, summarise, write_markdown
+from pipeline.registry.model_card_facts import Facts
 from tests.conftest import REPOSITORY
 from tests.unit.test_contract import CONTRACT
 
