@@ -35,7 +35,8 @@ def test_versions_history_comparison_and_files_are_taken_over(release: Project, 
     assert (moves[-1]["kind"], moves[-1]["state"], moves[-1]["target"]) == ("rollback", "done", "1")
     assert aliases_of(upgraded) == {("tiny", "champion"): "1"}
     assert without_aliases(pipeline_json(upgraded, "versions")) == without_aliases(read_record(release, "versions"))
-    assert pipeline_json(upgraded, "compare", "1", "2") == read_record(release, "comparison")
+    expected = read_record(release, "comparison") | {"left_out": []}  # today, classes may differ
+    assert pipeline_json(upgraded, "compare", "1", "2") == expected
     for version in ("1", "2"):
         assert "decision.reason" in pipeline(upgraded, "lineage", version)
     upgraded.run("dvc", "checkout", "--allow-missing")  # the lock of the release has no exported model
