@@ -48,7 +48,7 @@ PACKAGES = ("tensorflow", "keras", "mlflow", "dvc", "prefect", "great-expectatio
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command and all processes that it waited for have used."""
+    """The resources that a command and all processes it waited for have used."""
 
     wall: float  # seconds
     cpu: float  # seconds, user and system

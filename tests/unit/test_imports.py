@@ -1,4 +1,4 @@
-"""What an import decides: size, copies, near duplicates, groups and the test split."""
+"""The decisions of an import: size, copies, near duplicates, groups and the test split."""
 
 from collections import Counter
 from pathlib import Path
