@@ -52,7 +52,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the int8 file is made and judged."""
+    """The images that an int8 file is made and judged by, and the limit on its loss of accuracy."""
 
     representative: np.ndarray  # training images uint8 [n, *shape]
     validation: Iterable[tuple[np.ndarray, np.ndarray]]  # images, and the dataset's labels uint16 [n], in blocks

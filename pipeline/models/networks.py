@@ -163,12 +163,12 @@ def average_views(network: keras.Model, tta: str, *, flip: bool, ground: Ground 
 def _shift_views(image: Any, ground: Ground) -> list[Any]:
     """Move images by one pixel up and left, and down and right."""
     values = ops.cast(image, "float32")  # LiteRT cannot pad uint8
-    if is_coloured := bool(np.any(ground)):  # padding is with zeros, which stand for the ground
+    if fills_with_ground := bool(np.any(ground)):  # padding is with zeros, which stand for the ground
         values = layers.Rescaling(1.0, np.negative(ground).tolist())(values)
     views = []
     for padding, kept in (([0, 1], slice(1, None)), ([1, 0], slice(-1))):
         moved = ops.pad(values, [[0, 0], padding, padding, [0, 0]][: len(image.shape)])[:, kept, kept]
-        moved = layers.Rescaling(1.0, np.array(ground).tolist())(moved) if is_coloured else moved
+        moved = layers.Rescaling(1.0, np.array(ground).tolist())(moved) if fills_with_ground else moved
         views.append(ops.cast(moved, "uint8"))
     return views
 
