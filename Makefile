@@ -9,17 +9,20 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORE := data models evaluation tracking registry stages flows cli
 ROOMS := $(patsubst pipeline/%/room.py,%,$(wildcard pipeline/*/room.py))
 
+EXTRAS := review scale serving
 PYTEST := pytest --dist loadgroup -n
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # half an environment would look like a whole one
-.PHONY: help setup run test test-fast test-faults lint lines audit new ui bench lock clean
+.PHONY: help setup extras run test test-fast test-faults lint lines audit new ui bench lock clean
 
 help: ## list every task
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.dev ## create .venv with everything the tasks below need
+
+extras: $(VENV)/.extras ## add the packages that searches, Dask, the review of labels and serving need
 
 run: $(VENV)/.run ## ingest, validate, split, train, evaluate and register, on real Fashion-MNIST
 	@pipeline run
@@ -61,6 +64,7 @@ bench: $(VENV)/.dev ## measure the claims of the README and write them to benchm
 
 lock: $(VENV)/bin/python ## resolve the versions anew, within pyproject.toml and pins.txt
 	@uv pip compile pyproject.toml -c pins.txt --upgrade $(LOCK_FLAGS) -o requirements.lock
+	@uv pip compile pyproject.toml $(EXTRAS:%=--extra %) -c requirements.lock $(LOCK_FLAGS) -o requirements-extras.lock
 	@uv pip compile pyproject.toml --extra dev -c requirements.lock $(LOCK_FLAGS) -o requirements-dev.lock
 
 clean: ## remove the environment and the tools' caches; data, models, runs and DVC's cache stay
@@ -84,11 +88,17 @@ $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@$(INSTALL_PROJECT)
 	@touch $@
 
+$(VENV)/.extras: requirements-extras.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing the locked packages and those of the extras (once; a minute or two)"
+	@$(INSTALL) -r requirements-extras.lock
+	@$(INSTALL_PROJECT)
+	@touch $@ $(VENV)/.run
+
 $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
 	@echo "installing the locked packages and the development tools (once; a minute or two)"
 	@$(INSTALL) -r requirements-dev.lock
 	@$(INSTALL_PROJECT)
-	@touch $@ $(VENV)/.run
+	@touch $@ $(VENV)/.run $(VENV)/.extras
 
 # Bytecode is compiled here because importing TensorFlow without it takes twice as long.
 INSTALL := uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode

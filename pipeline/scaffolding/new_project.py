@@ -105,7 +105,7 @@ def _check_name(workspace: Path, name: str) -> None:
         if re.search(rf"^{name}(\[.*\])?==", path.read_text("utf-8"), re.MULTILINE):
             raise WorkspaceError(
                 f"cannot use the name {name}: the project installs a package of this name",
-                expected="a name that is not in requirements-dev.lock",
+                expected="a name that is not in the locks",
                 found=path.name,
             )
 

@@ -74,7 +74,7 @@ def test_every_stage_whose_bytes_depend_on_libraries_declares_their_versions(sta
 def test_pinned_versions_are_locked_and_installed() -> None:
     pins = re.findall(r"^([a-z-]+)==(\S+)$", (REPOSITORY / "pins.txt").read_text(), re.MULTILINE)
     assert len(pins) >= 8
-    for lock in ("requirements.lock", "requirements-dev.lock"):
+    for lock in ("requirements.lock", "requirements-extras.lock", "requirements-dev.lock"):
         text = (REPOSITORY / lock).read_text()
         for name, pinned in pins:
             assert re.findall(rf"^{name}==([^\s;]+)", text, re.MULTILINE) == [pinned], f"{name} in {lock}"
@@ -83,7 +83,7 @@ def test_pinned_versions_are_locked_and_installed() -> None:
 
 
 def test_locks_hold_hashes_and_no_addresses() -> None:
-    for lock in ("requirements.lock", "requirements-dev.lock"):
+    for lock in ("requirements.lock", "requirements-extras.lock", "requirements-dev.lock"):
         text = (REPOSITORY / lock).read_text()
         assert "://" not in text
         assert text.count("--hash=sha256:") >= text.count("==")
