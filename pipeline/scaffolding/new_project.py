@@ -144,6 +144,7 @@ def _rename(root: Path, former: str, name: str) -> None:
 
     def change_metadata(text: str) -> str:
         text = re.sub(r'(?m)^name = ".*"$', f'name = "{name}"', text, count=1)
+        text = re.sub(rf'"{former}\[', f'"{name}[', text)  # the extras among the development tools
         return re.sub(r'(?m)^version = ".*"$', 'version = "0.1.0"', text, count=1)
 
     edit(root / "pyproject.toml", change_metadata)
