@@ -6,12 +6,11 @@ Imports nothing of Dask unless one of them is set.
 import os
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
+from pathlib import Path
 
 from pipeline.errors import WorkspaceError
 from pipeline.files import parse_yaml
-from pipeline.params import PARAMS_FILE, load_params
 from pipeline.partitions import Executor
-from pipeline.scale.params import ScaleParams
 
 ADDRESS = "PIPELINE_DASK"  # variable: the address of a scheduler
 IS_WORKER = "PIPELINE_DASK_WORKER"  # variable: set in the processes of workers, which start no workers of their own
@@ -57,9 +56,12 @@ def require_tls(address: str) -> None:
 def _read_workers() -> int:
     """Return `scale.workers`. 0 outside a project, and in the checkout of a commit from before this section."""
     try:
-        content = parse_yaml(PARAMS_FILE.read_bytes())
+        content = parse_yaml(Path("params.yaml").read_bytes())
         if not content["scale"]["workers"]:  # the usual case, in a few milliseconds
             return 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
+    from pipeline.params import load_params
+    from pipeline.scale.params import ScaleParams
+
     return load_params().section(ScaleParams).workers
