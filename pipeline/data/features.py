@@ -144,7 +144,8 @@ def _join(parts: Iterable[tuple[Measured, pa.Array]], images: int = 0) -> Featur
         shape = of_part
         named = origins.dictionary_encode()
         numbers = [sources.setdefault(name, len(sources)) for name in named.dictionary.to_pylist()]
-        source, end = np.array(numbers, np.uint16)[named.indices.to_numpy()], filled + len(origins)
+        indices = np.frombuffer(named.indices.buffers()[1], np.int32)[: len(origins)]  # `to_numpy` would import pandas
+        source, end = np.array(numbers, np.uint16)[indices], filled + len(origins)
         for name, values in ({"source": source} | measured).items():
             if name not in columns:
                 columns[name] = np.empty(max(images, end), values.dtype)

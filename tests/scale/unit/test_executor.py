@@ -37,7 +37,7 @@ def test_no_workers_are_configured(in_directory: Path, monkeypatch: pytest.Monke
 
 def test_a_wrong_number_of_workers_is_refused(in_directory: Path) -> None:
     text = (REPOSITORY / "params.yaml").read_text()
-    (in_directory / "params.yaml").write_text(text.replace("scale:\n  workers: 0", "scale:\n  workers: two"))
+    (in_directory / "params.yaml").write_text(text.replace("\n  workers: 0", "\n  workers: two"))
     with pytest.raises(ParamsError, match=r"scale\.workers is 'two'"):
         find_executor()
 
