@@ -18,7 +18,7 @@ const $ = (id) => document.getElementById(id);
 const byId = new Map(); // id: place in data.items
 const mine = new Map(); // id: this reader's verdict that counts
 const pending = []; // verdicts that the server has not confirmed
-let data, log, list = [], at = 0, listName = "all", parts, sending = false, stored = true;
+let data, log, list = [], at = 0, listName = "labels", parts, sending = false, stored = true;
 
 start();
 
@@ -32,7 +32,7 @@ async function start() {
   data.items.forEach((item, place) => byId.set(item.id, place));
   log = data.served ? data.log : restore();
   for (const entry of log) mine.set(entry.id, entry);
-  const first = data.items.some((item) => item.differs) ? "differing" : "all";
+  const first = ["differing", "labels", "duplicates"].find((name) => members(name).length > 0) ?? "labels";
   document.title = `Review of labels: ${data.review}`;
   $("title").textContent = data.review === data.dataset ? data.dataset : `${data.dataset}, ${data.review}`;
   size();
@@ -67,7 +67,7 @@ function undo() {
   else mine.delete(entry.id);
   const item = data.items[byId.get(entry.id)];
   save({ id: entry.id, verdict: "undo" }, item);
-  if (!list.includes(byId.get(entry.id))) openList("all", false);
+  if (!list.includes(byId.get(entry.id))) openList(item.twins.length ? "duplicates" : "labels", false);
   at = list.indexOf(byId.get(entry.id));
   show();
 }
@@ -140,7 +140,6 @@ function download() {
 
 function members(name) {
   const is = {
-    all: () => true,
     labels: (item) => item.twins.length === 0,
     duplicates: (item) => item.twins.length > 0,
     differing: (item) => item.differs,
@@ -294,7 +293,7 @@ function build() {
     $("strip").append(made);
     return { made, image, mark };
   });
-  const names = { all: "All", labels: "Labels", duplicates: "Duplicates", differing: "Readers differ", open: "No verdict" };
+  const names = { labels: "Labels", duplicates: "Duplicates", differing: "Readers differ", open: "No verdict" };
   const lists = Object.entries(names).map(([name, text]) => {
     const count = element("span"), made = element("button", { type: "button" }, `${text} `, count);
     made.addEventListener("click", () => { openList(name); made.blur(); });
