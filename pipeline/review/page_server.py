@@ -152,8 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not is_ours or any(origin != f"http://{hosts[0].lower()}" for origin in origins):
             self._refuse(HTTPStatus.FORBIDDEN)
             return None
-        _, secret, path = (*self.path.split("/", 2), "", "")[:3]
-        if not secrets.compare_digest(secret.encode("latin-1", "replace"), self.server.secret.encode()):
+        before, _, path = self.path[1:].partition("/")
+        is_secret = secrets.compare_digest(before.encode("latin-1", "replace"), self.server.secret.encode())
+        if not is_secret or not self.path.startswith(f"/{before}/"):
             self._refuse(HTTPStatus.NOT_FOUND)
             return None
         return path

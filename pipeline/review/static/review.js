@@ -171,9 +171,7 @@ function nextOpen() {
 // ---------------------------------------------------------------- keys
 
 function onKey(event) {
-  if (event.isComposing || event.altKey || $("chooser").open) return;
-  if ($("keys").open) return;
-  if (event.target instanceof HTMLInputElement) return;
+  if (event.isComposing || event.altKey || $("chooser").open || $("keys").open || event.target === $("who")) return;
   // With a Korean keyboard, `key` is a jamo or "Process": the code of the key is that of the Latin letter.
   const key = /^[ -~]$/.test(event.key) || event.key.length > 1 && event.key !== "Process"
     ? event.key.toLowerCase() : event.code.replace(/^(Key|Digit)/, "").toLowerCase();
@@ -226,6 +224,8 @@ function take(label) {
 }
 
 function onChooserKey(event) {
+  if (!$("chooser").open) return; // it keeps the focus for a moment
+  event.stopPropagation(); // or the key that closes the chooser is one of the page, too
   if (event.isComposing) return;
   const rows = [...$("matches").children], chosen = rows.findIndex((row) => row.className === "chosen");
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
