@@ -3,7 +3,6 @@
 from pipeline.rooms import Room
 
 ROOM = Room(
-    section=("review", "pipeline.review.params:ReviewParams"),
     remedies={"find wrong labels": "pipeline review labels"},
     files=("docs/labels.md",),
 )
