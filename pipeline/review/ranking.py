@@ -4,6 +4,7 @@ The method is confident learning: Northcutt, Jiang and Chuang, "Confident learni
 labels", Journal of Artificial Intelligence Research 70, 2021 (arXiv:1911.00068), in its implementation cleanlab.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -60,7 +61,9 @@ def rank(labels: np.ndarray, probabilities: np.ndarray) -> Ranking:
     integers = labels.astype(np.int64)
     suggested = probabilities.argmax(axis=1)
     quality = get_label_quality_scores(integers, probabilities, method=SCORE)
-    is_flagged = find_label_issues(integers, probabilities, filter_by=FILTER, n_jobs=1) & (suggested != integers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one for each class that has no images
+        is_flagged = find_label_issues(integers, probabilities, filter_by=FILTER, n_jobs=1) & (suggested != integers)
     flagged = np.flatnonzero(is_flagged)
     flagged = flagged[np.argsort(quality[flagged], kind="stable")]
     return Ranking(flagged, quality, suggested, probabilities.max(axis=1).astype(np.float64))
