@@ -17,6 +17,7 @@ from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.evaluation.markdown import describe_selection, escape, table
 from pipeline.evaluation.metrics import select_weakest, wilson_interval
 from pipeline.evaluation.quantized import describe_quantized
+from pipeline.evaluation.saliency import SaliencyCheck
 from pipeline.image_class_names import list_classes
 from pipeline.models.contract import Contract, Int8Check
 from pipeline.registry.model_card_facts import Facts
@@ -28,7 +29,8 @@ CURVES = "training/curves.png"  # paths of the figures in the run's artifacts
 CONFUSION = "evaluation/figures/confusion.png"
 RELIABILITY = "evaluation/figures/reliability.png"
 GALLERY = "evaluation/figures/gallery.png"
-FIGURES = (CURVES, CONFUSION, RELIABILITY, GALLERY)
+SALIENCY = "evaluation/figures/saliency.png"  # absent from evaluations by release 0.1.0
+FIGURES = (CURVES, CONFUSION, RELIABILITY, GALLERY, SALIENCY)
 
 COLOURS = {1: "grey", 3: "colour"}  # by channels
 COUNTED = ("parameters", "multiply_adds")  # computed by `train`; the other settings are given
@@ -77,7 +79,7 @@ def write_markdown(facts: Facts) -> str:
         ["## Limits", *_describe_limits(facts)],
         ["## Classes", *_describe_classes(facts)],
         ["## Calibration", *_describe_calibration(facts)],
-        ["## Most confident mistakes", _link_image("Gallery of mistakes", GALLERY)],
+        ["## Most confident mistakes", *_describe_mistakes(facts)],
         ["## Data", *_describe_data(facts)],
         ["## Training", *_describe_training(facts)],
         ["## Lineage", *_describe_lineage(facts)],
@@ -231,6 +233,16 @@ def _describe_calibration(facts: Facts) -> Iterator[str]:
         f"{100 * abs(gap):.1f} points. Expected calibration error {facts.metrics['ece']:.4f}."
     )
     yield _link_image("Reliability diagram", RELIABILITY)
+
+
+def _describe_mistakes(facts: Facts) -> Iterator[str]:
+    yield _link_image("Gallery of mistakes", GALLERY)
+    if SALIENCY in facts.figures:
+        yield (
+            "Red marks the pixels that spoke for the wrong class, by occlusion (Zeiler and Fergus, 2014). As a check: "
+            f"{SaliencyCheck(**facts.metrics['saliency'])}."
+        )
+        yield _link_image("Saliency of mistakes", SALIENCY)
 
 
 def _describe_data(facts: Facts) -> Iterator[str]:

@@ -68,6 +68,7 @@ def make_facts(names: tuple[str, ...] = CLASSES, **changes: Any) -> Facts:
                 "accuracy_high": 0.8594,
                 "ece": 0.0123,
                 "macro_f1": 0.8125,
+                "saliency": {"images": 32, "marked": 0.15, "random": 0.04, "gain": 0.11},
                 "loss": 0.4321,
                 "min_class_recall": 0.61,
             },
@@ -212,8 +213,17 @@ def test_the_markdown_links_the_figures_where_the_run_keeps_them() -> None:
         "evaluation/figures/confusion.png",
         "evaluation/figures/reliability.png",
         "evaluation/figures/gallery.png",
+        "evaluation/figures/saliency.png",
         "training/curves.png",
     ]
+
+
+def test_an_evaluation_by_a_release_without_saliency_has_a_card() -> None:
+    facts = make_facts()
+    metrics = {key: value for key, value in facts.metrics.items() if key != "saliency"}
+    older = replace(facts, metrics=metrics, figures={path: path.encode() for path in FIGURES if "saliency" not in path})
+    assert "by 0.150" in render_html(facts)
+    assert "occlusion" not in render_html(older)
 
 
 def test_a_class_may_have_any_name() -> None:
