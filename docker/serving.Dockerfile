@@ -4,9 +4,9 @@
 #
 # A test executes these steps without a container engine (tests/serving/e2e/test_image.py).
 FROM python:3.11.11-slim-bookworm
-COPY requirements-serving.lock /tmp/
-RUN pip install --no-cache-dir --require-hashes --requirement /tmp/requirements-serving.lock
 WORKDIR /project
+COPY requirements-serving.lock ./
+RUN pip install --no-cache-dir --require-hashes --requirement requirements-serving.lock
 COPY pyproject.toml params.yaml dvc.yaml ./
 COPY data/catalog/ data/catalog/
 COPY pipeline/ pipeline/

@@ -3,11 +3,19 @@
 The page works without a network, and its Content-Security-Policy allows no inline scripts and no other host.
 """
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, HTTPException, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse
+
+from pipeline.evaluation.saliency import explain
+from pipeline.serving.app import get_model
+from pipeline.serving.errors import RequestError
+from pipeline.serving.served_model import ServedModel
 
 STATIC = Path(__file__).parent / "static"
 FILES = {"page.js": "text/javascript", "page.css": "text/css"}  # beside index.html
@@ -20,6 +28,7 @@ HEADERS = {
 }
 
 router = APIRouter()
+_explaining = asyncio.Lock()  # one at a time: an explanation takes as long as dozens of predictions
 
 
 @router.get("/")
@@ -39,7 +48,7 @@ async def send_file(name: str) -> FileResponse:
 @router.get("/v1/model")
 async def describe_model(request: Request) -> dict[str, Any]:
     """Describe the model that answers now: its version, classes, and the images that it takes."""
-    served = request.app.state.model.current()
+    served = get_model(request)
     contract = served.contract
     return {
         "name": served.name,
@@ -54,4 +63,34 @@ async def describe_model(request: Request) -> dict[str, Any]:
         "width": contract.width,
         "channels": contract.channels,
         "ground": contract.ground,
+    }
+
+
+@router.post("/v1/explain")
+async def explain_answer(request: Request) -> dict[str, Any]:
+    """Explain the most probable class of one picture: how much each pixel speaks for it.
+
+    Answers with the picture as the model gets it, and with the saliency of `pipeline.evaluation.saliency`.
+    """
+    served, bodies = get_model(request), request.app.state.bodies
+    with bodies.hold() as body:
+        images = await bodies.read_images(request, served.contract, body)
+    if len(images) != 1:
+        raise RequestError("cannot explain several pictures at once", expected="1", found=str(len(images)))
+    async with _explaining:
+        return await run_in_threadpool(_explain, served, images[0])
+
+
+def _explain(served: ServedModel, image: np.ndarray) -> dict[str, Any]:
+    contract = served.contract
+    label = int(served.predict(image[None])[0].argmax())
+    saliency = explain(served.predict, image, label, contract.ground)
+    return {
+        "version": served.version,
+        "model": served.sha256,
+        "label": label,
+        "class": served.classes[label],
+        "class_ko": contract.answers_ko[label] if contract.answers_ko else None,
+        "image": image.tolist(),
+        "saliency": saliency.astype(float).round(4).tolist(),
     }
