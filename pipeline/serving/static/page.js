@@ -2,6 +2,7 @@
 
 const SHOWN = 5; // classes before the button for all of them
 const DRAWING_MILLISECONDS = 150; // after the last stroke, until the drawing is sent
+const RETRY_MILLISECONDS = 2000; // to wait for a model
 const KEY = "serve-key"; // in the tab's storage, until the tab is closed
 
 const find = (id) => document.getElementById(id);
@@ -82,6 +83,7 @@ async function send(blob, inverted) {
   find("explanation").hidden = true;
   find("answer").ariaBusy = "true"; // it is about the picture before
   await attempt(async () => {
+    if (!model) await loadModel();
     const start = performance.now();
     const received = await request(`v1/predict${query()}`, { method: "POST", body: asForm(blob) });
     if (number !== sent) return;
@@ -201,7 +203,7 @@ function showAnswer(received, milliseconds) {
   find("facts").textContent = `Version ${received.version} of ${model.name}, model ${received.model.slice(0, 12)}; ` +
     `answered in ${milliseconds.toFixed(0)} ms`;
   find("label").value = "";
-  if (received.version !== model.version) loadModel(); // another version became the champion
+  if (received.version !== model.version) attempt(loadModel); // another version became the champion
 }
 
 // ---- the explanation: orange pixels speak for the class, blue ones against it
@@ -272,22 +274,26 @@ function asBase64(blob) {
 // ---- start
 
 async function loadModel() {
-  await attempt(async () => {
-    const former = model;
-    model = await request("v1/model");
-    const colours = model.channels === 3 ? "colour" : "grey";
-    find("model").textContent =
-      `${model.name}, version ${model.version}: ${model.classes.length} classes, ` +
-      `${model.height} × ${model.width} pixels in ${colours}`;
-    const options = model.classes.map((name, label) => {
-      const korean = model.classes_ko[label];
-      return new Option(korean ? `${name} (${korean})` : name, String(label));
-    });
-    find("label").replaceChildren(Object.assign(new Option("choose", ""), { disabled: true }), ...options);
-    find("label").value = "";
-    const isSameSize = former && former.width === model.width && former.height === model.height;
-    if (!isSameSize) prepareCanvas();
+  const former = model;
+  model = await request("v1/model");
+  const colours = model.channels === 3 ? "colour" : "grey";
+  find("model").textContent =
+    `${model.name}, version ${model.version}: ${model.classes.length} classes, ` +
+    `${model.height} × ${model.width} pixels in ${colours}`;
+  const options = model.classes.map((name, label) => {
+    const korean = model.classes_ko[label];
+    return new Option(korean ? `${name} (${korean})` : name, String(label));
   });
+  find("label").replaceChildren(Object.assign(new Option("choose", ""), { disabled: true }), ...options);
+  find("label").value = "";
+  const isSameSize = former && former.width === model.width && former.height === model.height;
+  if (!isSameSize) prepareCanvas();
+}
+
+// A server that was just started has no model yet: ask again until it has one.
+async function waitForModel() {
+  await attempt(loadModel);
+  if (!model && find("key-form").hidden) setTimeout(waitForModel, RETRY_MILLISECONDS);
 }
 
 function start() {
@@ -335,7 +341,7 @@ function start() {
     find("key-form").hidden = true;
     afterKey?.();
   });
-  loadModel();
+  waitForModel();
 }
 
 start();
