@@ -6,7 +6,8 @@
 FROM python:3.11.11-slim-bookworm
 WORKDIR /project
 COPY requirements-serving.lock ./
-RUN pip install --no-cache-dir --require-hashes --requirement requirements-serving.lock
+RUN pip install --no-cache-dir uv==0.13.9
+RUN uv pip install --python python --no-cache --require-hashes --compile-bytecode -r requirements-serving.lock
 COPY pyproject.toml params.yaml dvc.yaml ./
 COPY data/catalog/ data/catalog/
 COPY pipeline/ pipeline/

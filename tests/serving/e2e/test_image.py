@@ -34,11 +34,8 @@ def project(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
 
 
 @pytest.fixture(scope="module")
-def image(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIP_NO_COMPILE", "1")  # seconds of this test
-        patch.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")
-        yield build(DOCKERFILE, project.path, tmp_path_factory.mktemp("root"))
+def image(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    return build(DOCKERFILE, project.path, tmp_path_factory.mktemp("root"))
 
 
 @contextmanager
@@ -125,6 +122,11 @@ def test_the_build_context_has_what_is_copied_and_nothing_else() -> None:
         source.rstrip("/") for word, rest in read_steps(DOCKERFILE) if word == "COPY" for source in rest.split()[:-1]
     }
     assert kept == copied
+
+
+def test_it_is_installed_by_the_tool_of_the_makefile() -> None:
+    (version,) = re.findall(r"^UV_VERSION := (\S+)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert ("RUN", f"pip install --no-cache-dir uv=={version}") in read_steps(DOCKERFILE)
 
 
 def test_its_health_check_asks_the_port_that_it_exposes() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pipeline.serving.keys import KEY_FILE
 from playwright.sync_api import Browser, Page, expect
 
 from pipeline.data import table
-from pipeline.serving.keys import KEY_FILE
 from pipeline.tracking.stage_outputs import Outputs
 from tests.conftest import Project
 from tests.e2e.pages import open_browser
