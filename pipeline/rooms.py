@@ -37,8 +37,8 @@ class Room:
     section: tuple[str, str] | None = None  # its section of params.yaml, and a reference to that section's class
     status: str | None = None  # reference to a function of the workspace: further lines of `pipeline status`
     flows: Mapping[str, str] = field(default_factory=dict)  # deployment: reference to its Prefect flow
-    servers: Mapping[str, RoomServer] = field(default_factory=dict)  # by the name of the option that starts it
     executor: str | None = None  # reference to a function: the context of a `partitions.Executor`, or None to have none
+    servers: Mapping[str, RoomServer] = field(default_factory=dict)  # by the name of the option that starts it
     remedies: Mapping[str, str] = field(default_factory=dict)  # task: its command, for messages of the core
     files: tuple[str, ...] = ()  # its files outside its package and its tests, such as its pages in docs/
 
