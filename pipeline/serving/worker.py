@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import APIRouter
 
 from pipeline import logs
+from pipeline.serving import page
 from pipeline.serving.access import ACCESS
 from pipeline.serving.app import TrafficLog, create_app
 from pipeline.serving.follower import Follower
@@ -58,7 +59,7 @@ def main() -> None:
 
 def find_routers() -> list[APIRouter]:
     """Return the routers of the other endpoints of this room."""
-    return []
+    return [page.router]
 
 
 def create_traffic_log(settings: ServeSettings) -> TrafficLog | None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pipeline.serving.keys import KEY_FILE
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from pipeline.data import table
+from pipeline.serving.keys import KEY_FILE
 from pipeline.tracking.stage_outputs import Outputs
 from tests.conftest import Project
 from tests.e2e.pages import open_browser
@@ -161,6 +161,23 @@ def test_a_drawing_is_what_the_model_gets(try_it: TryIt, tmp_path: Path) -> None
     cleared = np.array(tab.page.locator("#canvas").evaluate(read)).reshape(*size, 4)
     assert (cleared[:, :, :3] == contract["ground"]).all()
     assert tab.errors == []
+
+
+def test_a_drawing_for_a_model_in_colour_has_its_ground_and_a_choice_of_colours(try_it: TryIt) -> None:
+    page = try_it.browser.new_page()
+
+    def in_colour(route: Route) -> None:
+        described = route.fetch().json()
+        route.fulfill(json={**described, "channels": 3, "ground": [250, 240, 230], "height": 32, "width": 48})
+
+    page.route("**/v1/model", in_colour)
+    page.goto(try_it.address)
+    expect(page.locator("#model")).to_contain_text("32 × 48 pixels in colour")
+    page.locator("#tab-drawing").click()
+    expect(page.locator("#colour")).to_be_visible()
+    expect(page.locator("#colour")).to_have_value("#000000")  # a bright ground
+    read = "canvas => [canvas.height, canvas.width, ...canvas.getContext('2d').getImageData(0, 0, 1, 1).data]"
+    assert page.locator("#canvas").evaluate(read) == [32, 48, 250, 240, 230, 255]
 
 
 def test_a_dropped_and_a_pasted_picture_are_answered(try_it: TryIt) -> None:
