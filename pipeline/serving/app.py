@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, Request
@@ -19,16 +19,9 @@ from pipeline.serving.errors import NotAvailable, RequestError, create_error_res
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.served_model import ModelHolder, ServedModel
 from pipeline.serving.settings import ServeSettings
+from pipeline.serving.traffic_log import TrafficLog
 
 MLFLOW_VERSION = "3.17.2"  # of the scoring protocol: /invocations, /ping, /version
-
-
-class TrafficLog(Protocol):
-    """The part of the traffic log that the application uses."""
-
-    def add(
-        self, request_id: str, version: str, sha256: str, images: np.ndarray, probabilities: np.ndarray
-    ) -> None: ...
 
 
 def create_app(
@@ -67,6 +60,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     batcher.start()
     yield
     await asyncio.to_thread(batcher.stop)
+    if state.log:
+        await asyncio.to_thread(state.log.close)
 
 
 class _Protected:
@@ -129,7 +124,7 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Export the metrics for Prometheus."""
     state = request.app.state
-    state.metrics.log_dropped.set(getattr(state.log, "dropped", 0))
+    state.metrics.log_dropped.set(state.log.dropped if state.log else 0)
     return Response(state.metrics.export(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -149,9 +144,8 @@ def get_model(request: Request) -> ServedModel:
 async def _predict(request: Request) -> tuple[ServedModel, np.ndarray, np.ndarray]:
     """Read the images of a request, answer and log them. Returns the model, the images and the probabilities."""
     state, scope = request.app.state, request.scope
-    with state.bodies.hold() as body:
-        images = await state.bodies.read_images(request, get_model(request).contract, body)
-        served, probabilities = await state.batcher.predict(images)
+    images = await state.bodies.read_images(request, get_model(request).contract)
+    served, probabilities = await state.batcher.predict(images)
     scope["facts"] |= {"images": len(images), "version": served.version}
     if state.log:
         state.log.add(scope["request_id"], served.version, served.sha256, images, probabilities)

@@ -1,8 +1,7 @@
 """Bodies of requests: read within limits of size, time and memory, and taken apart into images."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,22 +42,7 @@ class BodyReader:
         self._limits, self._held = limits, 0
         self._decoding = asyncio.Lock()
 
-    @contextmanager
-    def hold(self) -> Iterator["Body"]:
-        """Give the memory of a body back at the end of the block."""
-        body = Body(self)
-        try:
-            yield body
-        finally:
-            self._held -= body.size
-
-    async def read(self, request: Request, body: "Body") -> bytes:
-        """Read the body of a request.
-
-        Raises:
-            RequestError: it is too large, is compressed, or came too slowly or not at all.
-            NotAvailable: the bodies of other requests take all the memory.
-        """
+    async def _read(self, request: Request, body: "Body") -> bytes:
         encoding = request.headers.get("content-encoding", "identity")
         if encoding != "identity":
             raise RequestError("the body is compressed", status=415, expected="no content-encoding", found=encoding)
@@ -85,25 +69,35 @@ class BodyReader:
             raise RequestError("the client ended the connection before its body was complete") from None
         return b"".join(body.chunks) if len(body.chunks) != 1 else body.chunks[0]
 
-    async def read_images(self, request: Request, contract: Contract, body: "Body") -> np.ndarray:
+    async def read_images(self, request: Request, contract: Contract) -> np.ndarray:
         """Read the images of a request: uint8 [n, *shape].
 
+        Pictures are resized as the contract says; with `?invert=1`, dark and bright are swapped first.
+
         Raises:
-            RequestError: the body has another type or content.
+            RequestError: the body has another type or content, is too large, or came too slowly.
+            NotAvailable: the bodies of other requests take all the memory.
             DataError: a picture is damaged.
         """
+        body = Body()
+        try:
+            return await self._read_images(request, contract, body)
+        finally:
+            self._held -= body.size
+
+    async def _read_images(self, request: Request, contract: Contract, body: "Body") -> np.ndarray:
         media, most = request.headers.get("content-type", "").partition(";")[0].strip().lower(), self._limits.images
         if media == "application/json" or media.endswith("+json"):
-            content = await self.read(request, body)
+            content = await self._read(request, body)
             if len(content) > MANY_BYTES:
                 return await run_in_threadpool(images.read_json, content, contract, most)
             return images.read_json(content, contract, most)
         if media == "application/x-npy":
-            return images.read_npy(await self.read(request, body), contract, most)
+            return images.read_npy(await self._read(request, body), contract, most)
         if media == "multipart/form-data":
             return await self._decode(request, await self._read_files(request, body), contract)
         if media.startswith("image/"):
-            return await self._decode(request, [("the picture", await self.read(request, body))], contract)
+            return await self._decode(request, [("the picture", await self._read(request, body))], contract)
         raise RequestError("the body has an unknown type", status=415, expected=TYPES, found=media or "no content-type")
 
     async def _read_files(self, request: Request, body: "Body") -> list[tuple[str, bytes]]:
@@ -112,7 +106,7 @@ class BodyReader:
         async def stream() -> AsyncGenerator[bytes, None]:
             yield content
 
-        content, most = await self.read(request, body), self._limits.images
+        content, most = await self._read(request, body), self._limits.images
         try:
             parser = MultiPartParser(request.headers, stream(), max_files=most, max_fields=most)
             parser.spool_max_size = self._limits.body  # in memory, which is bounded already
@@ -145,7 +139,7 @@ class BodyReader:
 
 
 class Body:
-    """The memory of one body."""
+    """The parts of a body, as they arrive."""
 
-    def __init__(self, reader: BodyReader) -> None:
+    def __init__(self) -> None:
         self.size, self.chunks = 0, list[bytes]()

@@ -13,15 +13,17 @@ import uvicorn
 from fastapi import APIRouter
 
 from pipeline import logs
+from pipeline.data.traffic import TRAFFIC
 from pipeline.serving import page
 from pipeline.serving.access import ACCESS
-from pipeline.serving.app import TrafficLog, create_app
+from pipeline.serving.app import create_app
 from pipeline.serving.follower import Follower
 from pipeline.serving.keys import load_or_create_key
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.protocol import BoundedProtocol
 from pipeline.serving.served_model import ModelHolder
 from pipeline.serving.settings import NUMBER_VARIABLE, SOCKET_VARIABLE, ServeSettings, load_settings
+from pipeline.serving.traffic_log import TrafficLog
 
 KEEP_ALIVE_SECONDS = 60
 STOP_SECONDS = 20  # for the requests in flight, when the process ends
@@ -63,8 +65,17 @@ def find_routers() -> list[APIRouter]:
 
 
 def create_traffic_log(settings: ServeSettings) -> TrafficLog | None:
-    """Create the traffic log of this process."""
-    return None
+    """Create the traffic log of this process. None: `serve.log_share` is 0."""
+    params = settings.params
+    if not params.log_share:
+        return None
+    return TrafficLog(
+        settings.root / TRAFFIC,
+        share=params.log_share,
+        keep_images=params.keep_images,
+        keep_days=params.keep_days,
+        limit_mb=params.log_limit_mb,
+    )
 
 
 def _open_access_log(settings: ServeSettings) -> None:

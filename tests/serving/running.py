@@ -76,7 +76,8 @@ def make_settings(root: Path, *, host: str = "127.0.0.1", key: str | None = KEY,
     """Settings for a test, with small limits."""
     limits: dict[str, Any] = {
         "max_images": 64, "max_body_mb": 1.0, "body_seconds": 1.0, "max_batch": 16, "max_waiting": 64,
-        "shadow": "none", "log_share": 1.0, "keep_days": 1, "keep_images": False,
+        "shadow": "none", "log_share": 1.0, "keep_days": 1, "log_limit_mb": 10,
+        "keep_images": False,
     }  # fmt: skip
     return ServeSettings(
         root=root, workspace=root, params=ServeParams(**{**limits, **params}), host=host, key=key, threads=1
