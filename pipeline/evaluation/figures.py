@@ -141,11 +141,33 @@ def draw_reliability(path: Path, table: Sequence[Bin]) -> None:
 
 def draw_gallery(path: Path, mistakes: Sequence[Mistake]) -> None:
     """Draw mistakes in the given order, with their true class, predicted class and confidence."""
-    captions = [
-        f"{_short(mistake.actual)}\n→ {_short(mistake.predicted)}\n{mistake.confidence:.3f}" for mistake in mistakes
-    ]
     title = "Most confident mistakes: actual → predicted, probability" if mistakes else "No mistakes"
-    draw_images(path, title, [mistake.image for mistake in mistakes], captions)
+    draw_images(path, title, [mistake.image for mistake in mistakes], [_caption(mistake) for mistake in mistakes])
+
+
+def draw_saliency(path: Path, mistakes: Sequence[Mistake], saliency: Sequence[np.ndarray]) -> None:
+    """Draw mistakes, and in red the pixels that spoke for the predicted class.
+
+    Args:
+        saliency: of each mistake, float [height, width], by `saliency.explain`.
+    """
+    title = "Pixels that spoke for the wrong class: actual → predicted, probability" if mistakes else "No mistakes"
+    images = [mark_pixels(mistake.image, marks) for mistake, marks in zip(mistakes, saliency, strict=True)]
+    draw_images(path, title, images, [_caption(mistake) for mistake in mistakes])
+
+
+def mark_pixels(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+    """Blend red into an image where the saliency is positive: uint8 [height, width, 3]. A grey image is negated.
+
+    Args:
+        image: uint8 [height, width], or [height, width, 3] in colour.
+        saliency: float [height, width].
+    """
+    shown = image if image.ndim == 3 else 255 - np.repeat(image[..., None], 3, axis=2)
+    share = 0.8 * np.maximum(saliency, 0) / max(float(saliency.max()), 1e-9)
+    red = np.array([int(RED[place : place + 2], 16) for place in (1, 3, 5)])
+    blended = shown + share[..., None] * (red - shown.astype(float))
+    return blended.round().astype(np.uint8)
 
 
 def draw_images(path: Path, title: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
@@ -171,6 +193,10 @@ def draw_images(path: Path, title: str, images: Sequence[np.ndarray], captions: 
             axes.text(centre, top - 0.03, text, ha="center", va="bottom", fontsize=7.5)
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.axis("off")
+
+
+def _caption(mistake: Mistake) -> str:
+    return f"{_short(mistake.actual)}\n→ {_short(mistake.predicted)}\n{mistake.confidence:.3f}"
 
 
 def _short(name: str) -> str:

@@ -23,13 +23,15 @@ from pipeline.evaluation.metrics import (
 )
 from pipeline.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
 from pipeline.evaluation.quantized import describe_quantized
+from pipeline.evaluation.saliency import Predict, SaliencyCheck, check_saliency, explain
 from pipeline.files import atomic_directory, write_json
 
 DIGITS = 6  # of every number in the files
-SHOWN_MISTAKES = 24
+SHOWN_MISTAKES, EXPLAINED_MISTAKES = 24, 12
 SHOWN_CONFUSIONS = 6
 
-Metrics = dict[str, Any]  # float, int, or None: not a number; `int8`: the figures of the int8 file, if there is one
+# float, int, or None: not a number; `saliency`: its check; `int8`: the figures of the int8 file, if there is one
+Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +94,23 @@ def measure(answers: Answers) -> Metrics:
     return {"images": images} | {name: _rounded(value) for name, value in metrics.items()}
 
 
-def write_evaluation(directory: Path, answers: Answers, metrics: Metrics, gate: Gate) -> None:
-    """Write the report of an evaluation, replacing `directory`."""
+def explain_mistakes(answers: Answers, predict: Predict, ground: int | Sequence[int]) -> list[np.ndarray]:
+    """Compute the saliency of the most confident mistakes for the predicted class: each float32 [height, width]."""
+    return [
+        explain(predict, answers.images[row], int(answers.predicted[row]), ground)
+        for row in answers.find_mistakes(EXPLAINED_MISTAKES)
+    ]
+
+
+def measure_saliency(answers: Answers, predict: Predict, ground: int | Sequence[int]) -> Metrics:
+    """Check whether the saliency means something. Returns the figures for `metrics.json`."""
+    return asdict(check_saliency(predict, answers.images, answers.predicted, ground))
+
+
+def write_evaluation(
+    directory: Path, answers: Answers, metrics: Metrics, gate: Gate, saliency: Sequence[np.ndarray]
+) -> None:
+    """Write the report of an evaluation, replacing `directory`. saliency: of `explain_mistakes`."""
     with atomic_directory(directory) as partial:
         write_json(partial / "metrics.json", metrics)
         write_json(partial / "gate.json", {"passed": gate.passed, "checks": [asdict(check) for check in gate.checks]})
@@ -103,7 +120,9 @@ def write_evaluation(directory: Path, answers: Answers, metrics: Metrics, gate: 
         (partial / "figures").mkdir()
         figures.draw_confusion(partial / "figures" / "confusion.png", answers.confusion, answers.classes)
         figures.draw_reliability(partial / "figures" / "reliability.png", answers.reliability)
-        figures.draw_gallery(partial / "figures" / "gallery.png", _gallery(answers))
+        gallery = _gallery(answers)
+        figures.draw_gallery(partial / "figures" / "gallery.png", gallery)
+        figures.draw_saliency(partial / "figures" / "saliency.png", gallery[: len(saliency)], saliency)
 
 
 def _rounded(value: float) -> float | None:
@@ -160,6 +179,9 @@ def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
         figures_of_merit.append(("Area under the ROC curve", f"{metrics['roc_auc']:.4f}"))
     if int8 := metrics.get("int8"):
         figures_of_merit.append(("int8 file, which decides nothing", describe_quantized(int8)))
+    explanation = "Red: the pixels that spoke for the wrong class, by occlusion (Zeiler and Fergus, 2014)."
+    if checked := metrics.get("saliency"):
+        explanation += f" Check on correct and wrong predictions: {SaliencyCheck(**checked)}."
     verdict = "passed, the model may be registered" if gate.passed else "REJECTED, the model will not be registered"
     checks = [
         (
@@ -207,5 +229,7 @@ def _page(answers: Answers, metrics: Metrics, gate: Gate) -> str:
         "![Reliability diagram](figures/reliability.png)",
         "## Most confident mistakes",
         "![Gallery of mistakes](figures/gallery.png)",
+        explanation,
+        "![Saliency of mistakes](figures/saliency.png)",
     ]
     return "\n\n".join(sections) + "\n"

@@ -69,7 +69,7 @@ def collect_facts(record: Record, outputs: Outputs, registration: "Registration"
         run_id=record.id,
         recorded=f"{datetime.fromtimestamp(record.run.info.start_time / 1000, UTC):%Y-%m-%d %H:%M} UTC",
         tags=record.tags,
-        figures={path: (reports / path).read_bytes() for path in FIGURES},
+        figures={path: (reports / path).read_bytes() for path in FIGURES if (reports / path).is_file()},
     )
 
 

@@ -13,22 +13,26 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
+from pipeline.data.applied_corrections import Applied, count_by_class, summarise_applied
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.evaluation.markdown import describe_selection, escape, table
 from pipeline.evaluation.metrics import select_weakest, wilson_interval
 from pipeline.evaluation.quantized import describe_quantized
+from pipeline.evaluation.saliency import SaliencyCheck
 from pipeline.image_class_names import list_classes
 from pipeline.models.contract import Contract, Int8Check
 from pipeline.registry.model_card_facts import Facts
 
 LONGEST_SUMMARY = 5_000  # characters; the registry's limit for a version's description
 SHOWN_CONFUSIONS = 6
+SHOWN_CORRECTIONS = 10  # pairs of classes
 
 CURVES = "training/curves.png"  # paths of the figures in the run's artifacts
 CONFUSION = "evaluation/figures/confusion.png"
 RELIABILITY = "evaluation/figures/reliability.png"
 GALLERY = "evaluation/figures/gallery.png"
-FIGURES = (CURVES, CONFUSION, RELIABILITY, GALLERY)
+SALIENCY = "evaluation/figures/saliency.png"  # absent from evaluations by release 0.1.0
+FIGURES = (CURVES, CONFUSION, RELIABILITY, GALLERY, SALIENCY)
 
 COLOURS = {1: "grey", 3: "colour"}  # by channels
 COUNTED = ("parameters", "multiply_adds")  # computed by `train`; the other settings are given
@@ -77,7 +81,7 @@ def write_markdown(facts: Facts) -> str:
         ["## Limits", *_describe_limits(facts)],
         ["## Classes", *_describe_classes(facts)],
         ["## Calibration", *_describe_calibration(facts)],
-        ["## Most confident mistakes", _link_image("Gallery of mistakes", GALLERY)],
+        ["## Most confident mistakes", *_describe_mistakes(facts)],
         ["## Data", *_describe_data(facts)],
         ["## Training", *_describe_training(facts)],
         ["## Lineage", *_describe_lineage(facts)],
@@ -233,6 +237,16 @@ def _describe_calibration(facts: Facts) -> Iterator[str]:
     yield _link_image("Reliability diagram", RELIABILITY)
 
 
+def _describe_mistakes(facts: Facts) -> Iterator[str]:
+    yield _link_image("Gallery of mistakes", GALLERY)
+    if SALIENCY in facts.figures:
+        yield (
+            "Red marks the pixels that spoke for the wrong class, by occlusion (Zeiler and Fergus, 2014). As a check: "
+            f"{SaliencyCheck(**facts.metrics['saliency'])}."
+        )
+        yield _link_image("Saliency of mistakes", SALIENCY)
+
+
 def _describe_data(facts: Facts) -> Iterator[str]:
     dataset, entry = facts.dataset, facts.entry
     shape = f"{dataset.height} x {dataset.width}, {COLOURS[dataset.channels]}, 8 bits"
@@ -247,7 +261,14 @@ def _describe_data(facts: Facts) -> Iterator[str]:
     rows.append(("added batches", ", ".join(batches) or "none"))
     passed = sum(found["passed"] for found in facts.validation["expectations"])
     rows.append(("validation", f"{passed} of {len(facts.validation['expectations'])} expectations passed"))
+    corrections = [Applied(**count) for count in facts.validation.get("corrections", ())]
+    if corrections:
+        rows.append(("corrected labels", escape(summarise_applied(corrections))))
     yield table(("", ""), rows)
+    if corrections:
+        yield "Corrections by class:"
+        by_class = [(escape(change), f"{images:,}") for change, images in count_by_class(corrections).items()]
+        yield table(("correction", "images"), by_class[:SHOWN_CORRECTIONS], numbers=1)
     splits = facts.split["splits"]
     columns = ("split", "purpose", "MD5 in `dvc.lock`", "images", "per class")
     uses = {"train": "training", "validation": "choice of the epoch", "test": "final evaluation"}

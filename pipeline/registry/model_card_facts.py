@@ -37,7 +37,7 @@ class Facts:
     run_id: str
     recorded: str  # start time of the run
     tags: Mapping[str, str]  # of the run
-    figures: Mapping[str, bytes]  # PNG files by path, for all of `model_card.FIGURES`
+    figures: Mapping[str, bytes]  # PNG files by path, of `model_card.FIGURES` those that exist
 
     @property
     def title(self) -> str:

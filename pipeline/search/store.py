@@ -115,10 +115,9 @@ def claim_lock(name: str) -> Iterator[None]:
         return
     import sqlalchemy
 
-    with explained():
-        with _connected(address) as connection:
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": f"sweep {name}"})
-            yield
+    with explained(), _connected(address) as connection:
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": f"sweep {name}"})
+        yield
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def run(params: Params) -> None:
     # Imported here, so that `execute` watches over the process during the seconds that this takes.
     from pipeline.evaluation.gate import judge
     from pipeline.evaluation.metrics import class_probabilities
-    from pipeline.evaluation.report import Answers, measure, write_evaluation
+    from pipeline.evaluation.report import Answers, explain_mistakes, measure, measure_saliency, write_evaluation
     from pipeline.models import interpreter
     from pipeline.tracking.parent_run_id import flow_registers
 
@@ -63,11 +63,12 @@ def run(params: Params) -> None:
         probabilities=class_probabilities(model.predict(images)),
     )
     metrics = measure(answers)
+    metrics["saliency"] = measure_saliency(answers, model.predict, contract.ground)
     timings: Mapping[str, float] = {}
     if contract.int8:
         metrics["int8"], timings = _measure_int8(contract, model, answers)
     gate = judge(metrics, (MODELS / LITERT_FILE).stat().st_size, params.evaluate)
-    write_evaluation(EVALUATION, answers, metrics, gate)
+    write_evaluation(EVALUATION, answers, metrics, gate, explain_mistakes(answers, model.predict, contract.ground))
     interval = f"95% interval {metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}"
     print(f"accuracy {metrics['accuracy']:.2%} ({interval}), calibration error {metrics['ece']}")
     weakest = min(range(len(task.classes)), key=lambda label: answers.class_scores[label].recall)

@@ -75,3 +75,5 @@ def test_the_readme_works_from_a_fresh_clone(tmp_path: Path) -> None:
     metrics = json.loads((clone.path / "reports/evaluation/metrics.json").read_text())
     assert metrics["images"] == 10_000
     assert metrics["accuracy"] >= 0.87
+    assert metrics["saliency"]["gain"] >= 0.05
+    assert metrics["saliency"]["marked"] >= 2 * metrics["saliency"]["random"]

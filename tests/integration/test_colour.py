@@ -10,7 +10,7 @@ import pytest
 from pipeline.data.image_background import measure_ground
 from pipeline.evaluation.gate import judge
 from pipeline.evaluation.metrics import class_probabilities
-from pipeline.evaluation.report import Answers, measure, write_evaluation
+from pipeline.evaluation.report import Answers, explain_mistakes, measure, write_evaluation
 from pipeline.models import archive, backend, export, interpreter, networks, training
 from pipeline.models.checkpoints import Checkpoint
 from pipeline.models.contract import CONTRACT_FILE, LITERT_FILE, read_contract
@@ -98,6 +98,7 @@ def test_hues_are_told_apart(case: Case, tmp_path: Path) -> None:
     metrics = measure(answers)
     assert metrics["accuracy"] > 0.95
     gate = judge(metrics, 1000, load_params(REPOSITORY / "params.yaml").evaluate)
-    write_evaluation(tmp_path / "evaluation", answers, metrics, gate)
+    saliency = explain_mistakes(answers, model.predict, contract.ground)
+    write_evaluation(tmp_path / "evaluation", answers, metrics, gate, saliency)
     assert "class_ko" not in read_csv(tmp_path / "evaluation/per_class.csv")[0]
     assert "클래스" not in (tmp_path / "evaluation/report.md").read_text()

@@ -14,7 +14,7 @@ from pipeline.data import table
 from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.gate import Gate, judge
 from pipeline.evaluation.metrics import class_probabilities
-from pipeline.evaluation.report import Answers, measure, write_evaluation
+from pipeline.evaluation.report import Answers, explain_mistakes, measure, measure_saliency, write_evaluation
 from pipeline.files import file_digest
 from pipeline.params import EvaluateParams, load_params
 from pipeline.stages import evaluate
@@ -23,8 +23,9 @@ from tests.conftest import REPOSITORY
 CLASSES = ("top", "trouser", "coat, or shirt")
 CLASSES_KO = ("탑", "바지", "코트")
 FILES = [
-    *("confusion.csv", "figures/confusion.png", "figures/gallery.png", "figures/reliability.png", "gate.json"),
-    *("metrics.json", "per_class.csv", "predictions.parquet", "reliability.csv", "report.md"),
+    *("confusion.csv", "figures/confusion.png", "figures/gallery.png", "figures/reliability.png"),
+    *("figures/saliency.png", "gate.json", "metrics.json", "per_class.csv", "predictions.parquet", "reliability.csv"),
+    "report.md",
 ]
 
 
@@ -41,13 +42,19 @@ def answer(outputs: np.ndarray, labels: np.ndarray, classes: tuple[str, ...] = C
     )
 
 
+def look(images: np.ndarray) -> np.ndarray:
+    """A model whose first class is the more probable, the brighter the image is."""
+    bright = images.reshape(len(images), -1).mean(axis=1) / 255
+    return np.stack([bright, (1 - bright) / 2, (1 - bright) / 2], axis=1)
+
+
 def report(directory: Path, answers: Answers) -> Gate:
-    metrics = measure(answers)
+    metrics = measure(answers) | {"saliency": measure_saliency(answers, look, 0)}
     thresholds = EvaluateParams(
         min_accuracy=0.5, min_balanced_accuracy=0.4, min_class_recall=0.1, max_loss=1.0, max_model_bytes=1000
     )
     gate = judge(metrics, 900, thresholds)
-    write_evaluation(directory, answers, metrics, gate)
+    write_evaluation(directory, answers, metrics, gate, explain_mistakes(answers, look, 0))
     return gate
 
 
@@ -130,7 +137,7 @@ def test_the_page_shows_the_verdict_the_classes_and_the_worst_confusion(tmp_path
     (actual, predicted), *_ = answers.find_confusions(1)
     assert f"| {CLASSES[actual]} | {CLASSES[predicted]} | {answers.confusion[actual, predicted]} |" in page
     images = [line.partition("](")[2].rstrip(")") for line in page.splitlines() if line.startswith("![")]
-    assert len(images) == 3
+    assert len(images) == 4
     assert all((tmp_path / image).is_file() for image in images)
     assert str(tmp_path) not in page
 

@@ -22,6 +22,7 @@ def draw_all(directory: Path) -> list[bytes]:
     figures.draw_confusion(directory / "confusion.png", CONFUSION, CLASSES)
     figures.draw_reliability(directory / "reliability.png", BINS)
     figures.draw_gallery(directory / "gallery.png", [mistake] * 7)
+    figures.draw_saliency(directory / "saliency.png", [mistake] * 7, [np.eye(28, dtype=np.float32)] * 7)
     return [path.read_bytes() for path in sorted(directory.iterdir())]
 
 
@@ -95,6 +96,16 @@ def test_of_many_classes_the_most_confused_are_drawn(tmp_path: Path) -> None:
     assert {7, 120, 121, 299} <= set(shown)
     figures.draw_confusion(tmp_path / "c.png", confusion, [f"class {label}" for label in range(300)])
     assert max(Image.open(tmp_path / "c.png").size) < 2000
+
+
+def test_saliency_is_red_where_it_is_positive() -> None:
+    saliency = np.array([[0.0, -2.0, 1.0, 2.0]])
+    for image in (np.full((1, 4), 100, np.uint8), np.full((1, 4, 3), 155, np.uint8)):
+        first, negative, weak, strong = figures.mark_pixels(image, saliency)[0].astype(int)
+        assert (np.stack([first, negative]) == 155).all()
+        assert strong[0] > weak[0] > 155
+        assert strong[1] < weak[1] < 155
+    assert (figures.mark_pixels(np.full((1, 4), 100, np.uint8), -np.ones((1, 4))) == 155).all()
 
 
 def test_a_mistake_is_drawn_in_its_colours(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from pipeline.data import tiny
+from pipeline.data.image_background import measure_ground
+from pipeline.evaluation.saliency import SaliencyCheck, check_saliency
 from pipeline.models import archive, backend, networks, tasks, training
 from pipeline.models.checkpoints import Checkpoint
 from pipeline.models.inference import create_predictor
@@ -88,6 +90,7 @@ class Behaviour:
     probabilities: np.ndarray  # float32 [n, classes]
     alone: np.ndarray  # float32 [3, classes]: of the first three, asked without the others
     changed: dict[str, np.ndarray]  # float32 [n, classes], by the key of CHANGES
+    saliency: SaliencyCheck
 
 
 @pytest.fixture(scope="module", params=EPOCHS)
@@ -96,7 +99,9 @@ def behaviour(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     images, labels = tiny.generate(200, tiny.SEED + 2)
     together = np.concatenate([images, *(change(images) for change, *_ in CHANGES.values())])
     plain, *changed = np.split(model(together), len(CHANGES) + 1)
-    return Behaviour(request.param, labels, plain, model(images[:3]), dict(zip(CHANGES, changed, strict=True)))
+    saliency = check_saliency(model, images, plain.argmax(axis=1), measure_ground(images))
+    changes = dict(zip(CHANGES, changed, strict=True))
+    return Behaviour(request.param, labels, plain, model(images[:3]), changes, saliency)
 
 
 def test_unseen_garments_are_recognised(behaviour: Behaviour) -> None:
@@ -118,6 +123,11 @@ def test_a_garment_that_is_changed_a_little_keeps_its_class(behaviour: Behaviour
 
 def test_an_answer_does_not_depend_on_the_other_images(behaviour: Behaviour) -> None:
     assert (behaviour.alone == behaviour.probabilities[:3]).all()
+
+
+def test_pixels_that_the_saliency_marks_matter_more_than_others(behaviour: Behaviour) -> None:
+    assert behaviour.saliency.is_meaningful
+    assert behaviour.saliency.marked > 0.01
 
 
 def test_labels_without_meaning_cannot_be_learnt(tmp_path: Path) -> None:

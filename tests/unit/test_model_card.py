@@ -1,13 +1,14 @@
 """The model card, from facts made by hand."""
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html import escape as html_escape
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
+from pipeline.data.applied_corrections import Applied
 from pipeline.data.catalog import load_catalog
 from pipeline.data.table import Dataset
 from pipeline.evaluation.markdown import escape, table
@@ -68,6 +69,7 @@ def make_facts(names: tuple[str, ...] = CLASSES, **changes: Any) -> Facts:
                 "accuracy_high": 0.8594,
                 "ece": 0.0123,
                 "macro_f1": 0.8125,
+                "saliency": {"images": 32, "marked": 0.15, "random": 0.04, "gain": 0.11},
                 "loss": 0.4321,
                 "min_class_recall": 0.61,
             },
@@ -185,6 +187,16 @@ def test_the_card_describes_the_int8_file_if_there_is_one() -> None:
     assert "1,000 bytes instead of 3,900" in card
 
 
+def test_the_card_counts_corrections_by_class_and_person() -> None:
+    facts = make_facts()
+    assert "corrected labels" not in write_markdown(facts)
+    counts = [Applied("train", "Dress", "Bag", "kim", 3), Applied("test", "Dress", "", "lee", 1)]
+    card = write_markdown(replace(facts, validation=facts.validation | {"corrections": list(map(asdict, counts))}))
+    assert "| corrected labels | 3 images relabelled, 1 removed, by kim (3), lee (1) |" in card
+    assert "| Dress to Bag | 3 |" in card
+    assert "| Dress removed (test) | 1 |" in card
+
+
 def test_equal_facts_make_equal_bytes() -> None:
     assert write_markdown(make_facts()) == write_markdown(make_facts())
     assert render_html(make_facts()) == render_html(make_facts())
@@ -212,8 +224,17 @@ def test_the_markdown_links_the_figures_where_the_run_keeps_them() -> None:
         "evaluation/figures/confusion.png",
         "evaluation/figures/reliability.png",
         "evaluation/figures/gallery.png",
+        "evaluation/figures/saliency.png",
         "training/curves.png",
     ]
+
+
+def test_an_evaluation_by_a_release_without_saliency_has_a_card() -> None:
+    facts = make_facts()
+    metrics = {key: value for key, value in facts.metrics.items() if key != "saliency"}
+    older = replace(facts, metrics=metrics, figures={path: path.encode() for path in FIGURES if "saliency" not in path})
+    assert "by 0.150" in render_html(facts)
+    assert "occlusion" not in render_html(older)
 
 
 def test_a_class_may_have_any_name() -> None:

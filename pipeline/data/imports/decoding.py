@@ -4,38 +4,27 @@ The pixels are written to a file, because a million pictures may not fit into me
 """
 
 import hashlib
-import os
-import signal
-import sys
-import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from pipeline.data.decoders import decode_picture, read_file, resize
 from pipeline.data.sources.collection import TEST, Chunk, Collection
 from pipeline.errors import DataError, PipelineError
+from pipeline.partitions import map_partitions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 THUMBNAIL = 8  # pixels a side
 WHITE = (255,)
-_AHEAD = 4  # chunks per process that are being decoded, or are decoded and not yet used
 _SAMPLE = 200  # approximate number of pictures that determine the size and the background
 _ROWS = 4096  # pictures that are measured together
 _MOST_RESIZED = 2**23  # bytes of pixels that a process returns at once
-
-T = TypeVar("T")
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -127,20 +116,26 @@ def decode(collection: Collection, form: Form, scratch: Path, advance: Callable[
     digests: list[np.ndarray] = []
     resized = 0
     unreadable: list[str] = []
-    with _processes() as submit:
-        tasks = ((chunk, form) for whole in collection.chunks() for chunk in _cut(whole, form))
-        for (chunk, _), decoded in _in_order(submit, decode_chunk, tasks):
-            kept = decoded.is_readable
-            store.append(decoded.pixels)
-            names += [name for name, good in zip(chunk.names, kept, strict=True) if good]
-            labels.append(chunk.labels[kept].astype(np.uint16))
-            is_test.append(np.full(int(kept.sum()), chunk.split == TEST))
-            if chunk.groups is not None:
-                groups += [group for group, good in zip(chunk.groups, kept, strict=True) if good]
-            digests.append(decoded.file_digests)
-            resized += decoded.resized
-            unreadable += decoded.problems
-            advance(len(chunk.names))
+    being_decoded: deque[Chunk] = deque()
+
+    def partitions() -> Iterator[tuple[Chunk, Form]]:
+        for whole in collection.chunks():
+            for chunk in _cut(whole, form):
+                being_decoded.append(chunk)
+                yield chunk, form
+
+    for decoded in map_partitions(decode_chunk, partitions()):
+        chunk, kept = being_decoded.popleft(), decoded.is_readable
+        store.append(decoded.pixels)
+        names += [name for name, good in zip(chunk.names, kept, strict=True) if good]
+        labels.append(chunk.labels[kept].astype(np.uint16))
+        is_test.append(np.full(int(kept.sum()), chunk.split == TEST))
+        if chunk.groups is not None:
+            groups += [group for group, good in zip(chunk.groups, kept, strict=True) if good]
+        digests.append(decoded.file_digests)
+        resized += decoded.resized
+        unreadable += decoded.problems
+        advance(len(chunk.names))
     return Pictures(
         classes=collection.classes,
         pixels=store.read(),
@@ -275,11 +270,10 @@ def measure(pixels: np.ndarray, advance: Callable[[int], None]) -> Measured:
     if not len(pixels):
         return Measured(np.empty(0, "S40"), np.empty((0, THUMBNAIL**2), np.float32), np.empty(0, np.float32))
     parts = []
-    with _processes() as submit:
-        tasks = ((str(pixels.filename), pixels.shape, row) for row in range(0, len(pixels), _ROWS))  # type: ignore[attr-defined]
-        for _, part in _in_order(submit, measure_rows, tasks):
-            parts.append(part)
-            advance(len(part.digests))
+    partitions = ((str(pixels.filename), pixels.shape, row) for row in range(0, len(pixels), _ROWS))  # type: ignore[attr-defined]
+    for part in map_partitions(measure_rows, partitions):
+        parts.append(part)
+        advance(len(part.digests))
     return Measured(*(np.concatenate(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
@@ -306,50 +300,6 @@ def _averages(side: int) -> np.ndarray:
     edges = np.linspace(0, side, THUMBNAIL + 1)
     overlap = np.minimum(edges[1:, None], np.arange(1, side + 1)) - np.maximum(edges[:-1, None], np.arange(side))
     return (overlap.clip(0) * (THUMBNAIL / side)).astype(np.float32)
-
-
-Submit = Callable[..., "Future[Any]"]
-
-
-@contextmanager
-def _processes() -> Iterator[Submit]:
-    """Start a process for each processor. They end with this process, even after `kill -9`."""
-    # Forked processes start fastest. Only on Linux do the system libraries allow it.
-    context = get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(_count_processors(), context, _prepare, (os.getpid(),))
-    try:
-        yield pool.submit
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _count_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _prepare(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the processes
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _in_order(submit: Submit, function: Callable[[T], Answer], tasks: Iterator[T]) -> Iterator[tuple[T, Answer]]:
-    """Yield each task with its result, in the order of the tasks. Only a few results are in memory at a time."""
-    waiting: deque[tuple[T, Future[Answer]]] = deque()
-    most = _AHEAD * _count_processors()
-    for task in tasks:
-        waiting.append((task, submit(function, task)))
-        if len(waiting) >= most:
-            done, future = waiting.popleft()
-            yield done, future.result()
-    while waiting:
-        done, future = waiting.popleft()
-        yield done, future.result()
 
 
 def limit_names(names: Sequence[str], most: int = 20) -> str:
