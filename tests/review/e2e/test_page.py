@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from pipeline.data.corrections import CORRECTIONS, read_corrections
-from pipeline.review.page import Review, compose_page, open_review
+from pipeline.review.page import ReviewList, compose_page, open_review
 from pipeline.review.page_server import PageServer
 from pipeline.review.verdicts import collect_outcomes, read_verdicts
 from tests.e2e.pages import open_browser
@@ -66,7 +66,7 @@ def wait_until_saved(page: Page) -> None:
     expect(page.locator("#saved")).to_contain_text("Saved")
 
 
-def read_targets(review: Review) -> dict[int, str]:
+def read_targets(review: ReviewList) -> dict[int, str]:
     """Return the verdict about each image, by its row, with the label of `relabel`."""
     outcomes = collect_outcomes(review.items, read_verdicts(review.verdicts, review.items))
     return {
