@@ -46,6 +46,10 @@ class Verdict:
         """The label after this verdict, REMOVED, or None if the reader was unsure."""
         return {"keep": self.given, "relabel": self.label, "remove": REMOVED}.get(self.verdict)
 
+    def describe(self, classes: Sequence[str]) -> str:
+        """Return the verdict in words."""
+        return self.verdict if self.label is None else f"{self.verdict} {classes[self.label]}"
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -59,6 +59,8 @@ def test_a_killed_page_loses_no_verdict_and_a_second_one_is_refused(tmp_path: Pa
         (one.id, "keep", "anna"),
         (two.id, "remove", "anna"),
     ]
+    shown = {item["id"]: item["verdicts"] for item in json.loads(run(tmp_path, "show", "--json").stdout)}
+    assert shown == {id_: {} for id_ in shown} | {one.id: {"anna": "keep"}, two.id: {"anna": "remove"}}
 
 
 def test_a_wrong_file_and_a_large_removal_write_nothing(tmp_path: Path) -> None:

@@ -57,6 +57,12 @@ def test_each_verdict_has_its_line_and_a_second_time_changes_nothing(
     assert written.given == {item.id: names[item.given] for item in review.items[:2]}
     assert list(written.labels.values()) == [names[review.items[0].suggested], ""]
     assert f",anna,2026-01-02,review labels: {review.items[0].reason}\n" in read(tmp_path)
+    table = tmp_path / TABLES["train"]
+    given = read_images(table)[1]
+    labels, kept = written.apply("train", read_ids(table), given)  # as `ingest` does
+    assert (labels != given).nonzero()[0].tolist() == [0]
+    assert labels[0] == review.items[0].suggested
+    assert (~kept).nonzero()[0].tolist() == [1]
     before = read(tmp_path)
     assert not apply(*outcomes).written
     assert read(tmp_path) == before
