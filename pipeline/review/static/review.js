@@ -18,6 +18,7 @@ const $ = (id) => document.getElementById(id);
 const byId = new Map(); // id: place in data.items
 const mine = new Map(); // id: this reader's verdict that counts
 const pending = []; // verdicts that the server has not confirmed
+let unlisted = []; // verdicts in this browser about images that another file of this review lists
 let data, log, list = [], at = 0, listName = "labels", parts, sending = false, stored = true;
 
 start();
@@ -79,7 +80,7 @@ function save(entry, item) {
     return;
   }
   try {
-    localStorage.setItem(storageKey(), JSON.stringify({ log, who: $("who").value }));
+    localStorage.setItem(storageKey(), JSON.stringify({ log: [...unlisted, ...log], who: $("who").value }));
     stored = true;
   } catch { stored = false; }
   saved();
@@ -115,7 +116,9 @@ function restore() {
   try {
     const kept = JSON.parse(localStorage.getItem(storageKey())) ?? { log: [], who: "" };
     $("who").value = kept.who;
-    return kept.log.filter(({ id, given }) => data.items[byId.get(id)]?.given === given);
+    const isListed = ({ id, given }) => data.items[byId.get(id)]?.given === given;
+    unlisted = kept.log.filter((entry) => !isListed(entry));
+    return kept.log.filter(isListed);
   } catch { return []; }
 }
 
@@ -147,10 +150,15 @@ function members(name) {
   return data.items.flatMap((item, place) => (is(item) ? [place] : []));
 }
 
+function isOpen(place) {
+  const item = data.items[place], verdict = mine.get(item.id);
+  return !verdict || item.differs && !verdict.decides;
+}
+
 function openList(name, toFirst = true) {
   listName = name;
   list = members(name);
-  const open = list.findIndex((place) => !mine.has(data.items[place].id));
+  const open = list.findIndex(isOpen);
   at = toFirst ? Math.max(open, 0) : at;
   show();
 }
@@ -161,8 +169,8 @@ function move(step) {
 }
 
 function nextOpen() {
-  const after = list.findIndex((place, index) => index > at && !mine.has(data.items[place].id));
-  const open = after >= 0 ? after : list.findIndex((place) => !mine.has(data.items[place].id));
+  const after = list.findIndex((place, index) => index > at && isOpen(place));
+  const open = after >= 0 ? after : list.findIndex(isOpen);
   if (open >= 0) at = open;
   show();
 }
@@ -366,7 +374,8 @@ function show() {
   });
   const rest = item.twins.length - TWINS;
   parts.more.textContent = rest > 0 ? `and ${rest} more duplicates` : "";
-  $("place").textContent = `${at + 1} of ${list.length}`;
+  const isDone = !list.some(isOpen);
+  $("place").textContent = `${at + 1} of ${list.length}` + (isDone ? ": every image of this list has a verdict" : "");
   $("reason").textContent = item.reason;
   parts.classes.forEach(({ role, row: section, name, images }, place) => {
     const label = place === 0 ? item.given : item.suggested;

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from pipeline.data.corrections import CORRECTIONS, read_corrections
-from pipeline.review.page import ReviewList, compose_page, open_review
+from pipeline.review.page import ReviewList, compose_page, export_page, open_review
 from pipeline.review.page_server import PageServer
 from pipeline.review.verdicts import collect_outcomes, read_verdicts
 from tests.e2e.pages import open_browser
@@ -52,9 +52,11 @@ def serving(path: Path, who: str = "anna") -> Iterator[PageServer]:
     with PageServer(compose_page(path, open_review(path, None), 1000), who) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def press(page: Page, *keys: str) -> None:
@@ -190,6 +192,12 @@ def test_another_reader_reviews_in_one_file_and_differences_are_decided(tmp_path
     press(page, "s", "r", "k")
     page.reload()
     expect(page.locator("#counts")).to_contain_text("3 of 12 seen")  # kept in the browser
+    shorter = compose_page(tmp_path, review, 1)
+    export_page(shorter, tmp_path / "shorter.html")
+    other = open_page((tmp_path / "shorter.html").as_uri())
+    press(other, "u", "z")
+    page.reload()
+    expect(page.locator("#counts")).to_contain_text("3 of 12 seen")  # a file with fewer images loses no verdict
     page.get_by_label("Your name").fill("ben")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the verdicts").click()
@@ -215,6 +223,7 @@ def test_another_reader_reviews_in_one_file_and_differences_are_decided(tmp_path
         expect(page.locator("#others")).to_contain_text("ben: removed")
         press(page, "r", "s")
         wait_until_saved(page)
+        expect(page.locator("#place")).to_have_text("2 of 2: every image of this list has a verdict")
     decided = apply(tmp_path, "--yes")
     assert decided.returncode == 0, decided.stdout + decided.stderr
     written = read_corrections(tmp_path / CORRECTIONS, review.dataset)
