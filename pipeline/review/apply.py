@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.data.corrections import CORRECTIONS, read_corrections
+from pipeline.data.corrections import CORRECTIONS, TEST_PREFIX, read_corrections
 from pipeline.data.removed_images import read_removed
-from pipeline.data.table import SHA1_DIGITS, Dataset, label_column, stream_columns
+from pipeline.data.table import Dataset, label_column, stream_columns
 from pipeline.errors import WorkspaceError
 from pipeline.files import atomic_file
 from pipeline.image_class_names import find_class
@@ -29,25 +29,25 @@ class Difference:
     opinions: tuple[tuple[str, str], ...]  # who, and the label in words
 
 
-@dataclass(frozen=True)
-class Changes:
-    """The changes of `data/corrections.csv` that follow from verdicts."""
-
-    text: str  # the new content of the file
-    written: Counter[str]  # new and replaced lines: `relabelled`, `removed`
-    dropped: int  # lines of the same reader, whose later verdict keeps the label
-    differences: list[Difference]
-    skipped_test: int  # test images, which are corrected only if that is asked for
-    removed_test: int  # test images that new lines remove
-    removed: dict[str, tuple[int, int]]  # by class: images that all lines remove, and images before
-
-
 @dataclass
 class _Lines:
     """The lines of the file by id, in their order, with their text."""
 
     rows: dict[str, list[str]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)  # as they are in the file; "" for the header
+
+
+@dataclass
+class Changes:
+    """The changes of `data/corrections.csv` that follow from the verdicts of a review."""
+
+    text: str = ""  # the new content of the file
+    written: Counter[str] = field(default_factory=Counter)  # new and replaced lines: `relabelled`, `removed`
+    dropped: int = 0  # lines of the same reader, whose later verdict keeps the label
+    differences: list[Difference] = field(default_factory=list)
+    skipped_test: int = 0  # test images, which are corrected only if that is asked for
+    removed_test: int = 0  # test images that new lines remove
+    removed: dict[str, tuple[int, int]] = field(default_factory=dict)  # of a class: removed by all lines, before
 
 
 def plan_changes(
@@ -72,61 +72,56 @@ def plan_changes(
     """
     path = workspace / CORRECTIONS
     read_corrections(path, dataset)  # refuses what cannot be edited
-    before = path.read_bytes().decode()
-    lines = _parse(before)
-    facts, sizes = _read_facts(workspace, dataset, [*lines.rows, *(outcome.item.id for outcome in outcomes)])
-    copies = _find_contradictions(outcomes, prefer)
-    written: Counter[str] = Counter()
-    differences, dropped, skipped_test, removed_test = [], 0, 0, 0
+    lines = _parse(path.read_bytes().decode())
+    facts, sizes = _read_facts(workspace, dataset, [*lines.rows, *(_key(outcome.item) for outcome in outcomes)])
+    contradicting = _find_contradictions(outcomes, prefer)
+    changes = Changes()
     for outcome in outcomes:
         item, verdict = outcome.item, outcome.settle(prefer)
         if item.split == "test" and not include_test:
-            skipped_test += outcome.differs or (verdict is not None and verdict.verdict in ("relabel", "remove"))
+            changes.skipped_test += outcome.differs or (
+                verdict is not None and verdict.target not in (None, item.given)
+            )
             continue
         opinions = [(each.who, _name(each.target, dataset)) for each in outcome.verdicts if each.target is not None]
+        if outcome.differs and verdict is None:
+            changes.differences.append(_difference(item, dataset, opinions))
         if verdict is None or verdict.target is None:
-            if outcome.differs:
-                differences.append(_difference(item, dataset, opinions))
             continue
-        if other := copies.get(item.id[:SHA1_DIGITS]):
-            differences.append(_difference(item, dataset, other))
+        if copies := contradicting.get(_without_copy(_key(item))):
+            changes.differences.append(_difference(item, dataset, copies))
             continue
-        if item.id not in facts:
+        if _key(item) not in facts:
             raise WorkspaceError(
                 f"the image {item.id} is not in data/dataset",
                 expected="the dataset that the list was made of",
                 remedy="dvc repro ingest, or: pipeline review labels",
             )
-        given, target = facts[item.id], verdict.target
-        former = lines.rows.get(item.id)
-        current = _read_label(former, dataset) if former else given
-        if target == current:
+        former = [row for id_, row in lines.rows.items() if _without_copy(id_) == _without_copy(_key(item))]
+        current = _read_label(former[0], dataset) if former else facts[_key(item)]
+        if verdict.target == current or (former and prefer == former[0][3] != verdict.who):
             continue
-        if former and verdict.who not in (former[3], prefer):
-            if prefer != former[3]:
-                line = (former[3], f"{_name(current, dataset)} in {CORRECTIONS}")
-                differences.append(_difference(item, dataset, [*opinions, line]))
+        if len(former) > 1 or (former and verdict.who not in (former[0][3], prefer)):
+            line = (former[0][3], f"{_name(current, dataset)} in {CORRECTIONS}")
+            changes.differences.append(_difference(item, dataset, [*opinions, line]))
             continue
-        if target == given:
-            del lines.rows[item.id], lines.texts[item.id]
-            dropped += 1
+        if former and former[0][0] == _key(item) and verdict.target == facts[_key(item)]:
+            del lines.rows[_key(item)], lines.texts[_key(item)]
+            changes.dropped += 1
             continue
-        label = "" if target == REMOVED else dataset.classes[target]
-        why = f"review {review}: {item.reason}"
-        lines.rows[item.id] = [item.id, dataset.classes[given], label, verdict.who, verdict.when, why]
-        lines.texts[item.id] = _format(lines.rows[item.id])
-        written["removed" if target == REMOVED else "relabelled"] += 1
-        removed_test += target == REMOVED and item.split == "test"
-    removed = Counter(facts[id_] for id_, row in lines.rows.items() if id_ in facts and not row[2])
-    return Changes(
-        "".join(lines.texts.values()),
-        written,
-        dropped,
-        differences,
-        skipped_test,
-        removed_test,
-        {dataset.classes[label]: (count, sizes[label]) for label, count in sorted(removed.items())},
+        # The line of a copy holds for this image, too.
+        id_, given = former[0][:2] if former else (_key(item), dataset.classes[facts[_key(item)]])
+        label = "" if verdict.target == REMOVED else dataset.classes[verdict.target]
+        lines.rows[id_] = [id_, given, label, verdict.who, verdict.when, f"review {review}: {item.reason}"]
+        lines.texts[id_] = _format(lines.rows[id_])
+        changes.written["relabelled" if label else "removed"] += 1
+        changes.removed_test += not label and item.split == "test"
+    removed = Counter(
+        facts[id_] for id_, row in lines.rows.items() if id_ in facts and not _is_test(id_) and not row[2]
     )
+    changes.removed = {dataset.classes[label]: (count, sizes[label]) for label, count in sorted(removed.items())}
+    changes.text = "".join(lines.texts.values())
+    return changes
 
 
 def find_large_removals(changes: Changes) -> list[str]:
@@ -190,27 +185,44 @@ def _read_facts(workspace: Path, dataset: Dataset, ids: Sequence[str]) -> tuple[
     wanted = set(ids)
     removed = read_removed(workspace / TABLES["train"].parent)
     sizes = Counter(image.given for image in removed if image.split == "train")
-    facts = {image.id: image.given for image in removed if image.id in wanted}
+    facts = {key: image.given for image in removed if (key := _as_key(image.split, image.id)) in wanted}
     for split, path in TABLES.items():
         for columns in stream_columns(workspace / path, ("id", "given")):
             given = label_column(columns, "given")
             if split == "train":
                 sizes.update(given.tolist())
             for id_, label in zip(columns.column("id").to_pylist(), given.tolist(), strict=True):
-                if id_ in wanted:
-                    facts.setdefault(id_, label)
+                if (key := _as_key(split, id_)) in wanted:
+                    facts[key] = label
     return facts, sizes
+
+
+def _as_key(split: str, id_: str) -> str:
+    """Return the id that a line of the file has: a test image's starts with `test/`."""
+    return TEST_PREFIX + id_ if split == "test" else id_
+
+
+def _key(item: Item) -> str:
+    return _as_key(item.split, item.id)
+
+
+def _is_test(id_: str) -> bool:
+    return id_.startswith(TEST_PREFIX)
+
+
+def _without_copy(id_: str) -> str:
+    """Return an id without the number of the copy. A correction holds for all copies of an image in a split."""
+    return id_.rpartition("-")[0]
 
 
 def _find_contradictions(outcomes: Sequence[Outcome], prefer: str | None) -> dict[str, tuple[tuple[str, str], ...]]:
     """Find copies of an image whose verdicts give different labels: a correction holds for all copies."""
     by_pixels: dict[str, list[Verdict]] = {}
     for outcome in outcomes:
-        verdict = outcome.settle(prefer)
-        if verdict is not None:
-            by_pixels.setdefault(verdict.id[:SHA1_DIGITS], []).append(verdict)
+        if (verdict := outcome.settle(prefer)) is not None:
+            by_pixels.setdefault(_without_copy(_key(outcome.item)), []).append(verdict)
     return {
-        pixels: tuple((verdict.who, f"{verdict.verdict} the copy {verdict.id[SHA1_DIGITS:]}") for verdict in verdicts)
+        pixels: tuple((each.who, f"{each.verdict} copy {each.id.rpartition('-')[2]}") for each in verdicts)
         for pixels, verdicts in by_pixels.items()
         if len({verdict.target for verdict in verdicts}) > 1
     }

@@ -118,7 +118,7 @@ def _name(official_row: int | None, id_: str) -> str:
 
 
 Name = Annotated[str | None, typer.Option(help="The review; by default the one with the newest list.")]
-First = Annotated[int, typer.Option(min=1, metavar="IMAGES", help="How many images of the list the page has.")]
+First = Annotated[int, typer.Option(min=1, metavar="IMAGES", help="How many images the page has of each of its lists.")]
 
 
 @review.command("page")

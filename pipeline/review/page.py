@@ -18,7 +18,6 @@ from pipeline.review.verdicts import FORMAT, VERDICTS, collect_outcomes, read_ve
 
 STATIC = Path(__file__).parent / "static"
 EXPORTED_PIXELS = 512  # the largest side of a picture in the self-contained file
-FIRST = 1000  # images of the list that a page shows
 
 
 @dataclass(frozen=True)
@@ -147,18 +146,20 @@ def open_review(workspace: Path, name: str | None) -> Review:
     return Review(chosen, dataset, read_items(directory / ITEMS), directory / VERDICTS)
 
 
-def compose_page(workspace: Path, review: Review, first: int = FIRST) -> Page:
+def compose_page(workspace: Path, review: Review, first: int) -> Page:
     """Collect what the page of a review shows.
 
     Args:
-        first: the number of images of the list that it shows.
+        first: how many images it shows of those with a doubtful label, and how many of the duplicates.
 
     Raises:
         WorkspaceError: the dataset has no image of the list.
     """
     tables = {split: workspace / path for split, path in TABLES.items()}
-    own = read_pictures({id_ for item in review.items[:first] for id_ in (item.id, *item.twins)}, tables)
-    items = [item for item in review.items[:first] if item.id in own]  # others were removed since
+    doubtful = [item for item in review.items if not item.twins]
+    shown = doubtful[:first] + [item for item in review.items if item.twins][:first]
+    own = read_pictures({id_ for item in shown for id_ in (item.id, *item.twins)}, tables)
+    items = [item for item in shown if item.id in own]  # others were removed since
     if review.items and not items:
         raise WorkspaceError(
             f"no image of the list {review.name} is in data/dataset",

@@ -7,6 +7,7 @@ server reads a few fixed files and appends to the verdicts; nothing that it rece
 import json
 import re
 import secrets
+import sys
 import threading
 import webbrowser
 from functools import lru_cache
@@ -68,6 +69,11 @@ class PageServer(ThreadingHTTPServer):
         """The hosts that a request may name: a name of another site, which resolves to this machine, is none."""
         return {f"{name}:{self.server_port}" for name in (ADDRESS, "localhost")}
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print a traceback, but not for a browser that closed its connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     def record(self, received: Any) -> None:
         """Append a verdict of the reader.
 
@@ -109,6 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # one connection for many pictures
     server_version, sys_version = "review", ""
     timeout = IDLE_SECONDS
+    disable_nagle_algorithm = True  # else the body of a response waits 40 ms for the receipt of its header
 
     def do_GET(self) -> None:
         path = self._admit()
@@ -152,8 +159,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not is_ours or any(origin != f"http://{hosts[0].lower()}" for origin in origins):
             self._refuse(HTTPStatus.FORBIDDEN)
             return None
-        _, secret, path = (*self.path.split("/", 2), "", "")[:3]
-        if not secrets.compare_digest(secret.encode("latin-1", "replace"), self.server.secret.encode()):
+        before, _, path = self.path[1:].partition("/")
+        is_secret = secrets.compare_digest(before.encode("latin-1", "replace"), self.server.secret.encode())
+        if not is_secret or not self.path.startswith(f"/{before}/"):
             self._refuse(HTTPStatus.NOT_FOUND)
             return None
         return path

@@ -74,7 +74,7 @@ def find_examples(
             if not len(members):
                 continue
             measured = _distances(queries[asking[label]], _features(rows.images[members], dataset))
-            best = np.argsort(measured, axis=1, kind="stable")[:, :EXAMPLES]
+            best = np.argpartition(measured, min(EXAMPLES, len(members)) - 1, axis=1)[:, :EXAMPLES]
             merged = np.concatenate([distances, np.take_along_axis(measured, best, 1)], axis=1)
             names = np.concatenate([found, ids[members][best]], axis=1)
             order = np.argsort(merged, axis=1, kind="stable")[:, :EXAMPLES]

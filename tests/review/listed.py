@@ -1,5 +1,6 @@
 """A checkout with a small dataset and a list of images to review, without a run of the pipeline."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,22 @@ from pipeline.review.page import Review, open_review
 NAME = "labels"
 
 
-def make_checkout(path: Path, images: int = 60, listed: int = 12, pairs: int = 2) -> Review:
+def make_checkout(path: Path, images: int = 60, listed: int = 12, pairs: int = 2, classes: int = 10) -> Review:
     """Write tables of `tiny`, an empty list of corrections, and a list of the first training images.
 
     Args:
         images: in the training split; 20 more are test images.
         listed: the number of images of the list.
         pairs: how many of these have the next listed image as a duplicate.
+        classes: the number of classes. More than ten have no images.
     """
     dataset = load_entry("tiny").dataset
+    more = range(10, classes)
+    dataset = replace(
+        dataset,
+        classes=(*dataset.classes, *(f"Hat {number}" for number in more)),
+        classes_ko=(*dataset.classes_ko, *(f"모자 {number}" for number in more)),
+    )
     path.mkdir(parents=True, exist_ok=True)
     (path / "dvc.yaml").touch()
     ids: dict[str, list[str]] = {}

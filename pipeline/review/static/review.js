@@ -18,7 +18,7 @@ const $ = (id) => document.getElementById(id);
 const byId = new Map(); // id: place in data.items
 const mine = new Map(); // id: this reader's verdict that counts
 const pending = []; // verdicts that the server has not confirmed
-let data, log, list = [], at = 0, listName = "all", parts, sending = false, stored = true;
+let data, log, list = [], at = 0, listName = "labels", parts, sending = false, stored = true;
 
 start();
 
@@ -32,7 +32,7 @@ async function start() {
   data.items.forEach((item, place) => byId.set(item.id, place));
   log = data.served ? data.log : restore();
   for (const entry of log) mine.set(entry.id, entry);
-  const first = data.items.some((item) => item.differs) ? "differing" : "all";
+  const first = ["differing", "labels", "duplicates"].find((name) => members(name).length > 0) ?? "labels";
   document.title = `Review of labels: ${data.review}`;
   $("title").textContent = data.review === data.dataset ? data.dataset : `${data.dataset}, ${data.review}`;
   size();
@@ -51,7 +51,7 @@ function give(verdict, label = null) {
   const item = current();
   if (!item) return;
   if (verdict === "relabel" && label === item.given) [verdict, label] = ["keep", null];
-  const entry = { id: item.id, verdict, given: item.given, label };
+  const entry = { id: item.id, verdict, given: item.given, label, decides: item.others.length > 0 };
   log.push(entry);
   mine.set(item.id, entry);
   save(label === null ? { ...entry, label: undefined } : entry, item);
@@ -67,15 +67,14 @@ function undo() {
   else mine.delete(entry.id);
   const item = data.items[byId.get(entry.id)];
   save({ id: entry.id, verdict: "undo" }, item);
-  if (!list.includes(byId.get(entry.id))) openList("all", false);
+  if (!list.includes(byId.get(entry.id))) openList(item.twins.length ? "duplicates" : "labels", false);
   at = list.indexOf(byId.get(entry.id));
   show();
 }
 
 function save(entry, item) {
   if (data.served) {
-    const decides = item.others.length > 0 && entry.verdict !== "undo";
-    pending.push({ ...entry, ...(decides ? { decides } : {}) });
+    pending.push(entry);
     send();
     return;
   }
@@ -140,7 +139,6 @@ function download() {
 
 function members(name) {
   const is = {
-    all: () => true,
     labels: (item) => item.twins.length === 0,
     duplicates: (item) => item.twins.length > 0,
     differing: (item) => item.differs,
@@ -172,9 +170,7 @@ function nextOpen() {
 // ---------------------------------------------------------------- keys
 
 function onKey(event) {
-  if (event.isComposing || event.altKey || $("chooser").open) return;
-  if ($("keys").open) return;
-  if (event.target instanceof HTMLInputElement) return;
+  if (event.isComposing || event.altKey || $("chooser").open || $("keys").open || event.target === $("who")) return;
   // With a Korean keyboard, `key` is a jamo or "Process": the code of the key is that of the Latin letter.
   const key = /^[ -~]$/.test(event.key) || event.key.length > 1 && event.key !== "Process"
     ? event.key.toLowerCase() : event.code.replace(/^(Key|Digit)/, "").toLowerCase();
@@ -227,6 +223,8 @@ function take(label) {
 }
 
 function onChooserKey(event) {
+  if (!$("chooser").open) return; // it keeps the focus for a moment
+  event.stopPropagation(); // or the key that closes the chooser is one of the page, too
   if (event.isComposing) return;
   const rows = [...$("matches").children], chosen = rows.findIndex((row) => row.className === "chosen");
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
@@ -252,7 +250,7 @@ function className(label) {
 }
 
 function button(key, text, act, parent) {
-  const made = element("button", { type: "button" }, element("kbd", {}, key), " ", text);
+  const made = element("button", { type: "button" }, element("kbd", {}, key), ...(text ? [" ", text] : []));
   made.addEventListener("click", () => { act(); made.blur(); }); // Enter means "as suggested" again
   parent.append(made);
   return made;
@@ -281,9 +279,9 @@ function build() {
   button("R", "Remove", () => give("remove"), $("actions"));
   button("U", "Unsure", () => give("unsure"), $("actions"));
   button("Z", "Undo", undo, $("actions"));
-  button("←", "Previous", () => move(-1), $("actions"));
-  button("→", "Next", () => move(1), $("actions"));
-  button("N", "Next open", nextOpen, $("actions"));
+  button("←", "", () => move(-1), $("actions")).ariaLabel = "Previous image";
+  button("→", "", () => move(1), $("actions")).ariaLabel = "Next image";
+  button("N", "Next unseen", nextOpen, $("actions"));
   const labels = data.classes.length <= 10
     ? data.classes.map((_, label) => button(String(label), className(label), () => give("relabel", label), $("labels"))) : [];
   button("C", "Other class …", choose, $("labels")).hidden = labels.length > 0;
@@ -294,7 +292,7 @@ function build() {
     $("strip").append(made);
     return { made, image, mark };
   });
-  const names = { all: "All", labels: "Labels", duplicates: "Duplicates", differing: "Readers differ", open: "No verdict" };
+  const names = { labels: "Labels", duplicates: "Duplicates", differing: "Readers differ", open: "Unseen" };
   const lists = Object.entries(names).map(([name, text]) => {
     const count = element("span"), made = element("button", { type: "button" }, `${text} `, count);
     made.addEventListener("click", () => { openList(name); made.blur(); });
@@ -318,10 +316,10 @@ function build() {
 function size() {
   const side = Math.max(data.height, data.width), root = document.documentElement.style;
   for (const [name, most] of [["large", LARGE], ["medium", MEDIUM], ["small", SMALL]]) {
-    const scale = side <= most ? Math.floor(most / side) : most / side; // whole pixels where it is enlarged
+    const exact = most / side, isPixels = exact >= 2, scale = isPixels ? Math.floor(exact) : exact; // whole pixels
     root.setProperty(`--${name}-width`, `${Math.round(data.width * scale)}px`);
     root.setProperty(`--${name}-height`, `${Math.round(data.height * scale)}px`);
-    if (side <= most) document.documentElement.classList.add(`${name}-pixels`);
+    document.documentElement.classList.toggle(`${name}-pixels`, isPixels);
   }
 }
 
@@ -343,6 +341,8 @@ function splitName(split) { return split === "test" ? "Test image" : "Training i
 
 function told({ verdict, label }) { return label === null || label === undefined ? DONE[verdict] : `${DONE[verdict]} ${data.classes[label]}`; }
 
+function toldWithin(verdict) { return told(verdict).replace(/^./, (letter) => letter.toLowerCase()); }
+
 function show() {
   const item = current();
   $("main").hidden = !item;
@@ -361,7 +361,7 @@ function show() {
     if (twin) {
       caption.replaceChildren(`${splitName(twin.split)}, labelled `, className(twin.label));
       const other = mine.get(twin.id);
-      if (other) caption.append(`: ${told(other).toLowerCase()}`);
+      if (other) caption.append(`: ${toldWithin(other)}`);
     }
   });
   const rest = item.twins.length - TWINS;
@@ -380,9 +380,10 @@ function show() {
   $("verdict").textContent = verdict ? told(verdict) : "No verdict yet";
   $("verdict").className = verdict?.verdict ?? "";
   $("others").hidden = item.others.length === 0;
-  const said = item.others.map((other) => `${other.who}: ${told(other).toLowerCase()}`).join("; ");
-  $("others").textContent = item.differs ? `Readers differ. ${said}. Your next verdict decides.` : `${said}.`;
-  $("others").className = item.differs ? "differs" : "";
+  const said = item.others.map((other) => `${other.who}: ${toldWithin(other)}`).join("; ");
+  const differs = item.differs && !verdict?.decides;
+  $("others").textContent = differs ? `Readers differ. ${said}. Your next verdict decides.` : `${said}.`;
+  $("others").className = differs ? "differs" : "";
   parts.labels.forEach((made, label) => {
     made.classList.toggle("given", label === item.given);
     made.classList.toggle("suggested", label === item.suggested && label !== item.given);

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.corrections import CORRECTIONS, read_corrections
+from pipeline.data.table import read_ids, read_images
 from pipeline.errors import DataError
 from pipeline.review.apply import Changes, find_large_removals, plan_changes, write_changes
 from pipeline.review.page import Review
+from pipeline.review.pictures import TABLES
 from pipeline.review.verdicts import Outcome, Verdict
 from tests.review.listed import make_checkout
 
@@ -108,13 +110,33 @@ def test_differing_readers_and_differing_copies_write_nothing(
     assert apply(differing, prefer="ben").written == {"relabelled": 1}
 
 
-def test_test_images_are_corrected_only_if_asked_for(review: Review, apply: Callable[..., Changes]) -> None:
-    outcome = said(review, 0, "remove")
-    outcome = replace(outcome, item=replace(outcome.item, split="test"))
-    assert (apply(outcome).skipped_test, apply(outcome).written) == (1, {})
+def test_test_images_are_corrected_only_if_asked_for(
+    review: Review, apply: Callable[..., Changes], tmp_path: Path
+) -> None:
+    table = tmp_path / TABLES["test"]
+    image, label = read_ids(table)[0], int(read_images(table)[1][0])
+    item = replace(review.items[0], id=image, given=label, split="test")
+    outcome = Outcome(item, (Verdict(image, "remove", label, "anna", "2026-01-02"),))
+    before = read(tmp_path)
+    assert apply(outcome).skipped_test == 1
+    assert read(tmp_path) == before
     changes = apply(outcome, include_test=True)
-    assert (changes.skipped_test, changes.removed_test) == (0, 1)
-    assert "1 test images are removed" in find_large_removals(changes)
+    assert (changes.skipped_test, find_large_removals(changes)) == (0, ["1 test images are removed"])
+    assert f"\ntest/{image},{review.dataset.classes[label]},,anna," in read(tmp_path)
+    assert not apply(outcome, include_test=True).written
+
+
+def test_the_line_of_a_copy_holds_for_all_copies(review: Review, apply: Callable[..., Changes], tmp_path: Path) -> None:
+    item = review.items[0]
+    names = review.dataset.classes
+    copy = f"{item.id[:-1]}1,{names[item.given]},{names[item.suggested]},anna,2026-01-01,\n"
+    (tmp_path / CORRECTIONS).write_text(read(tmp_path) + copy)
+    before = read(tmp_path)
+    assert not apply(relabelled(review, 0)).written
+    assert read(tmp_path) == before
+    assert len(apply(said(review, 0, "remove", who="ben")).differences) == 1
+    apply(said(review, 0, "remove"))
+    assert read_corrections(tmp_path / CORRECTIONS, review.dataset).labels == {item.id[:40]: ""}
 
 
 def test_removal_of_much_of_a_class_is_to_be_confirmed(tmp_path: Path) -> None:
