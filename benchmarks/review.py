@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,13 @@ def load_data(directory: Path) -> Bench:
 
 
 def make_params(seed: int) -> Params:
-    params = load_params(REPOSITORY / "params.yaml")
+    params = read_params()
     return replace(params, train=replace(params.train, seed=seed))
+
+
+@cache
+def read_params() -> Params:
+    return load_params(REPOSITORY / "params.yaml")
 
 
 def predict_folds(labels: np.ndarray, folds: Folds, seed: int) -> np.ndarray:
@@ -367,6 +373,7 @@ def main() -> None:
     claims: list[Claim] = []
     with temporary_directory() as directory:
         os.chdir(directory)
+        read_params()
         bench = load_data(directory)
         sections = [report_time(3, claims)]
         cases = make_cases(bench, min(arguments.seeds, 3))
