@@ -18,6 +18,7 @@ NOT_DECLARED = {
     "pipeline.errors",
     "pipeline.garbage_collection",
     "pipeline.params",
+    "pipeline.partitions",
     "pipeline.redaction",
     "pipeline.registry",
     "pipeline.rooms",
