@@ -27,8 +27,16 @@ from typing import Any
 import numpy as np
 import psutil
 import yaml
-from end_to_end import Claim, Clone, describe_machine, markdown_table, progress, run, temporary_directory
-from end_to_end import REPOSITORY
+from end_to_end import (
+    REPOSITORY,
+    Claim,
+    Clone,
+    describe_machine,
+    markdown_table,
+    progress,
+    run,
+    temporary_directory,
+)
 
 from pipeline.data import tiny
 from pipeline.registry import promotion
@@ -242,7 +250,7 @@ def measure_overload(bench: Bench) -> None:
         after = bench.load(OURS, "1.json", *options)
         ended.set()
         is_alive = worker.is_running()
-    ends, seconds, statuses, _ = np.load(answers)
+    ends, seconds, *_ = np.load(answers)
     late = [
         second + 1
         for second in range(AFTER_SECONDS)
@@ -263,9 +271,9 @@ def measure_overload(bench: Bench) -> None:
         ("after", *(after[key] for key in ("p50", "p99", "rate")), after["statuses"]),
     ]
     note = (
-        f"The capacity is {capacity:.0f} requests of {PER_REQUEST} pictures a second; the overload asks {OVERLOAD} times "
-        f"as often for {OVERLOAD_SECONDS} s. The client could not send {over['not_sent']:,} of them, because all its "
-        "connections waited. The load before and after is of 4 clients with one picture."
+        f"The capacity is {capacity:.0f} requests of {PER_REQUEST} pictures a second; the overload asks {OVERLOAD} "
+        f"times as often for {OVERLOAD_SECONDS} s. The client could not send {over['not_sent']:,} of them, because all "
+        "its connections waited. The load before and after is of 4 clients with one picture."
     )
     columns = ("phase", "p50, ms", "p99, ms", "answers a second", "statuses")
     bench.details.append(f"## Overload\n\n{note}\n\n{markdown_table(columns, rows)}")
