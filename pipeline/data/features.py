@@ -192,6 +192,7 @@ def _measure(
     by_row = flat.reshape(count, height, width * channels)
     column_sums = by_row.sum(axis=1, dtype=np.int64)
     named = origins.dictionary_encode()
+    indices = np.frombuffer(named.indices.buffers()[1], np.int32)[:count]  # `to_numpy` would import pandas
     numbers = [sources.setdefault(name, len(sources)) for name in named.dictionary.to_pylist()]
     largest = flat.shape[1] * WHITE * max(WHITE, height, width)
     sums = {
@@ -202,7 +203,7 @@ def _measure(
         **({name: column_sums[:, place::3].sum(axis=1) for place, name in enumerate(CHANNEL_SUMS)} if colours else {}),
     }
     return {
-        "source": np.array(numbers, np.uint16)[named.indices.to_numpy()],
+        "source": np.array(numbers, np.uint16)[indices],
         "label": labels,
         **{name: values.astype(np.uint32) if largest < 2**32 else values for name, values in sums.items()},
         "darkest": flat.min(axis=1),

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.data.drift_features import drift_features
 from pipeline.data.features import Features
 from pipeline.monitoring.params import MonitorParams
 
 LABELS, CONFIDENCE = "labels", "confidence"
 BINS = 24  # of a drawn histogram
 SHOWN_NAMES = 4  # batch names in a sentence
-NOWHERE = -1.0  # replaces the centre of mass of an image without ink
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,12 @@ class BatchDrift:
 
 def describe_images(features: Features, classes: Sequence[str]) -> Sample:
     """Count the labels and collect the compared features of images."""
-    row, column = (np.nan_to_num(centre, nan=NOWHERE) for centre in features.centre)
-    values = {
-        "mean": features.mean,
-        "std": features.std,
-        "ink": features.ink / features.pixels,
-        "row": row,
-        "column": column,
-        **features.opponents,
-    }
-    counts = np.bincount(features.label, minlength=len(classes)).tolist()
-    return Sample(dict(zip(classes, counts, strict=True)), values)
+    return Sample(count_classes(features.label, classes), drift_features(features))
+
+
+def count_classes(labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+    """Count images by class name. labels: integers [n], indices into `classes`."""
+    return dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
 
 
 def with_confidences(sample: Sample, confidences: np.ndarray | None) -> Sample:

@@ -22,4 +22,7 @@ class ServeParams(Section):
     )
     log_share: Fraction = Field(description="share of the requests in the traffic log")
     keep_days: Int = Field(gt=0, description="days that the traffic log is kept")
+    log_limit_mb: Int = Field(
+        gt=0, description="size of the traffic log, in MB; beyond it, the oldest hours are deleted"
+    )
     keep_images: Bool = Field(description="also keep the images in the traffic log")
