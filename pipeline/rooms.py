@@ -18,6 +18,19 @@ PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
+class RoomServer:
+    """A server that a room adds to the permanent servers of this project.
+
+    It runs as `python -m MODULE ARGUMENTS --host HOST --port PORT --allowed-hosts NAMES`.
+    """
+
+    module: str
+    arguments: tuple[str, ...]
+    port: int  # the default one
+    health: str  # path that responds with status 200 while the server works
+
+
+@dataclass(frozen=True)
 class Room:
     """The parts that a room adds to the project, besides the commands in its module `commands.py`."""
 
@@ -25,6 +38,7 @@ class Room:
     status: str | None = None  # reference to a function of the workspace: further lines of `pipeline status`
     flows: Mapping[str, str] = field(default_factory=dict)  # deployment: reference to its Prefect flow
     executor: str | None = None  # reference to a function: the context of a `partitions.Executor`, or None to have none
+    servers: Mapping[str, RoomServer] = field(default_factory=dict)  # by the name of the option that starts it
     remedies: Mapping[str, str] = field(default_factory=dict)  # task: its command, for messages of the core
     files: tuple[str, ...] = ()  # its files outside its package and its tests, such as its pages in docs/
 
@@ -34,6 +48,11 @@ def find_rooms() -> dict[str, Room]:
     """Return the rooms of this project by name."""
     names = sorted(path.parent.name for path in PACKAGE.glob("*/room.py"))
     return {name: import_module(f"pipeline.{name}.room").ROOM for name in names}
+
+
+def find_servers() -> dict[str, RoomServer]:
+    """Return the servers that the rooms of this project add, by name."""
+    return {name: server for room in find_rooms().values() for name, server in room.servers.items()}
 
 
 def find_remedy(task: str, otherwise: str) -> str:

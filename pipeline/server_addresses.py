@@ -12,7 +12,8 @@ import os
 import secrets
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -42,6 +43,7 @@ class Stack:
     mlflow: str | None = None  # address of the server; None: not served
     prefect: str | None = None  # address of the server's API; None: not served
     auth_from_file: bool = False  # Prefect's server uses the password in AUTH_FILE, not one from its environment
+    others: Mapping[str, str] = field(default_factory=dict)  # addresses of the servers that rooms add, by name
 
 
 def read_stack(root: Path) -> Stack | None:
@@ -54,9 +56,8 @@ def read_stack(root: Path) -> Stack | None:
 
 def write_stack(root: Path, stack: Stack) -> None:
     """Write the servers' addresses to a main repository, where every command reads them."""
-    write_json(
-        root / STACK_FILE, {name: value for name, value in asdict(stack).items() if value is not None}, mode=PRIVATE
-    )
+    described = {name: value for name, value in asdict(stack).items() if value not in (None, {})}
+    write_json(root / STACK_FILE, described, mode=PRIVATE)
 
 
 def remove_stack(root: Path) -> None:

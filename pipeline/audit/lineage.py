@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data.applied_corrections import Applied, count_by_class, count_by_person
 from pipeline.errors import TrackingError
 from pipeline.files import parse_yaml
 from pipeline.registry.alias_history import find_aliases
@@ -223,7 +224,10 @@ def _describe_validation(lineage: Lineage) -> dict[str, Any]:
         return {}
     report = json.loads(text)
     expectations = [expectation["passed"] for expectation in report.get("expectations", ())]
-    return {"passed": report["passed"], "expectations": f"{sum(expectations)} of {len(expectations)} passed"}
+    described = {"passed": report["passed"], "expectations": f"{sum(expectations)} of {len(expectations)} passed"}
+    if corrections := [Applied(**count) for count in report.get("corrections", ())]:
+        described["corrections"] = {"by class": count_by_class(corrections), "by person": count_by_person(corrections)}
+    return described
 
 
 def _format_time(milliseconds: int) -> str:

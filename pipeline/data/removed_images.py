@@ -20,6 +20,7 @@ class Removed:
     given: int
     source: str
     group: str  # empty if the dataset has no groups
+    row: int  # its position among the images of its source in this split, from 0
 
 
 def write_removed(directory: Path, removed: Sequence[Removed]) -> None:
@@ -37,4 +38,7 @@ def read_removed(directory: Path) -> list[Removed]:
         return []
     with (directory / REMOVED).open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
-        return [Removed(row["split"], row["id"], int(row["given"]), row["source"], row["group"]) for row in rows]
+        return [
+            Removed(row["split"], row["id"], int(row["given"]), row["source"], row["group"], int(row["row"]))
+            for row in rows
+        ]

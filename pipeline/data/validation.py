@@ -14,6 +14,7 @@ from great_expectations.data_context import AbstractDataContext
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from pipeline.data import table
+from pipeline.data.applied_corrections import Applied, read_applied, summarise_applied
 from pipeline.data.catalog import Entry
 from pipeline.data.expectations import Severity, Suites, Tables, build_suites, build_tables, list_skipped
 from pipeline.data.features import Features, overall_mean, overall_std, read_features
@@ -52,6 +53,7 @@ class Report:
     splits: dict[str, Any]  # the result of `describe_split` for each
     findings: tuple[Finding, ...]
     skipped: dict[str, str]  # expectations left out, and why
+    corrections: tuple[Applied, ...] = ()  # images that people corrected, by split, classes and person
 
     @property
     def failures(self) -> list[Finding]:
@@ -65,13 +67,14 @@ class Report:
 
     def content(self) -> dict[str, Any]:
         """Return the content of `validation.json`."""
-        return {
+        content = {
             "dataset": self.dataset,
             "passed": not self.failures,
             "splits": self.splits,
             "expectations": [asdict(finding) for finding in self.findings],
             "skipped": self.skipped,
         }
+        return content | ({"corrections": list(map(asdict, self.corrections))} if self.corrections else {})
 
 
 def inspect(
@@ -99,13 +102,15 @@ def inspect(
     def name_images(rows: Sequence[int]) -> list[str]:
         return _name_images(files, origins, rows)
 
-    removed = Counter(image.split for image in read_removed(files["train"].parent) if image.source == table.OFFICIAL)
+    directory = files["train"].parent
+    removed = Counter(image.split for image in read_removed(directory) if image.source == table.OFFICIAL)
     tables = build_tables(schemas, features, dataset, entry, share, removed)
     splits = {split: describe_split(measured) for split, measured in features.items()}
     origins = {split: (measured.sources, measured.source) for split, measured in features.items()}
     features.clear()  # Great Expectations needs as much memory as they do
     findings, context = validate(tables, build_suites(dataset, entry, thresholds), name_images)
-    return Report(dataset.name, splits, findings, list_skipped(dataset, entry, thresholds)), context
+    skipped, corrections = list_skipped(dataset, entry, thresholds), tuple(read_applied(directory))
+    return Report(dataset.name, splits, findings, skipped, corrections), context
 
 
 def validate(tables: Tables, suites: Suites, identify: Identify) -> tuple[tuple[Finding, ...], AbstractDataContext]:
@@ -174,6 +179,8 @@ def summarise(report: Report) -> str:
     counts = " and ".join(f"{facts['images']:,} {split}" for split, facts in report.splits.items())
     held = sum(finding.passed for finding in report.findings)
     warnings = [f"warning: {describe(finding)}" for finding in report.warnings]
+    if report.corrections:
+        lines.append(f"corrections: {summarise_applied(report.corrections)}")
     verdict = f"{held} of {len(report.findings)} expectations hold"
     return "\n".join([f"{report.dataset}: {counts or 'no'} images", *lines, *warnings, verdict])
 

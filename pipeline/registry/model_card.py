@@ -13,6 +13,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
+from pipeline.data.applied_corrections import Applied, count_by_class, summarise_applied
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.evaluation.markdown import describe_selection, escape, table
 from pipeline.evaluation.metrics import select_weakest, wilson_interval
@@ -24,6 +25,7 @@ from pipeline.registry.model_card_facts import Facts
 
 LONGEST_SUMMARY = 5_000  # characters; the registry's limit for a version's description
 SHOWN_CONFUSIONS = 6
+SHOWN_CORRECTIONS = 10  # pairs of classes
 
 CURVES = "training/curves.png"  # paths of the figures in the run's artifacts
 CONFUSION = "evaluation/figures/confusion.png"
@@ -259,7 +261,14 @@ def _describe_data(facts: Facts) -> Iterator[str]:
     rows.append(("added batches", ", ".join(batches) or "none"))
     passed = sum(found["passed"] for found in facts.validation["expectations"])
     rows.append(("validation", f"{passed} of {len(facts.validation['expectations'])} expectations passed"))
+    corrections = [Applied(**count) for count in facts.validation.get("corrections", ())]
+    if corrections:
+        rows.append(("corrected labels", escape(summarise_applied(corrections))))
     yield table(("", ""), rows)
+    if corrections:
+        yield "Corrections by class:"
+        by_class = [(escape(change), f"{images:,}") for change, images in count_by_class(corrections).items()]
+        yield table(("correction", "images"), by_class[:SHOWN_CORRECTIONS], numbers=1)
     splits = facts.split["splits"]
     columns = ("split", "purpose", "MD5 in `dvc.lock`", "images", "per class")
     uses = {"train": "training", "validation": "choice of the epoch", "test": "final evaluation"}

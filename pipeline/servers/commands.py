@@ -11,12 +11,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pipeline.cli.app import EVERY_DAY, UNATTENDED, command, console, enter_workspace, group, print_json
-from pipeline.rooms import find_rooms
+from pipeline.rooms import find_rooms, find_servers
 
 if TYPE_CHECKING:
     from pipeline.servers.schedules import Schedule
 
 FLOWS = sorted(name for room in find_rooms().values() for name in room.flows)
+SERVE = find_servers().get("serve")  # None in a project without that room
 
 
 def _known(flow: str) -> str:
@@ -52,6 +53,12 @@ def up(
     allowed_hosts: Annotated[
         str, typer.Option(help="Host names and addresses that clients use for this machine, separated by commas.")
     ] = "",
+    serve: Annotated[
+        bool, typer.Option("--serve", hidden=SERVE is None, help="Serve the champion, too, on its own port.")
+    ] = False,
+    serve_port: Annotated[
+        int, typer.Option(min=1, max=65535, hidden=SERVE is None, help="Port of the champion's server.")
+    ] = SERVE.port if SERVE else 0,
 ) -> None:
     """Start MLflow, Prefect and the runner of the schedules, and keep them running. Ctrl-C stops all of them.
 
@@ -64,14 +71,17 @@ def up(
         pipeline up --data /srv/pipeline
         pipeline up --host 0.0.0.0 --allowed-hosts gpu-box.lan,192.168.1.20
     """
+    if serve and SERVE is None:
+        raise typer.BadParameter("--serve: this project has no server of predictions")
     data = data.resolve() if data else None
     workspace = enter_workspace()
     from pipeline import logs
     from pipeline.servers.parts import Listening
-    from pipeline.servers.up import serve
+    from pipeline.servers.up import run_parts
 
     logs.configure("up")
-    serve(workspace, Listening(host, mlflow_port, prefect_port, allowed_hosts), only=only, data=data)
+    others = {"serve": serve_port} if serve else {}
+    run_parts(workspace, Listening(host, mlflow_port, prefect_port, allowed_hosts, others), only=only, data=data)
 
 
 @command(EVERY_DAY, 50)

@@ -1,4 +1,4 @@
-"""The parts of `pipeline up`: MLflow's server, Prefect's server and the runner, and the checks before they start."""
+"""The parts of `pipeline up`: servers of MLflow, Prefect and rooms, and the runner. Checks before they start."""
 
 import errno
 import ipaddress
@@ -8,11 +8,11 @@ import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
 
 import psutil
 
 from pipeline.errors import FlowError
+from pipeline.rooms import find_servers
 from pipeline.server_addresses import CLIENT_AUTH, SERVER_AUTH, Server, Stack, is_same_server
 from pipeline.servers.mlflow_server import PROTECTION
 
@@ -28,6 +28,7 @@ class Listening:
     mlflow_port: int = 5000
     prefect_port: int = 4200
     allowed_hosts: str = ""  # this machine's names for other machines, separated by commas
+    others: Mapping[str, int] = field(default_factory=dict)  # ports of the servers of rooms to start, by name
 
     @property
     def is_open(self) -> bool:
@@ -42,28 +43,31 @@ class Listening:
     @property
     def mlflow(self) -> str:
         """MLflow's address for the processes of this machine."""
-        return f"http://{self._own}:{self.mlflow_port}"
+        return self.address(self.mlflow_port)
 
     @property
     def prefect(self) -> str:
         """The address of Prefect's API for the processes of this machine."""
-        return f"http://{self._own}:{self.prefect_port}/api"
+        return f"{self.address(self.prefect_port)}/api"
 
-    @property
-    def _own(self) -> str:
+    def address(self, port: int) -> str:
+        """Return the address of a server on this port for the processes of this machine."""
         own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"[{own}]" if ":" in own else own
+        return f"http://[{own}]:{port}" if ":" in own else f"http://{own}:{port}"
 
 
 @dataclass(frozen=True)
 class Part:
     """One process of the stack: `python -m MODULE ARGUMENTS`."""
 
-    name: Literal["mlflow", "prefect", "runner"]
+    name: str  # "mlflow", "prefect", "runner", or the name of a room's server
     module: str
     arguments: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     address: str | None = None  # for clients; None if the part is no server
+    port: int | None = None
+    health: str = "/health"  # path of the health check, after the address
+    needs: Server | None = None  # the server that must respond before this part starts
 
 
 def plan(listening: Listening, only: Server | None = None) -> list[Part]:
@@ -78,31 +82,35 @@ def plan(listening: Listening, only: Server | None = None) -> list[Part]:
     is_own_mlflow = is_same_server(configured, listening.mlflow)
     if only != "prefect" and (not configured.startswith("http") or is_own_mlflow):
         where = (host, str(listening.mlflow_port), listening.allowed_hosts)
-        parts.append(Part("mlflow", "pipeline.servers.mlflow_server", where, environment, listening.mlflow))
+        address, port = listening.mlflow, listening.mlflow_port
+        parts.append(Part("mlflow", "pipeline.servers.mlflow_server", where, environment, address, port))
         if is_own_mlflow:
             own["MLFLOW_TRACKING_URI"] = listening.mlflow
     prefect = os.environ.get("PREFECT_API_URL") or listening.prefect
     if only != "mlflow" and is_same_server(prefect, listening.prefect):
         at = (host, str(listening.prefect_port), listening.allowed_hosts)
-        parts.append(Part("prefect", "pipeline.flows.prefect_server", at, dict(os.environ), listening.prefect))
+        address, port = listening.prefect, listening.prefect_port
+        parts.append(Part("prefect", "pipeline.flows.prefect_server", at, dict(os.environ), address, port))
         own["PREFECT_API_URL"] = listening.prefect
         if password := os.environ.get(PREFECT_PROTECTION):
             own[CLIENT_AUTH] = password  # replaces the environment's, which may be for another server
+    of_clients = client_credentials(os.environ) | os.environ | own
+    for name, port in listening.others.items():
+        server = find_servers()[name]
+        options = ("--host", host, "--port", str(port), "--allowed-hosts", listening.allowed_hosts)
+        arguments, address = (*server.arguments, *options), listening.address(port)
+        parts.append(Part(name, server.module, arguments, of_clients, address, port, server.health, needs="mlflow"))
     if only is None:
-        parts.append(
-            Part("runner", "pipeline.servers.runner", environment=client_credentials(os.environ) | os.environ | own)
-        )
+        parts.append(Part("runner", "pipeline.servers.runner", environment=of_clients, needs="prefect"))
     return parts
 
 
 def describe(parts: Sequence[Part]) -> Stack:
     """Describe the servers of this process for the commands that use them."""
-    served = {part.name: part for part in parts if part.address}
-    return Stack(
-        os.getpid(),
-        **{name: part.address for name, part in served.items()},
-        auth_from_file="prefect" in served and not served["prefect"].environment.get(PREFECT_PROTECTION),
-    )
+    addresses = {part.name: part.address for part in parts if part.address}
+    mlflow, prefect = addresses.pop("mlflow", None), addresses.pop("prefect", None)
+    has_password = any(part.name == "prefect" and part.environment.get(PREFECT_PROTECTION) for part in parts)
+    return Stack(os.getpid(), mlflow, prefect, prefect is not None and not has_password, addresses)
 
 
 def client_credentials(environment: Mapping[str, str]) -> dict[str, str]:

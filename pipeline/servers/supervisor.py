@@ -118,7 +118,7 @@ class SupervisedPart:
         """Run health checks in a thread while the process runs: one that hangs must not stop the loop."""
         while self.process is process:
             start = time.monotonic()
-            if answers(f"{self.part.address}/health"):
+            if answers(f"{self.part.address}{self.part.health}"):
                 self._responded = start
             time.sleep(CHECK_SECONDS if self.responds else LOOP_SECONDS)
 
@@ -166,7 +166,7 @@ class SupervisedPart:
 def run(root: Path, parts: Sequence[Part], secrets: Sequence[str] = ()) -> None:
     """Keep the parts running until a signal, then end them.
 
-    Commands use the servers once all of them respond; then the runner starts.
+    Commands use MLflow's and Prefect's servers once both respond; then the parts that need one of them start.
 
     Args:
         secrets: masked in the lines of the parts.
@@ -178,9 +178,11 @@ def run(root: Path, parts: Sequence[Part], secrets: Sequence[str] = ()) -> None:
     for number in ENDING_SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
             signal.signal(number, lambda received, _: signals.append(received))
-    servers = [SupervisedPart(part, root, secrets=secrets) for part in parts if part.address]
-    prefect = next((server for server in servers if server.part.name == "prefect"), None)
-    others = [SupervisedPart(part, root, prefect, secrets) for part in parts if not part.address]
+    servers = [SupervisedPart(part, root, secrets=secrets) for part in parts if part.address and not part.needs]
+    by_name = {server.part.name: server for server in servers}
+    others = [
+        SupervisedPart(part, root, by_name.get(part.needs or ""), secrets) for part in parts if part.name not in by_name
+    ]
     supervised = servers
     _LOGGER.info("starting %s; Ctrl-C ends all of them", ", ".join(part.name for part in parts))
     try:
@@ -195,7 +197,7 @@ def run(root: Path, parts: Sequence[Part], secrets: Sequence[str] = ()) -> None:
     finally:
         remove_stack(root)
         _LOGGER.info("stopping")
-        _stop(others)  # before the servers, which record how its flow runs end
+        _stop(others)  # before the servers that they use: Prefect's records how the runner's flow runs end
         _stop(servers)
         _LOGGER.info("all parts have ended")
 

@@ -1,4 +1,4 @@
-"""`pipeline up`: check the settings, lock the project, and keep MLflow's server, Prefect's and the runner running."""
+"""`pipeline up`: check the settings, lock the project, and keep the servers and the runner running."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ LOCK_SECONDS = 1.0  # to wait for the lock: a command that checks for a `pipelin
 _LOGGER = logging.getLogger(__name__)
 
 
-def serve(workspace: Path, listening: Listening, *, only: Server | None = None, data: Path | None = None) -> None:
+def run_parts(workspace: Path, listening: Listening, *, only: Server | None = None, data: Path | None = None) -> None:
     """Start the parts, and keep them running until a signal.
 
     Args:
@@ -51,8 +51,11 @@ def serve(workspace: Path, listening: Listening, *, only: Server | None = None, 
             found="MLFLOW_TRACKING_URI or PREFECT_API_URL contains the address of a server elsewhere",
             remedy="unset it, or use that server",
         )
-    if listening.mlflow_port == listening.prefect_port:
-        raise FlowError("MLflow and Prefect cannot share a port", remedy="pipeline up --mlflow-port 5001")
+    ports = [listening.mlflow_port, listening.prefect_port, *listening.others.values()]
+    if len(set(ports)) < len(ports):
+        raise FlowError(
+            "two servers cannot share a port", found=", ".join(map(str, ports)), remedy="pipeline up --mlflow-port 5001"
+        )
     if listening.is_open:
         require_protection(parts)
     remedy = "use its servers; or end it, with Ctrl-C there or by ending that process"
@@ -60,8 +63,8 @@ def serve(workspace: Path, listening: Listening, *, only: Server | None = None, 
         held.enter_context(lock(LOCK, wait=LOCK_SECONDS, remedy=remedy, root=root))
         remove_stack(root)  # left by a killed `pipeline up`
         for part in parts:
-            if part.address:
-                require_free_port(part.arguments[0], int(part.arguments[1]), f"--{part.name}-port")
+            if part.port:
+                require_free_port(listening.host, part.port, f"--{part.name}-port")
             if part.name == "prefect":
                 held.enter_context(_lock_prefect_home(prefect_home(root, data)))
         if data:

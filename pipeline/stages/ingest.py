@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.data import added_classes, idx, own_files, table, window
+from pipeline.data.applied_corrections import write_applied
 from pipeline.data.batch_formats import Pair, read_batch
 from pipeline.data.batches import INCOMING, find_batches, read_state, require_unchanged
 from pipeline.data.catalog import CATALOG, Entry, load_catalog, load_entry
@@ -61,6 +62,7 @@ def run(params: Params) -> None:
         if corrected := corrections.require_found(windowed=newest is not None):
             print(corrected, flush=True)
         write_removed(tables, removed)
+        write_applied(tables, corrections.list_applied())
         # DVC hashes the folder after this stage. It would record a batch that arrived meanwhile as already read.
         require_unchanged(INCOMING, before)
 
@@ -155,6 +157,7 @@ def write_table(
     removed: list[Removed] = []
     with table.writer(path, dataset) as rows:
         for part in parts:
+            first_row = 0
             for images, given, grouped in part.read():
                 digests = table.pixel_digests(images)
                 occurrences = [0] * len(digests)
@@ -167,17 +170,19 @@ def write_table(
                     if grouped is None:
                         groups[row] = first
                 ids = [f"{digest.hex()}-{number}" for digest, number in zip(digests, occurrences, strict=True)]
-                labels, kept = corrections.apply(ids, given)
+                labels, kept = corrections.apply(path.stem, ids, given)
                 columns = [ids, [part.source] * len(ids), *([groups] if dataset.grouped else [])]
                 texts = [table.strings(column) for column in columns]
                 if not kept.all():
                     for row in np.flatnonzero(~kept):
                         group = groups[row] if dataset.grouped else ""
-                        removed.append(Removed(path.stem, ids[row], int(given[row]), part.source, group))
+                        position = first_row + int(row)
+                        removed.append(Removed(path.stem, ids[row], int(given[row]), part.source, group, position))
                     images, labels, given = images[kept], labels[kept], given[kept]
                     texts = [table.filter_rows(text, kept) for text in texts]
                 rows.write(images, labels, texts[0], texts[1], given, *texts[2:])
                 counts[part.source] += len(labels)
+                first_row += len(digests)
     return dict(counts), removed
 
 

@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from pipeline.data import table
+from pipeline.data.applied_corrections import count_by_class, count_by_person, read_applied
 from pipeline.data.corrections import CORRECTIONS
+from pipeline.data.removed_images import read_removed
 from pipeline.errors import DataError
 from pipeline.files import write_json
 from pipeline.params import Params, parse_params
@@ -155,7 +157,7 @@ def test_a_correction_moves_no_other_image() -> None:
     names = PARTS.classes
     lines = [f"{id_},{names[rows[id_][1]]},{names[rows[id_][1] - 1]},me,2026-11-28,blurred" for id_ in relabelled]
     lines += [f"{id_},{rows[id_][1]},,me,," for id_ in [*removed]]
-    lines.append(f"{of_test},{names[read_rows(split.TEST)[of_test][1]]},bolt,me,,")
+    lines.append(f"test/{of_test},{names[read_rows(split.TEST)[of_test][1]]},bolt,me,,")
     correct(*lines)
     run_stages()
     after, corrected = read_splits(), read_rows(split.TRAIN)
@@ -165,6 +167,50 @@ def test_a_correction_moves_no_other_image() -> None:
     }
     assert all(corrected[id_] == rows[id_] for id_ in corrected if id_ not in relabelled)
     assert read_rows(split.TEST)[of_test][0] == 0
+
+
+def test_a_correction_is_reverted_by_deleting_its_line() -> None:
+    write_parts(Path())
+    ingest.run(make_params())
+    before = {path.name: path.read_bytes() for path in ingest.DATASET.iterdir()}
+    first, second = table.read_ids(split.TRAIN)[:2]
+    of_test = table.read_ids(split.TEST)[0]
+    correct(
+        f"{first},bolt,washer,kim,,",
+        f"{second},nut,,lee,,",
+        f"test/{of_test},{read_rows(split.TEST)[of_test][1]},,kim,,",
+    )
+    ingest.run(make_params())
+    assert count_by_class(read_applied(ingest.DATASET)) == {
+        "bolt removed (test)": 1,
+        "bolt to washer": 1,
+        "nut removed": 1,
+    }
+    assert count_by_person(read_applied(ingest.DATASET)) == {"kim": 2, "lee": 1}
+    assert [(image.id, image.row) for image in read_removed(ingest.DATASET)] == [(second, 1), (of_test, 0)]
+    correct()
+    ingest.run(make_params())
+    assert {path.name: path.read_bytes() for path in ingest.DATASET.iterdir()} == before
+
+
+def test_the_test_split_is_corrected_only_by_ids_of_the_test_split() -> None:
+    write_parts(Path(), GREY)
+    images, labels = table.read_images(Path("data/own/parts/test.parquet"))
+    add_batch(images[:1], labels[:1])  # a copy of a test image
+    ingest.run(make_params())
+    copied, other = table.read_ids(split.TEST)[:2]
+    given = int(labels[0])
+    correct(f"{copied},{given},{(given + 1) % 3},me,,")
+    ingest.run(make_params())
+    assert read_rows(split.TRAIN)[copied] == ((given + 1) % 3, given)
+    assert read_rows(split.TEST)[copied] == (given, given)
+    correct(f"test/{copied},{given},{(given + 2) % 3},me,,", f"{copied},{given},{(given + 1) % 3},me,,")
+    ingest.run(make_params())
+    assert read_rows(split.TRAIN)[copied] == ((given + 1) % 3, given)
+    assert read_rows(split.TEST)[copied] == ((given + 2) % 3, given)
+    correct(f"{other},{labels[1]},{(labels[1] + 1) % 3},me,,")
+    with pytest.raises(DataError, match=rf"of images of the test split[^$]*test/{other}[^$]*write test/ before"):
+        ingest.run(make_params())
 
 
 def test_a_correction_holds_for_copies_in_batches() -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data import table, tiny, window
+from pipeline.data.applied_corrections import Applied, write_applied
 from pipeline.data.catalog import CATALOG, load_entry
 from pipeline.data.thresholds import resolve_thresholds
 from pipeline.errors import ValidationFailed
@@ -291,6 +292,17 @@ def test_what_has_no_reference_is_skipped_and_said_so(data: Data, params: Params
     assert set(report.skipped) == skipped
     assert skipped.isdisjoint(names(report.findings))
     assert "the catalogue has no reference" in validation.summarise(report)
+
+
+def test_the_report_counts_the_corrections(data: Data, params: Params) -> None:
+    from pipeline.data import validation
+
+    data.write()
+    corrected = Applied("train", "square", "disc", "kim", 3), Applied("train", "disc", "", "lee", 1)
+    write_applied(stage.FILES["train"].parent, corrected)
+    report = inspect(data, params)
+    assert report.content()["corrections"] == [dataclasses.asdict(one) for one in corrected]
+    assert "corrections: 3 images relabelled, 1 removed, by kim (3), lee (1)" in validation.summarise(report)
 
 
 def test_a_table_of_another_schema_is_not_measured(data: Data, params: Params) -> None:

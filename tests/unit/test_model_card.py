@@ -1,13 +1,14 @@
 """The model card, from facts made by hand."""
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html import escape as html_escape
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
+from pipeline.data.applied_corrections import Applied
 from pipeline.data.catalog import load_catalog
 from pipeline.data.table import Dataset
 from pipeline.evaluation.markdown import escape, table
@@ -184,6 +185,16 @@ def test_the_card_describes_the_int8_file_if_there_is_one() -> None:
     assert "On 100 validation images, its accuracy is 81.00%, that of `model.tflite` 82.00%" in card
     assert "accuracy 81.50%, -0.50 points (95% interval -1.00 to +0.20)" in card
     assert "1,000 bytes instead of 3,900" in card
+
+
+def test_the_card_counts_corrections_by_class_and_person() -> None:
+    facts = make_facts()
+    assert "corrected labels" not in write_markdown(facts)
+    counts = [Applied("train", "Dress", "Bag", "kim", 3), Applied("test", "Dress", "", "lee", 1)]
+    card = write_markdown(replace(facts, validation=facts.validation | {"corrections": list(map(asdict, counts))}))
+    assert "| corrected labels | 3 images relabelled, 1 removed, by kim (3), lee (1) |" in card
+    assert "| Dress to Bag | 3 |" in card
+    assert "| Dress removed (test) | 1 |" in card
 
 
 def test_equal_facts_make_equal_bytes() -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from importlib.util import find_spec
 from pkgutil import resolve_name
 
 import pytest
@@ -41,6 +42,7 @@ def test_the_core_spells_no_name_of_a_room() -> None:
 def test_what_a_room_names_is_there(room: Room) -> None:
     references = [*room.flows.values(), *filter(None, [room.status, room.executor]), *(room.section or ())[1:]]
     assert all(resolve_name(reference) for reference in references)
+    assert all(find_spec(server.module) for server in room.servers.values())
     assert [name for name in room.files if not (REPOSITORY / name).exists()] == []
 
 

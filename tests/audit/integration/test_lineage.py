@@ -1,5 +1,6 @@
 """Lineage of versions, and versions found by their data or commit, in a real MLflow store."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from pipeline.audit.lineage import describe_lineage, find_descendants, find_lineage
 from pipeline.audit.original_run import read_recorded_run, record_verdict
 from pipeline.audit.verdict import Verdict
+from pipeline.data.applied_corrections import Applied
 from pipeline.errors import TrackingError
 from pipeline.files import file_digest, write_json
 from pipeline.registry.sync import sync
@@ -59,7 +61,9 @@ def find_numbers(workspace: Workspace, **wanted: str) -> list[str]:
 
 
 def test_lineage_describes_everything_from_the_version_to_its_data(ingested: Workspace) -> None:
-    write_json(ingested.root / "reports/validation.json", {"passed": True, "expectations": [{"passed": True}]})
+    corrections = [asdict(Applied("train", "Shirt", label, who, 2)) for label, who in (("Coat", "kim"), ("", "lee"))]
+    report = {"passed": True, "expectations": [{"passed": True}], "corrections": corrections}
+    write_json(ingested.root / "reports/validation.json", report)
     ingested.lock("validate", "reports/validation.json")
     commit = commit_all(ingested)
     (ingested.root / "params.yaml").write_text((ingested.root / "params.yaml").read_text() + "# edited\n")
@@ -75,7 +79,8 @@ def test_lineage_describes_everything_from_the_version_to_its_data(ingested: Wor
     assert found["data"]["ingest"]["data/raw"] == dvc_digest(ingested.root / "data/raw")
     assert found["data"]["split"]["data/splits/test.parquet"] == dvc_digest(ingested.outputs.split("test"))
     assert found["data"]["batches"] == {"week 48 (1)": "b" * 32}
-    assert found["validation"] == {"passed": True, "expectations": "1 of 1 passed"}
+    counted = {"by class": {"Shirt removed": 2, "Shirt to Coat": 2}, "by person": {"kim": 2, "lee": 2}}
+    assert found["validation"] == {"passed": True, "expectations": "1 of 1 passed", "corrections": counted}
     assert found["evaluation"]["test_accuracy"] == 0.75
     assert found["decision"]["decision"] == "champion"
     assert "reproduction" not in found

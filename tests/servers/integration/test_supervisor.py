@@ -1,5 +1,6 @@
 """The loop of `pipeline up` over small servers: restarts, health checks, and the order and the limits of the end."""
 
+import json
 import os
 import signal
 import subprocess
@@ -54,7 +55,9 @@ logs.configure("up")
 root = Path.cwd()
 address = f"http://127.0.0.1:{sys.argv[1]}"
 server = parts.Part("mlflow", "server", (sys.argv[1],), address=address)
-supervisor.run(root, [server, parts.Part("runner", "stubborn")])
+room = f"http://127.0.0.1:{sys.argv[2]}"
+more = parts.Part("answers", "server", (sys.argv[2],), address=room, health="/health/live", needs="mlflow")
+supervisor.run(root, [server, more, parts.Part("runner", "stubborn", needs="mlflow")])
 """
 
 
@@ -163,16 +166,25 @@ def test_a_signal_ends_the_runner_before_the_servers(directory: Path, number: si
     (directory / "stubborn.py").write_text(STUBBORN.replace("signal.SIG_IGN", "lambda *_: exit(0)"))
     (directory / ".pipeline").mkdir()
     running = subprocess.Popen(
-        [sys.executable, "starter.py", str(find_free_port())], cwd=directory, stdout=subprocess.PIPE, text=True
+        [sys.executable, "starter.py", str(find_free_port()), str(find_free_port())],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert running.stdout
-    lines = []
+    lines: list[str] = []
+    awaited = {"ready", "answers responds"}
     for line in running.stdout:
         lines.append(line.partition(" | ")[2].strip())
-        if lines[-1] == "ready":
-            assert (directory / ".pipeline/stack.json").exists()
+        awaited -= {lines[-1], lines[-1].removeprefix("INFO").strip().partition(":")[0]}
+        if not awaited:
+            awaited = {"sent"}
+            stack = json.loads((directory / ".pipeline/stack.json").read_text())
+            assert stack["others"].keys() == {"answers"}
             running.send_signal(number)
     assert running.wait() == 0
+    shown = "\n".join(lines)
+    assert shown.index("mlflow responds") < shown.index("use these servers") < shown.index("answers responds")
     assert lines[-2:] == ["INFO    stopping", "INFO    all parts have ended"]
     assert not (directory / ".pipeline/stack.json").exists()
     assert not [process for process in psutil.process_iter() if str(directory) in _directory_of(process)]

@@ -3,14 +3,17 @@
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import FlowError
+from pipeline.rooms import RoomServer
+from pipeline.servers import parts as parts_module
 from pipeline.servers import up
 from pipeline.servers.parts import Listening, describe, find_owner, plan, require_free_port, require_protection
-from pipeline.servers.up import serve
+from pipeline.servers.up import run_parts
 
 SECRETS = {
     "MLFLOW_FLASK_SERVER_SECRET_KEY": "first-secret",
@@ -165,7 +168,7 @@ def start(monkeypatch: pytest.MonkeyPatch, root: Path, listening: Listening) -> 
     monkeypatch.setattr(up, "main_repository", lambda _: root)
     monkeypatch.setattr(up, "require_free_port", lambda *_: None)
     monkeypatch.setattr(up, "run", lambda *_: None)
-    serve(root, listening)
+    run_parts(root, listening)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
@@ -202,3 +205,36 @@ def test_the_runner_knows_what_the_servers_ask_for(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("only", ["mlflow", "prefect"])
 def test_one_server_comes_alone(only: str) -> None:
     assert [part.name for part in plan(Listening(), only)] == [only]  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def room_server(monkeypatch: pytest.MonkeyPatch) -> Listening:
+    """A room that adds a server, which is to start."""
+    server = RoomServer("answering", ("now",), 5002, "/health/live")
+    monkeypatch.setattr(parts_module, "find_servers", lambda: {"answers": server})
+    return Listening("0.0.0.0", allowed_hosts="gpu-box.lan", others={"answers": 5003})
+
+
+def test_the_server_of_a_room_is_a_part_that_uses_mlflow(
+    monkeypatch: pytest.MonkeyPatch, room_server: Listening
+) -> None:
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "second-secret")
+    mlflow, prefect, answers, runner = plan(room_server)
+    assert (mlflow.name, prefect.name, answers.name, runner.name) == ("mlflow", "prefect", "answers", "runner")
+    assert [answers.module, *answers.arguments] == [
+        *("answering", "now", "--host", "0.0.0.0", "--port", "5003", "--allowed-hosts", "gpu-box.lan"),
+    ]
+    assert (answers.needs, answers.address, answers.health) == ("mlflow", "http://127.0.0.1:5003", "/health/live")
+    assert answers.environment["MLFLOW_TRACKING_PASSWORD"] == "second-secret"
+
+
+def test_clients_find_the_server_of_a_room(room_server: Listening) -> None:
+    assert describe(plan(room_server)).others == {"answers": "http://127.0.0.1:5003"}
+    assert [part.name for part in plan(room_server, "mlflow")] == ["mlflow", "answers"]
+
+
+def test_a_port_for_two_servers_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, room_server: Listening
+) -> None:
+    with pytest.raises(FlowError, match="two servers cannot share a port"):
+        start(monkeypatch, tmp_path, replace(room_server, mlflow_port=5003))

@@ -1,0 +1,8 @@
+"""Description of the room `review` for the core: see `pipeline.rooms`."""
+
+from pipeline.rooms import Room
+
+ROOM = Room(
+    remedies={"find wrong labels": "pipeline review labels"},
+    files=("docs/labels.md",),
+)
