@@ -11,7 +11,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from pipeline.registry.load_version import CannotBeJudged, download_file, find_m
 from pipeline.registry.registration import current_name, find_version, open_registry
 from pipeline.serving.scoring_inputs import PICTURES, ScoringInput, open_input
 from pipeline.serving.scoring_parts import ScoredBy, Task, read_part, schema_of, score_partition
-from pipeline.serving.scoring_run import Seen, ScoringModel, record_scoring
+from pipeline.serving.scoring_run import ScoringModel, Seen, record_scoring
 from pipeline.tracking.logged_models import CONTRACT_TAG, EXPORTED_TAG
 from pipeline.tracking.store import explained
 from pipeline.workspace import lock
@@ -121,24 +120,21 @@ def _score_parts(
     """Score the missing parts, and write the output from all parts."""
     by = ScoredBy(folder, model.version, options.all_probabilities)
     stride = max(1, found.rows // SAMPLED)
-    tasks = (
-        Task(partition, folder / f"{number:06}.arrow", by, stride) for number, partition in enumerate(found.partitions())
-    )
+    numbered = enumerate(found.partitions())
+    tasks = (Task(partition, folder / f"{number:06}.arrow", by, stride) for number, partition in numbered)
     workers = 1 if found.rows <= PICTURES else options.workers
     about = {"name": model.name, "version": model.version, "sha256": model.contract.litert_sha256}
     metadata = {"scoring": json.dumps(about | {"classes": seen.classes}, ensure_ascii=False)}
     schema = schema_of(model.contract, all_probabilities=options.all_probabilities).with_metadata(metadata)
     start = time.perf_counter()
-    with (
-        closing(map_partitions(score_partition, tasks, workers=workers)) as parts,
-        atomic_file(output) as partial,
-    ):
+    with atomic_file(output) as partial:
         with pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=REPEATING) as writer:
-            for rows, features in _read(parts):
+            for rows, features in _read(map_partitions(score_partition, tasks, workers=workers)):
                 writer.write_table(rows)
                 seen.add(rows, features, stride)
                 advance(len(rows))
         if seen.failed == seen.rows:
+            shutil.rmtree(folder.parent)
             raise DataError(f"cannot read any of {seen.rows:,} pictures", found=seen.errors[0][1])
     seen.seconds = time.perf_counter() - start
 

@@ -83,7 +83,7 @@ def _open_folder(root: Path, shape: Shape) -> ScoringInput:
         return (
             _open_parquet(files, shape) if files else ScoringInput("a folder", 0, "", lambda: iter(()), _kinds(others))
         )
-    folders = [("/".join(parts), names) for parts, names in listing.pictures.items()]
+    folders = [("/".join(parts), names) for parts, names in sorted(listing.pictures.items())]
 
     def names() -> Iterator[str]:
         for folder, files in folders:

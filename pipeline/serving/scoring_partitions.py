@@ -21,7 +21,7 @@ from pipeline.data.table import Dataset
 
 CHUNK = 256  # encoded pictures that are decoded together
 
-Pictures = np.ndarray | Sequence[Path | bytes]  # pixels uint8 [n, height, width(, 3)], files, or encoded
+Pictures = np.ndarray | Sequence[Path] | Sequence[bytes]  # pixels uint8 [n, height, width(, 3)], files, or encoded
 Block = tuple[pa.Array, Pictures]  # ids: string [n]; and their pictures
 
 
@@ -42,7 +42,7 @@ class Files(Partition):
     def read(self) -> Iterator[Block]:
         for start in range(0, len(self.ids), CHUNK):
             part = slice(start, start + CHUNK)
-            yield table.strings(self.ids[part]), [Path(path) if path else b"" for path in self.paths[part]]
+            yield table.strings(self.ids[part]), [Path(path) for path in self.paths[part]]
 
 
 @dataclass(frozen=True)

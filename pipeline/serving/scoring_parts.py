@@ -4,6 +4,7 @@ A part is an Arrow file that is renamed into place when it is complete. The same
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,6 @@ from pipeline.data.drift_features import drift_features
 from pipeline.data.imports.decoding import Form, decode_chunk
 from pipeline.data.sources.collection import TEST, Chunk
 from pipeline.evaluation.metrics import class_probabilities
-from pipeline.files import atomic_file
 from pipeline.models import interpreter
 from pipeline.models.contract import CONTRACT_FILE, LITERT_FILE, Contract, read_contract
 from pipeline.models.interpreter import ExportedModel
@@ -64,7 +64,7 @@ def schema_of(contract: Contract, *, all_probabilities: bool) -> pa.Schema:
 
 def score_partition(task: Task) -> Path:
     """Score a partition, unless its part exists already. Returns the path of the part."""
-    if task.part.exists():
+    if _is_complete(task.part):
         return task.part
     contract, model = _load(task.model.folder)
     schema = schema_of(contract, all_probabilities=task.model.all_probabilities)
@@ -73,22 +73,35 @@ def score_partition(task: Task) -> Path:
     row = 0
     for ids, pictures in task.partition.read():
         pixels, is_readable, problems = _decode(ids, pictures, contract)
-        probabilities = np.full((len(ids), len(_answers(contract))), np.nan, np.float32)
-        probabilities[is_readable] = class_probabilities(model.predict(pixels))
-        errors = dict(zip(np.flatnonzero(~is_readable).tolist(), problems, strict=True))
+        probabilities = model.predict(pixels)
+        if model.units == 1:
+            probabilities = class_probabilities(probabilities).astype(np.float32)
+        errors = {}
+        if problems:
+            errors = dict(zip(np.flatnonzero(~is_readable).tolist(), problems, strict=True))
+            readable, probabilities = probabilities, np.full((len(ids), probabilities.shape[1]), np.nan, np.float32)
+            probabilities[is_readable] = readable
         batches.append(_tabulate(ids, probabilities, errors, contract, schema, task.model.version))
         sampled.append(pixels[-row % task.stride :: task.stride])
         row += len(pixels)
     metadata = {FEATURES_KEY: json.dumps(_measure(np.concatenate(sampled)))}
     schema = schema.with_metadata(metadata)
-    with (
-        atomic_file(task.part) as partial,
-        pa.OSFile(str(partial), "wb") as file,
-        pa.ipc.new_file(file, schema) as writer,
-    ):
+    partial = task.part.with_suffix(f".{os.getpid()}")
+    with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for batch in batches:
             writer.write_batch(batch.replace_schema_metadata(metadata))
+    os.replace(partial, task.part)  # without fsync: after a power failure, an incomplete part is scored again
     return task.part
+
+
+def _is_complete(part: Path) -> bool:
+    """Return True if the end of a part, which is written last, can be read."""
+    try:
+        with pa.memory_map(str(part)) as file:
+            pa.ipc.open_file(file)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
 
 
 def read_part(path: Path) -> tuple[pa.Table, dict[str, list[float]]]:
@@ -134,12 +147,14 @@ def _tabulate(
 ) -> pa.RecordBatch:
     """Tabulate predictions. probabilities: float32 [n, classes]; errors: by row."""
     rows = len(ids)
-    best = probabilities.max(axis=1)  # NaN if any is
-    is_valid = ~np.isnan(best)
+    labels = probabilities.argmax(axis=1)  # of a value that is not a number, if there is one
+    best = probabilities[np.arange(rows), labels]
+    is_valid = np.isfinite(best)
+    valid = None
     if not is_valid.all():
         errors = dict.fromkeys(np.flatnonzero(~is_valid).tolist(), NO_NUMBER) | errors
-    valid = None if is_valid.all() else pa.py_buffer(np.packbits(is_valid, bitorder="little"))
-    labels = np.where(is_valid, probabilities.argmax(axis=1), 0)
+        labels = np.where(is_valid, labels, 0)
+        valid = pa.py_buffer(np.packbits(is_valid, bitorder="little"))
     names = pa.array(list(_answers(contract)), pa.string())
 
     def column(values: np.ndarray, kind: pa.DataType) -> pa.Array:

@@ -54,6 +54,9 @@ class Seen:
     seconds: float = 0.0  # of reading, predicting and writing
     drift: dict[str, float] | None = None  # effect sizes; None: the validation images of the model are not here
 
+    def __post_init__(self) -> None:
+        self.counts = np.zeros(len(self.classes), int)
+
     def describe(self) -> dict[str, Any]:
         """Describe the scoring for programs."""
         about = {"name": self.model.name, "version": self.model.version, "sha256": self.model.contract.litert_sha256}
@@ -75,15 +78,12 @@ class Seen:
         found = ", ".join(f"{name} {effect:.2f}" for name, effect in largest)
         return f"drift from the validation images, 0 to 1, the largest effects: {found}"
 
-    def __post_init__(self) -> None:
-        self.counts = np.zeros(len(self.classes), int)
-
     def add(self, rows: pa.Table, features: Mapping[str, Sequence[float]], stride: int) -> None:
         """Add a part: its rows and the features of its sampled images. stride: between confidences to keep."""
         self.rows += len(rows)
         for found in pc.value_counts(rows.column("label").drop_null()).to_pylist():
             self.counts[found["values"]] += found["counts"]
-        self.confidences += rows.column("probability").drop_null().slice(0)[::stride].to_pylist()
+        self.confidences += rows.column("probability").drop_null()[::stride].to_pylist()
         for name, values in features.items():
             self.features.setdefault(name, []).extend(values)
         failed = len(rows) - rows.column("error").null_count
