@@ -37,13 +37,21 @@ def own_names(host: str, allowed: str) -> list[str]:
     return list(dict.fromkeys([*map(_as_host, [*LOOPBACK, *({host} - {*ANY_ADDRESS})]), *_split(allowed)]))
 
 
-def guard(application: Application, host: str, allowed: str = "", closed: str | None = None) -> Application:
+def guard(
+    application: Application,
+    host: str,
+    allowed: str = "",
+    closed: str | None = None,
+    *,
+    refusal: tuple[bytes, bytes] = (b"text/plain", REFUSAL),
+) -> Application:
     """Wrap an application to refuse every HTTP and websocket request with a foreign host or origin.
 
     An origin is allowed if it is the request's own host, or an allowed name without a port (a proxy with TLS).
 
     Args:
         closed: refuse every path that starts with this.
+        refusal: content type and body of the response to a refused request.
     """
     hosts = set(own_names(host, allowed))
     origins = set(_split(allowed))
@@ -66,8 +74,8 @@ def guard(application: Application, host: str, allowed: str = "", closed: str | 
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})  # not accepted yet: the server responds with 403
         else:
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": REFUSAL})
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", refusal[0])]})
+            await send({"type": "http.response.body", "body": refusal[1]})
 
     return guarded
 

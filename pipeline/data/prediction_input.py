@@ -58,7 +58,8 @@ def read_pictures(
     if not path.is_file():
         raise DataError(f"{path} is not a file", expected=FORMATS)
     if is_picture(path):
-        return [_read_picture(path, shape, invert, background, resizing)]
+        content = read_file(path)
+        return [convert_picture(content, path, shape, invert=invert, background=background, resizing=resizing)]
     images = _read_arrays(path, shape)
     if invert:
         images = 255 - images
@@ -68,29 +69,45 @@ def read_pictures(
     ]
 
 
-def _read_picture(path: Path, shape: Shape, invert: bool, background: Ground | None, resizing: str) -> Picture:
+def convert_picture(
+    content: bytes,
+    name: str | Path,
+    shape: Shape,
+    *,
+    invert: bool = False,
+    background: Ground | None,
+    resizing: str = "fit",
+) -> Picture:
+    """Convert the content of a picture's file to the form that the model takes.
+
+    Args:
+        name: its file, for the name of the result and for messages.
+        shape: see `read_pictures`, as for the others.
+
+    Raises:
+        DataError: it is not a picture, is damaged, or is too large.
+    """
     from PIL import ImageOps
 
     ground = BLACK if background is None else (background,) if isinstance(background, int) else background
     behind = tuple(255 - value for value in ground) if invert else ground  # before the inversion
     channels, (height, width) = (3 if len(shape) == 3 else 1), shape[:2]
-    content = read_file(path)
-    decoded = decode_picture(content, path, channels, ground=behind, size=(height, width))
+    decoded = decode_picture(content, name, channels, ground=behind, size=(height, width))
     if invert:
         decoded = ImageOps.invert(decoded)
     pixels = np.asarray(resize(decoded, (height, width), resizing, ground))
     notes = []
     if decoded.size != (width, height):
-        notes.append(f"resized from {_describe_size(content, path, decoded.size)} to {height} x {width}")
+        notes.append(f"resized from {_describe_size(content, name, decoded.size)} to {height} x {width}")
         if background is None and resizing == "fit" and decoded.height * width != decoded.width * height:
             notes.append("padded with black: the background of the training images is unknown")
     original = np.asarray(decoded)  # padding hides the border
-    return Picture(str(path), pixels, (*notes, *_check_background(original, invert, background)))
+    return Picture(str(name), pixels, (*notes, *_check_background(original, invert, background)))
 
 
-def _describe_size(content: bytes, path: Path, decoded: tuple[int, int]) -> str:
+def _describe_size(content: bytes, name: str | Path, decoded: tuple[int, int]) -> str:
     """Describe the height and width of a picture that was decoded, perhaps at a smaller scale and turned."""
-    width, height = open_picture(content, path).size
+    width, height = open_picture(content, name).size
     if (width > height) != (decoded[0] > decoded[1]):
         width, height = height, width
     return f"{height} x {width}"

@@ -1,5 +1,7 @@
-"""`pipeline monitor`: drift of the batches from the training data."""
+"""`pipeline monitor`: drift of the batches, or of the traffic of a server, from the training data."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,12 +12,24 @@ from rich.text import Text
 from pipeline.cli.app import UNATTENDED, command, console, enter_workspace, print_json
 
 if TYPE_CHECKING:
+    from pipeline.monitoring.drift import BatchDrift
     from pipeline.monitoring.run import Monitoring
 
 
 @command(UNATTENDED, 30)
-def monitor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def monitor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    traffic: Annotated[
+        bool, typer.Option("--traffic", help="Compare what a server was asked, not the batches.")
+    ] = False,
+    since: Annotated[
+        str, typer.Option(metavar="LENGTH", help="With --traffic: length of a window, such as 90m, 24h or 7d.")
+    ] = "24h",
+) -> None:
     """Compare each batch in `data/incoming/` with the training data: labels, features, the champion's confidence.
+
+    With --traffic, compare the last windows of the traffic log: features, predicted classes, confidence, and the share
+    of images that look like nothing trained on. The report also estimates the accuracy.
 
     It trains nothing. Drift is a finding, not a failure: the exit code is 0.
 
@@ -23,8 +37,12 @@ def monitor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
         pipeline monitor
         pipeline monitor --json
+        pipeline monitor --traffic --since 24h
     """
     workspace = enter_workspace()
+    if traffic:
+        _monitor_traffic(workspace, since, as_json)
+        return
     from pipeline.monitoring import run
 
     with console.status("comparing the batches with the training data"):
@@ -34,7 +52,7 @@ def monitor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
         print_json(_describe(found) | {"report": str(report)})
         return
     if found.batches:
-        console.print(_tabulate(found), "effect sizes; *: drifted")
+        console.print(_tabulate(found.batches, "batch"), "effect sizes; *: drifted")
     for name, reason in found.unreadable.items():
         console.print(f"{name} cannot be read: {reason}", style="yellow", markup=False, soft_wrap=True)
     console.print(f"confidence: {found.champion}", markup=False, soft_wrap=True)
@@ -42,14 +60,33 @@ def monitor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     console.print(f"report: {report}", soft_wrap=True)
 
 
-def _tabulate(found: "Monitoring") -> Table:
-    """Tabulate the effect sizes; a star marks drifted quantities."""
+def _monitor_traffic(workspace: Path, since: str, as_json: bool) -> None:
+    from pipeline.monitoring.traffic import monitor_traffic, parse_length
+    from pipeline.monitoring.traffic_report import describe
+
+    length = parse_length(since)
+    with console.status("comparing the traffic with the training data"):
+        found = monitor_traffic(workspace, length)
+    report = found.report.relative_to(workspace)
+    if as_json:
+        print_json(describe(found) | {"report": str(report)})
+        return
+    if found.windows:
+        console.print(_tabulate(found.windows, "window (UTC)"), "effect sizes; *: drifted")
+    if found.reference:
+        console.print(f"compared with {found.reference.description}", markup=False, soft_wrap=True)
+    console.print(found.sentence, style="bold" if found.drifted else "", markup=False, soft_wrap=True)
+    console.print(f"report: {report}", soft_wrap=True)
+
+
+def _tabulate(batches: "Sequence[BatchDrift]", name: str) -> Table:
+    """Tabulate the effect sizes; a star marks drifted quantities. name: title of the first column."""
     from pipeline.monitoring.report import list_quantities
 
-    quantities = list_quantities(found.batches)
+    quantities = list_quantities(batches)
     numbers = (Column(title, justify="right", no_wrap=True) for title in ("images", *quantities))
-    table = Table(Column("batch", overflow="fold"), *numbers, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
-    for batch in found.batches:
+    table = Table(Column(name, overflow="fold"), *numbers, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    for batch in batches:
         effects = {comparison.quantity: f"{comparison.effect:.2f}" for comparison in batch.comparisons}
         cells = [
             Text(f"*{effects[quantity]}", "bold red") if quantity in batch.drifted else effects.get(quantity, "")

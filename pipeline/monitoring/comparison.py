@@ -56,7 +56,7 @@ def compare_batches(workspace: Path, params: MonitorParams) -> ComparedBatches:
     digests, unreadable = _find_batches(workspace)
     if not digests:
         return ComparedBatches((), {}, unreadable, "nothing", "not needed without batches")
-    training = _TrainingData(workspace / DATASET / "train.parquet")
+    training = TrainingData(workspace / DATASET / "train.parquet")
     champion = _ChampionConfidence(workspace, training.dataset)
     compared, used = [], set()
     for name, digest in digests.items():
@@ -83,7 +83,7 @@ def compare_batches(workspace: Path, params: MonitorParams) -> ComparedBatches:
     return ComparedBatches(tuple(compared), digests, unreadable, training.description, champion.description)
 
 
-class _TrainingData:
+class TrainingData:
     """The dataset's own training images, measured when the first new batch needs them."""
 
     def __init__(self, path: Path) -> None:
@@ -97,7 +97,7 @@ class _TrainingData:
     @cached_property
     def sample(self) -> Sample:
         """The reference for a batch, without confidences."""
-        return _measure(_read_official(self._path), self.dataset, None)
+        return measure(read_official(self._path), self.dataset, None)
 
 
 class _ChampionConfidence:
@@ -138,7 +138,7 @@ class _ChampionConfidence:
         """Confidences of the dataset's own validation images: float64 [n]. None without a champion."""
         if (confidence := self.confidence) is None:
             return None
-        return np.concatenate([confidence(images) for images, _ in _read_official(self._split)])
+        return np.concatenate([confidence(images) for images, _ in read_official(self._split)])
 
 
 def _compare(path: Path, reference: Sample, dataset: Dataset, confidence: Confidence | None) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _compare(path: Path, reference: Sample, dataset: Dataset, confidence: Confid
         OSError: the batch was removed, or its permissions forbid reading. Do not cache this.
     """
     try:
-        batch = _measure(read_batch(path, dataset), dataset, confidence)
+        batch = measure(read_batch(path, dataset), dataset, confidence)
     except DataError as error:
         # Use the cause: `read_batch` wraps it in an error with the batch's name and a remedy.
         cause = error.__cause__ if isinstance(error.__cause__, DataError) else error
@@ -178,7 +178,7 @@ def _digest_official(path: Path) -> tuple[str, int]:
     return digest.hexdigest(), images
 
 
-def _read_official(path: Path) -> Iterator[Pair]:
+def read_official(path: Path) -> Iterator[Pair]:
     """Yield the images of a table that came with the dataset, one row group in memory at a time."""
     for rows in table.stream(path):
         official = np.array([source == OFFICIAL for source in rows.sources.to_pylist()], bool)
@@ -186,7 +186,7 @@ def _read_official(path: Path) -> Iterator[Pair]:
             yield rows.images[official], rows.labels[official]
 
 
-def _measure(pairs: Iterable[Pair], dataset: Dataset, confidence: Confidence | None) -> Sample:
+def measure(pairs: Iterable[Pair], dataset: Dataset, confidence: Confidence | None) -> Sample:
     """Measure images for a comparison, in one pass. There must be at least one image."""
     confidences = []
 

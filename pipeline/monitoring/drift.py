@@ -16,6 +16,7 @@ from pipeline.data.features import Features
 from pipeline.monitoring.params import MonitorParams
 
 LABELS, CONFIDENCE = "labels", "confidence"
+PREDICTED, OUTLIERS = "predicted", "outliers"  # of a server's traffic, which has no labels
 BINS = 24  # of a drawn histogram
 SHOWN_NAMES = 4  # batch names in a sentence
 
@@ -81,8 +82,8 @@ def compare(batch: Sample, reference: Sample) -> tuple[Comparison, ...]:
     """Compare a batch with the reference in every quantity that both have."""
     shared = [name for name in batch.values if name in reference.values]
     return (
-        _compare_labels(batch.classes, reference.classes),
-        *(_compare_values(name, batch.values[name], reference.values[name]) for name in shared),
+        compare_classes(LABELS, batch.classes, reference.classes),
+        *(compare_values(name, batch.values[name], reference.values[name]) for name in shared),
     )
 
 
@@ -101,7 +102,9 @@ def find_drifted(comparisons: Sequence[Comparison], params: MonitorParams) -> tu
 
 def threshold(quantity: str, params: MonitorParams) -> float:
     """Smallest effect at which a quantity may have drifted."""
-    return {LABELS: params.label_effect, CONFIDENCE: params.confidence_effect}.get(quantity, params.feature_effect)
+    others = {CONFIDENCE: params.confidence_effect, OUTLIERS: params.outlier_effect}
+    effects = {LABELS: params.label_effect, PREDICTED: params.label_effect, **others}
+    return effects.get(quantity, params.feature_effect)
 
 
 def count_drifted(batches: Sequence[BatchDrift], params: MonitorParams) -> int:
@@ -139,18 +142,8 @@ def list_names(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def to_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Convert comparisons to JSON for `from_json`."""
-    return [asdict(comparison) for comparison in comparisons]
-
-
-def from_json(content: Sequence[Mapping[str, Any]]) -> tuple[Comparison, ...]:
-    """Convert the JSON of `to_json` back to comparisons."""
-    return tuple(Comparison(**{**entry, "shares": Shares(**entry["shares"])}) for entry in content)
-
-
-def _compare_labels(batch: Mapping[str, int], reference: Mapping[str, int]) -> Comparison:
-    """Compare labels by Pearson's chi-squared test of homogeneity; effect size: Jensen-Shannon distance (base 2).
+def compare_classes(quantity: str, batch: Mapping[str, int], reference: Mapping[str, int]) -> Comparison:
+    """Compare numbers of images by class: Pearson's chi-squared test; effect size: Jensen-Shannon distance (base 2).
 
     Source of the distance: D. M. Endres and J. E. Schindelin, "A new metric for probability distributions", IEEE
     Trans. Inf. Theory 49 (2003). Cramér's V would shrink with the batch: it counts all images, most of them from the
@@ -165,10 +158,10 @@ def _compare_labels(batch: Mapping[str, int], reference: Mapping[str, int]) -> C
     ours, theirs = (row / row.sum() for row in counts)
     shares = Shares(tuple(batch), ours.tolist(), theirs.tolist())
     distance = float(jensenshannon(ours, theirs, base=2))
-    return Comparison(LABELS, "Jensen-Shannon distance, chi-squared test", distance, float(p_value), shares)
+    return Comparison(quantity, "Jensen-Shannon distance, chi-squared test", distance, float(p_value), shares)
 
 
-def _compare_values(quantity: str, batch: np.ndarray, reference: np.ndarray) -> Comparison:
+def compare_values(quantity: str, batch: np.ndarray, reference: np.ndarray) -> Comparison:
     """Compare values by the two-sample Kolmogorov-Smirnov test.
 
     The effect size is its statistic D, the largest gap between the two distributions. The test of the confidence is
@@ -184,3 +177,13 @@ def _compare_values(quantity: str, batch: np.ndarray, reference: np.ndarray) -> 
     shares = Shares(edges.tolist(), ours.tolist(), theirs.tolist())
     name = "Kolmogorov-Smirnov D" + (", one-sided" if quantity == CONFIDENCE else "")
     return Comparison(quantity, name, float(result.statistic), float(result.pvalue), shares)
+
+
+def to_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """Convert comparisons to JSON for `from_json`."""
+    return [asdict(comparison) for comparison in comparisons]
+
+
+def from_json(content: Sequence[Mapping[str, Any]]) -> tuple[Comparison, ...]:
+    """Convert the JSON of `to_json` back to comparisons."""
+    return tuple(Comparison(**{**entry, "shares": Shares(**entry["shares"])}) for entry in content)

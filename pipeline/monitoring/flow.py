@@ -1,32 +1,53 @@
 """The flow `monitor-data`, which Prefect starts: by a schedule, or by hand in its web pages."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from prefect import State, flow
 from prefect.deployments import run_deployment
 from prefect.events import emit_event
 from prefect.states import Completed
 
+from pipeline.data.traffic import TRAFFIC
 from pipeline.flows.deployed import RESOURCE, run_deployed
 from pipeline.notices.send import notify_of_failure
 from pipeline.rooms import find_rooms
+from pipeline.workspace import main_repository
 
-DRIFT_FOUND = "pipeline.drift.found"
+DRIFT_FOUND, TRAFFIC_DRIFT_FOUND = "pipeline.drift.found", "pipeline.drift.traffic"
 RETRAINING = "retrain"  # the flow to start, if a room has it
+WINDOW = "24h"  # of the traffic
 
 
-@flow(name="monitor-data", description="Compare the batches that arrived with the training data")
+@flow(name="monitor-data", description="Compare the batches that arrived, and the traffic, with the training data")
 def monitor_data() -> State[None]:
-    """Look for drift. A finding is an event, and starts a retraining where the rule asks for one."""
+    """Look for drift in the batches, and in the traffic if there is a log of it.
+
+    A finding is an event, and starts a retraining where the rule asks for one.
+    """
     from pipeline.monitoring.run import monitor
 
     def run(workspace: Path) -> State[None]:
         found = monitor(workspace)
-        if found.drifted:
-            emit_event(DRIFT_FOUND, {"prefect.resource.id": RESOURCE}, payload=dict(found.evidence))
-        if found.asks_retraining and any(RETRAINING in room.flows for room in find_rooms().values()):
-            deployment = f"{RETRAINING}/{RETRAINING}"
-            run_deployment(deployment, parameters={"reason": found.sentence}, timeout=0, as_subflow=False)
-        return Completed(name="Drift" if found.drifted else "NoDrift", message=found.sentence)
+        sentences, drifted = [found.sentence], found.drifted
+        _act(DRIFT_FOUND, found.evidence, found.sentence, drifted=found.drifted, asks=found.asks_retraining)
+        if (main_repository(workspace) / TRAFFIC).is_dir():
+            from pipeline.monitoring.traffic import monitor_traffic, parse_length
+
+            traffic = monitor_traffic(workspace, parse_length(WINDOW))
+            sentences, drifted = [*sentences, traffic.sentence], drifted or traffic.drifted
+            asks = traffic.asks_retraining and not found.asks_retraining
+            _act(TRAFFIC_DRIFT_FOUND, traffic.evidence, traffic.sentence, drifted=traffic.drifted, asks=asks)
+        return Completed(name="Drift" if drifted else "NoDrift", message=" ".join(sentences))
 
     return run_deployed(run, notify_of_failure)
+
+
+def _act(event: str, evidence: Mapping[str, Any], sentence: str, *, drifted: bool, asks: bool) -> None:
+    """Emit an event about drift, and start a retraining where the rule asks for one."""
+    if drifted:
+        emit_event(event, {"prefect.resource.id": RESOURCE}, payload=dict(evidence))
+    if asks and any(RETRAINING in room.flows for room in find_rooms().values()):
+        deployment = f"{RETRAINING}/{RETRAINING}"
+        run_deployment(deployment, parameters={"reason": sentence}, timeout=0, as_subflow=False)

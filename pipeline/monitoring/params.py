@@ -9,15 +9,20 @@ from pipeline.params import Float, Fraction, Int, Section
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorParams(Section):
-    """When a batch in `data/incoming/` has drifted from the training data, and when that asks for a retraining."""
+    """When a batch, or the traffic of a server, has drifted from the training data; when that asks for a retraining."""
 
     label_effect: Fraction = Field(description="Jensen-Shannon distance of the label shares from which they drifted")
     feature_effect: Fraction = Field(description="Kolmogorov-Smirnov's D of a feature of the images, likewise")
     confidence_effect: Fraction = Field(description="its one-sided D where the champion is less sure")
+    outlier_effect: Fraction = Field(
+        description="share of the traffic that looks like nothing trained on, beyond the expected share"
+    )
     alpha: Float = Field(
         gt=0, lt=1, description="chance that a batch of the same kind drifts by significance, over all quantities"
     )
-    last: Int = Field(gt=0, description="the newest batches that count when a retraining is asked for")
+    last: Int = Field(
+        gt=0, description="the newest batches, or windows of the traffic, that count when a retraining is asked for"
+    )
     at_least: Int = Field(gt=0, description="how many of these must have drifted, the newest of all among them")
 
     def find_conflicts(self) -> list[str]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.evaluation.figures import BLUE, RED, figure
 from pipeline.evaluation.markdown import escape, table
 from pipeline.monitoring.comparison import ComparedBatches
-from pipeline.monitoring.drift import LABELS, BatchDrift, Comparison, threshold
+from pipeline.monitoring.drift import LABELS, PREDICTED, BatchDrift, Comparison, threshold
 from pipeline.monitoring.params import MonitorParams
 
 EFFECTS = "effects.png"
@@ -20,6 +20,7 @@ MOST_LABELS = 16  # tick labels below a panel
 PANELS = 4  # per row of a batch's figure
 QUANTITIES = {
     "labels": "share of each class",
+    "predicted": "share of each class that the model answers",
     "mean": "mean pixel of an image, 0 to 1",
     "std": "standard deviation of an image's pixels",
     "ink": "share of an image's pixels above 0",
@@ -27,7 +28,8 @@ QUANTITIES = {
     "column": "column of an image's centre of mass, in pixels",
     "red_green": "an image's mean red less green, -1 to 1",
     "yellow_blue": "an image's mean yellow less blue, -1 to 1",
-    "confidence": "the champion's largest probability for an image",
+    "confidence": "the model's largest probability for an image",
+    "outliers": "share of images that look like nothing trained on; in the figure: log10 of the distance",
 }
 
 
@@ -43,8 +45,8 @@ def write_report(page: Path, compared: ComparedBatches, sentence: str, params: M
         parts += ["## Left out", table(["batch", "why it cannot be read"], rows)]
     if compared.batches:
         draw_effects(page.with_name(EFFECTS), compared.batches[-SHOWN_BATCHES:], params)
-        parts += ["## Effect sizes", _tabulate(compared.batches), f"![effect sizes]({EFFECTS})"]
-        parts += [_explain(compared.batches[-1], params)]
+        parts += ["## Effect sizes", tabulate_effects(compared.batches), f"![effect sizes]({EFFECTS})"]
+        parts += [explain_quantities(compared.batches[-1], params)]
     for place, batch in enumerate(reversed(compared.batches[-params.last :]), start=1):
         name = f"latest-{place}.png"  # batch names may contain any character
         draw_batch(page.with_name(name), batch)
@@ -104,37 +106,17 @@ def list_quantities(batches: Sequence[BatchDrift]) -> list[str]:
     return [quantity for quantity in QUANTITIES if quantity in compared]
 
 
-def _draw_shares(panel: Any, comparison: Comparison, colour: str) -> None:
-    shares = comparison.shares
-    edges = [float(edge) for edge in range(len(shares.batch) + 1)] if comparison.quantity == LABELS else shares.bins
-    panel.stairs(shares.reference, edges, fill=True, color="0.82")
-    panel.stairs(shares.batch, edges, color=colour, linewidth=1.6)
-    panel.yaxis.set_major_locator(MaxNLocator(3))  # few ticks: text is the slowest part of a drawing
-    panel.xaxis.set_major_locator(MaxNLocator(4))
-    panel.set_title(f"{comparison.quantity}: {comparison.effect:.3f}", color=colour, fontsize=9)
-    if comparison.quantity == LABELS:
-        places = range(0, len(shares.bins), 1 + len(shares.bins) // MOST_LABELS)
-        panel.set_xticks([place + 0.5 for place in places], [str(place) for place in places])
-        panel.set_xlabel("label", fontsize=8)
-    panel.tick_params(labelsize=7)
-    panel.set_ylim(bottom=0)
-
-
-def _tabulate(batches: Sequence[BatchDrift]) -> str:
+def tabulate_effects(batches: Sequence[BatchDrift], name: str = "batch") -> str:
+    """Tabulate the effects, the latest batch first; in bold: drifted. name: title of the first column."""
     quantities = list_quantities(batches)
     rows = []
     for batch in reversed(batches):
         cells = {comparison.quantity: _cell(comparison, batch) for comparison in batch.comparisons}
         rows.append((escape(batch.name), f"{batch.images:,}", *(cells.get(quantity, "") for quantity in quantities)))
-    return table(["batch", "images", *quantities], rows, numbers=len(quantities) + 1)
+    return table([name, "images", *quantities], rows, numbers=len(quantities) + 1)
 
 
-def _cell(comparison: Comparison, batch: BatchDrift) -> str:
-    text = f"{comparison.effect:.3f}"
-    return f"**{text}**" if comparison.quantity in batch.drifted else text
-
-
-def _explain(batch: BatchDrift, params: MonitorParams) -> str:
+def explain_quantities(batch: BatchDrift, params: MonitorParams) -> str:
     """Explain the quantities and statistics of a batch."""
     rows = [
         (one.quantity, QUANTITIES[one.quantity], one.statistic, f"{threshold(one.quantity, params):g}")
@@ -145,6 +127,31 @@ def _explain(batch: BatchDrift, params: MonitorParams) -> str:
         f"{params.alpha:.2%} of all batches of the same kind, over all quantities."
     )
     return f"{rule}\n\n{table(['quantity', 'what it is', 'statistic', 'threshold'], rows, numbers=1)}"
+
+
+def _draw_shares(panel: Any, comparison: Comparison, colour: str) -> None:
+    shares = comparison.shares
+    edges = (
+        [float(edge) for edge in range(len(shares.batch) + 1)]
+        if comparison.quantity in (LABELS, PREDICTED)
+        else shares.bins
+    )
+    panel.stairs(shares.reference, edges, fill=True, color="0.82")
+    panel.stairs(shares.batch, edges, color=colour, linewidth=1.6)
+    panel.yaxis.set_major_locator(MaxNLocator(3))  # few ticks: text is the slowest part of a drawing
+    panel.xaxis.set_major_locator(MaxNLocator(4))
+    panel.set_title(f"{comparison.quantity}: {comparison.effect:.3f}", color=colour, fontsize=9)
+    if comparison.quantity in (LABELS, PREDICTED):
+        places = range(0, len(shares.bins), 1 + len(shares.bins) // MOST_LABELS)
+        panel.set_xticks([place + 0.5 for place in places], [str(place) for place in places])
+        panel.set_xlabel("label", fontsize=8)
+    panel.tick_params(labelsize=7)
+    panel.set_ylim(bottom=0)
+
+
+def _cell(comparison: Comparison, batch: BatchDrift) -> str:
+    text = f"{comparison.effect:.3f}"
+    return f"**{text}**" if comparison.quantity in batch.drifted else text
 
 
 def _rectangle(column: int, row: int, **style: Any) -> Rectangle:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.events import record_event
 from pipeline.files import atomic_directory, read_cached_json, write_json
 from pipeline.monitoring import drift
 from pipeline.monitoring.comparison import ComparedBatches, compare_batches
@@ -12,7 +13,7 @@ from pipeline.monitoring.drift import BatchDrift
 from pipeline.monitoring.params import MonitorParams
 from pipeline.notices.send import notify
 from pipeline.params import PARAMS_FILE, load_params
-from pipeline.workspace import STATE, lock
+from pipeline.workspace import STATE, lock, main_repository
 
 REPORTS, REPORT = Path("reports/monitoring"), "report.md"
 NOTIFIED = STATE / "monitoring/told.json"  # pairs of a batch's digest and a quantity whose drift was notified about
@@ -48,14 +49,15 @@ def monitor(workspace: Path) -> Monitoring:
     """
     from pipeline.monitoring.report import write_report  # matplotlib takes a second to import
 
-    params = load_params(workspace / PARAMS_FILE).section(MonitorParams)
+    project = load_params(workspace / PARAMS_FILE)
+    params = project.section(MonitorParams)
     with lock("monitoring", wait=LOCK_WAIT_SECONDS, remedy="wait for it, or end that process", root=workspace):
         compared = compare_batches(workspace, params)
         batches = compared.batches
         sentence = drift.describe(batches, sorted(compared.unreadable), params)
         with atomic_directory(workspace / REPORTS) as directory:
             write_report(directory / REPORT, compared, sentence, params)
-        new = _notify_about_new_drift(workspace, compared, sentence)
+        new = _notify_about_new_drift(workspace, project.dataset.name, compared, sentence)
     last = batches[-params.last :]
     return Monitoring(
         drifted=bool(last and last[-1].drifted),
@@ -76,7 +78,9 @@ def monitor(workspace: Path) -> Monitoring:
     )
 
 
-def _notify_about_new_drift(workspace: Path, compared: ComparedBatches, sentence: str) -> dict[str, list[str]]:
+def _notify_about_new_drift(
+    workspace: Path, dataset: str, compared: ComparedBatches, sentence: str
+) -> dict[str, list[str]]:
     """Notify about drift that no notice reported for a batch's content. Returns the new quantities by batch name."""
     file = workspace / NOTIFIED
     notified = {(digest, quantity) for digest, quantity in read_cached_json(file) or []}
@@ -86,6 +90,7 @@ def _notify_about_new_drift(workspace: Path, compared: ComparedBatches, sentence
             if (compared.digests[batch.name], quantity) not in notified:
                 new.setdefault(batch.name, []).append(quantity)
     if new:
+        record_event("drift.batch", {"drifted": new}, dataset=dataset, root=main_repository(workspace))
         notify("drift", f"drift in {drift.list_names(list(new))}", sentence, {"report": str(REPORTS / REPORT)})
         notified |= {(compared.digests[name], quantity) for name, quantities in new.items() for quantity in quantities}
         existing = set(compared.digests.values())

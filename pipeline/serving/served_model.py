@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ class ServedModel:
     contract: Contract
     predict: Callable[[np.ndarray], np.ndarray]  # images uint8 [n, *shape] to probabilities float32 [n, classes]
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         """The possible answers in English, in the order of the probabilities."""
         return self.contract.create_task().classes
@@ -39,21 +40,22 @@ class ModelHolder:
 
     def __init__(self, model: ServedModel | None = None, problem: str = "no model is loaded yet") -> None:
         self._model = model
-        self.problem: str | None = None if model else problem  # the reason that a newer version does not answer yet
+        self.problem: str | None = None if model else problem  # the reason that no model, or not the newest, answers
+        self.checked_at: float | None = None  # time of the registry's last answer, in seconds since 1970
 
     def current(self) -> ServedModel:
         """Return the model that answers.
 
         Raises:
-            TrackingError: none is loaded yet.
+            TrackingError: there is none.
         """
         if (model := self._model) is None:
-            raise TrackingError("no model can answer yet", found=self.problem or "", temporary=True)
+            raise TrackingError("no model can answer now", found=self.problem or "", temporary=True)
         return model
 
-    def replace(self, model: ServedModel) -> None:
-        """Let another model answer from now on."""
-        self._model, self.problem = model, None
+    def replace(self, model: ServedModel | None, problem: str | None = None) -> None:
+        """Let another model answer from now on. None: no model answers, for the reason `problem`."""
+        self._model, self.problem = model, problem
 
 
 def load_served_model(folder: Path, name: str, version: str, *, threads: int) -> ServedModel:
