@@ -48,7 +48,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
 
 
 @contextmanager
-def serving(path: Path, who: str = "anna") -> Iterator[PageServer]:
+def serving(path: Path, who: str = "reader-1") -> Iterator[PageServer]:
     with PageServer(compose_page(path, open_review(path, None), 1000), who) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -198,12 +198,12 @@ def test_another_reader_reviews_in_one_file_and_differences_are_decided(tmp_path
     press(other, "u", "z")
     page.reload()
     expect(page.locator("#counts")).to_contain_text("3 of 12 seen")  # a file with fewer images loses no verdict
-    page.get_by_label("Your name").fill("ben")
+    page.get_by_label("Your name").fill("reader-2")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the verdicts").click()
     file = tmp_path / "verdicts.json"
     download.value.save_as(file)
-    assert download.value.suggested_filename == "verdicts-labels-ben.json"
+    assert download.value.suggested_filename == "verdicts-labels-reader-2.json"
     assert {record["id"] for record in json.loads(file.read_text())["verdicts"]} == {one.id, two.id, three.id}
 
     with serving(tmp_path) as server:
@@ -220,7 +220,7 @@ def test_another_reader_reviews_in_one_file_and_differences_are_decided(tmp_path
     with serving(tmp_path) as server:
         page = open_page(server.address)
         expect(page.locator("#place")).to_have_text("1 of 2")
-        expect(page.locator("#others")).to_contain_text("ben: removed")
+        expect(page.locator("#others")).to_contain_text("reader-2: removed")
         press(page, "r", "s")
         wait_until_saved(page)
         expect(page.locator("#place")).to_have_text("2 of 2: every image of this list has a verdict")

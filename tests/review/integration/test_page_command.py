@@ -26,7 +26,7 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def serving(path: Path, end: signal.Signals) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [*REVIEW, "page", "--who", "anna", "--first", "3"]
+    command = [*REVIEW, "page", "--who", "reader-1", "--first", "3"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=path, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -49,25 +49,25 @@ def test_a_killed_page_loses_no_verdict_and_a_second_one_is_refused(tmp_path: Pa
     one, two = review.items[:2]
     with serving(tmp_path, signal.SIGKILL) as (_, address):
         send(address, {"id": one.id, "given": one.given, "verdict": "keep"})
-        second = run(tmp_path, "page", "--who", "ben")
+        second = run(tmp_path, "page", "--who", "reader-2")
         assert (second.returncode, "another process holds the lock" in second.stderr) == (1, True)
     with serving(tmp_path, signal.SIGINT) as (process, address):
         send(address, {"id": two.id, "given": two.given, "verdict": "remove"})
     assert process.returncode == 0
     verdicts = read_verdicts(review.verdicts, review.items)
     assert [(each.id, each.verdict, each.who) for each in verdicts] == [
-        (one.id, "keep", "anna"),
-        (two.id, "remove", "anna"),
+        (one.id, "keep", "reader-1"),
+        (two.id, "remove", "reader-1"),
     ]
     shown = {item["id"]: item["verdicts"] for item in json.loads(run(tmp_path, "show", "--json").stdout)}
-    assert shown == {id_: {} for id_ in shown} | {one.id: {"anna": "keep"}, two.id: {"anna": "remove"}}
+    assert shown == {id_: {} for id_ in shown} | {one.id: {"reader-1": "keep"}, two.id: {"reader-1": "remove"}}
 
 
 def test_a_wrong_file_and_a_large_removal_write_nothing(tmp_path: Path) -> None:
     review = make_checkout(tmp_path)
     item = review.items[0]
     record = {"id": item.id, "given": item.given, "verdict": "remove"}
-    content = {"format": FORMAT, "review": NAME, "dataset": review.dataset.name, "who": "ben"}
+    content = {"format": FORMAT, "review": NAME, "dataset": review.dataset.name, "who": "reader-2"}
     file = tmp_path / "verdicts.json"
     before = (tmp_path / CORRECTIONS).read_bytes()
     for records, message in (
@@ -82,4 +82,4 @@ def test_a_wrong_file_and_a_large_removal_write_nothing(tmp_path: Path) -> None:
         assert (tmp_path / CORRECTIONS).read_bytes() == before
         assert not review.verdicts.exists()
     assert run(tmp_path, "apply", str(file), "--yes").returncode == 0
-    assert ",ben," in (tmp_path / CORRECTIONS).read_text()
+    assert ",reader-2," in (tmp_path / CORRECTIONS).read_text()
