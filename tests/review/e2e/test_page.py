@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pipeline.review.page import ReviewList, compose_page, export_page, open_rev
 from pipeline.review.page_server import PageServer
 from pipeline.review.verdicts import collect_outcomes, read_verdicts
 from tests.e2e.pages import open_browser
-from tests.review.listed import make_checkout
+from tests.review.listed import make_checkout, read_commands
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("review-page")]
 Open = Callable[..., Page]
@@ -80,8 +79,7 @@ def read_targets(review: ReviewList) -> dict[int, str]:
     }
 
 
-def apply(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline.cli", "review", "apply", *arguments]
+def run(path: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=path, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
 
 
@@ -185,10 +183,9 @@ def test_a_long_list_needs_no_more_elements_and_few_requests(tmp_path: Path, ope
 def test_another_reader_reviews_in_one_file_and_differences_are_decided(tmp_path: Path, open_page: Open) -> None:
     review = make_checkout(tmp_path, pairs=0)
     one, two, three = review.items[:3]
-    export = [sys.executable, "-m", "pipeline.cli", "review", "export", "sent.html"]
+    export, merge = read_commands("Ask a second reader")
     subprocess.run(export, cwd=tmp_path, check=True, capture_output=True)
-    sent = tmp_path / "sent.html"
-    page = open_page(sent.as_uri())
+    page = open_page((tmp_path / export[-1]).as_uri())
     press(page, "s", "r", "k")
     page.reload()
     expect(page.locator("#counts")).to_contain_text("3 of 12 seen")  # kept in the browser
@@ -201,16 +198,16 @@ def test_another_reader_reviews_in_one_file_and_differences_are_decided(tmp_path
     page.get_by_label("Your name").fill("reader-2")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the verdicts").click()
-    file = tmp_path / "verdicts.json"
+    assert download.value.suggested_filename == merge[-1]
+    file = tmp_path / merge[-1]
     download.value.save_as(file)
-    assert download.value.suggested_filename == "verdicts-labels-reader-2.json"
     assert {record["id"] for record in json.loads(file.read_text())["verdicts"]} == {one.id, two.id, three.id}
 
     with serving(tmp_path) as server:
         page = open_page(server.address)
         press(page, "s", "k", "r")
         wait_until_saved(page)
-    merged = apply(tmp_path, str(file))
+    merged = run(tmp_path, merge)
     assert merged.returncode == 3, merged.stderr
     assert "2 images are not corrected: readers differ" in merged.stdout
     names = review.dataset.classes
@@ -224,7 +221,7 @@ def test_another_reader_reviews_in_one_file_and_differences_are_decided(tmp_path
         press(page, "r", "s")
         wait_until_saved(page)
         expect(page.locator("#place")).to_have_text("2 of 2: every image of this list has a verdict")
-    decided = apply(tmp_path, "--yes")
+    decided = run(tmp_path, [*merge[:-1], "--yes"])
     assert decided.returncode == 0, decided.stdout + decided.stderr
     written = read_corrections(tmp_path / CORRECTIONS, review.dataset)
     assert written.labels == {
@@ -234,5 +231,5 @@ def test_another_reader_reviews_in_one_file_and_differences_are_decided(tmp_path
     }
     assert written.given[two.id] == names[two.given]
     before = (tmp_path / CORRECTIONS).read_bytes(), review.verdicts.read_bytes()
-    assert apply(tmp_path, str(file), "--yes").returncode == 0  # the same file again changes nothing
+    assert run(tmp_path, [*merge, "--yes"]).returncode == 0  # the same file again changes nothing
     assert ((tmp_path / CORRECTIONS).read_bytes(), review.verdicts.read_bytes()) == before

@@ -13,7 +13,8 @@ from typing import Any
 
 from pipeline.data.corrections import CORRECTIONS
 from pipeline.review.verdicts import FORMAT, read_verdicts
-from tests.review.listed import NAME, make_checkout
+from tests.processes import wait_until
+from tests.review.listed import NAME, make_checkout, read_commands
 
 REVIEW = [sys.executable, "-m", "pipeline.cli", "review"]
 
@@ -26,8 +27,8 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def serving(path: Path, end: signal.Signals) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [*REVIEW, "page", "--who", "reader-1", "--first", "3"]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    command = [*read_commands("Look at the images")[0], "--who", "reader-1", "--first", "3"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "BROWSER": f"sh -c 'echo $0 > {path}/opened' %s"}
     with subprocess.Popen(command, cwd=path, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         try:
@@ -48,6 +49,10 @@ def test_a_killed_page_loses_no_verdict_and_a_second_one_is_refused(tmp_path: Pa
     review = make_checkout(tmp_path, pairs=0)
     one, two = review.items[:2]
     with serving(tmp_path, signal.SIGKILL) as (_, address):
+        wait_until(lambda: (tmp_path / "opened").exists() and (tmp_path / "opened").read_text())
+        opened = Path((tmp_path / "opened").read_text().strip().removeprefix("file://"))
+        assert address in opened.read_text()  # not in the arguments of a process, which all users can see
+        assert opened.stat().st_mode & 0o077 == 0
         send(address, {"id": one.id, "given": one.given, "verdict": "keep"})
         second = run(tmp_path, "page", "--who", "reader-2")
         assert (second.returncode, "another process holds the lock" in second.stderr) == (1, True)
