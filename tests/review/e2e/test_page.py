@@ -138,7 +138,9 @@ def test_many_classes_are_chosen_by_a_part_of_their_name(tmp_path: Path, open_pa
         expect(page.locator("#matches li")).to_have_count(9)
         press(page, "ArrowDown", "Enter", "c")
         page.keyboard.type("모자 33")
-        press(page, "Enter", "c", "Escape", "k")
+        press(page, "Enter", "c", "Escape")
+        korean = "new KeyboardEvent('keydown', { key: 'ㅏ', code: 'KeyK', bubbles: true })"
+        page.evaluate(f"document.body.dispatchEvent({korean})")
         wait_until_saved(page)
     assert read_targets(review) == {0: "relabel 21", 1: "relabel 33", 2: "keep"}
 
