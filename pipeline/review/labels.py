@@ -84,7 +84,7 @@ def find_wrong_labels(
     params, directory = load_params(), review_directory(name)
     windowed = params.dataset.window is not None
     train, test = (read_images(split, windowed=windowed) for split in TABLES)
-    with lock(f"review {name}", wait=0, remedy="wait for it, or choose another --name"):
+    with lock(f"review {name}", wait=0, remedy="end it or wait for it, or choose another --name"):
         pairs = find_duplicates(train, test)
         divided = divide(train.labels, group_twins(len(train), pairs, train.groups), folds, params.train.seed)
         if divided.count < 2:
@@ -115,7 +115,9 @@ def find_wrong_labels(
         former = read_cached_json(directory / SUMMARY) or {}
         run_id = former.get("run_id") if former.get("key") == key else None
         run_id = run_id or record_review(review, train.dataset.name, settings, directory / ITEMS)
-        write_json(directory / SUMMARY, {"key": key, "run_id": run_id, **describe_review(review)})
+        summary = describe_review(review) | {"key": key, "run_id": run_id}
+        del summary["items"]  # they are in the list
+        write_json(directory / SUMMARY, summary)
         return Review(**vars(review) | {"run_id": run_id})
 
 
