@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def find_wrong_labels(
     windowed = params.dataset.window is not None
     train, test = (read_images(split, windowed=windowed) for split in TABLES)
     with lock(f"review {name}", wait=0, remedy="end it or wait for it, or choose another --name"):
-        pairs = find_duplicates(train, test)
+        pairs = find_duplicates(train, test, directory / "pixels")
         divided = divide(train.labels, group_twins(len(train), pairs, train.groups), folds, params.train.seed)
         if divided.count < 2:
             raise WorkspaceError(
@@ -144,7 +145,7 @@ def _derive_key(settings: dict[str, Any], folds: Folds) -> str:
     from pipeline.models.checkpoints import derive_key
 
     code = [*sorted(Path(pipeline.models.__path__[0]).glob("*.py")), Path(table.__file__), Path("pins.txt")]
-    determinants = settings | asdict(inspect_machine()) | {"fold": folds.fold.tolist()}
+    determinants = settings | asdict(inspect_machine()) | {"folds_digest": sha256(folds.fold.tobytes()).hexdigest()}
     return derive_key(determinants, [*code, *TABLES.values()])
 
 
