@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import table
-from pipeline.data.imports.decoding import measure
+from pipeline.data.imports.decoding import ROWS, measure_rows
 from pipeline.data.imports.near_duplicates import find_pairs
 from pipeline.data.table import SHA1_DIGITS
 from pipeline.review.images import TABLES, Images
@@ -40,9 +40,12 @@ def find_duplicates(train: Images, test: Images, scratch: Path) -> list[Pair]:
     scratch.parent.mkdir(parents=True, exist_ok=True)
     try:
         pixels = _write_pixels(scratch, len(digests), train.dataset.shape)
-        measured = measure(pixels, lambda count: None)
-        rows = np.array(list(first_of.values()))
-        found = find_pairs(pixels, rows, measured.thumbnails, measured.spread)
+        # In this process: others may not see the file, and must not be forked after the import of TensorFlow.
+        measured = [measure_rows((str(scratch), pixels.shape, row)) for row in range(0, len(pixels), ROWS)]
+        thumbnails, spread = (
+            np.concatenate([getattr(part, column) for part in measured]) for column in ("thumbnails", "spread")
+        )
+        found = find_pairs(pixels, np.array(list(first_of.values())), thumbnails, spread)
     finally:
         scratch.unlink(missing_ok=True)
     columns = (column.tolist() for column in found)
