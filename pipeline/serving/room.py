@@ -4,6 +4,7 @@ from pipeline.rooms import Room, RoomServer
 
 ROOM = Room(
     section=("serve", "pipeline.serving.params:ServeParams"),
+    status="pipeline.serving.status:describe_server",
     servers={"serve": RoomServer("pipeline.cli", ("serve",), 5002, "/health/live")},
     files=(
         "docs/serving.md",

