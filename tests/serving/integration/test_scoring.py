@@ -178,6 +178,7 @@ def test_a_picture_that_cannot_be_read_has_an_error_and_the_others_their_predict
     assert bad == [3, 10, 11, COUNT]
     assert (seen.rows, seen.failed, len(seen.errors)) == (COUNT + 1, 4, 4)
     assert "No such file" in rows[10]["error"]
+    assert not any("object at 0x" in rows[place]["error"] for place in bad)  # the output has the same bytes each time
     assert rows[COUNT]["id"] == f"row {COUNT + 1}"
     for place in bad:
         assert [rows[place][name] for name in ("label", "class", "probability")] == [None, None, None]
