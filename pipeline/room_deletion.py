@@ -22,8 +22,9 @@ COMMAND = re.compile(r'^@command\([^)]*\)\ndef (\w+)|^\w+ = group\("([\w-]+)"', 
 def delete_rooms(root: Path, names: Iterable[str]) -> list[str]:
     """Delete rooms, and the rooms that import them, from a checkout or a copy of this project.
 
-    Deletes their files, their sections of `params.yaml`, their flows in `prefect.yaml`, the Makefile's targets that run
-    their commands, and the passages of README and docs that mention their commands or files.
+    Deletes their files, their sections of `params.yaml`, their flows in `prefect.yaml`, their servers in
+    `compose.yaml`, the Makefile's targets that run their commands, and the passages of README and docs that mention
+    their commands or files.
 
     Args:
         root: the root of the checkout or copy, with the same rooms as the running code.
@@ -46,6 +47,8 @@ def delete_rooms(root: Path, names: Iterable[str]) -> list[str]:
             edit(root / "params.yaml", partial(_remove_section, section[0]))
         for flow in rooms[name].flows:
             edit(root / "prefect.yaml", partial(_remove_deployment, flow))
+        for server in rooms[name].servers:
+            edit(root / "compose.yaml", partial(_remove_service, server))
     edit(root / "Makefile", partial(_remove_targets, commands))
     remove_from_docs(root, paths, deleted, commands)
     return deleted
@@ -104,6 +107,10 @@ def _remove_section(key: str, params: str) -> str:
 
 def _remove_deployment(name: str, prefect: str) -> str:
     return re.sub(rf"^  - name: {name}\n(?: {{4}}.*\n|\n)*", "", prefect, flags=re.MULTILINE).rstrip("\n") + "\n"
+
+
+def _remove_service(name: str, compose: str) -> str:
+    return re.sub(rf"^  {name}:.*\n(?: {{4}}.*\n|\n)*", "", compose, flags=re.MULTILINE)
 
 
 def _remove_targets(commands: Iterable[str], makefile: str) -> str:

@@ -5,7 +5,7 @@ centres are computed from them.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha1
@@ -16,11 +16,13 @@ import pyarrow as pa
 
 from pipeline.data import table
 from pipeline.errors import DataError
+from pipeline.partitions import map_partitions
 
 WHITE = 255
 CHANNEL_SUMS = ("red_sum", "green_sum")  # the blue one is the rest of `pixel_sum`
 
 Chunk = tuple[np.ndarray, np.ndarray, pa.Array]  # images uint8 [n, *shape], labels uint16 [n], sources string [n]
+Measured = tuple[tuple[int, ...], dict[str, np.ndarray]]  # shape of the images, and arrays [n] of `Features` by name
 
 
 @dataclass(frozen=True)
@@ -105,28 +107,46 @@ def read_features(path: Path) -> Features:
     Raises:
         DataError: the file is missing, damaged, not a table of this pipeline, or has no images.
     """
-    chunks = ((rows.images, rows.labels, rows.sources) for rows in table.stream(path))
-    features = measure(chunks, table.count_rows(path))
+    sizes = table.RowGroups(path).sizes
+    partitions = ((str(path.absolute()), group) for group in range(len(sizes)))
+    # Without a cluster, one process: several would take more memory, and save less time than they need to start.
+    measured = map_partitions(measure_row_group, partitions, workers=1)
+    sources = (rows.column("source").combine_chunks() for rows in table.stream_columns(path, ["source"]))
+    features = _join(zip(measured, sources, strict=True), sum(sizes))
     pa.default_memory_pool().release_unused()  # what follows needs memory of NumPy
     if features is None:
         raise DataError(f"{path} has no images", remedy="complete the dataset")
     return features
 
 
-def measure(chunks: Iterable[Chunk], images: int = 0) -> Features | None:
-    """Measure images in chunks. Returns None if there are none.
+def measure(chunks: Iterable[Chunk]) -> Features | None:
+    """Measure images in chunks. Returns None if there are none."""
+    return _join((_measure(images, labels), sources) for images, labels, sources in chunks)
+
+
+def measure_row_group(partition: tuple[str, int]) -> Measured:
+    """Measure the images of one row group of a table: its path, and the number of the row group."""
+    path, group = partition
+    return _measure(*table.RowGroups(Path(path)).read(group))
+
+
+def _join(parts: Iterable[tuple[Measured, pa.Array]], images: int = 0) -> Features | None:
+    """Join the arrays of `Features` of parts of the images, with their sources. Returns None if there are none.
 
     Args:
         images: their number, if it is known: the memory is then allocated once.
     """
     sources: dict[str, int] = {}
     columns: dict[str, np.ndarray] = {}
-    filled, pixels, channels = 0, 0, 1
-    for pictures, labels, named in chunks:
-        _, height, width, *colours = pictures.shape
-        pixels, channels = height * width, math.prod(colours)
-        measured, end = _measure(pictures, labels, named, sources), filled + len(labels)
-        for name, values in measured.items():
+    filled = 0
+    shape: tuple[int, ...] = ()
+    for (of_part, measured), origins in parts:
+        shape = of_part
+        named = origins.dictionary_encode()
+        numbers = [sources.setdefault(name, len(sources)) for name in named.dictionary.to_pylist()]
+        indices = np.frombuffer(named.indices.buffers()[1], np.int32)[: len(origins)]  # `to_numpy` would import pandas
+        source, end = np.array(numbers, np.uint16)[indices], filled + len(origins)
+        for name, values in ({"source": source} | measured).items():
             if name not in columns:
                 columns[name] = np.empty(max(images, end), values.dtype)
             elif len(columns[name]) < end:
@@ -136,7 +156,8 @@ def measure(chunks: Iterable[Chunk], images: int = 0) -> Features | None:
     if not columns:
         return None
     columns = {name: column[:filled] for name, column in columns.items()}
-    return Features(pixels=pixels, channels=channels, sources=tuple(sources), **columns)
+    height, width, *colours = shape
+    return Features(pixels=height * width, channels=math.prod(colours), sources=tuple(sources), **columns)
 
 
 def overall_mean(features: Features) -> float:
@@ -181,19 +202,14 @@ def class_separation(features: Features, reference: Features) -> float:
     return max(_explained(*own, *others) for own, others in pairs)
 
 
-def _measure(
-    images: np.ndarray, labels: np.ndarray, origins: pa.Array, sources: dict[str, int]
-) -> Mapping[str, np.ndarray]:
-    """Compute the arrays of `Features` for some rows. Adds new names to `sources`, which numbers them."""
+def _measure(images: np.ndarray, labels: np.ndarray) -> Measured:
+    """Compute the arrays of `Features`, except `source`: images uint8 [n, *shape], labels uint16 [n]."""
     count, height, width, *colours = images.shape
     channels = math.prod(colours)
     flat = images.reshape(count, height * width * channels)
     lowest, highest = _extremes(images, count) if colours else (flat, flat)
     by_row = flat.reshape(count, height, width * channels)
     column_sums = by_row.sum(axis=1, dtype=np.int64)
-    named = origins.dictionary_encode()
-    indices = np.frombuffer(named.indices.buffers()[1], np.int32)[:count]  # `to_numpy` would import pandas
-    numbers = [sources.setdefault(name, len(sources)) for name in named.dictionary.to_pylist()]
     largest = flat.shape[1] * WHITE * max(WHITE, height, width)
     sums = {
         "pixel_sum": flat.sum(axis=1, dtype=np.int64),
@@ -202,8 +218,7 @@ def _measure(
         "column_moment": column_sums @ np.repeat(np.arange(width), channels),
         **({name: column_sums[:, place::3].sum(axis=1) for place, name in enumerate(CHANNEL_SUMS)} if colours else {}),
     }
-    return {
-        "source": np.array(numbers, np.uint16)[indices],
+    columns = {
         "label": labels,
         **{name: values.astype(np.uint32) if largest < 2**32 else values for name, values in sums.items()},
         "darkest": flat.min(axis=1),
@@ -213,6 +228,7 @@ def _measure(
         "digest": _digests(flat),
         "mirrored": _digests(images[:, :, ::-1].reshape(flat.shape)),
     }
+    return images.shape[1:], columns
 
 
 def _extremes(images: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

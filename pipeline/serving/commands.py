@@ -2,10 +2,12 @@
 
 import importlib.util
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
 from pipeline.cli.app import UNATTENDED, command, console, enter_workspace
+from pipeline.serving import score_command  # noqa: F401  importing a module adds its commands
 from pipeline.serving.errors import ServeError
 
 PACKAGES = ("uvicorn", "httptools", "multipart", "prometheus_client")  # of `make extras`
@@ -41,7 +43,7 @@ def serve(
     if version is not None and not version.isdigit():
         raise ServeError(f"cannot serve {version}", expected="the number of a version", remedy="pipeline versions")
     from pipeline import logs
-    from pipeline.allowed_hosts import own_names
+    from pipeline.allowed_hosts import ANY_ADDRESS, own_names
     from pipeline.params import load_params
     from pipeline.serving import supervisor
     from pipeline.serving.keys import load_or_create_key
@@ -64,8 +66,12 @@ def serve(
     )
     make_state(root)
     settings.folder.mkdir(mode=0o700, exist_ok=True)
-    load_or_create_key(root)
+    key = load_or_create_key(root)
     logs.configure("serve")
     what = f"version {version}" if version else "the champion"
     console.print(f"serving {what} at http://{host}:{port}, Ctrl-C ends it", soft_wrap=True)
+    if console.is_terminal:  # not in a log. A browser does not send what is behind `#`
+        own = "localhost" if host in ANY_ADDRESS else host
+        page = f"http://{own}:{port}/#key={quote(key, safe='')}"
+        console.print(f"to try it, with the API key for corrections: {page}", soft_wrap=True)
     supervisor.serve(settings)

@@ -14,7 +14,7 @@ from fastapi import APIRouter
 
 from pipeline import logs
 from pipeline.data.traffic import TRAFFIC
-from pipeline.serving import feedback
+from pipeline.serving import feedback, page
 from pipeline.serving.access import ACCESS
 from pipeline.serving.app import create_app
 from pipeline.serving.follower import Follower
@@ -23,6 +23,7 @@ from pipeline.serving.metrics import Metrics
 from pipeline.serving.protocol import BoundedProtocol
 from pipeline.serving.served_model import ModelHolder
 from pipeline.serving.settings import NUMBER_VARIABLE, SOCKET_VARIABLE, ServeSettings, load_settings
+from pipeline.serving.shadow import Shadow
 from pipeline.serving.traffic_log import TrafficLog
 
 KEEP_ALIVE_SECONDS = 60
@@ -40,7 +41,12 @@ def main() -> None:
     _open_access_log(settings)
     Follower(settings, models, metrics).start()
     log = create_traffic_log(settings)
-    app = create_app(settings, models, log, find_routers(), metrics)
+    shadow = None
+    if log and settings.params.shadow == "challenger" and settings.version is None:
+        challenger = ModelHolder()
+        Follower(settings, challenger, metrics, shadow=True).start()
+        shadow = Shadow(challenger, log)
+    app = create_app(settings, models, shadow or log, find_routers(), metrics)
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -61,7 +67,7 @@ def main() -> None:
 
 def find_routers() -> list[APIRouter]:
     """Return the routers of the other endpoints of this room."""
-    return [feedback.router]
+    return [feedback.router, page.router]
 
 
 def create_traffic_log(settings: ServeSettings) -> TrafficLog | None:

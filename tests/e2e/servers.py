@@ -23,11 +23,12 @@ def find_free_port() -> int:
 
 
 @contextmanager
-def serve(project: Project, *command: str, log: Path) -> Iterator[str]:
+def serve(project: Project, *command: str, log: Path, health: str = "/health") -> Iterator[str]:
     """Run a server in a project, with `--port` and a free one added, and yield its address once it is healthy.
 
     Args:
         log: file for what it prints.
+        health: path of its health check.
     """
     port = find_free_port()
     address = f"http://127.0.0.1:{port}"
@@ -42,7 +43,7 @@ def serve(project: Project, *command: str, log: Path) -> Iterator[str]:
             start_new_session=True,
         )
     try:
-        _wait_until_healthy(address, process, log)
+        _wait_until_healthy(f"{address}{health}", process, log)
         yield address
     finally:
         with suppress(ProcessLookupError):
@@ -57,7 +58,7 @@ def serve(project: Project, *command: str, log: Path) -> Iterator[str]:
 def _wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+        with suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
             if answer.status == 200:
                 return
         time.sleep(0.2)

@@ -83,11 +83,16 @@ class ServingWorkspace(Workspace):
         write_contract(self.outputs.contract_file, contract)
 
 
-@pytest.fixture
-def serving_workspace(tmp_path: Path, empty_store: Path, model_files: Path) -> Iterator[ServingWorkspace]:
-    """A workspace with an empty registry, whose models can be served."""
-    with making_workspace(tmp_path / "project", empty_store) as made:
-        yield ServingWorkspace(made.root, model_files)
+@pytest.fixture(scope="module")
+def serving_workspace(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path, model_files: Path
+) -> Iterator[ServingWorkspace]:
+    """A workspace with three versions, of which the first is the champion. For all tests of a file."""
+    with making_workspace(tmp_path_factory.mktemp("serving") / "project", empty_store) as made:
+        workspace = ServingWorkspace(made.root, model_files)
+        assert [workspace.add_version(number) for number in (1, 2, 3)] == ["1", "2", "3"]
+        assert workspace.aliases("garments")["champion"] == "1"
+        yield workspace
 
 
 def _make(directory: Path) -> None:

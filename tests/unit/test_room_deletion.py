@@ -57,6 +57,11 @@ def test_params_and_deployments_are_those_of_the_other_rooms(room: str, copy: Pa
         flows = [flow for name, found in ROOMS.items() if name not in deleted for flow in found.flows]
         entries = yaml.safe_load((copy / "prefect.yaml").read_text())["deployments"]
         assert sorted(entry["name"] for entry in entries) == sorted(flows)
+    if (copy / "compose.yaml").exists():
+        services = yaml.safe_load((copy / "compose.yaml").read_text())["services"]
+        assert {name for found in ROOMS.values() for name in found.servers} & services.keys() == {
+            server for name, found in ROOMS.items() if name not in deleted for server in found.servers
+        }
 
 
 def test_an_unknown_room_is_refused_and_nothing_changes(copy: Path) -> None:

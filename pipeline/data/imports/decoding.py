@@ -4,9 +4,10 @@ The pixels are written to a file, because a million pictures may not fit into me
 """
 
 import hashlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,16 +117,10 @@ def decode(collection: Collection, form: Form, scratch: Path, advance: Callable[
     digests: list[np.ndarray] = []
     resized = 0
     unreadable: list[str] = []
-    being_decoded: deque[Chunk] = deque()
-
-    def partitions() -> Iterator[tuple[Chunk, Form]]:
-        for whole in collection.chunks():
-            for chunk in _cut(whole, form):
-                being_decoded.append(chunk)
-                yield chunk, form
-
-    for decoded in map_partitions(decode_chunk, partitions()):
-        chunk, kept = being_decoded.popleft(), decoded.is_readable
+    chunks, partitions = tee(chunk for whole in collection.chunks() for chunk in _cut(whole, form))
+    results = map_partitions(decode_chunk, ((chunk, form) for chunk in partitions))
+    for chunk, decoded in zip(chunks, results, strict=True):
+        kept = decoded.is_readable
         store.append(decoded.pixels)
         names += [name for name, good in zip(chunk.names, kept, strict=True) if good]
         labels.append(chunk.labels[kept].astype(np.uint16))

@@ -37,26 +37,12 @@ class NearDuplicates:
 def find_near_duplicates(
     pixels: np.ndarray, rows: np.ndarray, thumbnails: np.ndarray, spread: np.ndarray
 ) -> NearDuplicates:
-    """Find the groups of near duplicates among some pictures.
-
-    Args:
-        pixels: of all pictures, uint8 [m, …].
-        rows: the row numbers of the pictures to search, int64 [n].
-        thumbnails: means of 8 x 8 parts, float32 [m, 64].
-        spread: standard deviation of the pixels, float32 [m].
-    """
+    """Find the groups of near duplicates among some pictures. Arguments: as for `find_pairs`."""
     group = np.arange(len(pixels))
-    if len(rows) < 2:
-        return NearDuplicates(group, 0)
-    first, second = _find_candidates(thumbnails[rows])
-    first, second = rows[first], rows[second]
-    difference = _compare(pixels, first, second)
-    limit = np.minimum(MOST_DIFFERENCE, MOST_SHARE * np.minimum(spread[first], spread[second]))
-    found = np.flatnonzero(difference <= limit)
-    found = found[np.lexsort((second[found], first[found], difference[found]))]
+    first, second, _ = find_pairs(pixels, rows, thumbnails, spread)
     sizes = np.ones(len(pixels), np.int64)
     left_apart = 0
-    for one, other in zip(first[found].tolist(), second[found].tolist(), strict=True):
+    for one, other in zip(first.tolist(), second.tolist(), strict=True):
         low, high = sorted((_find_root(group, one), _find_root(group, other)))
         if low == high:
             continue
@@ -68,6 +54,32 @@ def find_near_duplicates(
     for row in np.flatnonzero(group != np.arange(len(group))).tolist():
         group[row] = _find_root(group, row)
     return NearDuplicates(group, left_apart)
+
+
+def find_pairs(
+    pixels: np.ndarray, rows: np.ndarray, thumbnails: np.ndarray, spread: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the pairs of near duplicates among some pictures.
+
+    Args:
+        pixels: of all pictures, uint8 [m, …].
+        rows: the row numbers of the pictures to search, int64 [n].
+        thumbnails: means of 8 x 8 parts, float32 [m, 64].
+        spread: standard deviation of the pixels, float32 [m].
+
+    Returns:
+        the row numbers of each pair, int64 [k] and [k], the lower one first, and the root mean square difference of its
+        pixels, float32 [k], in ascending order.
+    """
+    if len(rows) < 2:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+    first, second = _find_candidates(thumbnails[rows])
+    first, second = rows[first], rows[second]
+    difference = _compare(pixels, first, second)
+    limit = np.minimum(MOST_DIFFERENCE, MOST_SHARE * np.minimum(spread[first], spread[second]))
+    found = np.flatnonzero(difference <= limit)
+    found = found[np.lexsort((second[found], first[found], difference[found]))]
+    return first[found], second[found], difference[found]
 
 
 def _find_root(group: np.ndarray, row: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pipeline.flows.prefect_server import SERVER_SETTINGS, SETTINGS
+from pipeline.rooms import find_servers
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMPOSE = REPOSITORY / "compose.yaml"
@@ -47,14 +48,20 @@ def test_every_variable_is_explained_in_the_example_and_has_no_value_there() -> 
     assert [name for name, value in secret if value not in ("", "admin:PASSWORD")] == []
 
 
+def test_servers_of_rooms_listen_on_the_port_of_their_room(services: dict[str, Any]) -> None:
+    for name, server in find_servers().items():
+        assert services[name]["ports"] == [f"127.0.0.1:{server.port}:{server.port}"]
+        assert (REPOSITORY / services[name]["build"]["dockerfile"]).is_file()
+
+
 def test_secrets_have_no_default(services: dict[str, Any]) -> None:
     defaults = re.findall(r"\$\{(\w+):-([^}]+)\}", COMPOSE.read_text())
-    assert defaults == [("PIPELINE_USER", "1000:1000")]
+    assert set(defaults) == {("PIPELINE_USER", "1000:1000")}
 
 
 def test_ports_are_open_on_this_machine_alone(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
-    assert len(ports) == len(SERVERS)
+    assert len(ports) == len(SERVERS) + len(services.keys() & find_servers().keys())
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 

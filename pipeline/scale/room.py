@@ -1,0 +1,9 @@
+"""Description of the room `scale` for the core: see `pipeline.rooms`."""
+
+from pipeline.rooms import Room
+
+ROOM = Room(
+    section=("scale", "pipeline.scale.params:ScaleParams"),
+    executor="pipeline.scale.executor:find_executor",
+    files=("docs/scale.md",),
+)

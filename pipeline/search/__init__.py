@@ -1,0 +1,1 @@
+"""The room `search`: a search over training parameters with Optuna."""
