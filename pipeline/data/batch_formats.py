@@ -4,6 +4,7 @@ Pictures get the form of the dataset's images: its colours, and its size by the 
 """
 
 from collections.abc import Iterator
+from itertools import tee
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,13 @@ from pipeline.data.decoders import (
     resize,
 )
 from pipeline.data.sources import arrays, tables
-from pipeline.data.sources.collection import TEST, Collection
+from pipeline.data.sources.collection import CHUNK, TEST, TRAIN, Chunk, Collection
 from pipeline.data.sources.folders import STRAYS
 from pipeline.data.sources.recognise import Reading, open_collection
 from pipeline.data.table import OFFICIAL, Dataset
 from pipeline.errors import DataError
 from pipeline.image_class_names import find_class, simplify
+from pipeline.partitions import map_partitions
 
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"  # ends of the file names in an idx pair
 FORMATS = (
@@ -97,11 +99,18 @@ def _read_collection(path: Path, dataset: Dataset) -> Iterator[Pair]:
             found=f"{collection.counts[TEST]} test images",
         )
     labels = _number_classes(collection, path, dataset)
-    for chunk in collection.chunks():
-        images = [
-            _read_image(picture, name, path, dataset) for name, picture in zip(chunk.names, chunk.pictures, strict=True)
-        ]
-        yield np.stack(images), labels[chunk.labels].astype(np.uint16)
+    chunks, partitions = tee(collection.chunks())
+    decoded = map_partitions(decode_pictures, ((chunk, path, dataset) for chunk in partitions), workers=1)
+    for chunk, images in zip(chunks, decoded, strict=True):
+        yield images, labels[chunk.labels].astype(np.uint16)
+
+
+def decode_pictures(partition: tuple[Chunk, Path, Dataset]) -> np.ndarray:
+    """Decode some pictures of a batch: uint8 [n, *shape]. `path` is that of the batch, for the messages."""
+    chunk, path, dataset = partition
+    return np.stack(
+        [_read_image(picture, name, path, dataset) for name, picture in zip(chunk.names, chunk.pictures, strict=True)]
+    )
 
 
 def _number_classes(collection: Collection, path: Path, dataset: Dataset) -> np.ndarray:
@@ -192,10 +201,16 @@ def _read_folders(folders: list[Path], dataset: Dataset) -> Iterator[Pair]:
         for file in sorted(folder.iterdir())
         if not _is_stray(file)
     ]
-    for start in range(0, len(labelled), dataset.row_group):
-        part = labelled[start : start + dataset.row_group]
-        images = np.stack([_read_image(_require_picture(file), file.name, file, dataset) for file, _ in part])
-        yield images, np.array([label for _, label in part], np.uint16)
+
+    def chunks() -> Iterator[Chunk]:
+        for start in range(0, len(labelled), CHUNK):
+            files, labels = zip(*labelled[start : start + CHUNK], strict=True)
+            yield Chunk([file.name for file in files], list(map(_require_picture, files)), np.array(labels), TRAIN)
+
+    read, partitions = tee(chunks())
+    decoded = map_partitions(decode_pictures, ((chunk, folders[0].parent, dataset) for chunk in partitions), workers=1)
+    for chunk, images in zip(read, decoded, strict=True):
+        yield images, chunk.labels.astype(np.uint16)
 
 
 def _require_picture(file: Path) -> Path:
