@@ -150,6 +150,8 @@ def _supervise_shown(study: "Study", workers: Workers, console: "Console", *, qu
     with progress.show():
         supervise(study, workers, progress.update)
         progress.update(now=True)
+    if progress.prefect.problem and not quiet:
+        console.print(f"Prefect has no table of the trials: {progress.prefect.problem}", style="yellow", markup=False)
 
 
 def _enqueue_grid(study: "Study", definition: Definition) -> None:
