@@ -278,6 +278,10 @@ def test_a_body_beyond_the_limit_is_not_read_to_its_end(server: Running) -> None
     assert received.startswith(b"HTTP/1.1 413 ")
 
 
+def test_a_client_that_sends_all_of_a_large_body_first_is_answered(server: Running) -> None:
+    assert server.ask("POST", "/v1/predict", b" " * 2**22, content_type="application/json").status == 413
+
+
 def test_unknown_paths_and_methods_are_answered_in_the_same_form(server: Running) -> None:
     assert server.ask("GET", "/v2").json["error"]
     answer = server.ask("GET", "/v1/predict")
