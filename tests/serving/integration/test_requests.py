@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data.prediction_input import read_pictures
+from pipeline.serving import protocol
 from pipeline.serving.app import create_app
 from pipeline.serving.images import MOST_PIXELS
 from pipeline.serving.served_model import ModelHolder, ServedModel
@@ -251,6 +252,13 @@ def test_a_body_that_comes_too_slowly_is_given_up(server: Running) -> None:
     received = server.send_raw(HEAD + b"content-length: 100\r\n\r\n[", close=False)
     assert received.startswith(b"HTTP/1.1 408 ")
     assert b"came too slowly" in received
+
+
+def test_a_head_that_comes_too_slowly_is_given_up(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    assert server.send_raw(b"", close=False) == b""
+    assert server.send_raw(HEAD, close=False) == b""
+    assert server.predict([IMAGE]).status == 200
 
 
 @pytest.mark.parametrize(
