@@ -95,7 +95,7 @@ def load_data(directory: Path) -> Bench:
         write(TABLES[split], (images, labels))
         splits.append((images, labels))
     tables = [read_images(split, windowed=False) for split in TABLES]
-    return Bench(*splits, find_duplicates(*tables))
+    return Bench(*splits, find_duplicates(*tables, directory / "pixels"))
 
 
 def make_params(seed: int) -> Params:

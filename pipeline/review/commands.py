@@ -199,6 +199,8 @@ def show(
 ) -> None:
     """Show the verdicts of a review, those about which readers differ first.
 
+    Nothing is trained, and nothing is written.
+
     Examples:
 
         pipeline review show
@@ -256,8 +258,8 @@ def apply(
     Examples:
 
         pipeline review apply
-        pipeline review apply ~/verdicts-anna.json
-        pipeline review apply --prefer anna
+        pipeline review apply ~/verdicts-labels-reader-2.json
+        pipeline review apply --prefer reader-2
     """
     path = path.resolve() if path else None
     if who is not None and path is None:

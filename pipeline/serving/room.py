@@ -8,6 +8,7 @@ ROOM = Room(
     servers={"serve": RoomServer("pipeline.cli", ("serve",), 5002, "/health/live")},
     files=(
         "docs/serving.md",
+        "docs/scoring.md",
         "docker/serving.Dockerfile",
         "docker/serving.Dockerfile.dockerignore",
         "docker/requirements-serving.in",

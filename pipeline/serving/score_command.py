@@ -53,7 +53,7 @@ def score(
     for identity, problem in seen.errors:
         console.print(f"{identity}: {problem}", style="yellow", markup=False, soft_wrap=True)
     if seen.failed:
-        console.print(f"{seen.failed:,} pictures could not be read: see the column error", style="yellow")
+        console.print(f"could not be read: {seen.failed:,} of {seen.rows:,}, see the column error", style="yellow")
     console.print(seen.describe_drift(), markup=False, soft_wrap=True)
 
 

@@ -24,14 +24,14 @@ from pipeline.partitions import map_partitions
 from pipeline.registry.load_version import CannotBeJudged, download_file, find_model
 from pipeline.registry.registration import current_name, find_version, open_registry
 from pipeline.serving.scoring_inputs import PICTURES, ScoringInput, open_input
-from pipeline.serving.scoring_parts import ScoredBy, Task, read_part, schema_of, score_partition
+from pipeline.serving.scoring_parts import ScoredBy, Task, load_model, read_part, schema_of, score_partition
 from pipeline.serving.scoring_run import ScoringModel, Seen, record_scoring
 from pipeline.tracking.logged_models import CONTRACT_TAG, EXPORTED_TAG
 from pipeline.tracking.store import explained
 from pipeline.workspace import lock
 
 FORMAT = "1"  # of the parts; a change makes parts of other releases stale
-SAMPLED = 4_096  # approximate number of images whose features are compared with those of the validation images
+SAMPLED = 2_048  # approximate number of images whose features are compared with those of the validation images
 REPEATING = ["class", "version", "model", "error"]  # columns with few different values
 
 Progress = Callable[[int], Callable[[int], None]]  # of the number of pictures; returns a function to advance
@@ -126,6 +126,7 @@ def _score_parts(
     about = {"name": model.name, "version": model.version, "sha256": model.contract.litert_sha256}
     metadata = {"scoring": json.dumps(about | {"classes": seen.classes}, ensure_ascii=False)}
     schema = schema_of(model.contract, all_probabilities=options.all_probabilities).with_metadata(metadata)
+    load_model(folder)  # before the workers are forked: they need not load it
     start = time.perf_counter()
     with atomic_file(output) as partial:
         with pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=REPEATING) as writer:

@@ -66,7 +66,7 @@ def score_partition(task: Task) -> Path:
     """Score a partition, unless its part exists already. Returns the path of the part."""
     if _is_complete(task.part):
         return task.part
-    contract, model = _load(task.model.folder)
+    contract, model = load_model(task.model.folder)
     schema = schema_of(contract, all_probabilities=task.model.all_probabilities)
     batches: list[pa.RecordBatch] = []
     sampled: list[np.ndarray] = []
@@ -82,7 +82,7 @@ def score_partition(task: Task) -> Path:
             readable, probabilities = probabilities, np.full((len(ids), probabilities.shape[1]), np.nan, np.float32)
             probabilities[is_readable] = readable
         batches.append(_tabulate(ids, probabilities, errors, contract, schema, task.model.version))
-        sampled.append(pixels[-row % task.stride :: task.stride])
+        sampled.append(pixels[-row % task.stride :: task.stride].copy())  # a view would keep all pixels in memory
         row += len(pixels)
     metadata = {FEATURES_KEY: json.dumps(_measure(np.concatenate(sampled)))}
     schema = schema.with_metadata(metadata)
@@ -116,7 +116,12 @@ def read_part(path: Path) -> tuple[pa.Table, dict[str, list[float]]]:
 
 
 @lru_cache(maxsize=1)
-def _load(folder: Path) -> tuple[Contract, ExportedModel]:
+def load_model(folder: Path) -> tuple[Contract, ExportedModel]:
+    """Load a model once in each process. Forked processes inherit the one of their parent.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
     contract = read_contract(folder / CONTRACT_FILE)
     return contract, interpreter.load(folder / LITERT_FILE, contract, threads=1)
 

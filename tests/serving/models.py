@@ -61,7 +61,8 @@ class ServingWorkspace(Workspace):
         super().__init__(root)
         self._files = files
         params = root / "params.yaml"
-        params.write_text(params.read_text().replace("name: fashion-mnist", "name: garments"))
+        text = params.read_text().replace("name: fashion-mnist", "name: garments")
+        params.write_text(text.replace("shadow: none", "shadow: challenger"))
 
     def add_version(self, number: int) -> str:
         """Register a version that differs from the others. Returns its number."""

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.serving.scoring import Options, score
 from pipeline.serving.scoring_run import Seen
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import locate, open_store
-from tests.conftest import Project, write_idx
+from tests.conftest import REPOSITORY, Project, write_idx
 from tests.processes import wait_until
 
 COUNT = 60
@@ -177,6 +178,7 @@ def test_a_picture_that_cannot_be_read_has_an_error_and_the_others_their_predict
     assert bad == [3, 10, 11, COUNT]
     assert (seen.rows, seen.failed, len(seen.errors)) == (COUNT + 1, 4, 4)
     assert "No such file" in rows[10]["error"]
+    assert not any("object at 0x" in rows[place]["error"] for place in bad)  # the output has the same bytes each time
     assert rows[COUNT]["id"] == f"row {COUNT + 1}"
     for place in bad:
         assert [rows[place][name] for name in ("label", "class", "probability")] == [None, None, None]
@@ -308,6 +310,16 @@ def test_without_the_validation_images_of_the_version_the_drift_is_unknown(
         split.with_suffix(".hidden").rename(split)
     assert seen.drift is None
     assert "unknown" in seen.describe_drift()
+
+
+def test_the_commands_of_the_page_work(project: Project, expected: Any) -> None:
+    page = (REPOSITORY / "docs/scoring.md").read_text()
+    script = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    printed = project.run("bash", "-euo", "pipefail", "-c", script).stdout
+    found = pq.read_table(project.path / "predictions.parquet")
+    assert found["label"].to_pylist() == expected.predicted.tolist()
+    assert f"{len(found)} pictures by tiny version 1" in printed
+    assert f"'id': '{expected.ids[0]}'" in printed
 
 
 @pytest.mark.faults

@@ -43,9 +43,28 @@ def version_of(server: Running) -> str:
     return str(answer.json["version"])
 
 
+def read_log(workspace: ServingWorkspace) -> list[dict[str, Any]]:
+    """The rows of the traffic log."""
+    ends = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
+    return [row for table in read_traffic(workspace.root / TRAFFIC, *ends) for row in table.to_pylist()]
+
+
 def wait_for(server: Running, version: str) -> None:
     """Wait until both processes answer with a version."""
     wait_until(lambda: {version_of(server) for _ in range(8)} == {version}, SECONDS)
+
+
+def test_the_challenger_answers_in_the_shadow(served: Served, serving_workspace: ServingWorkspace) -> None:
+    challenger = serving_workspace.aliases("garments")["challenger"]
+    log = serving_workspace.root / "serve.log"
+    wait_until(lambda: f"garments version {challenger} answers in the shadow" in log.read_text(), SECONDS)
+    request_ids = {served[0].predict(IMAGES).json["request_id"] for _ in range(20)}
+
+    def find_rows() -> list[dict[str, Any]]:
+        return [row for row in read_log(serving_workspace) if row["request_id"] in request_ids]
+
+    wait_until(lambda: len(find_rows()) == 20 * len(EXAMPLE))
+    assert {(row["version"], row["shadow_version"]) for row in find_rows()} >= {("1", challenger)}
 
 
 def test_it_follows_promotions_and_rollbacks(served: Served, serving_workspace: ServingWorkspace) -> None:
@@ -163,8 +182,7 @@ def test_it_ends_gracefully_and_starts_with_a_fixed_version(serving_workspace: S
         children = [child for found in list_children(process).values() for child in found]
         request_id = server.predict(IMAGES).json["request_id"]
     assert not [child for child in children if child.is_running()]
-    ends = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
-    logged = [row for table in read_traffic(serving_workspace.root / TRAFFIC, *ends) for row in table.to_pylist()]
+    logged = read_log(serving_workspace)
     assert len([row for row in logged if row["request_id"] == request_id]) == len(EXAMPLE)
 
 
