@@ -14,7 +14,7 @@ from signal import SIGKILL, SIGTERM, Signals
 from subprocess import Popen, TimeoutExpired
 from typing import Any
 
-from pipeline.dvc import is_advice, parse_announcement, signal_group, start_python
+from pipeline.dvc import is_advice, parse_announcement, remove_stale_rwlock_entries, signal_group, start_python
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.files import file_digest, read_cached_json, write_json
 from pipeline.params import Params
@@ -77,6 +77,7 @@ def train(params: Params, addresses: Sequence[Address], show: Show) -> None:
     if not any(address.is_local for address in addresses):
         raise WorkspaceError("none of the workers is on this machine", found=", ".join(map(str, addresses)))
     if addresses[0].is_local:
+        remove_stale_rwlock_entries(Path.cwd())
         _run("repro", "split", show=show)
     unfinished = _Unfinished(params)
     unfinished.require_same_number(len(addresses))
