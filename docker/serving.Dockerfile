@@ -6,8 +6,9 @@
 FROM python:3.11.11-slim-bookworm
 WORKDIR /project
 COPY requirements-serving.lock ./
-RUN pip install --no-cache-dir uv==0.13.9
-RUN uv pip install --python python --no-cache --require-hashes --compile-bytecode -r requirements-serving.lock
+RUN pip install --no-cache-dir uv==0.13.9 \
+  && uv pip install --python python --no-cache --require-hashes --compile-bytecode -r requirements-serving.lock \
+  && pip uninstall --yes uv
 COPY pyproject.toml params.yaml dvc.yaml ./
 COPY data/catalog/ data/catalog/
 COPY pipeline/ pipeline/

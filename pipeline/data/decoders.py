@@ -7,6 +7,7 @@ import errno
 import io
 import math
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -53,6 +54,7 @@ def decoding(path: str | Path, expected: str, problem: str = "is damaged", remed
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek before the start
             raise
         reason = " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split())
+        reason = re.sub(r" ?<\S+ object at 0x[0-9a-f]+>", "", reason)  # differs in every process
         found = reason[:_MOST_REASON] or type(error).__name__
         raise DataError(f"{path} {problem}", expected=expected, found=found, remedy=remedy) from None
 

@@ -13,8 +13,8 @@ from pipeline.data.table import Dataset, label_column, stream_columns
 from pipeline.errors import WorkspaceError
 from pipeline.files import atomic_file
 from pipeline.image_class_names import find_class
-from pipeline.review.items import Item
-from pipeline.review.pictures import TABLES
+from pipeline.review.images import TABLES
+from pipeline.review.items import Item, as_key
 from pipeline.review.verdicts import REMOVED, Outcome, Verdict
 
 MOST_REMOVED = 0.01  # share of a class that is removed without a question
@@ -73,7 +73,7 @@ def plan_changes(
     path = workspace / CORRECTIONS
     read_corrections(path, dataset)  # refuses what cannot be edited
     lines = _parse(path.read_bytes().decode())
-    facts, sizes = _read_facts(workspace, dataset, [*lines.rows, *(_key(outcome.item) for outcome in outcomes)])
+    facts, sizes = _read_facts(workspace, dataset, [*lines.rows, *(outcome.item.key for outcome in outcomes)])
     contradicting = _find_contradictions(outcomes, prefer)
     changes = Changes()
     for outcome in outcomes:
@@ -88,29 +88,29 @@ def plan_changes(
             changes.differences.append(_difference(item, dataset, opinions))
         if verdict is None or verdict.target is None:
             continue
-        if copies := contradicting.get(_without_copy(_key(item))):
+        if copies := contradicting.get(_without_copy(item.key)):
             changes.differences.append(_difference(item, dataset, copies))
             continue
-        if _key(item) not in facts:
+        if item.key not in facts:
             raise WorkspaceError(
                 f"the image {item.id} is not in data/dataset",
                 expected="the dataset that the list was made of",
                 remedy="dvc repro ingest, or: pipeline review labels",
             )
-        former = [row for id_, row in lines.rows.items() if _without_copy(id_) == _without_copy(_key(item))]
-        current = _read_label(former[0], dataset) if former else facts[_key(item)]
+        former = [row for id_, row in lines.rows.items() if _without_copy(id_) == _without_copy(item.key)]
+        current = _read_label(former[0], dataset) if former else facts[item.key]
         if verdict.target == current or (former and prefer == former[0][3] != verdict.who):
             continue
         if len(former) > 1 or (former and verdict.who not in (former[0][3], prefer)):
             line = (former[0][3], f"{_name(current, dataset)} in {CORRECTIONS}")
             changes.differences.append(_difference(item, dataset, [*opinions, line]))
             continue
-        if former and former[0][0] == _key(item) and verdict.target == facts[_key(item)]:
-            del lines.rows[_key(item)], lines.texts[_key(item)]
+        if former and former[0][0] == item.key and verdict.target == facts[item.key]:
+            del lines.rows[item.key], lines.texts[item.key]
             changes.dropped += 1
             continue
         # The line of a copy holds for this image, too.
-        id_, given = former[0][:2] if former else (_key(item), dataset.classes[facts[_key(item)]])
+        id_, given = former[0][:2] if former else (item.key, dataset.classes[facts[item.key]])
         label = "" if verdict.target == REMOVED else dataset.classes[verdict.target]
         lines.rows[id_] = [id_, given, label, verdict.who, verdict.when, f"review {review}: {item.reason}"]
         lines.texts[id_] = _format(lines.rows[id_])
@@ -185,25 +185,16 @@ def _read_facts(workspace: Path, dataset: Dataset, ids: Sequence[str]) -> tuple[
     wanted = set(ids)
     removed = read_removed(workspace / TABLES["train"].parent)
     sizes = Counter(image.given for image in removed if image.split == "train")
-    facts = {key: image.given for image in removed if (key := _as_key(image.split, image.id)) in wanted}
+    facts = {key: image.given for image in removed if (key := as_key(image.split, image.id)) in wanted}
     for split, path in TABLES.items():
         for columns in stream_columns(workspace / path, ("id", "given")):
             given = label_column(columns, "given")
             if split == "train":
                 sizes.update(given.tolist())
             for id_, label in zip(columns.column("id").to_pylist(), given.tolist(), strict=True):
-                if (key := _as_key(split, id_)) in wanted:
+                if (key := as_key(split, id_)) in wanted:
                     facts[key] = label
     return facts, sizes
-
-
-def _as_key(split: str, id_: str) -> str:
-    """Return the id that a line of the file has: a test image's starts with `test/`."""
-    return TEST_PREFIX + id_ if split == "test" else id_
-
-
-def _key(item: Item) -> str:
-    return _as_key(item.split, item.id)
 
 
 def _is_test(id_: str) -> bool:
@@ -220,7 +211,7 @@ def _find_contradictions(outcomes: Sequence[Outcome], prefer: str | None) -> dic
     by_pixels: dict[str, list[Verdict]] = {}
     for outcome in outcomes:
         if (verdict := outcome.settle(prefer)) is not None:
-            by_pixels.setdefault(_without_copy(_key(outcome.item)), []).append(verdict)
+            by_pixels.setdefault(_without_copy(outcome.item.key), []).append(verdict)
     return {
         pixels: tuple((each.who, f"{each.verdict} copy {each.id.rpartition('-')[2]}") for each in verdicts)
         for pixels, verdicts in by_pixels.items()

@@ -3,8 +3,9 @@
 import shlex
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -19,7 +20,9 @@ from pipeline.workspace import lock
 if TYPE_CHECKING:
     from pipeline.review.apply import Changes
     from pipeline.review.folds import Progress
+    from pipeline.review.items import Item
     from pipeline.review.labels import Review
+    from pipeline.review.verdicts import Outcome
 
 SHOWN_PAIRS = 10  # of classes
 DIFFERING = 3  # exit code if readers differ about an image
@@ -188,6 +191,52 @@ def export(
     console.print(f"use the verdicts that come back: {again}", soft_wrap=True)
 
 
+@review.command("show")
+def show(
+    name: Name = None,
+    first: Annotated[int, typer.Option(min=1, help="Rows to print.")] = 25,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all images of the list.")] = False,
+) -> None:
+    """Show the verdicts of a review, those about which readers differ first.
+
+    Nothing is trained, and nothing is written.
+
+    Examples:
+
+        pipeline review show
+        pipeline review show --name labels --json
+    """
+    workspace = enter_workspace()
+    from pipeline.review.page import open_review
+    from pipeline.review.verdicts import collect_outcomes, read_verdicts
+
+    chosen = open_review(workspace, name)
+    classes = chosen.dataset.classes
+    outcomes = collect_outcomes(chosen.items, read_verdicts(chosen.verdicts, chosen.items))
+    if as_json:
+        found = {outcome.item.key: outcome for outcome in outcomes}
+        print_json([_describe(item, found.get(item.key), classes) for item in chosen.items])
+        return
+    table = Table("row", "given", "suggested", "verdicts", box=SIMPLE_HEAD, pad_edge=False)
+    for outcome in sorted(outcomes, key=lambda outcome: not outcome.differs)[:first]:
+        verdicts = "; ".join(f"{each.who}: {each.describe(classes)}" for each in outcome.verdicts)
+        row = _name(outcome.item.official_row, outcome.item.id) + (" (test)" if outcome.item.split == "test" else "")
+        cells = (row, classes[outcome.item.given], classes[outcome.item.suggested], verdicts)
+        table.add_row(*map(Text, cells), style="yellow" if outcome.differs else "")
+    if outcomes:
+        console.print(table)
+    differing = sum(outcome.differs for outcome in outcomes)
+    console.print(
+        f"{len(outcomes):,} of {len(chosen.items):,} images have a verdict; readers differ about {differing:,}"
+    )
+
+
+def _describe(item: "Item", outcome: "Outcome | None", classes: tuple[str, ...]) -> dict[str, Any]:
+    verdicts = outcome.verdicts if outcome else ()
+    named = {"given": classes[item.given], "suggested": classes[item.suggested]}
+    return asdict(item) | named | {"verdicts": {each.who: each.describe(classes) for each in verdicts}}
+
+
 @review.command("apply")
 def apply(
     path: Annotated[
@@ -209,8 +258,8 @@ def apply(
     Examples:
 
         pipeline review apply
-        pipeline review apply ~/verdicts-anna.json
-        pipeline review apply --prefer anna
+        pipeline review apply ~/verdicts-labels-reader-2.json
+        pipeline review apply --prefer reader-2
     """
     path = path.resolve() if path else None
     if who is not None and path is None:
@@ -264,7 +313,7 @@ def _show_changes(changes: "Changes", received: int | None) -> None:
         table = Table("image", "given", "opinions", box=SIMPLE_HEAD)
         for difference in changes.differences[:SHOWN_DIFFERENCES]:
             opinions = "; ".join(f"{who}: {label}" for who, label in difference.opinions)
-            table.add_row(difference.image, difference.given, opinions)
+            table.add_row(*map(Text, (difference.image, difference.given, opinions)))
         console.print(table)
         more = len(changes.differences) - SHOWN_DIFFERENCES
         shown = f" ({more:,} more are not shown)" if more > 0 else ""

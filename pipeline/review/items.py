@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.data.corrections import TEST_PREFIX
 from pipeline.errors import WorkspaceError
 from pipeline.files import read_json, write_json
 from pipeline.workspace import STATE
@@ -31,6 +32,16 @@ class Item:
     reason: str  # a short sentence for the reader
     twins: tuple[str, ...] = ()  # ids of its exact and near duplicates, nearest first
     split: Split = "train"  # the table in data/dataset/ that has the image
+
+    @property
+    def key(self) -> str:
+        """The id of the image in `data/corrections.csv`: a copy in the test split has its own."""
+        return as_key(self.split, self.id)
+
+
+def as_key(split: str, id_: str) -> str:
+    """Return the id of an image in `data/corrections.csv`."""
+    return TEST_PREFIX + id_ if split == "test" else id_
 
 
 def review_directory(name: str) -> Path:

@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.corrections import TEST_PREFIX
 from pipeline.data.table import Dataset, read_dataset
 from pipeline.errors import WorkspaceError
 from pipeline.files import atomic_file
+from pipeline.review.images import TABLES
 from pipeline.review.items import ITEMS, REVIEWS, Item, read_items, review_directory
-from pipeline.review.pictures import EXAMPLE_PIXELS, TABLES, Picture, encode_png, find_examples, read_pictures
+from pipeline.review.pictures import EXAMPLE_PIXELS, Picture, encode_png, find_examples, find_pictures
 from pipeline.review.verdicts import FORMAT, VERDICTS, collect_outcomes, read_verdicts
 
 STATIC = Path(__file__).parent / "static"
@@ -21,7 +23,7 @@ EXPORTED_PIXELS = 512  # the largest side of a picture in the self-contained fil
 
 
 @dataclass(frozen=True)
-class Review:
+class ReviewList:
     """A list of images to look at, the dataset it is of, and the file with the verdicts."""
 
     name: str
@@ -34,29 +36,36 @@ class Review:
 class Page:
     """What the page of a review shows."""
 
-    review: Review
+    review: ReviewList
     items: Sequence[Item]  # the first ones of the list
     pictures: Mapping[str, Picture]  # of the items, their duplicates, and the examples
     examples: Mapping[tuple[str, int], list[str]]
 
     @cached_property
-    def ids(self) -> list[str]:
-        """The ids of the pictures. The page names a picture by its place among them."""
+    def keys(self) -> list[str]:
+        """The keys of the pictures. The page names a picture by its place among them."""
         return list(self.pictures)
 
     def encode(self, place: int, largest: int | None = None) -> bytes:
         """Return a picture as PNG. An example is reduced.
 
         Args:
-            place: its place among `ids`.
+            place: its place among `keys`.
             largest: the largest side of a picture that is no example; None keeps its size.
         """
-        id_ = self.ids[place]
-        return encode_png(self.pictures[id_].pixels, largest if id_ in self._shown_large else EXAMPLE_PIXELS)
+        key = self.keys[place]
+        return encode_png(self.pictures[key].pixels, largest if key in self._shown_large else EXAMPLE_PIXELS)
+
+    def find_twins(self, item: Item) -> list[str]:
+        """Return the keys of an item's duplicates. An exact copy in the other split has the id of the item."""
+        keys = (
+            [key for key in (id_, TEST_PREFIX + id_) if key in self.pictures and key != item.key] for id_ in item.twins
+        )
+        return [found[0] for found in keys if found]
 
     @cached_property
     def _shown_large(self) -> set[str]:
-        return {id_ for item in self.items for id_ in (item.id, *item.twins)}
+        return {key for item in self.items for key in (item.key, *self.find_twins(item))}
 
     def describe(self, who: str, *, served: bool) -> dict[str, Any]:
         """Return what the script of the page reads.
@@ -65,16 +74,15 @@ class Page:
             who: the reader. In a self-contained file, the reader writes the name.
             served: whether verdicts are sent to a server; else the reader saves them to a file.
         """
-        places = {id_: place for place, id_ in enumerate(self.ids)}
+        places = {id_: place for place, id_ in enumerate(self.keys)}
         kept = read_verdicts(self.review.verdicts, self.items) if served else []
-        outcomes = {outcome.item.id: outcome for outcome in collect_outcomes(self.items, kept)}
+        outcomes = {outcome.item.key: outcome for outcome in collect_outcomes(self.items, kept)}
 
         def describe_item(item: Item) -> dict[str, Any]:
-            outcome = outcomes.get(item.id)
-            twins = [id_ for id_ in item.twins if id_ in places]
+            outcome = outcomes.get(item.key)
             return {
-                "id": item.id,
-                "picture": places[item.id],
+                "id": item.key,
+                "picture": places[item.key],
                 "row": item.official_row,
                 "split": item.split,
                 "given": item.given,
@@ -83,16 +91,12 @@ class Page:
                 "confidence": item.confidence,
                 "reason": item.reason,
                 "twins": [
-                    {
-                        "picture": places[id_],
-                        "label": self.pictures[id_].label,
-                        "split": self.pictures[id_].split,
-                        "id": id_,
-                    }
-                    for id_ in twins
+                    {"id": key, "picture": places[key], "label": twin.label, "split": twin.split}
+                    for key in self.find_twins(item)
+                    if (twin := self.pictures[key])
                 ],
                 "examples": {
-                    label: [places[id_] for id_ in self.examples.get((item.id, label), [])]
+                    label: [places[id_] for id_ in self.examples.get((item.key, label), [])]
                     for label in (item.given, item.suggested)
                 },
                 "differs": outcome is not None and outcome.differs,
@@ -123,7 +127,7 @@ class Page:
         }
 
 
-def open_review(workspace: Path, name: str | None) -> Review:
+def open_review(workspace: Path, name: str | None) -> ReviewList:
     """Open a review.
 
     Args:
@@ -143,10 +147,10 @@ def open_review(workspace: Path, name: str | None) -> Review:
     chosen = name or names[-1]
     directory = workspace / review_directory(chosen)
     dataset = read_dataset(workspace / TABLES["train"])
-    return Review(chosen, dataset, read_items(directory / ITEMS), directory / VERDICTS)
+    return ReviewList(chosen, dataset, read_items(directory / ITEMS), directory / VERDICTS)
 
 
-def compose_page(workspace: Path, review: Review, first: int) -> Page:
+def compose_page(workspace: Path, review: ReviewList, first: int) -> Page:
     """Collect what the page of a review shows.
 
     Args:
@@ -158,8 +162,8 @@ def compose_page(workspace: Path, review: Review, first: int) -> Page:
     tables = {split: workspace / path for split, path in TABLES.items()}
     doubtful = [item for item in review.items if not item.twins]
     shown = doubtful[:first] + [item for item in review.items if item.twins][:first]
-    own = read_pictures({id_ for item in shown for id_ in (item.id, *item.twins)}, tables)
-    items = [item for item in shown if item.id in own]  # others were removed since
+    own = find_pictures({id_ for item in shown for id_ in (item.id, *item.twins)}, tables)
+    items = [item for item in shown if item.key in own]  # others were removed since
     if review.items and not items:
         raise WorkspaceError(
             f"no image of the list {review.name} is in data/dataset",
@@ -167,14 +171,14 @@ def compose_page(workspace: Path, review: Review, first: int) -> Page:
             remedy="pipeline review labels",
         )
     examples = find_examples(items, own, tables["train"])
-    others = read_pictures({id_ for ids in examples.values() for id_ in ids} - own.keys(), tables)
+    others = find_pictures({id_ for ids in examples.values() for id_ in ids} - own.keys(), tables)
     return Page(review, items, own | others, examples)
 
 
 def export_page(page: Page, path: Path) -> None:
     """Write the page as one file that needs no server and no network. It sends nothing."""
     data = page.describe("", served=False)
-    encoded = (page.encode(place, EXPORTED_PIXELS) for place in range(len(page.ids)))
+    encoded = (page.encode(place, EXPORTED_PIXELS) for place in range(len(page.keys)))
     data["pictures"] = ["data:image/png;base64," + base64.b64encode(png).decode() for png in encoded]
     style, script = ((STATIC / name).read_text(encoding="utf-8") for name in ("review.css", "review.js"))
     hashes = {"style": _hash(style), "script": _hash(script)}

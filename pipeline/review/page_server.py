@@ -54,7 +54,7 @@ class PageServer(ThreadingHTTPServer):
         """
         super().__init__((ADDRESS, port), _Handler)
         self.page, self.who = page, who
-        self.items = {item.id: item for item in page.items}
+        self.items = {item.key: item for item in page.items}
         self.secret = secrets.token_urlsafe(24)
         self.appending = threading.Lock()
         self.picture = lru_cache(maxsize=512)(page.encode)
@@ -86,7 +86,7 @@ class PageServer(ThreadingHTTPServer):
         item = self.items.get(received["id"])
         kind = received.get("verdict")
         if kind == UNDO and item is not None:
-            verdict = Verdict(item.id, UNDO, item.given, self.who, today())
+            verdict = Verdict(item.key, UNDO, item.given, self.who, today())
         else:
             check_verdict(received, item, len(self.page.review.dataset.classes), where, remedy)
             decides = received.get("decides") is True
@@ -105,7 +105,8 @@ def open_in_browser(address: str, directory: Path) -> None:
     file = directory / "open.html"
     with atomic_file(file, mode=PRIVATE) as partial:
         partial.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
-    webbrowser.open(file.resolve().as_uri())
+    # In a thread: some browsers return when they are closed.
+    threading.Thread(target=webbrowser.open, args=[file.resolve().as_uri()], daemon=True).start()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -128,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
             data = self.server.page.describe(self.server.who, served=True)
             body = json.dumps(data, ensure_ascii=False).encode()
             self._respond(body, "application/json", {"Cache-Control": "no-store"})
-        elif (match := PICTURE.fullmatch(path)) and int(match[1]) < len(self.server.page.ids):
+        elif (match := PICTURE.fullmatch(path)) and int(match[1]) < len(self.server.page.keys):
             body = self.server.picture(int(match[1]))
             self._respond(body, "image/png", {"Cache-Control": "private, max-age=86400, immutable"})
         else:

@@ -9,12 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.table import Dataset, Rows, read_dataset, stream
-from pipeline.review.items import Item, Split
+from pipeline.review.images import TABLES
+from pipeline.review.items import Item, Split, as_key
 
-TABLES: Mapping[Split, Path] = {
-    "train": Path("data/dataset/train.parquet"),
-    "test": Path("data/dataset/test.parquet"),
-}
 EXAMPLES = 6  # of each class beside an image
 EXAMPLE_PIXELS = 96  # the largest side of an example; larger ones are reduced
 _FEATURE_PIXELS = 32  # the largest side of an image for the comparison
@@ -26,19 +23,21 @@ class Picture:
 
     pixels: np.ndarray  # uint8 [height, width] or [height, width, 3]
     label: int
-    given: int  # the label before corrections
     split: Split
 
 
-def read_pictures(ids: Collection[str], tables: Mapping[Split, Path] = TABLES) -> dict[str, Picture]:
-    """Read the images with some ids from the tables of the dataset. Ids that no table has are left out."""
+def find_pictures(ids: Collection[str], tables: Mapping[Split, Path] = TABLES) -> dict[str, Picture]:
+    """Read the images with some ids from the tables of the dataset. Ids that no table has are left out.
+
+    Returns:
+        the images by `Item.key`: a copy in the test split is an image of its own.
+    """
     wanted, found = set(ids), {}
     for split, path in tables.items():
         for rows in stream(path) if wanted else ():
             for place, id_ in _find(rows, wanted):
                 pixels = rows.images[place].copy()  # a view would keep the whole row group in memory
-                found[id_] = Picture(pixels, int(rows.labels[place]), int(rows.given[place]), split)
-                wanted.discard(id_)
+                found[as_key(split, id_)] = Picture(pixels, int(rows.labels[place]), split)
     return found
 
 
@@ -50,13 +49,13 @@ def find_examples(
     Images of the list are left out: their labels are in doubt.
 
     Returns:
-        the ids of at most `EXAMPLES` images, nearest first, by the item's id and the class.
+        the ids of at most `EXAMPLES` images, nearest first, by the item's key and the class.
     """
-    dataset, listed = read_dataset(table), {item.id for item in items}
-    shown = [item for item in items if item.id in pictures]
+    dataset, listed = read_dataset(table), {item.key for item in items}
+    shown = [item for item in items if item.key in pictures]
     if not shown:
         return {}
-    queries = _features(np.stack([pictures[item.id].pixels for item in shown]), dataset)
+    queries = _features(np.stack([pictures[item.key].pixels for item in shown]), dataset)
     asking = {
         label: np.flatnonzero([label in (item.given, item.suggested) for item in shown])
         for label in range(len(dataset.classes))
@@ -80,7 +79,7 @@ def find_examples(
             order = np.argsort(merged, axis=1, kind="stable")[:, :EXAMPLES]
             nearest[label] = np.take_along_axis(merged, order, 1), np.take_along_axis(names, order, 1)
     return {
-        (shown[row].id, label): [id_ for id_ in found[place] if id_]
+        (shown[row].key, label): [id_ for id_ in found[place] if id_]
         for label, (_, found) in nearest.items()
         for place, row in enumerate(asking[label])
     }

@@ -33,7 +33,7 @@ UNDO = "undo"
 class Verdict:
     """A reader's verdict about an image."""
 
-    id: str
+    id: str  # `Item.key`
     verdict: str  # a `Kind`, or UNDO: take back this reader's latest verdict about the image
     given: int  # the label that the reader saw
     who: str
@@ -45,6 +45,10 @@ class Verdict:
     def target(self) -> int | None:
         """The label after this verdict, REMOVED, or None if the reader was unsure."""
         return {"keep": self.given, "relabel": self.label, "remove": REMOVED}.get(self.verdict)
+
+    def describe(self, classes: Sequence[str]) -> str:
+        """Return the verdict in words."""
+        return self.verdict if self.label is None else f"{self.verdict} {classes[self.label]}"
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def read_verdicts(path: Path, items: Sequence[Item]) -> list[Verdict]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    given = {item.id: item.given for item in items}
+    given = {item.key: item.given for item in items}
     kept: list[Verdict] = []
     for number, line in enumerate(lines, 1):
         try:
@@ -178,7 +182,7 @@ def collect_outcomes(items: Sequence[Item], verdicts: Sequence[Verdict]) -> list
         if verdict.decides:
             by_reader.clear()
         by_reader[verdict.who] = verdict
-    return [Outcome(item, tuple(counting[item.id].values())) for item in items if item.id in counting]
+    return [Outcome(item, tuple(counting[item.key].values())) for item in items if item.key in counting]
 
 
 def select_changed(former: Sequence[Verdict], sent: Sequence[Verdict]) -> list[Verdict]:
@@ -226,7 +230,7 @@ def read_sent_verdicts(
             )
     written = who if who is not None else content.get("who")
     reader = require_name(written if isinstance(written, str) else "", "add the reader's name: --who NAME")
-    by_id = {item.id: item for item in items}
+    by_id = {item.key: item for item in items}
     sent: dict[str, Verdict] = {}
     for number, record in enumerate(records, 1):
         where = f"verdict {number} of {path}"

@@ -87,6 +87,11 @@ def is_own(study: "Study", trial: "Trial") -> bool:
     return bool(get_all(study)[trial.number].user_attrs.get(WORKER) == this_process())
 
 
+def is_finished(study: "Study") -> bool:
+    """Return True if the study has all of its trials, and none runs or waits."""
+    return not count_unfinished(study) and len(get_all(study)) >= study.user_attrs.get(TRIALS, 0)
+
+
 def count_unfinished(study: "Study") -> int:
     """Return the number of trials that run or wait."""
     return sum(not trial.state.is_finished() for trial in get_all(study))

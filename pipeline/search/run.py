@@ -133,10 +133,10 @@ def search(
     record = open_sweep_run(study, definition)
     with ended_with_block(record.end):
         _supervise_shown(study, workers, console, quiet=quiet)
-        if confirm and not claims.count_unfinished(study):
+        if confirm and claims.is_finished(study):
             prepare_confirmation(study, definition, confirm)
         confirming = find_study(confirmation_of(name))
-        if confirming and claims.count_unfinished(confirming):
+        if confirming:
             _supervise_shown(confirming, workers, console, quiet=quiet)
         summary = read_summary(name)
         log_report(record, study, summary)
@@ -144,6 +144,8 @@ def search(
 
 
 def _supervise_shown(study: "Study", workers: Workers, console: "Console", *, quiet: bool) -> None:
+    if claims.is_finished(study):
+        return
     progress = Progress(study, console, workers.count, quiet=quiet)
     with progress.show():
         supervise(study, workers, progress.update)

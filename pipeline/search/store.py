@@ -115,12 +115,9 @@ def claim_lock(name: str) -> Iterator[None]:
         return
     import sqlalchemy
 
-    with explained():
-        engine = _engine(address)
-        with engine.connect() as connection:  # the lock ends with the connection, also after `kill -9`
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": f"sweep {name}"})
-            yield
-        engine.dispose()
+    with explained(), _connected(address) as connection:
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": f"sweep {name}"})
+        yield
 
 
 @contextmanager
@@ -158,19 +155,21 @@ def _open(name: str) -> "BaseStorage":
         return storages.JournalStorage(backend)
     import sqlalchemy
 
-    engine = _engine(address)
-    with engine.begin() as connection:
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('create sweeps'))"))
+    with _connected(address) as connection:
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(hashtext('create sweeps'))"))
         connection.execute(sqlalchemy.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-        storage = storages.RDBStorage(address, engine_kwargs=_options())  # creates its tables, under the lock
-    engine.dispose()
-    return storage
+        return storages.RDBStorage(address, engine_kwargs=_options())  # creates its tables, under the lock
 
 
-def _engine(address: str) -> Any:
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Open a connection that commits each statement. Advisory locks end with it, also after `kill -9`."""
     import sqlalchemy
 
-    return sqlalchemy.create_engine(address, **_options(), poolclass=sqlalchemy.pool.NullPool)
+    pool = sqlalchemy.pool.NullPool
+    engine = sqlalchemy.create_engine(address, **_options(), poolclass=pool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield connection
 
 
 def _options() -> dict[str, Any]:

@@ -104,6 +104,8 @@ def _work_on(
         if watch.history:
             best = training.best_epoch(watch.history)
             facts |= {"validation_accuracy": best.validation_accuracy, "best_epoch": best.epoch}
+            if state == "PRUNED":
+                facts["reused"] = all(epoch.restored for epoch in watch.history)
         facts |= {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
         run.finish(state, facts)
         _tell(study, trial, state, value, facts)  # last: a trial that is told cannot be changed

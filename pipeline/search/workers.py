@@ -21,6 +21,7 @@ POLL_SECONDS = 0.5
 STOP_SECONDS = 20  # for a worker to end after SIGTERM
 MOST_DEATHS = 5  # killed workers without a finished trial in between, after which the sweep stops
 LOG_LINES = 15
+THREADS = "TF_NUM_INTRAOP_THREADS"  # of an operation; TensorFlow reads it
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class Workers:
 
     @property
     def threads(self) -> int:
-        """Threads of each worker: the cores of this machine, divided."""
+        """Threads of each worker: TF_NUM_INTRAOP_THREADS, or else the cores of this machine, divided."""
+        wanted = os.environ.get(THREADS, "")
+        if wanted.isdigit() and int(wanted):
+            return int(wanted)
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         return max(1, cores // self.count)
 
@@ -84,7 +88,7 @@ def _start(name: str, place: int, workers: Workers) -> "subprocess.Popen[bytes]"
     """Start a worker, which ends with this process: its standard input is a pipe."""
     module = ["pipeline.process_lifetime", "pipeline.search.worker", name]
     until = [] if workers.until == float("inf") else ["--until", str(workers.until)]
-    threads = {name: str(workers.threads) for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")}
+    threads = {name: str(workers.threads) for name in (THREADS, "TF_NUM_INTEROP_THREADS")}
     log = _log(name, place)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:

@@ -19,6 +19,7 @@ from pipeline.serving.errors import NotAvailable, RequestError, create_error_res
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.served_model import ModelHolder, ServedModel
 from pipeline.serving.settings import ServeSettings
+from pipeline.serving.shadow import Shadow
 from pipeline.serving.traffic_log import TrafficLog
 
 MLFLOW_VERSION = "3.17.2"  # of the scoring protocol: /invocations, /ping, /version
@@ -27,7 +28,7 @@ MLFLOW_VERSION = "3.17.2"  # of the scoring protocol: /invocations, /ping, /vers
 def create_app(
     settings: ServeSettings,
     model: ModelHolder,
-    log: TrafficLog | None = None,
+    log: TrafficLog | Shadow | None = None,
     routers: Iterable[APIRouter] = (),
     metrics: Metrics | None = None,
 ) -> FastAPI:

@@ -69,6 +69,14 @@ class BodyReader:
             raise RequestError("the client ended the connection before its body was complete") from None
         return b"".join(body.chunks) if len(body.chunks) != 1 else body.chunks[0]
 
+    async def read(self, request: Request) -> bytes:
+        """Read a body that is not taken apart here. Raises what `read_images` raises about type, size and time."""
+        body = Body()
+        try:
+            return await self._read(request, body)
+        finally:
+            self._held -= body.size
+
     async def read_images(self, request: Request, contract: Contract) -> np.ndarray:
         """Read the images of a request: uint8 [n, *shape].
 

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import typer
 
 from pipeline.cli.app import UNATTENDED, command, console, enter_workspace
+from pipeline.serving import score_command  # noqa: F401  importing a module adds its commands
 from pipeline.serving.errors import ServeError
 
 PACKAGES = ("uvicorn", "httptools", "multipart", "prometheus_client")  # of `make extras`

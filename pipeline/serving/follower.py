@@ -10,7 +10,7 @@ from pipeline.serving.metrics import Metrics
 from pipeline.serving.served_model import ModelHolder, load_served_model
 from pipeline.serving.settings import ServeSettings
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, START_POLL_SECONDS = 0.5, 0.02
 FRESH_SECONDS = 5.0  # a restarted server answers at once with a champion that was confirmed so recently
 PATIENCE_SECONDS = 10.0  # at the start, for the registry; then the last known champion answers
 LATE_SECONDS = 10.0  # without an answer of the registry, until the log says so
@@ -24,8 +24,14 @@ _LOGGER = logging.getLogger(__name__)
 class Follower:
     """Keeps a ModelHolder at the version that the resolver names. `poll` is called by one thread."""
 
-    def __init__(self, settings: ServeSettings, models: ModelHolder, metrics: Metrics) -> None:
+    def __init__(self, settings: ServeSettings, models: ModelHolder, metrics: Metrics, *, shadow: bool = False) -> None:
+        """Create a follower; `start` starts its thread.
+
+        Args:
+            shadow: follow the challenger. It is not in the metrics.
+        """
         self._settings, self._models, self._metrics = settings, models, metrics
+        self._is_shadow, self._file = shadow, settings.challenger_file if shadow else settings.current_file
         self._started = time.time()
         self._served: Key | None = None
         self._refused: tuple[Key, float] | None = None
@@ -43,14 +49,18 @@ class Follower:
                 _LOGGER.exception("cannot follow the registry")
             time.sleep(POLL_SECONDS)
 
-    def start(self) -> None:
-        """Poll once, then in a thread."""
+    def start(self, wait: float = 0) -> None:
+        """Poll until a model answers, but at most for `wait` seconds, then in a thread."""
+        deadline = time.monotonic() + wait
         self.poll()
+        while self._served is None and time.monotonic() < deadline:
+            time.sleep(START_POLL_SECONDS)
+            self.poll()
         threading.Thread(target=self.run, name="follower", daemon=True).start()
 
     def poll(self) -> None:
         """Look at the file of the resolver once, and load what is new."""
-        current = read_current(self._settings.current_file)
+        current = read_current(self._file)
         if current is None:
             self._models.problem = self._models.problem or "the registry has not been asked yet"
             return
@@ -85,13 +95,14 @@ class Follower:
             problem = error.problem if isinstance(error, PipelineError) else str(error)
             self._refused = key, time.monotonic()
             self._models.problem = f"version {version} of {name} cannot be served: {problem}"
-            self._metrics.swaps.labels("refused").inc()
+            self._count("refused")
             return
         self._models.replace(model, current.problem)
         self._served, self._refused = key, None
-        self._metrics.swaps.labels("loaded").inc()
+        self._count("loaded")
         self._note_model((version, model.sha256))
-        _LOGGER.info("%s version %s answers (%s)", name, version, model.sha256[:12])
+        what = "answers in the shadow" if self._is_shadow else "answers"
+        _LOGGER.info("%s version %s %s (%s)", name, version, what, model.sha256[:12])
 
     def _is_confirmed(self, current: Current) -> bool:
         """Return False while a champion from before the start may have been replaced since."""
@@ -106,6 +117,8 @@ class Follower:
 
     def _note_age(self, current: Current) -> None:
         checked = self._models.checked_at = current.checked_at
+        if self._is_shadow:
+            return
         self._metrics.checked.set(checked or 0)
         is_late = checked is not None and time.time() - checked > LATE_SECONDS
         if is_late and not self._is_late:
@@ -116,7 +129,13 @@ class Follower:
             _LOGGER.info("the registry answers again")
         self._is_late = is_late
 
+    def _count(self, outcome: str) -> None:
+        if not self._is_shadow:
+            self._metrics.swaps.labels(outcome).inc()
+
     def _note_model(self, labels: tuple[str, str] | None) -> None:
+        if self._is_shadow:
+            return
         if self._labels:
             self._metrics.models.labels(*self._labels).set(0)
         if labels:

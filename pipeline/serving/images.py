@@ -186,7 +186,7 @@ def _pack(value: Any, shape: Sequence[int]) -> bytes:
 def _explain(value: Any, shape: Sequence[int], place: str, contract: Contract) -> None:
     """Refuse the first list or value that is not what the model takes."""
     if shape and (not isinstance(value, list) or len(value) != shape[0]):
-        found = f"{len(value)} values" if isinstance(value, list) else _name_type(value)
+        found = f"{len(value)} of them" if isinstance(value, list) else _name_type(value)
         raise RequestError(
             "the images have another shape than the model's",
             expected=describe_shape(contract),

@@ -72,9 +72,8 @@ async def explain_answer(request: Request) -> dict[str, Any]:
 
     Answers with the picture as the model gets it, and with the saliency of `pipeline.evaluation.saliency`.
     """
-    served, bodies = get_model(request), request.app.state.bodies
-    with bodies.hold() as body:
-        images = await bodies.read_images(request, served.contract, body)
+    served = get_model(request)
+    images = await request.app.state.bodies.read_images(request, served.contract)
     if len(images) != 1:
         raise RequestError("cannot explain several pictures at once", expected="1", found=str(len(images)))
     async with _explaining:

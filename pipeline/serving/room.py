@@ -4,9 +4,11 @@ from pipeline.rooms import Room, RoomServer
 
 ROOM = Room(
     section=("serve", "pipeline.serving.params:ServeParams"),
+    status="pipeline.serving.status:describe_server",
     servers={"serve": RoomServer("pipeline.cli", ("serve",), 5002, "/health/live")},
     files=(
         "docs/serving.md",
+        "docs/scoring.md",
         "docker/serving.Dockerfile",
         "docker/serving.Dockerfile.dockerignore",
         "docker/requirements-serving.in",

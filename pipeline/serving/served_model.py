@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.decoders import open_npz
 from pipeline.errors import ModelError, TrackingError
 from pipeline.evaluation.metrics import class_probabilities
 from pipeline.models import interpreter
@@ -65,15 +66,14 @@ def load_served_model(folder: Path, name: str, version: str, *, threads: int) ->
         folder: with model.tflite, contract.json and example.npz.
 
     Raises:
-        ModelError: a file is missing or damaged, or the model gives another answer.
+        ModelError: a file of the model is missing or damaged, or the model gives another answer.
+        DataError: the example is damaged.
+        OSError: the example cannot be read.
     """
     contract = read_contract(folder / CONTRACT_FILE)
     exported, lock = interpreter.load(folder / LITERT_FILE, contract, threads=threads), threading.Lock()
-    try:
-        with np.load(folder / EXAMPLE_FILE, allow_pickle=False) as example:
-            images, recorded = example["images"], example["answers"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder / EXAMPLE_FILE} cannot be read", found=str(error)) from None
+    with open_npz(folder / EXAMPLE_FILE, "images", "answers") as (example, answers):
+        images, recorded = example.read(example.shape[0]), answers.read(answers.shape[0])
     difference = float(np.abs(exported.predict(images) - recorded).max(initial=0))
     if not difference <= TOLERANCE:
         raise ModelError(

@@ -46,7 +46,8 @@ def is_running(process: str) -> bool | None:
     if machine != _machine():
         return None
     try:
-        return start_of(psutil.Process(int(pid))) == started
+        found = psutil.Process(int(pid))  # a container without an init process keeps orphans as zombies
+        return found.status() != psutil.STATUS_ZOMBIE and start_of(found) == started
     except psutil.NoSuchProcess:
         return False
 

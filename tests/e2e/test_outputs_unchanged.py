@@ -44,13 +44,14 @@ NEW_FILES = {
     "models/model.tflite",
     "models/contract.json",
     "models/quantized/NOTE.txt",
+    "reports/evaluation/figures/saliency.png",
 }
 # Release 0.1.0 evaluated `model.keras`: another size, and probabilities that may differ in their last bits. All other
 # outputs are compared byte by byte.
 EVALUATION = "reports/evaluation"
 PREDICTIONS = f"{EVALUATION}/predictions.parquet"
 VALIDATION = "reports/validation.json"  # lists the columns of the tables
-METRICS = f"{EVALUATION}/metrics.json"  # has the balanced accuracy as well
+METRICS = f"{EVALUATION}/metrics.json"  # has the balanced accuracy and the check of the saliency as well
 OTHER_MODEL_FILE = {PREDICTIONS, *(f"{EVALUATION}/{name}" for name in ("gate.json", "reliability.csv", "report.md"))}
 
 

@@ -1,5 +1,8 @@
 """A checkout with a small dataset and a list of images to review, without a run of the pipeline."""
 
+import re
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +12,13 @@ from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.data.corrections import COLUMNS, CORRECTIONS
 from pipeline.review.items import ITEMS, Item, review_directory, write_items
-from pipeline.review.page import Review, open_review
+from pipeline.review.page import ReviewList, open_review
+from tests.conftest import REPOSITORY
 
 NAME = "labels"
 
 
-def make_checkout(path: Path, images: int = 60, listed: int = 12, pairs: int = 2, classes: int = 10) -> Review:
+def make_checkout(path: Path, images: int = 60, listed: int = 12, pairs: int = 2, classes: int = 10) -> ReviewList:
     """Write tables of `tiny`, an empty list of corrections, and a list of the first training images.
 
     Args:
@@ -46,6 +50,14 @@ def make_checkout(path: Path, images: int = 60, listed: int = 12, pairs: int = 2
     directory.mkdir(parents=True)
     write_items(directory / ITEMS, items)
     return open_review(path, NAME)
+
+
+def read_commands(section: str) -> list[list[str]]:
+    """Return the commands `pipeline` in the blocks of a section of docs/labels.md, as arguments of a process."""
+    text = (REPOSITORY / "docs/labels.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    lines = [line for block in re.findall(r"^```(?:console|sh)\n(.*?)^```$", text, re.M | re.S) for line in block.splitlines()]
+    split = [shlex.split(line, comments=True) for line in lines]
+    return [[sys.executable, "-m", "pipeline.cli", *words[1:]] for words in split if words[0] == "pipeline"]
 
 
 def _item(ids: list[str], labels: np.ndarray, row: int, *, is_pair: bool) -> Item:

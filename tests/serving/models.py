@@ -61,7 +61,8 @@ class ServingWorkspace(Workspace):
         super().__init__(root)
         self._files = files
         params = root / "params.yaml"
-        params.write_text(params.read_text().replace("name: fashion-mnist", "name: garments"))
+        text = params.read_text().replace("name: fashion-mnist", "name: garments")
+        params.write_text(text.replace("shadow: none", "shadow: challenger"))
 
     def add_version(self, number: int) -> str:
         """Register a version that differs from the others. Returns its number."""
@@ -83,11 +84,16 @@ class ServingWorkspace(Workspace):
         write_contract(self.outputs.contract_file, contract)
 
 
-@pytest.fixture
-def serving_workspace(tmp_path: Path, empty_store: Path, model_files: Path) -> Iterator[ServingWorkspace]:
-    """A workspace with an empty registry, whose models can be served."""
-    with making_workspace(tmp_path / "project", empty_store) as made:
-        yield ServingWorkspace(made.root, model_files)
+@pytest.fixture(scope="module")
+def serving_workspace(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path, model_files: Path
+) -> Iterator[ServingWorkspace]:
+    """A workspace with three versions, of which the first is the champion. For all tests of a file."""
+    with making_workspace(tmp_path_factory.mktemp("serving") / "project", empty_store) as made:
+        workspace = ServingWorkspace(made.root, model_files)
+        assert [workspace.add_version(number) for number in (1, 2, 3)] == ["1", "2", "3"]
+        assert workspace.aliases("garments")["champion"] == "1"
+        yield workspace
 
 
 def _make(directory: Path) -> None:

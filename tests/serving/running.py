@@ -1,21 +1,25 @@
-"""The application behind a real port of this machine, in a thread of the test process."""
+"""Servers for tests: the application in a thread of the test process, or `pipeline serve` as a process."""
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import uvicorn
 from fastapi import FastAPI
 
 from pipeline.serving.params import ServeParams
 from pipeline.serving.protocol import BoundedProtocol
 from pipeline.serving.settings import ServeSettings
+from tests.e2e.servers import find_free_port
 from tests.processes import wait_until
 
 KEY = "a-key-of-the-tests-only"
@@ -99,3 +103,46 @@ def running(app: FastAPI) -> Iterator[Running]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def serving(root: Path, log: Path, *options: str) -> Iterator[tuple[Running, subprocess.Popen[bytes]]]:
+    """Run `pipeline serve` in a workspace, and wait until it is ready. It has to end by itself at a signal."""
+    port = find_free_port()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "serve", "--port", str(port), *options],
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        server = Running(port)
+
+        def is_ready() -> bool:
+            assert process.poll() is None, log.read_text()
+            return is_listening(port) and server.ask("GET", "/health/ready").status == 200
+
+        wait_until(is_ready, 120, log.read_text)
+        yield server, process
+        process.terminate()
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def list_children(process: subprocess.Popen[bytes]) -> dict[str, list[psutil.Process]]:
+    """The processes of a server: `worker` and `resolver`."""
+    found: dict[str, list[psutil.Process]] = {"worker": [], "resolver": []}
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.Error, IndexError, KeyError):  # it has just started or ended
+            found[child.cmdline()[-1].rpartition(".")[2]].append(child)
+    return found

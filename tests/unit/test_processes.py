@@ -1,6 +1,7 @@
 """Which process a record belongs to, whatever happened to the clock and to the machine since."""
 
 import os
+import subprocess
 
 import psutil
 import pytest
@@ -24,3 +25,15 @@ def test_a_number_that_another_process_has_now_is_not_taken_for_the_former() -> 
     seconds, _, _ = start_of(psutil.Process()).partition("@")
     assert is_running(f"{machine} {pid} {seconds}@the-boot-before") is False
     assert is_running(f"elsewhere {pid} {seconds}") is None
+
+
+def test_a_zombie_does_not_run() -> None:
+    child = subprocess.Popen(["sleep", "100"])
+    machine, _, _ = this_process().rsplit(" ", 2)
+    tag = f"{machine} {child.pid} {start_of(psutil.Process(child.pid))}"
+    assert is_running(tag) is True
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+    assert is_running(tag) is False
+    child.wait()
+    assert is_running(tag) is False

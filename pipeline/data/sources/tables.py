@@ -63,7 +63,7 @@ def find_columns(path: Path, group: str | None) -> Columns | None:
     Raises:
         DataError: the file is damaged, or lacks the column `group`.
     """
-    names = _read_header(path)
+    names = read_header(path)
     plain = {name.lower().replace("_", "").replace(" ", ""): name for name in reversed(names)}
     picture, label, split = (
         next((plain[name] for name in wanted if name in plain and plain[name] != group), None)
@@ -94,7 +94,7 @@ def read_tables(
     for file, split in files.items():
         columns = find_columns(file, group)
         if columns is None:
-            raise DataError(f"{file} lacks columns", expected=EXPECTED, found=", ".join(_read_header(file)))
+            raise DataError(f"{file} lacks columns", expected=EXPECTED, found=", ".join(read_header(file)))
         _append(rows, file, columns, split)
     names, labels = find_labels(classes, set(rows.labels), next(iter(files)))
     numbers = np.fromiter((labels[label] for label in rows.labels), np.int64, len(rows.labels))
@@ -146,7 +146,7 @@ class _Inside:
 
 def _append(rows: _Rows, file: Path, columns: Columns, split: str | None) -> None:
     folder = os.path.abspath(file.parent)
-    for number, row in enumerate(_read_rows(file), 1):
+    for number, row in enumerate(read_rows(file), 1):
         path, label = _cell(row, columns.picture), _cell(row, columns.label)
         if not path or not label:
             raise DataError(
@@ -184,19 +184,24 @@ def _is_text(value: str) -> bool:
     return "\0" not in value and value.encode(errors="replace").decode() == value
 
 
-def _read_header(path: Path) -> list[str]:
+def read_header(path: Path) -> list[str]:
     """Return the names of a table's columns."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         with decoding(path, "a Parquet file"), pq.ParquetFile(path) as parquet:
             return list(parquet.schema_arrow.names)
     if suffix in (".jsonl", ".ndjson"):
-        first = next(_read_rows(path), {})
+        first = next(read_rows(path), {})
         return list(first)
     return _sniff(path)[0]
 
 
-def _read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a table, one at a time.
+
+    Raises:
+        DataError: it is damaged.
+    """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         yield from _read_parquet_rows(path)
@@ -263,13 +268,14 @@ def find_embedded(path: Path) -> Columns | None:
     with decoding(path, "a Parquet file"), pq.ParquetFile(path) as parquet:
         schema = parquet.schema_arrow
     plain = {name.lower().replace("_", ""): name for name in reversed(schema.names)}
-    pictures = [name for name in PATHS if name in plain and _is_embedded(schema.field(plain[name]).type)]
+    pictures = [name for name in PATHS if name in plain and is_embedded(schema.field(plain[name]).type)]
     labels = [name for name in LABELS if name in plain]
     split = next((plain[name] for name in SPLIT if name in plain), None)
     return Columns(plain[pictures[0]], plain[labels[0]], split, None) if pictures and labels else None
 
 
-def _is_embedded(kind: pa.DataType) -> bool:
+def is_embedded(kind: pa.DataType) -> bool:
+    """Return True for a column of encoded pictures: binary values, or structs with `bytes`."""
     if pa.types.is_struct(kind):
         return any(field.name == "bytes" for field in kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
@@ -312,7 +318,7 @@ def read_embedded(
             wanted = [column.picture, column.label, *filter(None, (column.split, column.group))]
             row = 0
             for table in _stream_parquet(file, wanted):
-                pictures = [_embedded_bytes(value) for value in table.column(column.picture).to_pylist()]
+                pictures = [embedded_bytes(value) for value in table.column(column.picture).to_pylist()]
                 numbers = [
                     _number(value, labels, f"{file}[{row + place}]")
                     for place, value in enumerate(table.column(column.label).to_pylist())
@@ -346,7 +352,7 @@ def _read_splits(table: pa.Table, columns: Columns, split: str | None, file: Pat
 
 def _require_embedded(file: Path, split: str | None, group: str | None) -> Columns:
     found = find_embedded(file)
-    names = _read_header(file)
+    names = read_header(file)
     if found is None:
         raise DataError(f"{file} lacks columns", expected=EXPECTED, found=", ".join(names))
     if group is not None and group not in names:
@@ -354,7 +360,8 @@ def _require_embedded(file: Path, split: str | None, group: str | None) -> Colum
     return Columns(found.picture, found.label, None if split or found.split == group else found.split, group)
 
 
-def _embedded_bytes(value: Any) -> bytes:
+def embedded_bytes(value: Any) -> bytes:
+    """Return the encoded picture in a value of such a column. Empty if there is none."""
     content = value.get("bytes") if isinstance(value, dict) else value
     return content or b""  # the decoder refuses empty content and names the picture
 

@@ -252,13 +252,13 @@ async function sendFeedback() {
     who: find("who").value || undefined,
     picture: await asBase64(picture),
   };
-  await request("v1/feedback", {
+  await request(`v1/feedback${query()}`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(content),
   });
   const name = find("label").selectedOptions[0].textContent;
-  result.textContent = `Saved: ${name}. The training data gets it when somebody runs the command pipeline add-data.`;
+  result.textContent = `Saved: ${name}. It becomes training data when a person runs pipeline add-data --from-traffic.`;
   result.hidden = false;
 }
 

@@ -239,7 +239,7 @@ def test_the_reason_names_value_and_place(server: Running) -> None:
     assert error["found"] == "0.5 at images[0][0][0]"
     assert "grey values as they are" in error["remedy"]
     error = server.predict([IMAGE, [*IMAGE[:-1], IMAGE[-1][:-1]]]).json
-    assert error["found"] == "4 values at images[1][3], where 5 are due"
+    assert error["found"] == "4 of them at images[1][3], where 5 are due"
     error = server.ask("POST", "/v1/predict", npy(EXAMPLE / 255), content_type="application/x-npy").json
     assert error["found"] == "float64"
 
