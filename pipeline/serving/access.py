@@ -15,7 +15,7 @@ from pipeline.serving.errors import NotAvailable, RequestError, create_error_res
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.settings import ServeSettings
 
-ALWAYS_OPEN = ("/health/",)  # paths that need no key
+ALWAYS_OPEN = ("/health/", "/v1/refresh")  # paths that need no key; the second one, a signature
 OPEN_FILES = ("/", "/favicon.ico")  # of the page, which holds no data; GET only, as below /static/
 ALWAYS_CLOSED = ("/v1/feedback",)  # paths that need the key on this machine, too
 MOST_IN_FLIGHT = 128  # requests; further ones are refused before their bodies are read

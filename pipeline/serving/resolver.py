@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 PERIOD_SECONDS = 2.0
 LOCK_SECONDS = 30.0  # several servers of a project fetch the same files
+LEAST_SECONDS = 0.1  # between two questions
 KEPT_MODELS = 5  # the latest ones: a rollback needs no download
 INPUT_EXAMPLE = "serving_input_example.json"  # of a logged model
 # A registry that hangs must be found out soon: the files in place are served on.
@@ -148,7 +149,7 @@ def _remove_old(models: Path) -> None:
 
 
 def main() -> None:
-    """Ask every two seconds, until the process ends."""
+    """Ask every two seconds, and when a webhook says so, until the process ends."""
     collect_rarely()
     bypass_proxy()
     logs.configure("resolver")
@@ -156,9 +157,18 @@ def main() -> None:
     settings = load_settings()
     resolver = Resolver(settings, current_name(settings.workspace))
     while True:
-        start = time.monotonic()
+        deadline, former = time.monotonic() + PERIOD_SECONDS, _modified_at(settings.refresh_file)
         resolver.resolve()
-        time.sleep(max(0.1, PERIOD_SECONDS - (time.monotonic() - start)))
+        time.sleep(LEAST_SECONDS)
+        while time.monotonic() < deadline and _modified_at(settings.refresh_file) == former:
+            time.sleep(LEAST_SECONDS)
+
+
+def _modified_at(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 if __name__ == "__main__":
