@@ -124,8 +124,8 @@ def write(claims: list[Claim], rows: list[tuple[str, ...]], memory: float) -> No
         ),
         f"A sweep is {TRIALS} trials of the preset `mlp` with other learning rates, one thread for each worker, and "
         "includes the start of its processes. A trial beyond its epochs reads the images, builds the network, "
-        "validates after each epoch, writes checkpoints, saves the model for its digest, and records itself in Optuna's "
-        f"study and in MLflow. The largest process used {memory:.0f} MB.",
+        "validates after each epoch, writes checkpoints, saves the model for its digest, and records itself in "
+        f"Optuna's study and in MLflow. The largest process used {memory:.0f} MB.",
         markdown_table(SPREAD_COLUMNS, rows),
     ]
     (REPOSITORY / "benchmarks/search.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
