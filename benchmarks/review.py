@@ -95,7 +95,7 @@ def load_data(directory: Path) -> Bench:
         write(TABLES[split], (images, labels))
         splits.append((images, labels))
     tables = [read_images(split, windowed=False) for split in TABLES]
-    return Bench(*splits, find_duplicates(*tables))
+    return Bench(*splits, find_duplicates(*tables, directory / "pixels"))
 
 
 def make_params(seed: int) -> Params:
@@ -207,9 +207,7 @@ def report_methods(cases: Sequence[Case]) -> str:
                 )
             )
     columns = ("filter", "score", "published rows flagged", "in the first 250", "flipped in 600", "confused in 600")
-    note = (
-        "Means over the seeds. The order is by the score; the filter decides what is in the list. Bold: what is used."
-    )
+    note = "Means over the seeds. The score orders the list, and the filter decides what is in it. Bold: what is used."
     return f"## Filters and scores of cleanlab\n\n{note}\n\n{markdown_table(columns, rows)}"
 
 

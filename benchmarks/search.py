@@ -13,6 +13,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+import yaml
 from end_to_end import (
     REPOSITORY,
     SPREAD_COLUMNS,
@@ -28,8 +30,10 @@ from end_to_end import (
 )
 
 TRIALS = 16
-SETTINGS = {"sweep.pruner": "none", "sweep.sampler": "random"}
-REACH = {"ratio": 0.6, "overhead": 1.5, "reused": 1.0}
+SPACE = {
+    "learning_rate": {"low": 0.005, "high": 0.2, "log": True},
+    "vector_learning_rate": {"low": 0.002, "high": 0.05, "log": True},
+}
 
 
 def main() -> None:
@@ -60,18 +64,9 @@ def main() -> None:
     ratio = statistics.median(b.wall / a.wall for a, b in zip(one, two, strict=True))
     overhead = statistics.median(overheads)
     claims = [
-        Claim(
-            f"{TRIALS} trials on two workers, against one", f"{ratio:.2f} x", "at most 0.6 x", ratio <= REACH["ratio"]
-        ),
-        Claim(
-            "a trial beyond its epochs: median",
-            f"{overhead:.2f} s",
-            "at most 1.5 s",
-            overhead <= REACH["overhead"],
-        ),
-        Claim(
-            "a trial that is reused: longest", f"{max(reused):.2f} s", "less than 1 s", max(reused) < REACH["reused"]
-        ),
+        Claim(f"{TRIALS} trials on two workers, against one", f"{ratio:.2f} x", "at most 0.6 x", ratio <= 0.6),
+        Claim("a trial beyond its epochs: median", f"{overhead:.2f} s", "at most 1.5 s", overhead <= 1.5),
+        Claim("a trial that is reused: longest", f"{max(reused):.2f} s", "less than 1 s", max(reused) < 1),
     ]
     rows = [
         spread("one worker, wall", [usage.wall for usage in one]),
@@ -81,17 +76,14 @@ def main() -> None:
         spread("a trial beyond its epochs", overheads),
         spread("a trial that is reused", reused),
     ]
-    write(claims, rows, max(usage.memory for usage in one))
+    write(claims, rows, max(usage.peak for usage in one))
 
 
 def edit_params(file: Path) -> None:
-    """Set the sweep's sampler and pruner: every trial trains all of its epochs."""
-    text = file.read_text()
-    for key, value in SETTINGS.items():
-        name = key.rpartition(".")[2]
-        lines = [f"  {name}: {value}" if line.startswith(f"  {name}:") else line for line in text.splitlines()]
-        text = "\n".join(lines) + "\n"
-    file.write_text(text)
+    """Set the space and the pruner: all trials are of the same length, and train all of their epochs."""
+    params = yaml.safe_load(file.read_text())
+    params["sweep"] |= {"sampler": "random", "pruner": "none", "space": SPACE}
+    file.write_text(yaml.safe_dump(params, sort_keys=False))
 
 
 def sweep(clone: Clone, name: str, workers: int) -> Usage:
@@ -112,8 +104,6 @@ def measure_overheads(clone: Clone, name: str) -> list[float]:
     """Return the seconds of each trial without those of the training steps of its epochs."""
     files = (clone.path / ".pipeline/trainings").glob("*.json")
     results = {result["model_sha256"]: result["history"] for result in map(json.loads, map(Path.read_text, files))}
-    import pyarrow.parquet as pq
-
     images = pq.read_metadata(clone.path / "data/splits/train.parquet").num_rows
     return [
         trial["seconds"] - sum(images / epoch["images_per_second"] for epoch in results[trial["model_sha256"]])
@@ -132,10 +122,10 @@ def write(claims: list[Claim], rows: list[tuple[str, ...]], memory: float) -> No
             ("what", "measured", "reach", "holds"),
             [(c.what, c.measured, c.promised, "yes" if c.holds else "**no**") for c in claims],
         ),
-        f"A sweep is {TRIALS} trials of the `mlp` with the space of `params.yaml`, one thread for each worker, and includes the "
-        "start of its processes. A trial beyond its epochs reads the images, builds and traces the network, "
-        "validates after each epoch, writes checkpoints, saves the model for its digest, and records itself in Optuna's "
-        f"study and MLflow. The largest process used {memory:.0f} MiB.",
+        f"A sweep is {TRIALS} trials of the preset `mlp` with other learning rates, one thread for each worker, and "
+        "includes the start of its processes. A trial beyond its epochs reads the images, builds the network, "
+        "validates after each epoch, writes checkpoints, saves the model for its digest, and records itself in "
+        f"Optuna's study and in MLflow. The largest process used {memory:.0f} MB.",
         markdown_table(SPREAD_COLUMNS, rows),
     ]
     (REPOSITORY / "benchmarks/search.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")

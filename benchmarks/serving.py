@@ -313,6 +313,10 @@ def main() -> None:
         for part in arguments.parts:
             progress(f"measuring {part}")
             PARTS[part](bench)
+            write(bench, arguments.output)
+
+
+def write(bench: Bench, path: Path) -> None:
     rows = [(one.what, one.measured, one.promised, "yes" if one.holds else "**no**") for one in bench.claims]
     commit = run("git", "log", "-1", "--format=%h of %cs", cwd=REPOSITORY).stdout.strip()
     intro = (
@@ -321,7 +325,7 @@ def main() -> None:
     )
     table = markdown_table(("what", "measured", "promised", "holds"), rows)
     text = "\n\n".join(["# Serving, measured", intro, describe_machine(), table, *bench.details])
-    arguments.output.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

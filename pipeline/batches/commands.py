@@ -2,20 +2,27 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.app import EVERY_DAY, command, console, enter_workspace
+from pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    from pipeline.batches.add import AddedBatch
+    from pipeline.data.table import Dataset
+    from pipeline.params import ValidateParams
 
 
 @command(EVERY_DAY, 70)
 def add_data(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A folder of pictures per class, a table with pictures, or arrays.")
-    ],
+        Path | None,
+        typer.Argument(metavar="PATH", help="A folder of pictures per class, a table with pictures, or arrays."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the batch; by default the name of PATH.")] = None,
     new_class: Annotated[
         list[str] | None,
@@ -31,6 +38,14 @@ def add_data(
             help="Share of the images of the new classes, in all batches, that are test images; by default 0.15.",
         ),
     ] = None,
+    from_traffic: Annotated[
+        bool,
+        typer.Option("--from-traffic", help="Instead of PATH: images that a server answered, with labels given later."),
+    ] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --from-traffic: more labels, a CSV file: request_id, index, label."),
+    ] = None,
 ) -> None:
     """Add labelled images to the training data, as a batch in `data/incoming/`.
 
@@ -45,11 +60,18 @@ def add_data(
         pipeline add-data ~/photos-of-march
         pipeline add-data labelled.npz --name 2024-march.npz
         pipeline add-data ~/hats --new-class Hat=모자
+        pipeline add-data --from-traffic --labels outcomes.csv
     """
-    path = path.resolve()
+    if (path is None) != from_traffic:
+        raise typer.BadParameter("give PATH, or --from-traffic instead of it", param_hint="PATH")
+    if labels and not from_traffic:
+        raise typer.BadParameter("it is for --from-traffic only", param_hint="--labels")
+    if new_class and from_traffic:
+        raise typer.BadParameter("the traffic has images of known classes only", param_hint="--new-class")
     if test_fraction is not None and not new_class:
         raise typer.BadParameter("it is for new classes only: add --new-class NAME", param_hint="--test-fraction")
-    enter_workspace()
+    path, labels = (each.resolve() if each else None for each in (path, labels))
+    workspace = enter_workspace()
     from pipeline.batches.add import add_batch
     from pipeline.batches.new_classes import TEST_FRACTION, append_classes
     from pipeline.data.catalog import load_entry
@@ -62,8 +84,13 @@ def add_data(
     new = append_classes(params.dataset.name, new_class, share) if new_class else None
     entry = new.entry if new else load_entry(params.dataset.name)
     dataset, thresholds = entry.dataset, resolve_thresholds(params.validate, entry)
-    with console.status(Text(f"checking {path.name}")):
-        batch = add_batch(path, name, dataset, thresholds, new=new)
+    if path is None:
+        batch = _add_from_traffic(workspace, name, labels, dataset, thresholds)
+        if batch is None:
+            return
+    else:
+        with console.status(Text(f"checking {path.name}")):
+            batch = add_batch(path, name, dataset, thresholds, new=new)
     counts = Table("class", "images", box=None)
     for class_name, images in batch.counts.items():
         counts.add_row(class_name, f"{images:,}")
@@ -79,3 +106,45 @@ def add_data(
         console.print(f"first:    {SET_AUTHOR}", soft_wrap=True)
     console.print(f"keep it:  {shlex.join(commit)}", soft_wrap=True)
     console.print("use it:   pipeline run")
+
+
+def _add_from_traffic(
+    workspace: Path, name: str | None, file: Path | None, dataset: "Dataset", thresholds: "ValidateParams"
+) -> "AddedBatch | None":
+    """Add the labelled images of the traffic as a batch. Returns None if no label has a new image."""
+    from datetime import UTC, datetime
+    from tempfile import TemporaryDirectory
+
+    from pipeline.batches import from_traffic
+    from pipeline.batches.add import TABLES, add_batch
+    from pipeline.batches.inspection import read_known
+    from pipeline.data.traffic import FEEDBACK, read_labels
+    from pipeline.workspace import main_repository
+
+    root = main_repository(workspace)
+    new = from_traffic.read_label_file(file, dataset, f"file {file.name}") if file else []
+    stored = read_labels(root / FEEDBACK)
+    merged = from_traffic.merge(stored, new)
+    if not merged:
+        raise DataError(
+            "the traffic has no labels yet",
+            expected="labels sent to /v1/feedback, or a file",
+            remedy="pipeline add-data --from-traffic --labels FILE.csv",
+        )
+    known = read_known(TABLES, dataset)
+    labelled = from_traffic.collect(root, dataset, known, merged)
+    for reason, count in labelled.left_out.items():
+        console.print(f"left out: {count:,} labels of images {reason}")
+    if not labelled.keys:
+        from_traffic.record(root, "", labelled, new)
+        stored_now = f"; {len(new):,} labels of {file.name} are stored for pipeline monitor --traffic" if file else ""
+        console.print(f"no batch: no label has a new image{stored_now}", soft_wrap=True)
+        return None
+    with TemporaryDirectory() as scratch:
+        title = name or f"traffic-{datetime.now(UTC):%Y-%m-%dT%H%M%S}"
+        source = Path(scratch) / f"{title.removesuffix('.npz')}.npz"
+        from_traffic.write_batch(source, labelled)
+        with console.status(Text(f"checking {source.name}")):
+            batch = add_batch(source, None, dataset, thresholds, known)
+    from_traffic.record(root, batch.path.name, labelled, new)
+    return batch

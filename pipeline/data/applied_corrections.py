@@ -59,7 +59,7 @@ def count_by_person(applied: Iterable[Applied]) -> dict[str, int]:
 
 
 def summarise_applied(applied: Sequence[Applied]) -> str:
-    """Summarise corrections in one line: `12 images relabelled, 3 removed, by kim (10), lee (5)`."""
+    """Summarise corrections in one line: `12 images relabelled, 3 removed, by reader-1 (10), reader-2 (5)`."""
     relabelled, removed = (sum(one.images for one in applied if bool(one.label) == kept) for kept in (True, False))
     people = ", ".join(f"{who} ({images:,})" for who, images in count_by_person(applied).items())
     return f"{relabelled:,} images relabelled, {removed:,} removed, by {people}"

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import FlowError, PipelineError
 from pipeline.evaluation.champion_rule import Outcome
+from pipeline.events import record_event
 from pipeline.flows.summary import Summary
 from pipeline.redaction import printable, without_password
 from pipeline.registry.registration import Registration
@@ -99,6 +100,7 @@ def notify_of_failure(flow: str, error: BaseException) -> None:
         flow: the name of the flow: `train`, `retrain`, `monitor-data`.
     """
     problem = error.problem if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
+    record_event("run.failed", {"flow": flow, "problem": without_password(problem)})
     notify("failed", f"{flow} failed: {problem}", str(error))
 
 

@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import TrackingError
+from pipeline.events import record_event
 from pipeline.registry.alias_history import (
     EVIDENCE,
     MOVE,
@@ -188,6 +189,9 @@ def _carry_out(history: History, order: "Run", move: Move) -> Move:
     if obstacle:
         client.set_tag(move.run, "void", f"not carried out: {obstacle}")
     client.set_terminated(move.run, "KILLED" if obstacle else "FINISHED")
+    if move.alias == CHAMPION and not obstacle:
+        evidence = {"from": move.before.get(CHAMPION), "kind": move.kind, "reason": move.reason}
+        record_event("model.promoted", evidence, dataset=name, version=move.after.get(CHAMPION))
     return replace(move, state="void" if obstacle else "done")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.evaluation.champion_rule import Case, Decision, decide, render_json, render_page
 from pipeline.evaluation.comparison import compare
 from pipeline.evaluation.predictions import PREDICTIONS, read_predictions
+from pipeline.events import record_event
 from pipeline.files import file_digest, read_json
 from pipeline.params import RegisterParams
 from pipeline.registry import challenger_count
@@ -23,6 +24,7 @@ from pipeline.registry.versions import DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.training_runs import Record
+from pipeline.workspace import main_repository
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -43,6 +45,15 @@ def decide_on_version(record: Record, outputs: Outputs, version: "ModelVersion",
         except AliasChanged:  # from another machine: compare with the new champion
             continue
         record.client.set_model_version_tag(version.name, str(version.version), DECISION_TAG, decision.outcome)
+        if decision.outcome != CHAMPION:
+            evidence = {"outcome": decision.outcome, "reason": decision.reason}
+            record_event(
+                "model.rejected",
+                evidence,
+                dataset=version.name,
+                version=str(version.version),
+                root=main_repository(outputs.root),
+            )
         return decision
 
 

@@ -19,6 +19,7 @@ from pipeline.data.catalog import CATALOG, LOCAL, load_catalog
 from pipeline.errors import TrackingError
 from pipeline.evaluation.champion_rule import Decision
 from pipeline.evaluation.gate import Check
+from pipeline.events import record_event
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import PARAMS_FILE, RegisterParams, load_params
 from pipeline.registry.alias_history import find_aliases, find_aliases_of
@@ -92,6 +93,9 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
         else:
             failures = "; ".join(str(Check(**check)) for check in gate["checks"] if not check["passed"])
             decision = Decision("rejected", f"The model did not pass the absolute gate: {failures}.", "gate")
+            if record.tags.get(DECISION_TAG) != decision.outcome:
+                evidence = {"outcome": decision.outcome, "reason": decision.reason}
+                record_event("model.rejected", evidence, dataset=name, root=main)
         number = str(version.version) if version else None
         aliases = find_aliases_of(record.client, name, number) if number else ()
     tags = {DECISION_TAG: decision.outcome} | ({"registry.name": name, "registry.version": number} if number else {})

@@ -122,6 +122,7 @@ class Intake:
     ) -> "Features | None":
         """Add a copied batch. Returns the features of its images, or None if it is quarantined."""
         from pipeline.batches.add import add_batch
+        from pipeline.events import record_event
         from pipeline.notices.send import notify
 
         path = INCOMING / name
@@ -131,6 +132,7 @@ class Intake:
             remove(path)
             reason = ": ".join(filter(None, [error.problem, " ".join(error.found.split())]))
             quarantine(self.root, name, digest, reason)
+            record_event("batch.quarantined", {"batch": name, "reason": reason}, dataset=dataset.name, root=self.root)
             notify("quarantined", f"batch {name} is quarantined", reason)
             return None
         self.taken[name] = digest

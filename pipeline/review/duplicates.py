@@ -1,6 +1,5 @@
 """Exact and near duplicates among the training and test images, also across the splits."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import table
-from pipeline.data.imports.decoding import measure
+from pipeline.data.imports.decoding import ROWS, measure_rows
 from pipeline.data.imports.near_duplicates import find_pairs
 from pipeline.data.table import SHA1_DIGITS
 from pipeline.review.images import TABLES, Images
@@ -23,11 +22,13 @@ class Pair:
     difference: float  # root mean square difference of the pixels, in grey values of 255; 0: exact copies
 
 
-def find_duplicates(train: Images, test: Images) -> list[Pair]:
+def find_duplicates(train: Images, test: Images, scratch: Path) -> list[Pair]:
     """Find the pairs of duplicates, nearest first. Of several exact copies, each is paired with the first one.
 
-    Near duplicates are those of `pipeline.data.imports.near_duplicates`. Its pictures are compared one by one, so that
-    all pixels are written to a temporary file.
+    Near duplicates are those of `pipeline.data.imports.near_duplicates`.
+
+    Args:
+        scratch: a file for all pixels, which exists only during the call. Images are compared in any order.
     """
     digests = [id_[:SHA1_DIGITS] for id_ in (*train.ids, *test.ids)]
     first_of: dict[str, int] = {}
@@ -36,11 +37,17 @@ def find_duplicates(train: Images, test: Images) -> list[Pair]:
         for row, digest in enumerate(digests)
         if first_of.setdefault(digest, row) != row
     ]
-    with tempfile.TemporaryDirectory() as directory:
-        pixels = _write_pixels(Path(directory, "pixels"), len(digests), train.dataset.shape)
-        measured = measure(pixels, lambda count: None)
-        rows = np.array(list(first_of.values()))
-        found = find_pairs(pixels, rows, measured.thumbnails, measured.spread)
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        pixels = _write_pixels(scratch, len(digests), train.dataset.shape)
+        # In this process: others may not see the file, and must not be forked after the import of TensorFlow.
+        measured = [measure_rows((str(scratch), pixels.shape, row)) for row in range(0, len(pixels), ROWS)]
+        thumbnails, spread = (
+            np.concatenate([getattr(part, column) for part in measured]) for column in ("thumbnails", "spread")
+        )
+        found = find_pairs(pixels, np.array(list(first_of.values())), thumbnails, spread)
+    finally:
+        scratch.unlink(missing_ok=True)
     columns = (column.tolist() for column in found)
     return [*pairs, *(Pair(*pair) for pair in zip(*columns, strict=True))]
 

@@ -54,7 +54,7 @@ def read_images(split: Split, *, windowed: bool) -> Images:
     is_official: list[bool] = []
     for rows in table.stream_columns(path, names):
         labels.append(table.label_column(rows, "label"))
-        given.append(table.label_column(rows, "given"))
+        given.append(table.label_column(rows, "given" if "given" in rows.column_names else "label"))  # release 0.1.0
         ids += rows.column("id").to_pylist()
         is_official += [source == table.OFFICIAL for source in rows.column("source").to_pylist()]
         groups += rows.column("group").to_pylist() if dataset.grouped else []

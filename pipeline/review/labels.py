@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def find_wrong_labels(
     params, directory = load_params(), review_directory(name)
     windowed = params.dataset.window is not None
     train, test = (read_images(split, windowed=windowed) for split in TABLES)
-    with lock(f"review {name}", wait=0, remedy="wait for it, or choose another --name"):
-        pairs = find_duplicates(train, test)
+    with lock(f"review {name}", wait=0, remedy="end it or wait for it, or choose another --name"):
+        pairs = find_duplicates(train, test, directory / "pixels")
         divided = divide(train.labels, group_twins(len(train), pairs, train.groups), folds, params.train.seed)
         if divided.count < 2:
             raise WorkspaceError(
@@ -115,7 +116,9 @@ def find_wrong_labels(
         former = read_cached_json(directory / SUMMARY) or {}
         run_id = former.get("run_id") if former.get("key") == key else None
         run_id = run_id or record_review(review, train.dataset.name, settings, directory / ITEMS)
-        write_json(directory / SUMMARY, {"key": key, "run_id": run_id, **describe_review(review)})
+        summary = describe_review(review) | {"key": key, "run_id": run_id}
+        del summary["items"]  # they are in the list
+        write_json(directory / SUMMARY, summary)
         return Review(**vars(review) | {"run_id": run_id})
 
 
@@ -142,7 +145,7 @@ def _derive_key(settings: dict[str, Any], folds: Folds) -> str:
     from pipeline.models.checkpoints import derive_key
 
     code = [*sorted(Path(pipeline.models.__path__[0]).glob("*.py")), Path(table.__file__), Path("pins.txt")]
-    determinants = settings | asdict(inspect_machine()) | {"fold": folds.fold.tolist()}
+    determinants = settings | asdict(inspect_machine()) | {"folds_digest": sha256(folds.fold.tobytes()).hexdigest()}
     return derive_key(determinants, [*code, *TABLES.values()])
 
 

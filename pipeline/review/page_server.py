@@ -105,7 +105,8 @@ def open_in_browser(address: str, directory: Path) -> None:
     file = directory / "open.html"
     with atomic_file(file, mode=PRIVATE) as partial:
         partial.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
-    webbrowser.open(file.resolve().as_uri())
+    # In a thread: some browsers return when they are closed.
+    threading.Thread(target=webbrowser.open, args=[file.resolve().as_uri()], daemon=True).start()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -14,6 +14,7 @@ from pipeline.cli.app import UNATTENDED, console, enter_workspace, group, print_
 from pipeline.errors import WorkspaceError
 from pipeline.partitions import count_processors
 from pipeline.process_lifetime import signals_as_exceptions
+from pipeline.scale import train_command  # noqa: F401  importing it adds the command
 from pipeline.scale.executor import ADDRESS, require_dask, require_tls
 
 if TYPE_CHECKING:

@@ -5,5 +5,5 @@ from pipeline.rooms import Room
 ROOM = Room(
     section=("scale", "pipeline.scale.params:ScaleParams"),
     executor="pipeline.scale.executor:find_executor",
-    files=("docs/scale.md",),
+    files=("docs/scale.md", "compose.dask.yaml", "benchmarks/scale.py", "benchmarks/scale.md"),
 )

@@ -76,6 +76,8 @@ def start(
         print_json(summary.describe())
     else:
         console.print("\n".join(describe_result(summary)), markup=False, highlight=False, soft_wrap=True)
+        if confirm and not summary.confirmations:
+            console.print("not confirmed: trials are left", style="yellow")
         if summary.best:
             console.print(f"to use it: pipeline sweep apply {summary.name}", soft_wrap=True)
     if summary.best is None and summary.count("failed"):

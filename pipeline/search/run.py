@@ -17,7 +17,7 @@ from pipeline.search.report import log_report
 from pipeline.search.space import list_grid
 from pipeline.search.store import claim_lock, create_study, explained, find_study, get_all, require_name
 from pipeline.search.summary import CONFIRMS, Summary, summarise
-from pipeline.search.trial_runs import RUN, open_sweep_run
+from pipeline.search.trial_runs import open_sweep_run, run_attribute
 from pipeline.search.worker import SEED
 from pipeline.search.workers import Workers, supervise
 from pipeline.tracking.background import ended_with_block
@@ -105,8 +105,8 @@ def prepare_confirmation(study: "Study", definition: Definition, seeds: int) -> 
     confirming = create_study(confirmation_of(name))
     with claim_lock(name), explained():
         confirming.set_user_attr(claims.DEFINITION, definition.content)
-        if run := study.user_attrs.get(RUN):
-            confirming.set_user_attr(RUN, run)
+        if run := study.user_attrs.get(run_attribute()):
+            confirming.set_user_attr(run_attribute(), run)
         known = {(trial.user_attrs[CONFIRMS], trial.user_attrs[SEED]) for trial in get_all(confirming)}
         first = definition.sections["train"]["seed"]
         for row in candidates:
@@ -133,10 +133,10 @@ def search(
     record = open_sweep_run(study, definition)
     with ended_with_block(record.end):
         _supervise_shown(study, workers, console, quiet=quiet)
-        if confirm and not claims.count_unfinished(study):
+        if confirm and claims.is_finished(study):
             prepare_confirmation(study, definition, confirm)
         confirming = find_study(confirmation_of(name))
-        if confirming and claims.count_unfinished(confirming):
+        if confirming:
             _supervise_shown(confirming, workers, console, quiet=quiet)
         summary = read_summary(name)
         log_report(record, study, summary)
@@ -144,10 +144,14 @@ def search(
 
 
 def _supervise_shown(study: "Study", workers: Workers, console: "Console", *, quiet: bool) -> None:
+    if claims.is_finished(study):
+        return
     progress = Progress(study, console, workers.count, quiet=quiet)
     with progress.show():
         supervise(study, workers, progress.update)
         progress.update(now=True)
+    if progress.prefect.problem and not quiet:
+        console.print(f"Prefect has no table of the trials: {progress.prefect.problem}", style="yellow", markup=False)
 
 
 def _enqueue_grid(study: "Study", definition: Definition) -> None:

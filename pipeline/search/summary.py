@@ -110,7 +110,7 @@ def summarise(study: "Study", confirming: "Study | None") -> Summary:
     more = tuple(read_rows(confirming, sweep)) if confirming else ()
     within_noise = find_within_noise(rows)
     planned = max(study.user_attrs.get(TRIALS, 0), len(rows))
-    return Summary(study.study_name, planned, rows, within_noise, _confirmations(rows, more), more)
+    return Summary(study.study_name, planned, rows, within_noise, find_confirmations(rows, more), more)
 
 
 def read_rows(study: "Study", sweep: SweepParams) -> list[Row]:
@@ -136,7 +136,8 @@ def find_within_noise(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def _confirmations(rows: tuple[Row, ...], more: tuple[Row, ...]) -> tuple[Confirmation, ...]:
+def find_confirmations(rows: tuple[Row, ...], more: tuple[Row, ...]) -> tuple[Confirmation, ...]:
+    """Return the candidates whose seeds are all complete, the best first."""
     found = []
     for number in sorted({row.confirms for row in more if row.confirms is not None}):
         values = [rows[number].value, *(row.value for row in more if row.confirms == number)]

@@ -13,6 +13,7 @@ from prefect.states import State
 
 from pipeline.batches.watcher import arrived_batches
 from pipeline.data.batches import INCOMING
+from pipeline.events import record_event
 from pipeline.flows.deployed import RESOURCE
 from pipeline.retraining.report import LOG
 from pipeline.servers.flow_run_cleanup import find_active_runs, log_server_errors
@@ -36,6 +37,7 @@ async def retrain_on_arrivals(client: PrefectClient, root: Path) -> None:
         async for names in arrived_batches(root / INCOMING):
             _LOGGER.info("batches in %s: %s", INCOMING, ", ".join(names))
             emit_event(BATCH_ARRIVED, {"prefect.resource.id": RESOURCE}, payload={"names": list(names)})
+            record_event("batch.arrived", {"names": list(names)}, root=root)
             waiting.update(names)
             arrived.set()
 

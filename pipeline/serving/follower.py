@@ -10,7 +10,7 @@ from pipeline.serving.metrics import Metrics
 from pipeline.serving.served_model import ModelHolder, load_served_model
 from pipeline.serving.settings import ServeSettings
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, START_POLL_SECONDS = 0.5, 0.02
 FRESH_SECONDS = 5.0  # a restarted server answers at once with a champion that was confirmed so recently
 PATIENCE_SECONDS = 10.0  # at the start, for the registry; then the last known champion answers
 LATE_SECONDS = 10.0  # without an answer of the registry, until the log says so
@@ -49,9 +49,13 @@ class Follower:
                 _LOGGER.exception("cannot follow the registry")
             time.sleep(POLL_SECONDS)
 
-    def start(self) -> None:
-        """Poll once, then in a thread."""
+    def start(self, wait: float = 0) -> None:
+        """Poll until a model answers, but at most for `wait` seconds, then in a thread."""
+        deadline = time.monotonic() + wait
         self.poll()
+        while self._served is None and time.monotonic() < deadline:
+            time.sleep(START_POLL_SECONDS)
+            self.poll()
         threading.Thread(target=self.run, name="follower", daemon=True).start()
 
     def poll(self) -> None:

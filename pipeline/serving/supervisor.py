@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -29,6 +29,7 @@ from pipeline.serving.settings import (
 LOOP_SECONDS = 0.1
 STOP_SECONDS = 30.0  # until SIGKILL: longer than a worker waits for its requests
 PAUSE_SECONDS, QUICK_SECONDS = 2.0, 5.0  # before a process that ended so soon after its start is started again
+MOST_QUICK_ENDS = 5
 STUCK_SECONDS = 60.0  # without a word in its file, a resolver is killed
 BACKLOG = 2048
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -43,6 +44,7 @@ class Child:
         self.title, self._module, self._environment, self._fds = title, module, environment, pass_fds
         self.process: subprocess.Popen[bytes] | None = None
         self.started, self._not_before = 0.0, 0.0
+        self.quick_ends = 0  # one after the other
 
     def supervise(self) -> int | None:
         """Start the process if it is due. Returns the id of a process that has just ended."""
@@ -54,6 +56,7 @@ class Child:
             return None
         ended, self.process = self.process.pid, None
         is_quick = time.monotonic() < self.started + QUICK_SECONDS
+        self.quick_ends = self.quick_ends + 1 if is_quick else 0
         self._not_before = time.monotonic() + PAUSE_SECONDS * is_quick
         _LOGGER.warning("the %s (process %s) ended with exit code %s; restarting it", self.title, ended, code)
         return ended
@@ -93,7 +96,7 @@ def serve(settings: ServeSettings) -> None:
     """Answer until a signal, then end the processes: they finish the requests in flight.
 
     Raises:
-        ServeError: the address cannot be listened on.
+        ServeError: the address cannot be listened on, or no process that answers stays alive.
     """
     signals: list[int] = []
     for number in SIGNALS:
@@ -110,6 +113,7 @@ def serve(settings: ServeSettings) -> None:
                 for child in children:
                     if ended := child.supervise():
                         mark_process_dead(ended, str(metrics))
+                _require_start(workers)
                 _check_resolver(settings, resolver)
                 time.sleep(LOOP_SECONDS)
         finally:
@@ -152,6 +156,20 @@ def _create_children(settings: ServeSettings, listening: socket.socket, metrics:
         for place in range(settings.workers)
     ]
     return workers, Child("resolver", "pipeline.serving.resolver", shared)
+
+
+def _require_start(workers: Sequence[Child]) -> None:
+    """Give up if no process that answers stays alive.
+
+    Raises:
+        ServeError: naming the first of them.
+    """
+    if all(worker.quick_ends >= MOST_QUICK_ENDS for worker in workers):
+        raise ServeError(
+            f"the {workers[0].title} ended {MOST_QUICK_ENDS} times right after its start",
+            expected="a process that answers",
+            remedy="fix the problem in its lines above, then: pipeline serve",
+        )
 
 
 def _check_resolver(settings: ServeSettings, resolver: Child) -> None:

@@ -14,7 +14,7 @@ from fastapi import APIRouter
 
 from pipeline import logs
 from pipeline.data.traffic import TRAFFIC
-from pipeline.serving import feedback, page
+from pipeline.serving import feedback, inference_v2, page, webhook
 from pipeline.serving.access import ACCESS
 from pipeline.serving.app import create_app
 from pipeline.serving.follower import Follower
@@ -29,6 +29,7 @@ from pipeline.serving.traffic_log import TrafficLog
 KEEP_ALIVE_SECONDS = 60
 STOP_SECONDS = 20  # for the requests in flight, when the process ends
 MOST_CONNECTIONS = 4096
+START_SECONDS = 5  # for the first model: another process takes the requests as long as this one accepts none
 LOG_BYTES, LOG_FILES = 20_000_000, 3  # of the access log
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     settings = replace(settings, key=load_or_create_key(settings.root))
     models, metrics = ModelHolder(), Metrics()
     _open_access_log(settings)
-    Follower(settings, models, metrics).start()
+    Follower(settings, models, metrics).start(START_SECONDS)
     log = create_traffic_log(settings)
     shadow = None
     if log and settings.params.shadow == "challenger" and settings.version is None:
@@ -67,7 +68,7 @@ def main() -> None:
 
 def find_routers() -> list[APIRouter]:
     """Return the routers of the other endpoints of this room."""
-    return [feedback.router, page.router]
+    return [feedback.router, inference_v2.router, page.router, webhook.router]
 
 
 def create_traffic_log(settings: ServeSettings) -> TrafficLog | None:

@@ -176,9 +176,9 @@ def test_a_correction_is_reverted_by_deleting_its_line() -> None:
     first, second = table.read_ids(split.TRAIN)[:2]
     of_test = table.read_ids(split.TEST)[0]
     correct(
-        f"{first},bolt,washer,kim,,",
-        f"{second},nut,,lee,,",
-        f"test/{of_test},{read_rows(split.TEST)[of_test][1]},,kim,,",
+        f"{first},bolt,washer,reader-1,,",
+        f"{second},nut,,reader-2,,",
+        f"test/{of_test},{read_rows(split.TEST)[of_test][1]},,reader-1,,",
     )
     ingest.run(make_params())
     assert count_by_class(read_applied(ingest.DATASET)) == {
@@ -186,7 +186,7 @@ def test_a_correction_is_reverted_by_deleting_its_line() -> None:
         "bolt to washer": 1,
         "nut removed": 1,
     }
-    assert count_by_person(read_applied(ingest.DATASET)) == {"kim": 2, "lee": 1}
+    assert count_by_person(read_applied(ingest.DATASET)) == {"reader-1": 2, "reader-2": 1}
     assert [(image.id, image.row) for image in read_removed(ingest.DATASET)] == [(second, 1), (of_test, 0)]
     correct()
     ingest.run(make_params())

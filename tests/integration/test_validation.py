@@ -298,11 +298,11 @@ def test_the_report_counts_the_corrections(data: Data, params: Params) -> None:
     from pipeline.data import validation
 
     data.write()
-    corrected = Applied("train", "square", "disc", "kim", 3), Applied("train", "disc", "", "lee", 1)
+    corrected = Applied("train", "square", "disc", "reader-1", 3), Applied("train", "disc", "", "reader-2", 1)
     write_applied(stage.FILES["train"].parent, corrected)
     report = inspect(data, params)
     assert report.content()["corrections"] == [dataclasses.asdict(one) for one in corrected]
-    assert "corrections: 3 images relabelled, 1 removed, by kim (3), lee (1)" in validation.summarise(report)
+    assert "corrections: 3 images relabelled, 1 removed, by reader-1 (3), reader-2 (1)" in validation.summarise(report)
 
 
 def test_a_table_of_another_schema_is_not_measured(data: Data, params: Params) -> None:

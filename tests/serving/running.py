@@ -143,6 +143,6 @@ def list_children(process: subprocess.Popen[bytes]) -> dict[str, list[psutil.Pro
     """The processes of a server: `worker` and `resolver`."""
     found: dict[str, list[psutil.Process]] = {"worker": [], "resolver": []}
     for child in psutil.Process(process.pid).children():
-        with suppress(psutil.Error):  # it has just ended
+        with suppress(psutil.Error, IndexError, KeyError):  # it has just started or ended
             found[child.cmdline()[-1].rpartition(".")[2]].append(child)
     return found

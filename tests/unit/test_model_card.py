@@ -190,9 +190,9 @@ def test_the_card_describes_the_int8_file_if_there_is_one() -> None:
 def test_the_card_counts_corrections_by_class_and_person() -> None:
     facts = make_facts()
     assert "corrected labels" not in write_markdown(facts)
-    counts = [Applied("train", "Dress", "Bag", "kim", 3), Applied("test", "Dress", "", "lee", 1)]
+    counts = [Applied("train", "Dress", "Bag", "reader-1", 3), Applied("test", "Dress", "", "reader-2", 1)]
     card = write_markdown(replace(facts, validation=facts.validation | {"corrections": list(map(asdict, counts))}))
-    assert "| corrected labels | 3 images relabelled, 1 removed, by kim (3), lee (1) |" in card
+    assert "| corrected labels | 3 images relabelled, 1 removed, by reader-1 (3), reader-2 (1) |" in card
     assert "| Dress to Bag | 3 |" in card
     assert "| Dress removed (test) | 1 |" in card
 

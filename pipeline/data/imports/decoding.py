@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 THUMBNAIL = 8  # pixels a side
 WHITE = (255,)
 _SAMPLE = 200  # approximate number of pictures that determine the size and the background
-_ROWS = 4096  # pictures that are measured together
+ROWS = 4096  # pictures that are measured together
 _MOST_RESIZED = 2**23  # bytes of pixels that a process returns at once
 
 
@@ -235,8 +235,8 @@ class _Store:
         self._has_colours, self._file = True, self._colour.open("wb")
         if self._count:
             grey = self._map(self._grey, self._form.size)
-            for row in range(0, self._count, _ROWS):
-                self._file.write(np.repeat(grey[row : row + _ROWS, ..., None], 3, axis=3).data)
+            for row in range(0, self._count, ROWS):
+                self._file.write(np.repeat(grey[row : row + ROWS, ..., None], 3, axis=3).data)
         self._grey.unlink()
 
     def read(self) -> np.ndarray:
@@ -265,7 +265,7 @@ def measure(pixels: np.ndarray, advance: Callable[[int], None]) -> Measured:
     if not len(pixels):
         return Measured(np.empty(0, "S40"), np.empty((0, THUMBNAIL**2), np.float32), np.empty(0, np.float32))
     parts = []
-    partitions = ((str(pixels.filename), pixels.shape, row) for row in range(0, len(pixels), _ROWS))  # type: ignore[attr-defined]
+    partitions = ((str(pixels.filename), pixels.shape, row) for row in range(0, len(pixels), ROWS))  # type: ignore[attr-defined]
     for part in map_partitions(measure_rows, partitions):
         parts.append(part)
         advance(len(part.digests))
@@ -273,9 +273,9 @@ def measure(pixels: np.ndarray, advance: Callable[[int], None]) -> Measured:
 
 
 def measure_rows(task: tuple[str, tuple[int, ...], int]) -> Measured:
-    """Measure `_ROWS` pictures of a file of pixels."""
+    """Measure `ROWS` pictures of a file of pixels."""
     path, shape, first = task
-    rows = np.memmap(path, np.uint8, "r", shape=shape)[first : first + _ROWS]
+    rows = np.memmap(path, np.uint8, "r", shape=shape)[first : first + ROWS]
     digests = [hashlib.sha1(row, usedforsecurity=False).hexdigest() for row in rows]
     thumbnails, spread = [], []
     for start in range(0, len(rows), 256):  # few, because floating-point numbers take four times the memory

@@ -11,13 +11,15 @@ const MARKS = { keep: "✓", relabel: "→", remove: "✕", unsure: "?" };
 const KEYS = [
   ["K", "keep the label"], ["S or Enter", "relabel as suggested"], ["0 to 9", "relabel as this class"],
   ["C", "relabel: type the name of a class"], ["R", "remove the image from the dataset"], ["U", "unsure"],
-  ["Z", "undo the latest verdict"], ["← →", "previous, next image"], ["N", "next image without a verdict"], ["?", "show these keys"],
+  ["Z", "undo the latest verdict"], ["← →", "previous, next image"], ["N", "next image without a verdict"],
+  ["?", "show these keys"],
 ];
 
 const $ = (id) => document.getElementById(id);
 const byId = new Map(); // id: place in data.items
 const mine = new Map(); // id: this reader's verdict that counts
 const pending = []; // verdicts that the server has not confirmed
+let unlisted = []; // verdicts in this browser about images that another file of this review lists
 let data, log, list = [], at = 0, listName = "labels", parts, sending = false, stored = true;
 
 start();
@@ -54,7 +56,7 @@ function give(verdict, label = null) {
   const entry = { id: item.id, verdict, given: item.given, label, decides: item.others.length > 0 };
   log.push(entry);
   mine.set(item.id, entry);
-  save(label === null ? { ...entry, label: undefined } : entry, item);
+  save(entry);
   if (at < list.length - 1) at += 1;
   show();
 }
@@ -66,20 +68,20 @@ function undo() {
   if (former) mine.set(entry.id, former);
   else mine.delete(entry.id);
   const item = data.items[byId.get(entry.id)];
-  save({ id: entry.id, verdict: "undo" }, item);
+  save({ id: entry.id, verdict: "undo" });
   if (!list.includes(byId.get(entry.id))) openList(item.twins.length ? "duplicates" : "labels", false);
   at = list.indexOf(byId.get(entry.id));
   show();
 }
 
-function save(entry, item) {
+function save(entry) {
   if (data.served) {
     pending.push(entry);
     send();
     return;
   }
   try {
-    localStorage.setItem(storageKey(), JSON.stringify({ log, who: $("who").value }));
+    localStorage.setItem(storageKey(), JSON.stringify({ log: [...unlisted, ...log], who: $("who").value }));
     stored = true;
   } catch { stored = false; }
   saved();
@@ -95,13 +97,16 @@ async function send() {
         method: "POST", body: JSON.stringify(pending[0]), keepalive: true,
         headers: { "Content-Type": "application/json" },
       });
-      if (response.status >= 400 && response.status < 500) { problem(await response.text()); break; }
+      if (response.status >= 400 && response.status < 500) {
+        problem(`Not saved: ${await response.text()}. Reload the page.`);
+        break;
+      }
       if (!response.ok) throw new Error(await response.text());
       pending.shift();
       problem("");
     } catch (error) {
       const reason = error instanceof TypeError ? "the server does not respond" : error.message.trim();
-      problem(`${pending.length} verdicts are not saved: ${reason}. Start it again, or leave this page open: it retries.`);
+      problem(`${pending.length} verdicts are not saved: ${reason}. If you ended the server, start it again and repeat them.`);
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
   }
@@ -115,13 +120,19 @@ function restore() {
   try {
     const kept = JSON.parse(localStorage.getItem(storageKey())) ?? { log: [], who: "" };
     $("who").value = kept.who;
-    return kept.log.filter(({ id, given }) => data.items[byId.get(id)]?.given === given);
+    const isListed = ({ id, given }) => data.items[byId.get(id)]?.given === given;
+    unlisted = kept.log.filter((entry) => !isListed(entry));
+    return kept.log.filter(isListed);
   } catch { return []; }
 }
 
 function download() {
   const who = $("who").value.trim();
-  if (!who) { problem("Write your name first: it is recorded with every correction."); $("who").focus(); return; }
+  if (!who) {
+    problem("Write your name first: it is recorded with every correction.");
+    $("who").focus();
+    return;
+  }
   problem("");
   const verdicts = [...mine.values()].map(({ id, verdict, label }) => {
     const given = data.items[byId.get(id)].given;
@@ -147,10 +158,15 @@ function members(name) {
   return data.items.flatMap((item, place) => (is(item) ? [place] : []));
 }
 
+function isOpen(place) {
+  const item = data.items[place], verdict = mine.get(item.id);
+  return !verdict || item.differs && !verdict.decides;
+}
+
 function openList(name, toFirst = true) {
   listName = name;
   list = members(name);
-  const open = list.findIndex((place) => !mine.has(data.items[place].id));
+  const open = list.findIndex(isOpen);
   at = toFirst ? Math.max(open, 0) : at;
   show();
 }
@@ -161,8 +177,8 @@ function move(step) {
 }
 
 function nextOpen() {
-  const after = list.findIndex((place, index) => index > at && !mine.has(data.items[place].id));
-  const open = after >= 0 ? after : list.findIndex((place) => !mine.has(data.items[place].id));
+  const after = list.findIndex((place, index) => index > at && isOpen(place));
+  const open = after >= 0 ? after : list.findIndex(isOpen);
   if (open >= 0) at = open;
   show();
 }
@@ -203,9 +219,10 @@ function choose() {
 
 function match() {
   const query = $("query").value.trim().toLowerCase().normalize("NFC");
-  const names = (label) => [data.classes[label], data.classes_ko[label] ?? "", String(label)].map((name) => name.toLowerCase().normalize("NFC"));
-  const rank = (label) => Math.min(...names(label).map((name) => (name === query ? 0 : name.startsWith(query) ? 1 : name.includes(query) ? 2 : 9)));
-  const found = data.classes.map((_, label) => [rank(label), label]).filter(([place]) => place < 9);
+  const rankName = (name) => (name === query ? 0 : name.startsWith(query) ? 1 : name.includes(query) ? 2 : 3);
+  const rank = (label) => Math.min(...[data.classes[label], data.classes_ko[label] ?? "", String(label)]
+    .map((name) => rankName(name.toLowerCase().normalize("NFC"))));
+  const found = data.classes.map((_, label) => [rank(label), label]).filter(([place]) => place < 3);
   found.sort(([one, label], [other, second]) => one - other || label - second);
   $("matches").replaceChildren(...found.slice(0, SHOWN_MATCHES).map(([, label], place) => {
     const button = element("button", { type: "button" }, className(label));
@@ -246,7 +263,8 @@ function element(tag, properties = {}, ...children) {
 
 function className(label) {
   const korean = data.classes_ko[label];
-  return element("span", { className: "class" }, data.classes[label], ...(korean ? [" ", element("span", { lang: "ko" }, korean)] : []));
+  const more = korean ? [" ", element("span", { lang: "ko" }, korean)] : [];
+  return element("span", { className: "class" }, data.classes[label], ...more);
 }
 
 function button(key, text, act, parent) {
@@ -300,7 +318,8 @@ function build() {
     return { name, made, count };
   });
   const rows = KEYS.filter(([key]) => key !== "0 to 9" || labels.length);
-  $("keys").append(element("h2", {}, "Keys"), element("dl", {}, ...rows.flatMap(([key, text]) => [element("dt", {}, element("kbd", {}, key)), element("dd", {}, text)])));
+  const entries = rows.flatMap(([key, text]) => [element("dt", {}, element("kbd", {}, key)), element("dd", {}, text)]);
+  $("keys").append(element("h2", {}, "Keys"), element("dl", {}, ...entries));
   const close = element("button", { type: "button" }, "Close");
   close.addEventListener("click", () => $("keys").close());
   $("keys").append(close);
@@ -309,7 +328,7 @@ function build() {
   $("query").addEventListener("keydown", onChooserKey);
   $("sending").hidden = data.served;
   $("download").addEventListener("click", () => { download(); $("download").blur(); });
-  $("who").addEventListener("change", () => { if (!data.served) save({}, null); });
+  $("who").addEventListener("change", () => { if (!data.served) save(); });
   return { main, twins, more, classes, accept, labels, strip, lists };
 }
 
@@ -339,9 +358,9 @@ function percent(share) { return `${(100 * share).toFixed(share > 0.995 && share
 
 function splitName(split) { return split === "test" ? "Test image" : "Training image"; }
 
-function told({ verdict, label }) { return label === null || label === undefined ? DONE[verdict] : `${DONE[verdict]} ${data.classes[label]}`; }
+function describe({ verdict, label }) { return label === null ? DONE[verdict] : `${DONE[verdict]} ${data.classes[label]}`; }
 
-function toldWithin(verdict) { return told(verdict).replace(/^./, (letter) => letter.toLowerCase()); }
+function describeWithin(verdict) { return describe(verdict).replace(/^./, (letter) => letter.toLowerCase()); }
 
 function show() {
   const item = current();
@@ -361,12 +380,13 @@ function show() {
     if (twin) {
       caption.replaceChildren(`${splitName(twin.split)}, labelled `, className(twin.label));
       const other = mine.get(twin.id);
-      if (other) caption.append(`: ${toldWithin(other)}`);
+      if (other) caption.append(`: ${describeWithin(other)}`);
     }
   });
   const rest = item.twins.length - TWINS;
   parts.more.textContent = rest > 0 ? `and ${rest} more duplicates` : "";
-  $("place").textContent = `${at + 1} of ${list.length}`;
+  const isDone = !list.some(isOpen);
+  $("place").textContent = `${at + 1} of ${list.length}` + (isDone ? ": every image of this list has a verdict" : "");
   $("reason").textContent = item.reason;
   parts.classes.forEach(({ role, row: section, name, images }, place) => {
     const label = place === 0 ? item.given : item.suggested;
@@ -377,10 +397,10 @@ function show() {
   });
   parts.accept.disabled = item.suggested === item.given;
   const verdict = mine.get(item.id);
-  $("verdict").textContent = verdict ? told(verdict) : "No verdict yet";
+  $("verdict").textContent = verdict ? describe(verdict) : "No verdict yet";
   $("verdict").className = verdict?.verdict ?? "";
   $("others").hidden = item.others.length === 0;
-  const said = item.others.map((other) => `${other.who}: ${toldWithin(other)}`).join("; ");
+  const said = item.others.map((other) => `${other.who}: ${describeWithin(other)}`).join("; ");
   const differs = item.differs && !verdict?.decides;
   $("others").textContent = differs ? `Readers differ. ${said}. Your next verdict decides.` : `${said}.`;
   $("others").className = differs ? "differs" : "";
@@ -400,7 +420,8 @@ function show() {
   for (const ahead of [1, 2]) { // the pictures of the next images are in the browser's cache when they are shown
     const next = data.items[list[at + ahead]];
     if (!next || data.pictures) continue;
-    for (const place of [next.picture, ...next.twins.slice(0, TWINS).map((twin) => twin.picture), ...Object.values(next.examples).flat()]) new Image().src = picture(place);
+    const twins = next.twins.slice(0, TWINS).map((twin) => twin.picture);
+    for (const place of [next.picture, ...twins, ...Object.values(next.examples).flat()]) new Image().src = picture(place);
   }
 }
 

@@ -61,7 +61,9 @@ def find_numbers(workspace: Workspace, **wanted: str) -> list[str]:
 
 
 def test_lineage_describes_everything_from_the_version_to_its_data(ingested: Workspace) -> None:
-    corrections = [asdict(Applied("train", "Shirt", label, who, 2)) for label, who in (("Coat", "kim"), ("", "lee"))]
+    corrections = [
+        asdict(Applied("train", "Shirt", label, who, 2)) for label, who in (("Coat", "reader-1"), ("", "reader-2"))
+    ]
     report = {"passed": True, "expectations": [{"passed": True}], "corrections": corrections}
     write_json(ingested.root / "reports/validation.json", report)
     ingested.lock("validate", "reports/validation.json")
@@ -79,7 +81,7 @@ def test_lineage_describes_everything_from_the_version_to_its_data(ingested: Wor
     assert found["data"]["ingest"]["data/raw"] == dvc_digest(ingested.root / "data/raw")
     assert found["data"]["split"]["data/splits/test.parquet"] == dvc_digest(ingested.outputs.split("test"))
     assert found["data"]["batches"] == {"week 48 (1)": "b" * 32}
-    counted = {"by class": {"Shirt removed": 2, "Shirt to Coat": 2}, "by person": {"kim": 2, "lee": 2}}
+    counted = {"by class": {"Shirt removed": 2, "Shirt to Coat": 2}, "by person": {"reader-1": 2, "reader-2": 2}}
     assert found["validation"] == {"passed": True, "expectations": "1 of 1 passed", "corrections": counted}
     assert found["evaluation"]["test_accuracy"] == 0.75
     assert found["decision"]["decision"] == "champion"

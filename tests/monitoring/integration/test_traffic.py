@@ -6,13 +6,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data import features, table, tiny
-from pipeline.data.drift_features import COLOUR_NAMES, drift_features
-from pipeline.data.traffic import FEEDBACK, HOUR, SCHEMA, TRAFFIC, Label, add_labels
+from pipeline.data import table, tiny
+from pipeline.data.traffic import FEEDBACK, Label, add_labels
 from pipeline.errors import ParamsError
 from pipeline.events import EVENTS
 from pipeline.models.contract import read_contract
@@ -26,6 +23,7 @@ from pipeline.notices.send import URLS_VARIABLE
 from pipeline.params import load_params
 from tests.conftest import Project
 from tests.notices.integration.test_send import Endpoint, endpoint
+from tests.traffic_files import log_answers, measure_for_drift
 
 __all__ = ["endpoint"]  # a fixture
 
@@ -65,15 +63,9 @@ def workspace(trained: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
     return trained.path
 
 
-def measure(images: np.ndarray) -> dict[str, np.ndarray]:
-    measured = features.measure([(images, np.zeros(len(images), np.uint16), table.strings([""] * len(images)))])
-    assert measured
-    return drift_features(measured)
-
-
 def as_rows(images: np.ndarray, model: ExportedModel, reference: Reference) -> Rows:
     assert reference.model
-    probabilities, values = model.predict(images).astype(np.float64), measure(images)
+    probabilities, values = model.predict(images).astype(np.float64), measure_for_drift(images)
     return Rows(
         times=np.arange(len(images), dtype=np.float64),
         values=values,
@@ -92,25 +84,7 @@ def take(rows: Rows, places: np.ndarray) -> Rows:
 def log(
     root: Path, at: datetime, images: np.ndarray, model: ExportedModel, sha256: str, version: str = "1"
 ) -> list[str]:
-    """Write what a server logs when it is asked these images one by one; returns the request ids."""
-    count, probabilities, values = len(images), model.predict(images), measure(images)
-    requests = [f"{at:%d-%H}-{number}" for number in range(count)]
-    columns = {
-        "request_id": requests,
-        "index": [0] * count,
-        "time": [at + timedelta(seconds=number) for number in range(count)],
-        "version": [version] * count,
-        "sha256": [sha256] * count,
-        "predicted": probabilities.argmax(axis=1).tolist(),
-        "probabilities": probabilities.tolist(),
-        **{name: column.tolist() for name, column in values.items()},
-        **dict.fromkeys(COLOUR_NAMES, [None] * count),
-    }
-    arrays = [pa.array(columns.get(field.name, [None] * count), field.type) for field in SCHEMA]
-    directory = root / TRAFFIC
-    directory.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), directory / f"{at:{HOUR}}-{version}.parquet")
-    return requests
+    return log_answers(root, at, images, model.predict(images), sha256, version)
 
 
 def usual(count: int, seed: int) -> np.ndarray:
@@ -208,9 +182,10 @@ def test_the_report_covers_the_last_windows(workspace: Path, model: ExportedMode
     assert numbers["windows"][-1]["drifted"] == list(found.windows[-1].drifted)
     assert found.sentence.split("(")[0] in found.report.read_text()
     assert found.evidence == json.loads(json.dumps(found.evidence))
-    (noted,) = map(json.loads, (workspace / EVENTS).read_text().splitlines())
-    assert (noted["kind"], noted["dataset"], noted["version"]) == ("drift.traffic", "tiny", "1")
-    assert noted["evidence"] == found.evidence
+    first, *_, last = map(json.loads, (workspace / EVENTS).read_text().splitlines())
+    assert (first["kind"], first["dataset"], first["version"]) == ("model.promoted", "tiny", "1")  # by the training
+    assert (last["kind"], last["dataset"], last["version"]) == ("drift.traffic", "tiny", "1")
+    assert last["evidence"] == found.evidence
 
 
 def test_drift_is_reported_once_until_it_ends(

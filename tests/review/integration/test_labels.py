@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 from pipeline.cli.__main__ import app
 from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
+from pipeline.data.removed_images import REMOVED, Removed, write_removed
 from pipeline.errors import WorkspaceError
 from pipeline.review import folds
+from pipeline.review.images import TABLES, read_images
 from pipeline.review.items import ITEMS, read_items, review_directory
 from pipeline.review.labels import Review, find_wrong_labels
 from pipeline.review.ranking import rank
@@ -33,7 +35,8 @@ class Checkout:
     """A checkout with wrong labels and duplicates, and the review of it."""
 
     root: Path
-    flipped: np.ndarray  # rows with a wrong label
+    flipped: np.ndarray  # rows of training images with a wrong label
+    flipped_test: np.ndarray  # rows of test images
     ids: dict[str, list[str]]
     found: Review
     output: str
@@ -59,7 +62,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ite
         patch.chdir(root)
         images, labels = tiny.generate(1500, 3)
         labels, flipped = flip_labels(labels, FLIPPED, 10, seed=4)
-        test = tiny.generate(100, 5)
+        test_images, test_labels = tiny.generate(200, 5)
+        test_labels, flipped_test = flip_labels(test_labels, 8, 10, seed=8)
+        test = test_images, test_labels
         right = np.setdiff1d(np.arange(1500), flipped)[:4]
         noise = np.random.default_rng(6).integers(0, 2, images.shape[1:], np.uint8)
         copies = np.stack([images[right[0]], images[right[1]] ^ noise, test[0][0] ^ noise])
@@ -70,7 +75,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ite
         result = CliRunner().invoke(app, ["review", "labels", "--folds", "3", "--first", "4"])
         assert result.exit_code == 0, result.output
         found = find_wrong_labels("labels", 3, lambda progress: None)
-        yield Checkout(root, flipped, ids, found, result.output)
+        yield Checkout(root, flipped, flipped_test, ids, found, result.output)
 
 
 def list_rows(found: Review) -> list[int]:
@@ -147,6 +152,40 @@ def test_a_finished_fold_is_kept_and_other_data_makes_new_ones(checkout: Checkou
     assert {path for path in before if after[path] != before[path]} == {lost}
 
 
+def test_the_test_images_are_reviewed_on_request(checkout: Checkout) -> None:
+    found = find_wrong_labels("both", 2, lambda progress: None, include_test=True)
+    rows = [item.official_row for item in found.suspects if item.split == "test"]
+    assert np.isin(checkout.flipped_test, rows[:16]).mean() >= 0.75
+    assert (
+        np.isin(checkout.flipped, [item.official_row for item in found.suspects if item.split == "train"]).mean() > 0.8
+    )
+    assert {item.split for item in found.items} == {"train", "test"}
+    assert found.images == 1703
+
+
+def test_images_that_do_not_fit_into_memory_are_streamed(checkout: Checkout) -> None:
+    dataset = table.read_dataset(TABLES["train"])
+    chosen = np.arange(1503) % 3 > 0
+    held, streamed = (folds._open(dataset, chosen, memory) for memory in (10**9, 0))
+    assert held.shape == streamed.shape == (1002, 28, 28)
+    for one, other in zip(held.blocks(), streamed.blocks(), strict=True):
+        assert (one.images == other.images).all()
+        assert (one.labels == other.labels).all()
+
+
+def test_positions_are_those_before_corrections(checkout: Checkout) -> None:
+    images = read_images("train", windowed=False)
+    assert images.official_rows.tolist() == [*range(1500), -1, -1, -1]
+    removed = [Removed("train", "a-0", 0, table.OFFICIAL, "", row) for row in (0, 7)]
+    try:
+        write_removed(TABLES["train"].parent, [*removed, Removed("train", "b-0", 0, "spring", "", 1)])
+        assert read_images("train", windowed=False).official_rows.tolist()[:6] == [1, 2, 3, 4, 5, 6]
+        assert read_images("train", windowed=False).official_row(6) == 8
+    finally:
+        (TABLES["train"].parent / REMOVED).unlink()
+    assert read_images("train", windowed=True).official_row(0) is None
+
+
 def test_twins_and_groups_share_a_fold() -> None:
     labels = np.tile(np.arange(4), 50)
     groups = np.repeat(np.arange(50), 4)
@@ -167,6 +206,12 @@ def test_classes_without_images_are_no_obstacle() -> None:
     ranking = rank(labels, probabilities)
     assert ranking.flagged.tolist() == [3]
     assert ranking.suggested[3] == 2
+
+
+def test_a_review_cannot_be_outside_its_directory() -> None:
+    for name in ("../other", "", ".hidden", "a/b"):
+        with pytest.raises(WorkspaceError, match="cannot be the name of a review"):
+            review_directory(name)
 
 
 def test_without_cleanlab_one_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,12 +33,12 @@ def apply(review: ReviewList, tmp_path: Path) -> Callable[..., Changes]:
     return plan_and_write
 
 
-def said(review: ReviewList, row: int, verdict: str, label: int | None = None, who: str = "anna") -> Outcome:
+def said(review: ReviewList, row: int, verdict: str, label: int | None = None, who: str = "reader-1") -> Outcome:
     item = review.items[row]
     return Outcome(item, (Verdict(item.id, verdict, item.given, who, "2026-01-02", label),))
 
 
-def relabelled(review: ReviewList, row: int, who: str = "anna") -> Outcome:
+def relabelled(review: ReviewList, row: int, who: str = "reader-1") -> Outcome:
     return said(review, row, "relabel", review.items[row].suggested, who)
 
 
@@ -56,7 +56,7 @@ def test_each_verdict_has_its_line_and_a_second_time_changes_nothing(
     names = review.dataset.classes
     assert written.given == {item.id: names[item.given] for item in review.items[:2]}
     assert list(written.labels.values()) == [names[review.items[0].suggested], ""]
-    assert f",anna,2026-01-02,review labels: {review.items[0].reason}\n" in read(tmp_path)
+    assert f",reader-1,2026-01-02,review labels: {review.items[0].reason}\n" in read(tmp_path)
     table = tmp_path / TABLES["train"]
     given = read_images(table)[1]
     labels, kept = written.apply("train", read_ids(table), given)  # as `ingest` does
@@ -69,8 +69,8 @@ def test_each_verdict_has_its_line_and_a_second_time_changes_nothing(
 
 
 def test_other_lines_keep_their_bytes(review: ReviewList, apply: Callable[..., Changes], tmp_path: Path) -> None:
-    foreign = f'{"f" * 40}-0,"Coat",Dress,ben,2020-01-01,"two\nlines, ""quoted"""\n\n'
-    own = f"{review.items[0].id},{review.items[0].given},,ben,2020-01-01,no line break at the end"
+    foreign = f'{"f" * 40}-0,"Coat",Dress,reader-2,2020-01-01,"two\nlines, ""quoted"""\n\n'
+    own = f"{review.items[0].id},{review.items[0].given},,reader-2,2020-01-01,no line break at the end"
     (tmp_path / CORRECTIONS).write_text(read(tmp_path) + foreign + own)
     before = read(tmp_path)
     apply(relabelled(review, 1))
@@ -91,29 +91,29 @@ def test_a_later_verdict_of_the_same_person_replaces_or_drops_the_line(
 def test_a_line_of_another_person_stays_until_one_is_preferred(
     review: ReviewList, apply: Callable[..., Changes], tmp_path: Path
 ) -> None:
-    apply(said(review, 0, "remove", who="ben"))
+    apply(said(review, 0, "remove", who="reader-2"))
     before = read(tmp_path)
     (difference,) = apply(relabelled(review, 0)).differences
     suggested = review.dataset.classes[review.items[0].suggested]
-    assert difference.opinions == (("anna", suggested), ("ben", f"remove in {CORRECTIONS}"))
-    assert not apply(relabelled(review, 0), prefer="ben").differences
+    assert difference.opinions == (("reader-1", suggested), ("reader-2", f"remove in {CORRECTIONS}"))
+    assert not apply(relabelled(review, 0), prefer="reader-2").differences
     assert read(tmp_path) == before
-    assert apply(relabelled(review, 0), prefer="anna").written == {"relabelled": 1}
-    assert "ben" not in read(tmp_path)
+    assert apply(relabelled(review, 0), prefer="reader-1").written == {"relabelled": 1}
+    assert "reader-2" not in read(tmp_path)
 
 
 def test_differing_readers_and_differing_copies_write_nothing(
     review: ReviewList, apply: Callable[..., Changes], tmp_path: Path
 ) -> None:
     before = read(tmp_path)
-    one, other = said(review, 0, "remove"), relabelled(review, 0, "ben")
+    one, other = said(review, 0, "remove"), relabelled(review, 0, "reader-2")
     differing = Outcome(one.item, one.verdicts + other.verdicts)
     copy = replace(one.item, id=one.item.id[:-1] + "1")
-    kept = Outcome(copy, (Verdict(copy.id, "keep", copy.given, "anna", "2026-01-02"),))
+    kept = Outcome(copy, (Verdict(copy.id, "keep", copy.given, "reader-1", "2026-01-02"),))
     assert len(apply(differing).differences) == 1
     assert len(apply(one, kept).differences) == 2
     assert read(tmp_path) == before
-    assert apply(differing, prefer="ben").written == {"relabelled": 1}
+    assert apply(differing, prefer="reader-2").written == {"relabelled": 1}
 
 
 def test_test_images_are_corrected_only_if_asked_for(
@@ -122,13 +122,13 @@ def test_test_images_are_corrected_only_if_asked_for(
     table = tmp_path / TABLES["test"]
     image, label = read_ids(table)[0], int(read_images(table)[1][0])
     item = replace(review.items[0], id=image, given=label, split="test")
-    outcome = Outcome(item, (Verdict(item.key, "remove", label, "anna", "2026-01-02"),))
+    outcome = Outcome(item, (Verdict(item.key, "remove", label, "reader-1", "2026-01-02"),))
     before = read(tmp_path)
     assert apply(outcome).skipped_test == 1
     assert read(tmp_path) == before
     changes = apply(outcome, include_test=True)
     assert (changes.skipped_test, find_large_removals(changes)) == (0, ["1 test images are removed"])
-    assert f"\ntest/{image},{review.dataset.classes[label]},,anna," in read(tmp_path)
+    assert f"\ntest/{image},{review.dataset.classes[label]},,reader-1," in read(tmp_path)
     assert not apply(outcome, include_test=True).written
 
 
@@ -137,12 +137,12 @@ def test_the_line_of_a_copy_holds_for_all_copies(
 ) -> None:
     item = review.items[0]
     names = review.dataset.classes
-    copy = f"{item.id[:-1]}1,{names[item.given]},{names[item.suggested]},anna,2026-01-01,\n"
+    copy = f"{item.id[:-1]}1,{names[item.given]},{names[item.suggested]},reader-1,2026-01-01,\n"
     (tmp_path / CORRECTIONS).write_text(read(tmp_path) + copy)
     before = read(tmp_path)
     assert not apply(relabelled(review, 0)).written
     assert read(tmp_path) == before
-    assert len(apply(said(review, 0, "remove", who="ben")).differences) == 1
+    assert len(apply(said(review, 0, "remove", who="reader-2")).differences) == 1
     apply(said(review, 0, "remove"))
     assert read_corrections(tmp_path / CORRECTIONS, review.dataset).labels == {item.id[:40]: ""}
 

@@ -18,7 +18,7 @@ from tests.review.listed import make_checkout
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
     path = tmp_path_factory.mktemp("checkout")
-    with PageServer(compose_page(path, make_checkout(path), 1000), "anna") as server:
+    with PageServer(compose_page(path, make_checkout(path), 1000), "reader-1") as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
@@ -129,7 +129,7 @@ def test_a_verdict_is_on_the_disk_when_it_is_confirmed(server: PageServer, verdi
     sent = {"id": item.id, "given": item.given, "verdict": "relabel", "label": item.suggested}
     assert post(server, sent, Origin=f"http://127.0.0.1:{server.server_port}") == 200
     (outcome,) = collect_outcomes(items, read_verdicts(verdicts, items))
-    assert [(each.who, each.target) for each in outcome.verdicts] == [("anna", item.suggested)]
+    assert [(each.who, each.target) for each in outcome.verdicts] == [("reader-1", item.suggested)]
     log = json.loads(ask(server, f"/{server.secret}/data.json")[1])["log"]
     assert log == [{"id": item.id, "verdict": "relabel", "label": item.suggested}]
     assert post(server, {"id": item.id, "verdict": "undo"}) == 200

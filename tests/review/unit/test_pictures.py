@@ -56,7 +56,7 @@ def test_a_copy_in_the_other_split_is_an_image_of_its_own(tmp_path: Path) -> Non
     other = replace(item, split="test")
     pixels = np.zeros((28, 28), np.uint8)
     pictures = {item.key: Picture(pixels, item.given, "train"), other.key: Picture(pixels, 9, "test")}
-    data = Page(review, [item, other], pictures, {}).describe("anna", served=True)
+    data = Page(review, [item, other], pictures, {}).describe("reader-1", served=True)
     first, second = data["items"]
     assert [first["id"], second["id"]] == [item.id, f"test/{item.id}"]
     assert [(twin["split"], twin["label"]) for twin in first["twins"]] == [("test", 9)]

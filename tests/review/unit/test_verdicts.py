@@ -27,7 +27,7 @@ ITEMS = [
 ONE, TWO = (item.id for item in ITEMS)
 
 
-def said(id_: str, verdict: str, who: str = "anna", label: int | None = None, decides: bool = False) -> Verdict:
+def said(id_: str, verdict: str, who: str = "reader-1", label: int | None = None, decides: bool = False) -> Verdict:
     return Verdict(id_, verdict, 6, who, "2026-01-02", label, decides)
 
 
@@ -43,7 +43,7 @@ def test_the_latest_verdict_counts_and_undo_brings_the_former_back(tmp_path: Pat
     assert collect_outcomes(ITEMS, read_verdicts(file, ITEMS)) == [
         Outcome(ITEMS[0], (said(ONE, "relabel", label=0),)),
     ]
-    append_verdicts(file, [said(ONE, UNDO), said(ONE, UNDO, who="ben")])
+    append_verdicts(file, [said(ONE, UNDO), said(ONE, UNDO, who="reader-2")])
     assert read_verdicts(file, ITEMS) == [said(ONE, "keep")]
 
 
@@ -58,18 +58,18 @@ def test_a_killed_writer_leaves_the_other_verdicts_readable(tmp_path: Path) -> N
 
 def test_a_verdict_about_a_label_that_changed_does_not_count(tmp_path: Path) -> None:
     file = tmp_path / "verdicts.jsonl"
-    append_verdicts(file, [said(ONE, "keep"), Verdict(TWO, "keep", 3, "anna", "2026-01-02")])
+    append_verdicts(file, [said(ONE, "keep"), Verdict(TWO, "keep", 3, "reader-1", "2026-01-02")])
     assert read_verdicts(file, ITEMS) == [said(ONE, "keep")]
 
 
 @pytest.mark.parametrize(
     ("first", "second", "target"),
     [
-        (said(ONE, "relabel", label=0), said(ONE, "relabel", "ben", label=0), 0),
-        (said(ONE, "relabel", label=0), said(ONE, "relabel", "ben", label=1), None),
-        (said(ONE, "keep"), said(ONE, "remove", "ben"), None),
-        (said(ONE, "unsure"), said(ONE, "remove", "ben"), REMOVED),
-        (said(ONE, "unsure"), said(ONE, "unsure", "ben"), None),
+        (said(ONE, "relabel", label=0), said(ONE, "relabel", "reader-2", label=0), 0),
+        (said(ONE, "relabel", label=0), said(ONE, "relabel", "reader-2", label=1), None),
+        (said(ONE, "keep"), said(ONE, "remove", "reader-2"), None),
+        (said(ONE, "unsure"), said(ONE, "remove", "reader-2"), REMOVED),
+        (said(ONE, "unsure"), said(ONE, "unsure", "reader-2"), None),
     ],
     ids=["equal", "two labels", "keep and remove", "one is unsure", "both are unsure"],
 )
@@ -81,22 +81,22 @@ def test_two_readers_settle_what_they_agree_on(first: Verdict, second: Verdict, 
 
 
 def test_a_decision_or_a_preferred_reader_settles_a_difference() -> None:
-    differing = said(ONE, "keep"), said(ONE, "remove", "ben")
+    differing = said(ONE, "keep"), said(ONE, "remove", "reader-2")
     decision = said(ONE, "relabel", label=3, decides=True)
-    assert outcome_of(*differing).settle("ben") == differing[1]
-    assert outcome_of(*differing).settle("carl") is None
+    assert outcome_of(*differing).settle("reader-2") == differing[1]
+    assert outcome_of(*differing).settle("reader-3") is None
     assert outcome_of(*differing, decision).settle() == decision
-    assert outcome_of(*differing, decision, said(ONE, "relabel", "ben", label=4)).differs  # ben changed it afterwards
+    assert outcome_of(*differing, decision, said(ONE, "relabel", "reader-2", label=4)).differs  # changed afterwards
 
 
 def test_the_same_file_again_reopens_no_decision() -> None:
-    sent = [said(ONE, "remove", "ben"), said(TWO, "keep", "ben")]
+    sent = [said(ONE, "remove", "reader-2"), said(TWO, "keep", "reader-2")]
     former = [said(ONE, "keep"), sent[0], said(ONE, "keep", decides=True)]
     assert select_changed(former, sent) == [sent[1]]
 
 
 def write_sent(path: Path, *verdicts: Any, **changed: Any) -> Path:
-    content = {"format": FORMAT, "review": "labels", "dataset": "tiny", "who": "ben", "verdicts": list(verdicts)}
+    content = {"format": FORMAT, "review": "labels", "dataset": "tiny", "who": "reader-2", "verdicts": list(verdicts)}
     path.write_text(json.dumps(content | changed))
     return path
 
@@ -108,10 +108,10 @@ def test_another_readers_file_is_read(tmp_path: Path) -> None:
     file = write_sent(tmp_path / "sent.json", GOOD, {"id": TWO, "given": 6, "verdict": "unsure"})
     verdicts = read_sent_verdicts(file, "labels", "tiny", ITEMS, 10, None)
     assert [(each.id, each.verdict, each.label, each.who) for each in verdicts] == [
-        (ONE, "relabel", 0, "ben"),
-        (TWO, "unsure", None, "ben"),
+        (ONE, "relabel", 0, "reader-2"),
+        (TWO, "unsure", None, "reader-2"),
     ]
-    assert {each.who for each in read_sent_verdicts(file, "labels", "tiny", ITEMS, 10, "carl")} == {"carl"}
+    assert {each.who for each in read_sent_verdicts(file, "labels", "tiny", ITEMS, 10, "reader-3")} == {"reader-3"}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_another_readers_file_is_read(tmp_path: Path) -> None:
         ({"who": "a\x1b[2Jb"}, "reader's name"),
         ({"verdicts": [GOOD, GOOD]}, "verdict 2 of .* repeats an image"),
         ({"verdicts": ["keep"]}, "is malformed"),
-        ({"verdicts": [GOOD | {"who": "anna"}]}, "is malformed"),
+        ({"verdicts": [GOOD | {"who": "reader-1"}]}, "is malformed"),
         ({"verdicts": [GOOD | {"id": "0" * 40 + "-0"}]}, "not in the list"),
         ({"verdicts": [GOOD | {"given": 5}]}, "about another label"),
         ({"verdicts": [GOOD | {"given": "6"}]}, "about another label"),

@@ -47,23 +47,26 @@ def test_stages_write_the_same_bytes(project: Project) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(folder / f"{number:03}.png")
     project.run("dvc", "add", "--quiet", "data/incoming/more")
+    project.set_params(**{"validate.max_mean_shift": 1.0})  # the noise is brighter than the dataset
     project.repro("validate")
-    alone = digests(project.path / "data/dataset") | digests(project.path / "reports")
+    alone = digests(project.path / "data/dataset") | {"report": file_digest(project.path / "reports/validation.json")}
     project.set_params(**{"scale.workers": 2})
     shown = project.repro("--force", "validate").stdout
     assert "Running stage 'ingest'" in shown
-    assert digests(project.path / "data/dataset") | digests(project.path / "reports") == alone
+    report = file_digest(project.path / "reports/validation.json")
+    assert digests(project.path / "data/dataset") | {"report": report} == alone
     wait_until_idle(project)
 
 
 def test_an_import_has_the_same_bytes_if_a_worker_is_killed(project: Project, tmp_path: Path) -> None:
-    pictures = draw_pictures(tmp_path / "pictures", 6000)
+    pictures = draw_pictures(tmp_path / "pictures", 5000)
     alone = project.copy_to(tmp_path / "alone")
     alone.run(*IMPORT, str(pictures), "--name", "parts", "--licence", "CC0")
     project.set_params(**{"scale.workers": 2})
     command = project.start(*IMPORT, str(pictures), "--name", "parts", "--licence", "CC0")
-    wait_until(lambda: any(worker.cpu_times().user > 1.2 for worker in workers_of(project)))  # it decodes
-    victim = next(worker for worker in workers_of(project) if worker.cpu_times().user > 1.2)
+    decoded = project.path / "data/own/.parts.partial/grey.pixels"
+    wait_until(lambda: decoded.exists() and decoded.stat().st_size)
+    victim = workers_of(project)[0]
     victim.kill()
     shown, _ = command.communicate()
     assert command.returncode == 0, shown
@@ -74,7 +77,7 @@ def test_an_import_has_the_same_bytes_if_a_worker_is_killed(project: Project, tm
 
 def test_workers_end_with_a_killed_command(project: Project, tmp_path: Path) -> None:
     project.set_params(**{"scale.workers": 2})
-    pictures = draw_pictures(tmp_path / "pictures", 4000)
+    pictures = draw_pictures(tmp_path / "pictures", 2000)
     command = project.start(*IMPORT, str(pictures), "--name", "parts", "--licence", "CC0")
     wait_until(lambda: len(workers_of(project)) >= 2)
     command.kill()

@@ -95,6 +95,7 @@ def test_a_killed_worker_is_replaced_and_its_partitions_are_computed_again(clust
     wait_until(lambda: len(cluster.workers) == 2 and cluster.workers != before)
 
 
+@pytest.mark.faults
 def test_a_partition_that_ends_every_worker_is_named(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(PipelineError) as caught:
         list(map_partitions(functions.end_always, range(10)))
@@ -211,6 +212,7 @@ def test_the_certificate_is_private(cluster: Cluster) -> None:
     assert oct(directory.stat().st_mode)[-3:] == "700"
 
 
+@pytest.mark.faults
 def test_a_worker_joins_and_the_status_lists_it(cluster: Cluster) -> None:
     command = (sys.executable, "-m", "pipeline.cli", "scale")
     environment = ENVIRONMENT | {executor.ADDRESS: cluster.address}
@@ -228,6 +230,7 @@ def test_a_worker_joins_and_the_status_lists_it(cluster: Cluster) -> None:
     assert joined.wait(30) == 130
 
 
+@pytest.mark.faults
 def test_the_end_of_the_scheduler_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = start(tmp_path, workers=1)
     monkeypatch.chdir(tmp_path)

@@ -346,6 +346,20 @@ def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
         time.sleep(0.1)
     assert {event["payload"]["latest"] for event in events} == {"one drifted", "two of three drifted"}
 
+    from pipeline.data.traffic import TRAFFIC
+    from pipeline.monitoring import traffic
+
+    (stand_ins.path / TRAFFIC).mkdir(parents=True)
+    report = Path("report.md")
+    found = traffic.TrafficDrift((), False, (), (), "1", None, 0, "the traffic drifted", True, True, {}, report)
+    monkeypatch.setattr(traffic, "monitor_traffic", lambda *_: found)
+    quiet = run.Monitoring(False, False, {}, "all is well", report, (), {}, "nobody")
+    monkeypatch.setattr(run, "monitor", lambda _: quiet)
+    state = monitor_data(return_state=True)
+    assert (state.name, state.message) == ("Drift", "all is well the traffic drifted")
+    reasons = [run["parameters"]["reason"] for run in runs_of(prefect_api, retrain).values()]
+    assert sorted(reasons) == ["the traffic drifted", "two of three drifted"]
+
 
 def runs_of(prefect_api: str, deployment: UUID) -> dict[str, dict[str, Any]]:
     """The flow runs of a deployment, by their id."""

@@ -10,11 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pipeline.data import table
 from pipeline.data.traffic import TRAFFIC, read_traffic
 from pipeline.serving.current import MODELS
 from pipeline.serving.keys import KEY_FILE
+from pipeline.serving.served_model import EXAMPLE_FILE
 from pipeline.tracking.logged_models import EXPORTED_TAG, MODEL_FILES
 from tests.integration.recorded import empty_store
 from tests.processes import wait_until
@@ -43,17 +46,42 @@ def version_of(server: Running) -> str:
     return str(answer.json["version"])
 
 
+def read_log(workspace: ServingWorkspace) -> list[dict[str, Any]]:
+    """The rows of the traffic log."""
+    ends = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
+    return [row for table in read_traffic(workspace.root / TRAFFIC, *ends) for row in table.to_pylist()]
+
+
 def wait_for(server: Running, version: str) -> None:
     """Wait until both processes answer with a version."""
     wait_until(lambda: {version_of(server) for _ in range(8)} == {version}, SECONDS)
+
+
+def test_the_challenger_answers_in_the_shadow(served: Served, serving_workspace: ServingWorkspace) -> None:
+    challenger = serving_workspace.aliases("garments")["challenger"]
+    log = serving_workspace.root / "serve.log"
+    wait_until(lambda: f"garments version {challenger} answers in the shadow" in log.read_text(), SECONDS)
+    request_ids = {served[0].predict(IMAGES).json["request_id"] for _ in range(20)}
+
+    def find_rows() -> list[dict[str, Any]]:
+        return [row for row in read_log(serving_workspace) if row["request_id"] in request_ids]
+
+    wait_until(lambda: len(find_rows()) == 20 * len(EXAMPLE))
+    assert {(row["version"], row["shadow_version"]) for row in find_rows()} >= {("1", challenger)}
 
 
 def test_it_follows_promotions_and_rollbacks(served: Served, serving_workspace: ServingWorkspace) -> None:
     for version in ("2", "3", "1"):
         serving_workspace.promote(version)
         wait_for(served[0], version)
-    log = (serving_workspace.root / "serve.log").read_text()
-    assert "garments version 3 answers" in log
+    root = serving_workspace.root
+    assert "garments version 3 answers" in (root / "serve.log").read_text()
+    images, _ = table.read_images(serving_workspace.outputs.split("test"))
+    examples = list((root / ".pipeline/serving" / MODELS).glob(f"*/{EXAMPLE_FILE}"))
+    assert len(examples) == 3
+    for file in examples:  # what the evaluation recorded
+        with np.load(file) as example:
+            np.testing.assert_array_equal(example["images"], images)
 
 
 def test_the_registry_may_be_gone_for_a_while(served: Served, serving_workspace: ServingWorkspace) -> None:
@@ -163,8 +191,7 @@ def test_it_ends_gracefully_and_starts_with_a_fixed_version(serving_workspace: S
         children = [child for found in list_children(process).values() for child in found]
         request_id = server.predict(IMAGES).json["request_id"]
     assert not [child for child in children if child.is_running()]
-    ends = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
-    logged = [row for table in read_traffic(serving_workspace.root / TRAFFIC, *ends) for row in table.to_pylist()]
+    logged = read_log(serving_workspace)
     assert len([row for row in logged if row["request_id"] == request_id]) == len(EXAMPLE)
 
 
