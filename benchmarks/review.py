@@ -207,9 +207,7 @@ def report_methods(cases: Sequence[Case]) -> str:
                 )
             )
     columns = ("filter", "score", "published rows flagged", "in the first 250", "flipped in 600", "confused in 600")
-    note = (
-        "Means over the seeds. The order is by the score; the filter decides what is in the list. Bold: what is used."
-    )
+    note = "Means over the seeds. The score orders the list, and the filter decides what is in it. Bold: what is used."
     return f"## Filters and scores of cleanlab\n\n{note}\n\n{markdown_table(columns, rows)}"
 
 

@@ -23,8 +23,9 @@ def monitor(
         bool, typer.Option("--traffic", help="Compare what a server was asked, not the batches.")
     ] = False,
     since: Annotated[
-        str, typer.Option(metavar="LENGTH", help="With --traffic: length of a window, such as 90m, 24h or 7d.")
-    ] = "24h",
+        str | None,
+        typer.Option(metavar="LENGTH", help="With --traffic: length of a window, such as 90m or 7d; by default 24h."),
+    ] = None,
 ) -> None:
     """Compare each batch in `data/incoming/` with the training data: labels, features, the champion's confidence.
 
@@ -41,8 +42,10 @@ def monitor(
     """
     workspace = enter_workspace()
     if traffic:
-        _monitor_traffic(workspace, since, as_json)
+        _monitor_traffic(workspace, since or "24h", as_json)
         return
+    if since:
+        raise typer.BadParameter("it is for --traffic only", param_hint="--since")
     from pipeline.monitoring import run
 
     with console.status("comparing the batches with the training data"):
@@ -52,7 +55,7 @@ def monitor(
         print_json(_describe(found) | {"report": str(report)})
         return
     if found.batches:
-        console.print(_tabulate(found.batches, "batch"), "effect sizes; *: drifted")
+        console.print(_tabulate(found.batches), "effect sizes; *: drifted")
     for name, reason in found.unreadable.items():
         console.print(f"{name} cannot be read: {reason}", style="yellow", markup=False, soft_wrap=True)
     console.print(f"confidence: {found.champion}", markup=False, soft_wrap=True)
@@ -72,28 +75,42 @@ def _monitor_traffic(workspace: Path, since: str, as_json: bool) -> None:
         print_json(describe(found) | {"report": str(report)})
         return
     if found.windows:
-        console.print(_tabulate(found.windows, "window (UTC)"), "effect sizes; *: drifted")
+        console.print(_tabulate_windows(found.windows), "effect sizes of the windows (UTC); *: drifted")
     if found.reference:
         console.print(f"compared with {found.reference.description}", markup=False, soft_wrap=True)
     console.print(found.sentence, style="bold" if found.drifted else "", markup=False, soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True)
 
 
-def _tabulate(batches: "Sequence[BatchDrift]", name: str) -> Table:
-    """Tabulate the effect sizes; a star marks drifted quantities. name: title of the first column."""
+def _tabulate(batches: "Sequence[BatchDrift]") -> Table:
+    """Tabulate the effect sizes; a star marks drifted quantities."""
     from pipeline.monitoring.report import list_quantities
 
     quantities = list_quantities(batches)
     numbers = (Column(title, justify="right", no_wrap=True) for title in ("images", *quantities))
-    table = Table(Column(name, overflow="fold"), *numbers, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    table = Table(Column("batch", overflow="fold"), *numbers, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     for batch in batches:
-        effects = {comparison.quantity: f"{comparison.effect:.2f}" for comparison in batch.comparisons}
-        cells = [
-            Text(f"*{effects[quantity]}", "bold red") if quantity in batch.drifted else effects.get(quantity, "")
-            for quantity in quantities
-        ]
-        table.add_row(Text(batch.name), f"{batch.images:,}", *cells)
+        table.add_row(Text(batch.name), f"{batch.images:,}", *(_cell(batch, quantity) for quantity in quantities))
     return table
+
+
+def _tabulate_windows(windows: "Sequence[BatchDrift]") -> Table:
+    """Tabulate the effect sizes with a column for each window: there are few, and many quantities."""
+    from pipeline.monitoring.report import list_quantities
+
+    columns = (Column(window.name, justify="right") for window in windows)
+    table = Table(Column("", no_wrap=True), *columns, box=SIMPLE_HEAD, pad_edge=False)
+    table.add_row("images", *(f"{window.images:,}" for window in windows))
+    for quantity in list_quantities(windows):
+        table.add_row(quantity, *(_cell(window, quantity) for window in windows))
+    return table
+
+
+def _cell(batch: "BatchDrift", quantity: str) -> Text:
+    effects = [f"{one.effect:.2f}" for one in batch.comparisons if one.quantity == quantity]
+    if quantity in batch.drifted:
+        return Text(f"*{effects[0]}", "bold red")
+    return Text("".join(effects))
 
 
 def _describe(found: "Monitoring") -> dict[str, Any]:

@@ -78,7 +78,7 @@ def draw_accuracy(path: Path, found: TrafficDrift) -> None:
     estimates = [span for span in found.course if span.estimated is not None and span.images >= FEWEST_IMAGES]
     labelled = [span for span in found.course if span.labelled]
     with figure(path, 7.5, 3.2) as canvas:
-        axes = canvas.add_axes((0.08, 0.2, 0.9, 0.68))
+        axes = canvas.add_axes((0.08, 0.2, 0.86, 0.68))
         axes.axhline(found.reference.model.accuracy.accuracy, color="0.5", linestyle="--", linewidth=1)
         axes.plot(*_points(estimates, [span.estimated for span in estimates]), color=BLUE, marker="o", markersize=3)
         shares = [span.right / span.labelled for span in labelled]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.review.labels import Review
     from pipeline.review.verdicts import Outcome
 
-SHOWN_PAIRS = 10  # of classes
+SHOWN_PAIRS = 6  # of classes
 DIFFERING = 3  # exit code if readers differ about an image
 SHOWN_DIFFERENCES = 20
 
@@ -112,7 +112,7 @@ def _tabulate_suspects(found: "Review", first: int) -> Table:
     for item in found.suspects[:first]:
         row = _name(item.official_row, item.id) + (" (test)" if item.split == "test" else "")
         cells = (row, found.classes[item.given], found.classes[item.suggested], f"{item.confidence:.1%}")
-        table.add_row(*map(Text, cells), f"{item.score:.4f}")
+        table.add_row(*map(Text, cells), f"{item.score:.6f}")
     return table
 
 

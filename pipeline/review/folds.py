@@ -87,7 +87,7 @@ def predict(
 ) -> Predictions:
     """Train a model for each fold on the other folds, and predict the fold's images.
 
-    The task is always to tell all classes of the dataset apart, because their labels are under review.
+    The models always distinguish all classes of the dataset, because their labels are under review.
 
     Args:
         labels: uint16 [n], in the order of the table.
@@ -105,20 +105,20 @@ def predict(
     for fold in range(folds.count):
         of_fold, file = folds.fold == fold, directory / f"{key}-{fold}.npz"
 
-        def tell(epoch: int, accuracy: float | None = None, fold: int = fold) -> None:
+        def report_epoch(epoch: int, accuracy: float | None = None, fold: int = fold) -> None:
             report(Progress(fold + 1, folds.count, epoch, settings.epochs, accuracy))
 
         if not file.exists():
-            tell(0)
+            report_epoch(0)
             checkpoint = directory / f"{key}-{fold}.checkpoint.npz"
-            arrays = _train_fold(dataset, labels, folds, fold, params, settings, checkpoint, tell, with_test)
+            arrays = _train_fold(dataset, labels, folds, fold, params, settings, checkpoint, report_epoch, with_test)
             with atomic_file(file) as partial, partial.open("wb") as stream:
                 np.savez(stream, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes them for `allow_pickle`
             checkpoint.unlink(missing_ok=True)
         with np.load(file) as kept:
             train[of_fold] = kept["train"]
             test += [kept["test"]] if with_test else []
-        tell(settings.epochs, float(np.mean(train[of_fold].argmax(axis=1) == labels[of_fold])))
+        report_epoch(settings.epochs, float(np.mean(train[of_fold].argmax(axis=1) == labels[of_fold])))
     return Predictions(train, np.mean(test, axis=0) if with_test else None)
 
 
@@ -143,7 +143,7 @@ def _train_fold(
     params: Params,
     settings: TrainSettings,
     checkpoint: Path,
-    tell: Callable[[int], None],
+    report_epoch: Callable[[int], None],
     with_test: bool,
 ) -> dict[str, np.ndarray]:
     """Train the model of a fold, and return its probabilities for the fold's images and for the test images."""
@@ -175,7 +175,7 @@ def _train_fold(
         ground=ground,
     )
     for epoch in epochs:
-        tell(epoch.epoch)
+        report_epoch(epoch.epoch)
     viewed = networks.average_views(network, settings.tta, flip=settings.flip, ground=ground)
     answer = inference.create_predictor(viewed)
     arrays = {"train": np.concatenate([answer(images) for images in _stream(TABLES["train"], folds.fold == fold)])}

@@ -3,6 +3,7 @@
 A review has a directory in `.pipeline/review/`. The list is its file `items.json`.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,7 +46,17 @@ def as_key(split: str, id_: str) -> str:
 
 
 def review_directory(name: str) -> Path:
-    """Return the directory of a review, relative to the checkout."""
+    """Return the directory of a review, relative to the checkout.
+
+    Raises:
+        WorkspaceError: the name cannot be that of a directory.
+    """
+    if not re.fullmatch(r"\w[\w.-]{0,62}", name):
+        raise WorkspaceError(
+            f"{name!r} cannot be the name of a review",
+            expected="letters, digits, `-`, `_` and `.`, at most 63",
+            remedy="choose another name with --name",
+        )
     return REVIEWS / name
 
 

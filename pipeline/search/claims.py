@@ -7,11 +7,11 @@ its number and its values, and continues from its checkpoint.
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import TrackingError
 from pipeline.search.optuna_internals import put_back, set_attribute
-from pipeline.search.space import create_sampler
 from pipeline.search.store import claim_lock, explained, get_all
 from pipeline.tracking.processes import is_running, this_process
 
@@ -27,11 +27,10 @@ BEAT_SECONDS = 20
 LOST_SECONDS = 120  # a worker on another machine without a beat for so long is lost; clocks may differ by a minute
 
 
-def claim(study: "Study", sweep: Any, *, draw: bool = True) -> "Trial | None":
+def claim(study: "Study", *, draw: bool = True) -> "Trial | None":
     """Take the next trial: one that waits, or else a new one. Returns None if there is nothing to take now.
 
     Args:
-        sweep: the section `sweep` of the definition.
         draw: take new trials too, until the sweep has its number.
     """
     with claim_lock(study.study_name), explained():
@@ -46,8 +45,7 @@ def claim(study: "Study", sweep: Any, *, draw: bool = True) -> "Trial | None":
         trial.set_user_attr(WORKER, this_process())
         trial.set_user_attr(ATTEMPTS, [attempts, _last_epoch(former)])
         trial.set_user_attr(BEAT, time.time())
-    study.sampler = create_sampler(sweep, trial.number)
-    return trial
+        return trial
 
 
 def release_lost(study: "Study") -> None:
@@ -104,7 +102,8 @@ def beating(trial: "Trial") -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(BEAT_SECONDS):
-            trial.set_user_attr(BEAT, time.time())
+            with suppress(TrackingError), explained():  # the next beat may succeed
+                trial.set_user_attr(BEAT, time.time())
 
     thread = threading.Thread(target=beat, name="beat", daemon=True)
     thread.start()

@@ -12,8 +12,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.search.claims import TRIALS
+from pipeline.search.prefect_table import PrefectTable
 from pipeline.search.store import get_all
 from pipeline.search.summary import Row, Summary, read_rows, sweep_of
+from pipeline.workspace import main_repository
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -32,7 +34,7 @@ class Progress:
         self._sweep = sweep_of(study)
         self._states: dict[int, str] = {row.number: row.state for row in self._read()}
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal and not quiet else None
-        self._last = 0.0
+        self.prefect, self._last = PrefectTable(main_repository(), study.study_name), 0.0
 
     def show(self) -> AbstractContextManager[Any]:
         """Return the context in which the table is live."""
@@ -40,10 +42,13 @@ class Progress:
 
     def update(self, *, now: bool = False) -> None:
         """Show what has changed, every few seconds, or now."""
-        if self._quiet or (not now and time.monotonic() - self._last < POLL_SECONDS):
+        if not now and time.monotonic() - self._last < POLL_SECONDS:
             return
         self._last = time.monotonic()
         rows = self._read()
+        self.prefect.publish(rows, now=now)
+        if self._quiet:
+            return
         if self._live:
             self._live.update(tabulate(rows[-SHOWN:], self._time_left(rows)), refresh=True)
             return

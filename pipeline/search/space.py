@@ -29,6 +29,7 @@ def suggest(trial: "Trial", sweep: SweepParams, sections: Mapping[str, Any]) -> 
     for key in sweep.order():
         dimension = sweep.space[key]
         if dimension.accepts(_Resolved(values, sections)):
+            trial.study.sampler = create_sampler(sweep, trial.number, key)
             values[key] = decode(dimension, _suggest(trial, key, dimension))
     return values
 
@@ -109,14 +110,14 @@ def _list_values(key: str, dimension: Dimension) -> Iterator[Any]:
         yield value if is_integer(key) else round(value, DIGITS)
 
 
-def create_sampler(sweep: SweepParams, number: int) -> "BaseSampler":
-    """Return the sampler of one trial. Its random numbers depend on the seed and the trial's number alone.
+def create_sampler(sweep: SweepParams, number: int, key: str) -> "BaseSampler":
+    """Return the sampler of a value. Its random numbers depend on the seed, the trial's number and the key alone.
 
     A sweep that is resumed therefore draws the same values as one that was not interrupted.
     """
     from optuna import samplers
 
-    seed = int.from_bytes(hashlib.sha256(f"{sweep.seed} {number}".encode()).digest()[:4])
+    seed = int.from_bytes(hashlib.sha256(f"{sweep.seed} {number} {key}".encode()).digest()[:4])
     if sweep.sampler == "tpe":
         return samplers.TPESampler(seed=seed, constant_liar=True)  # values that other workers try count as poor
     return samplers.RandomSampler(seed=seed)

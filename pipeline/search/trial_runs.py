@@ -1,5 +1,7 @@
 """The MLflow runs of a sweep: one for the sweep, and one nested under it for each trial."""
 
+import hashlib
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -7,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.search.definition import Definition
 from pipeline.tracking import nested_runs
 from pipeline.tracking.background import Background, ended_with_block
+from pipeline.tracking.store import locate_unserved
 from pipeline.tracking.training_runs import Record, milliseconds
 
 if TYPE_CHECKING:
@@ -14,9 +17,14 @@ if TYPE_CHECKING:
 
     from pipeline.models.training import Epoch
 
-RUN = "run"  # attribute of a study and of a trial: id of its MLflow run
 SOURCE = "pipeline sweep"
+OPENING, OPENING_SECONDS = "", 60  # instead of an id while the run is opened, and for how long
 STATUSES = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
+
+
+def run_attribute() -> str:
+    """Return the attribute of a study or a trial with the id of its run in this store: machines may have others."""
+    return f"run in {hashlib.sha256(str(locate_unserved()).encode()).hexdigest()[:12]}"
 
 
 class TrialRun:
@@ -66,6 +74,20 @@ def open_trial_run(
         yield run
 
 
+def announce_sweep_run(study: "Study") -> None:
+    """Announce that this process opens the run of a sweep: the runs of its trials wait for it."""
+    if not study.user_attrs.get(run_attribute()):
+        study.set_user_attr(run_attribute(), OPENING)
+
+
+def _find_parent(study: "Study") -> str | None:
+    """Return the id of the run of a sweep. None if nothing opens one in this store, as for a worker by itself."""
+    deadline = time.monotonic() + OPENING_SECONDS
+    while (found := study.user_attrs.get(run_attribute())) == OPENING and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found or None
+
+
 def open_sweep_run(study: "Study", definition: Definition) -> Record:
     """Open the run of a sweep, or continue it."""
     name = study.study_name
@@ -75,9 +97,9 @@ def open_sweep_run(study: "Study", definition: Definition) -> Record:
         tags={"sweep": name},
         params=_describe(definition),
         source=SOURCE,
-        former=study.user_attrs.get(RUN),
+        former=study.user_attrs.get(run_attribute()) or None,
     )
-    study.set_user_attr(RUN, record.id)
+    study.set_user_attr(run_attribute(), record.id)
     return record
 
 
@@ -88,10 +110,10 @@ def _open(study: "Study", trial: "Trial", definition: Definition, values: Mappin
         tags={"sweep": study.study_name, "trial": str(trial.number)},
         params={"preset": definition.sections["train"]["preset"], **values},
         source=SOURCE,
-        parent=study.user_attrs.get(RUN),
-        former=trial.user_attrs.get(RUN),
+        parent=_find_parent(study),
+        former=trial.user_attrs.get(run_attribute()),
     )
-    trial.set_user_attr(RUN, record.id)
+    trial.set_user_attr(run_attribute(), record.id)
     return record
 
 

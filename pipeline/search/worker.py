@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from pipeline.models.training import Epoch
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.3
+LONGEST_REASON = 500  # characters; TensorFlow's messages may be pages
 FACTS = "facts"  # attribute of a finished trial
 SEED = "seed"  # attribute of a trial that confirms another: its train.seed
 
@@ -62,7 +63,7 @@ def work(name: str, until: float = float("inf")) -> None:
     confirms = "/" in name
     study.pruner = create_pruner(sweep, off=confirms)
     while time.time() < until:
-        trial = claims.claim(study, sweep, draw=not confirms and sweep.sampler != "grid")
+        trial = claims.claim(study, draw=not confirms and sweep.sampler != "grid")
         if trial is not None:
             _work_on(study, trial, definition, sections, machine)
         elif claims.count_unfinished(study):
@@ -77,8 +78,11 @@ def _work_on(
     """Run one trial and record its end."""
     from optuna import TrialPruned
 
+    from pipeline.models.backend import tf
+
     started, cpu = time.monotonic(), time.process_time()
-    values = suggest(trial, definition.sweep, sections)
+    with explained():
+        values = suggest(trial, definition.sweep, sections)
     seed = trial.user_attrs.get(SEED)
     print(f"trial {trial.number}: {values}" + (f", seed {seed}" if seed is not None else ""), flush=True)
     reported = get_all(study)[trial.number].last_step or 0  # before a kill
@@ -98,9 +102,10 @@ def _work_on(
             state, value = "COMPLETE", training.merit(training.best_epoch(training.epochs_of(result.history)))
         except TrialPruned:
             state, value = "PRUNED", None
-        except (ModelError, ParamsError, MemoryError, _exhausted()) as error:
+        except (ModelError, ParamsError, MemoryError, tf.errors.OpError) as error:
             state, value = "FAIL", None
-            trial.set_user_attr(claims.REASON, getattr(error, "problem", None) or str(error) or "out of memory")
+            reason = getattr(error, "problem", "") or str(error).partition("\n")[0] or "out of memory"
+            trial.set_user_attr(claims.REASON, reason[:LONGEST_REASON])
         if watch.history:
             best = training.best_epoch(watch.history)
             facts |= {"validation_accuracy": best.validation_accuracy, "best_epoch": best.epoch}
@@ -146,13 +151,6 @@ def _tell(study: "Study", trial: "Trial", state: str, value: float | None, facts
 
 def _describe(result: Result) -> dict[str, Any]:
     return {"model_sha256": result.model_sha256, "right": result.right}
-
-
-def _exhausted() -> type[Exception]:
-    from pipeline.models.backend import tf
-
-    kind: type[Exception] = tf.errors.ResourceExhaustedError
-    return kind
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from typing import Any
 
 from pipeline.allowed_hosts import LOOPBACK, Application, Scope, guard
 from pipeline.redaction import without_password
-from pipeline.serving.errors import RequestError, create_error_response
+from pipeline.serving.errors import NotAvailable, RequestError, create_error_response
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.settings import ServeSettings
 
-ALWAYS_OPEN = ("/health/",)  # paths that need no key
+ALWAYS_OPEN = ("/health/", "/v1/refresh")  # paths that need no key; the second one, a signature
 OPEN_FILES = ("/", "/favicon.ico")  # of the page, which holds no data; GET only, as below /static/
 ALWAYS_CLOSED = ("/v1/feedback",)  # paths that need the key on this machine, too
+MOST_IN_FLIGHT = 128  # requests; further ones are refused before their bodies are read
 LONGEST = 200  # characters of a path in the log
 REFUSAL = json.dumps(
     {"error": "unknown host or origin", "expected": "a name of this machine", "remedy": "--allowed-hosts NAME"}
@@ -33,7 +34,7 @@ def protect(application: Application, settings: ServeSettings, metrics: Metrics)
 
     Handlers add facts to the log by `scope["facts"]`; the id of the request is in `scope["request_id"]`.
     """
-    needs_key = settings.host not in LOOPBACK
+    needs_key, in_flight = settings.host not in LOOPBACK, 0
     key = (settings.key or "").encode()
 
     async def check_key(scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,6 +57,7 @@ def protect(application: Application, settings: ServeSettings, metrics: Metrics)
         if scope["type"] != "http":
             await guarded(scope, receive, send)
             return
+        nonlocal in_flight
         start, status = time.perf_counter(), 500
         scope["request_id"], scope["facts"] = str(uuid.uuid4()), {}
 
@@ -65,9 +67,14 @@ def protect(application: Application, settings: ServeSettings, metrics: Metrics)
                 status = message["status"]
             await send(message)
 
+        in_flight += 1
         try:
-            await guarded(scope, receive, send_and_note)
+            if in_flight > MOST_IN_FLIGHT and scope["method"] == "POST":
+                await create_error_response(_refuse(in_flight))(scope, receive, send_and_note)
+            else:
+                await guarded(scope, receive, send_and_note)
         finally:
+            in_flight -= 1
             seconds = time.perf_counter() - start
             route = scope.get("route")
             path = route.path if route is not None else "other"
@@ -77,6 +84,15 @@ def protect(application: Application, settings: ServeSettings, metrics: Metrics)
                 ACCESS.info(_format(scope, status, seconds))
 
     return observe
+
+
+def _refuse(in_flight: int) -> NotAvailable:
+    return NotAvailable(
+        "the server has more requests than it can answer",
+        expected=f"at most {MOST_IN_FLIGHT} requests at once in each process",
+        found=str(in_flight),
+        remedy="send the request again later",
+    )
 
 
 def _is_open(scope: Scope, needs_key: bool) -> bool:

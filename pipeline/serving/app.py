@@ -81,14 +81,14 @@ _router = APIRouter()
 @_router.post("/v1/predict")
 async def predict(request: Request) -> Response:
     """Answer with class names and probabilities."""
-    served, _, probabilities = await _predict(request)
+    served, probabilities = await _predict(request)
     return _respond(describe(served, request.scope["request_id"], probabilities))
 
 
 @_router.post("/invocations")
 async def invocations(request: Request) -> Response:
     """Answer as MLflow's server does: the outputs of the model."""
-    served, _, probabilities = await _predict(request)
+    served, probabilities = await _predict(request)
     outputs = probabilities[:, 1:] if served.contract.task.units == 1 else probabilities
     return _respond({"predictions": outputs.astype(float).tolist()})
 
@@ -142,15 +142,23 @@ def get_model(request: Request) -> ServedModel:
         raise NotAvailable(error.problem, found=error.found) from None
 
 
-async def _predict(request: Request) -> tuple[ServedModel, np.ndarray, np.ndarray]:
-    """Read the images of a request, answer and log them. Returns the model, the images and the probabilities."""
+async def _predict(request: Request) -> tuple[ServedModel, np.ndarray]:
+    images = await request.app.state.bodies.read_images(request, get_model(request).contract)
+    return await answer(request, images)
+
+
+async def answer(request: Request, images: np.ndarray) -> tuple[ServedModel, np.ndarray]:
+    """Answer the images of a request uint8 [n, *shape], and log it. Returns the model and float32 [n, classes].
+
+    Raises:
+        NotAvailable: too many images wait, or no model is loaded.
+    """
     state, scope = request.app.state, request.scope
-    images = await state.bodies.read_images(request, get_model(request).contract)
     served, probabilities = await state.batcher.predict(images)
     scope["facts"] |= {"images": len(images), "version": served.version}
     if state.log:
         state.log.add(scope["request_id"], served.version, served.sha256, images, probabilities)
-    return served, images, probabilities
+    return served, probabilities
 
 
 def describe(served: ServedModel, request_id: str, probabilities: np.ndarray) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.serving.errors import NotAvailable, RequestError
 from pipeline.serving.params import ServeParams
 
 BODIES_IN_MEMORY = 4  # of the largest size, in all requests together
+DISCARDED_BODIES = 4  # of the largest size, of one request that is too large
 PIXELS_AT_ONCE = 200_000  # pictures with more are decoded in another thread, one request at a time
 MANY_BYTES = 2**18  # of JSON; more is parsed in another thread
 TYPES = "application/json, application/x-npy, multipart/form-data with pictures, or image/*"
@@ -47,14 +49,16 @@ class BodyReader:
         if encoding != "identity":
             raise RequestError("the body is compressed", status=415, expected="no content-encoding", found=encoding)
         length = request.headers.get("content-length", "")
-        if length.isdigit():
-            self._require_size(int(length))
+        if length.isdigit() and int(length) > self._limits.body:
+            await self._discard(request)
+            raise self._too_large(int(length))
         try:
             async with asyncio.timeout(self._limits.seconds):
                 async for chunk in request.stream():
                     body.size += len(chunk)
                     self._held += len(chunk)
-                    self._require_size(body.size)
+                    if body.size > self._limits.body:
+                        raise self._too_large(body.size)
                     if self._held > BODIES_IN_MEMORY * self._limits.body:
                         raise NotAvailable("the server has more requests than it can keep in memory")
                     body.chunks.append(chunk)
@@ -135,15 +139,24 @@ class BodyReader:
         async with self._decoding:  # a decoded picture takes up to 100 MB
             return await run_in_threadpool(images.convert_pictures, pictures, contract, invert=invert)
 
-    def _require_size(self, size: int) -> None:
-        if size > self._limits.body:
-            raise RequestError(
-                "the body is too large",
-                status=413,
-                expected=f"at most {self._limits.body:,} bytes",
-                found=f"{size:,} or more",
-                remedy="send several requests, or run: pipeline score",
-            )
+    async def _discard(self, request: Request) -> None:
+        """Read a body that is too large, and drop it. Many clients look for an answer only after they sent it all."""
+        size = 0
+        with suppress(TimeoutError, ClientDisconnect):
+            async with asyncio.timeout(self._limits.seconds):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > DISCARDED_BODIES * self._limits.body:
+                        return
+
+    def _too_large(self, size: int) -> RequestError:
+        return RequestError(
+            "the body is too large",
+            status=413,
+            expected=f"at most {self._limits.body:,} bytes",
+            found=f"{size:,} or more",
+            remedy="send several requests, or run: pipeline score",
+        )
 
 
 class Body:

@@ -4,37 +4,39 @@
 Every two seconds it writes the answer of the registry to `current.json`, after the files of that version were verified.
 """
 
-import json
 import logging
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from pipeline import logs
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_directory, file_digest
 from pipeline.garbage_collection import collect_rarely
-from pipeline.models import interpreter
-from pipeline.models.contract import CONTRACT_FILE, LITERT_FILE, read_contract
+from pipeline.models.contract import CONTRACT_FILE, LITERT_FILE
 from pipeline.proxies import bypass_proxy
 from pipeline.registry.aliases import CHALLENGER, CHAMPION
-from pipeline.registry.load_version import CannotBeJudged, download_file, find_model
+from pipeline.registry.load_version import download_file, find_model
 from pipeline.registry.registration import current_name
 from pipeline.serving.current import MODELS, Current, read_current, write_current
+from pipeline.serving.example import write_example
 from pipeline.serving.served_model import EXAMPLE_FILE
 from pipeline.serving.settings import ServeSettings, load_settings
 from pipeline.tracking.logged_models import CONTRACT_TAG, EXPORTED_TAG
 from pipeline.tracking.queries import find_or_none
+from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import Store, explained, locate, open_store
+from pipeline.workspace import lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 PERIOD_SECONDS = 2.0
+LOCK_SECONDS = 30.0  # several servers of a project fetch the same files
+LEAST_SECONDS = 0.1  # between two questions
 KEPT_MODELS = 5  # the latest ones: a rollback needs no download
 INPUT_EXAMPLE = "serving_input_example.json"  # of a logged model
 # A registry that hangs must be found out soon: the files in place are served on.
@@ -85,8 +87,9 @@ class Resolver:
                 problem = f"version {number} has no model.tflite; run: pipeline export {number}"
                 return self._keep_former(which, now, problem)
             try:
-                fetch(store, client, version, self._settings.folder / MODELS)
-            except (CannotBeJudged, PipelineError) as error:
+                with lock("the served files", wait=LOCK_SECONDS, remedy="pipeline serve", root=self._settings.root):
+                    fetch(store, client, version, self._settings.folder / MODELS, Outputs(self._settings.workspace))
+            except PipelineError as error:
                 return self._keep_former(which, now, f"version {number} cannot be fetched: {error.problem}")
         return Current(self._name, number, version.tags[EXPORTED_TAG], now)
 
@@ -98,8 +101,12 @@ class Resolver:
         return Current(self._name, former.version, former.sha256, now, problem)
 
 
-def fetch(store: Store, client: "MlflowClient", version: "ModelVersion", models: Path) -> Path:
+def fetch(store: Store, client: "MlflowClient", version: "ModelVersion", models: Path, outputs: Outputs) -> Path:
     """Fetch and verify the files of a version, if they are not there, and return their folder.
+
+    Args:
+        models: the folder of the folders of all models.
+        outputs: of the workspace, for the example of the version.
 
     Raises:
         CannotBeJudged: a file is gone or altered.
@@ -109,14 +116,18 @@ def fetch(store: Store, client: "MlflowClient", version: "ModelVersion", models:
     if _is_complete(folder, version):
         os.utime(folder)
         return folder
+    from mlflow.artifacts import download_artifacts
+
     model = find_model(client, version)
     with atomic_directory(folder) as partial:
         scratch = partial / "download"
         scratch.mkdir()
         for tag, name in ((CONTRACT_TAG, CONTRACT_FILE), (EXPORTED_TAG, LITERT_FILE)):
             download_file(store, model, version, tag, scratch).rename(partial / name)
-        _write_example(store, f"{model.artifact_location}/{INPUT_EXAMPLE}", partial, scratch)
-        scratch.rmdir()
+        address = f"{model.artifact_location}/{INPUT_EXAMPLE}"
+        example = Path(download_artifacts(artifact_uri=address, dst_path=str(scratch), tracking_uri=store.uri))
+        write_example(client, version, partial, example, outputs)
+        shutil.rmtree(scratch)
     _remove_old(models)
     return folder
 
@@ -131,28 +142,14 @@ def _is_complete(folder: Path, version: "ModelVersion") -> bool:
         return False
 
 
-def _write_example(store: Store, address: str, folder: Path, scratch: Path) -> None:
-    """Write the example of a registered model with its answers."""
-    from mlflow.artifacts import download_artifacts
-
-    contract = read_contract(folder / CONTRACT_FILE)
-    file = Path(download_artifacts(artifact_uri=address, dst_path=str(scratch), tracking_uri=store.uri))
-    images = np.array(json.loads(file.read_bytes())["inputs"], np.uint8)
-    answers = interpreter.load(folder / LITERT_FILE, contract).predict(images)
-    np.savez(folder / EXAMPLE_FILE, images=images, answers=answers)
-    file.unlink()
-
-
 def _remove_old(models: Path) -> None:
-    import shutil
-
     folders = sorted((path for path in models.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime)
     for folder in folders[KEPT_MODELS:]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
-    """Ask every two seconds, until the process ends."""
+    """Ask every two seconds, and when a webhook says so, until the process ends."""
     collect_rarely()
     bypass_proxy()
     logs.configure("resolver")
@@ -160,9 +157,18 @@ def main() -> None:
     settings = load_settings()
     resolver = Resolver(settings, current_name(settings.workspace))
     while True:
-        start = time.monotonic()
+        deadline, former = time.monotonic() + PERIOD_SECONDS, _modified_at(settings.refresh_file)
         resolver.resolve()
-        time.sleep(max(0.1, PERIOD_SECONDS - (time.monotonic() - start)))
+        time.sleep(LEAST_SECONDS)
+        while time.monotonic() < deadline and _modified_at(settings.refresh_file) == former:
+            time.sleep(LEAST_SECONDS)
+
+
+def _modified_at(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 if __name__ == "__main__":

@@ -72,9 +72,9 @@ def load_served_model(folder: Path, name: str, version: str, *, threads: int) ->
     """
     contract = read_contract(folder / CONTRACT_FILE)
     exported, lock = interpreter.load(folder / LITERT_FILE, contract, threads=threads), threading.Lock()
-    with open_npz(folder / EXAMPLE_FILE, "images", "answers") as (example, answers):
+    with open_npz(folder / EXAMPLE_FILE, "images", "probabilities") as (example, answers):
         images, recorded = example.read(example.shape[0]), answers.read(answers.shape[0])
-    difference = float(np.abs(exported.predict(images) - recorded).max(initial=0))
+    difference = float(np.abs(class_probabilities(exported.predict(images)) - recorded).max(initial=0))
     if not difference <= TOLERANCE:
         raise ModelError(
             f"version {version} of {name} does not answer its recorded example as recorded",

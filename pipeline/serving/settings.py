@@ -46,6 +46,11 @@ class ServeSettings:
         """The file in which the resolver names the challenger, if it answers in the shadow."""
         return self.folder / "challenger.json"
 
+    @property
+    def refresh_file(self) -> Path:
+        """The file that is touched to let the resolver ask the registry now."""
+        return self.folder / "refresh"
+
 
 _ADAPTER = TypeAdapter(ServeSettings)
 

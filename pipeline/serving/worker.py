@@ -14,7 +14,7 @@ from fastapi import APIRouter
 
 from pipeline import logs
 from pipeline.data.traffic import TRAFFIC
-from pipeline.serving import feedback, page
+from pipeline.serving import feedback, inference_v2, page, webhook
 from pipeline.serving.access import ACCESS
 from pipeline.serving.app import create_app
 from pipeline.serving.follower import Follower
@@ -68,7 +68,7 @@ def main() -> None:
 
 def find_routers() -> list[APIRouter]:
     """Return the routers of the other endpoints of this room."""
-    return [feedback.router, page.router]
+    return [feedback.router, inference_v2.router, page.router, webhook.router]
 
 
 def create_traffic_log(settings: ServeSettings) -> TrafficLog | None:

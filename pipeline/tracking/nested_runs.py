@@ -26,7 +26,7 @@ def open_run(
         experiment: the dataset's name.
         source: what made it, as MLflow shows it.
         parent: id of the run that it is nested under.
-        former: id of the run to continue. Ignored if the store does not have it.
+        former: id of the run to continue. The store may lack both.
 
     Raises:
         TrackingError: the store cannot be used.
@@ -42,7 +42,8 @@ def open_run(
             client.update_run(former, status="RUNNING")
             return _continued(store, client, former, {**own, **tags})
         about = provenance.tree_tags(provenance.read_tree(Path())) | provenance.environment_tags(Path())
-        nested = {"mlflow.parentRunId": parent} if parent else {}
+        has_parent = parent and find_or_none(client.get_run, parent)
+        nested = {"mlflow.parentRunId": parent} if parent and has_parent else {}
         everything = {**about, **provenance.host_tags(), **own, **nested, **tags}
         run = client.create_run(experiment_id(client, store, experiment), tags=everything, run_name=name)
         listed = [Param(key, str(value)) for key, value in params.items()]

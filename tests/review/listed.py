@@ -55,8 +55,8 @@ def make_checkout(path: Path, images: int = 60, listed: int = 12, pairs: int = 2
 def read_commands(section: str) -> list[list[str]]:
     """Return the commands `pipeline` in the blocks of a section of docs/labels.md, as arguments of a process."""
     text = (REPOSITORY / "docs/labels.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    lines = [line for block in re.findall(r"^```(?:console|sh)\n(.*?)^```$", text, re.M | re.S) for line in block.splitlines()]
-    split = [shlex.split(line, comments=True) for line in lines]
+    blocks = re.findall(r"^```(?:console|sh)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    split = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     return [[sys.executable, "-m", "pipeline.cli", *words[1:]] for words in split if words[0] == "pipeline"]
 
 

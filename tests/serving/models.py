@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.data import table
+from pipeline.evaluation.predictions import PREDICTIONS, read_predictions, write_predictions
 from pipeline.files import file_digest
 from pipeline.models import interpreter
 from pipeline.models.contract import CONTRACT_FILE, LITERT_FILE, Contract, read_contract, write_contract
@@ -44,7 +46,7 @@ def copy_model(files: Path, folder: Path, number: int = 1, **changes: Any) -> Co
     contract = replace(read_contract(files / CONTRACT_FILE), litert_sha256=digest, **changes)
     write_contract(folder / CONTRACT_FILE, contract)
     answers = interpreter.load(folder / LITERT_FILE, contract).predict(EXAMPLE)
-    np.savez(folder / EXAMPLE_FILE, images=EXAMPLE, answers=answers)
+    np.savez(folder / EXAMPLE_FILE, images=EXAMPLE, probabilities=answers)
     return contract
 
 
@@ -75,6 +77,14 @@ class ServingWorkspace(Workspace):
         """Make a version the champion."""
         promotion.promote(self.client, "garments", version, reason="test")
 
+    def evaluate(self, **options: Any) -> None:
+        """Evaluate with the probabilities that the model really gives."""
+        super().evaluate(**options)
+        file, contract = self.outputs.evaluation / PREDICTIONS, read_contract(self.outputs.contract_file)
+        images, _ = table.read_images(self.outputs.split("test"))
+        given = interpreter.load(self.outputs.exported_model, contract).predict(images)
+        write_predictions(file, replace(read_predictions(file), probabilities=given))
+
     def _export(self, model: bytes, *, int8: bool) -> None:
         super()._export(model, int8=False)
         self.outputs.exported_model.write_bytes((self._files / LITERT_FILE).read_bytes() + bytes(self._number))
@@ -92,7 +102,8 @@ def serving_workspace(
     with making_workspace(tmp_path_factory.mktemp("serving") / "project", empty_store) as made:
         workspace = ServingWorkspace(made.root, model_files)
         assert [workspace.add_version(number) for number in (1, 2, 3)] == ["1", "2", "3"]
-        assert workspace.aliases("garments")["champion"] == "1"
+        workspace.client.set_registered_model_alias("garments", "challenger", "2")
+        assert workspace.aliases("garments") == {"champion": "1", "challenger": "2"}
         yield workspace
 
 

@@ -208,6 +208,12 @@ def test_classes_without_images_are_no_obstacle() -> None:
     assert ranking.suggested[3] == 2
 
 
+def test_a_review_cannot_be_outside_its_directory() -> None:
+    for name in ("../other", "", ".hidden", "a/b"):
+        with pytest.raises(WorkspaceError, match="cannot be the name of a review"):
+            review_directory(name)
+
+
 def test_without_cleanlab_one_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.review.ranking.find_spec", lambda name: None)
     with pytest.raises(WorkspaceError, match=r"needs the package cleanlab\n.*make extras"):

@@ -32,7 +32,6 @@ def draw(params: SweepParams, count: int) -> list[dict[str, Any]]:
     study, found = optuna.create_study(direction="maximize"), []
     for _ in range(count):
         trial = study.ask()
-        study.sampler = space.create_sampler(params, trial.number)
         found.append(space.suggest(trial, params, RAW))
         study.tell(trial, found[-1]["learning_rate"])
     return found
@@ -61,11 +60,21 @@ def test_the_same_seed_draws_the_same_values(sampler: str) -> None:
     assert draw(sweep(sampler=sampler, seed=4), 15) != first
 
 
+def test_a_trial_that_was_killed_between_two_values_draws_the_same() -> None:
+    drawn = []
+    for interrupted in (False, True):
+        study, params = optuna.create_study(), sweep()
+        trial = study.ask()
+        if interrupted:
+            keys = {key: SPACE[key] for key in ("learning_rate", "preset")}
+            space.suggest(trial, sweep(space=keys), RAW)
+        drawn.append(space.suggest(trial, params, RAW))
+    assert drawn[0] == drawn[1]
+
+
 def test_a_trial_that_waits_again_keeps_its_values() -> None:
     study, params = optuna.create_study(), sweep()
-    study.sampler = space.create_sampler(params, 0)
     first = space.suggest(study.ask(), params, RAW)
-    study.sampler = space.create_sampler(params, 7)
     again = optuna.trial.Trial(study, study.trials[0]._trial_id)
     assert space.suggest(again, params, RAW) == first
 

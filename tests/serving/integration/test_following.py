@@ -57,7 +57,7 @@ def test_a_version_that_answers_its_example_otherwise_is_refused(settings: Serve
     follower.poll()
     folder = name_version(settings, model_files, 2)
     with np.load(folder / EXAMPLE_FILE) as example:
-        np.savez(folder / EXAMPLE_FILE, images=example["images"], answers=example["answers"][::-1])
+        np.savez(folder / EXAMPLE_FILE, images=example["images"], probabilities=example["probabilities"][::-1])
     follower.poll()
     assert models.current().version == "1"
     assert "version 2 of garments cannot be served" in str(models.problem)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data.prediction_input import read_pictures
+from pipeline.serving import protocol
 from pipeline.serving.app import create_app
 from pipeline.serving.images import MOST_PIXELS
 from pipeline.serving.served_model import ModelHolder, ServedModel
@@ -253,6 +254,13 @@ def test_a_body_that_comes_too_slowly_is_given_up(server: Running) -> None:
     assert b"came too slowly" in received
 
 
+def test_a_head_that_comes_too_slowly_is_given_up(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    assert server.send_raw(b"", close=False) == b""
+    assert server.send_raw(HEAD, close=False) == b""
+    assert server.predict([IMAGE]).status == 200
+
+
 @pytest.mark.parametrize(
     "request_bytes",
     [
@@ -276,6 +284,10 @@ def test_a_request_that_is_cut_off_or_malformed_harms_nobody(server: Running, re
 def test_a_body_beyond_the_limit_is_not_read_to_its_end(server: Running) -> None:
     received = server.send_raw(HEAD + b"content-length: 99999999999\r\n\r\n", close=False)
     assert received.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_that_sends_all_of_a_large_body_first_is_answered(server: Running) -> None:
+    assert server.ask("POST", "/v1/predict", b" " * 2**22, content_type="application/json").status == 413
 
 
 def test_unknown_paths_and_methods_are_answered_in_the_same_form(server: Running) -> None:

@@ -10,11 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pipeline.data import table
 from pipeline.data.traffic import TRAFFIC, read_traffic
 from pipeline.serving.current import MODELS
 from pipeline.serving.keys import KEY_FILE
+from pipeline.serving.served_model import EXAMPLE_FILE
 from pipeline.tracking.logged_models import EXPORTED_TAG, MODEL_FILES
 from tests.integration.recorded import empty_store
 from tests.processes import wait_until
@@ -71,8 +74,14 @@ def test_it_follows_promotions_and_rollbacks(served: Served, serving_workspace: 
     for version in ("2", "3", "1"):
         serving_workspace.promote(version)
         wait_for(served[0], version)
-    log = (serving_workspace.root / "serve.log").read_text()
-    assert "garments version 3 answers" in log
+    root = serving_workspace.root
+    assert "garments version 3 answers" in (root / "serve.log").read_text()
+    images, _ = table.read_images(serving_workspace.outputs.split("test"))
+    examples = list((root / ".pipeline/serving" / MODELS).glob(f"*/{EXAMPLE_FILE}"))
+    assert len(examples) == 3
+    for file in examples:  # what the evaluation recorded
+        with np.load(file) as example:
+            np.testing.assert_array_equal(example["images"], images)
 
 
 def test_the_registry_may_be_gone_for_a_while(served: Served, serving_workspace: ServingWorkspace) -> None:
@@ -120,8 +129,7 @@ def test_a_version_with_an_altered_file_is_not_served_until_it_is_whole(
     content = artifact.read_bytes()
     artifact.write_bytes(b"altered " + content)
     serving_workspace.promote(version)
-    wait_until(lambda: server.ask("GET", "/health/ready").json["problem"], SECONDS)
-    assert "altered" in server.ask("GET", "/health/ready").json["problem"]
+    wait_until(lambda: "altered" in str(server.ask("GET", "/health/ready").json["problem"]), SECONDS)
     assert version_of(server) == former
     artifact.write_bytes(content)
     wait_for(server, version)
