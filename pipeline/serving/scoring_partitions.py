@@ -100,4 +100,5 @@ class Pixels(Partition):
 
 
 def _positions(first: int, rows: int) -> pa.Array:
-    return table.strings([str(row) for row in range(first, first + rows)])
+    numbers = np.arange(first, first + rows, dtype=np.int64)
+    return pa.Array.from_buffers(pa.int64(), rows, [None, pa.py_buffer(numbers)]).cast(pa.string())
