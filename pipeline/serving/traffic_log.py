@@ -201,7 +201,8 @@ class _OpenFile:
             if written != content.size:
                 raise OSError(f"only {written} of {content.size} bytes were written to {self._path}")
         except OSError:
-            os.ftruncate(self._file.fileno(), self._size)  # half a batch would hide all later ones
+            self._file.truncate(self._size)  # half a batch would hide all later ones
+            self._file.seek(self._size)
             raise
         self._size += content.size
         return int(content.size)
