@@ -9,6 +9,8 @@ ROOM = Room(
     files=(
         "docs/serving.md",
         "docs/scoring.md",
+        "benchmarks/serving.py",
+        "benchmarks/http_load.py",
         "docker/serving.Dockerfile",
         "docker/serving.Dockerfile.dockerignore",
         "docker/requirements-serving.in",
