@@ -284,8 +284,8 @@ def measure_overload(bench: Bench) -> None:
     ]
     note = (
         f"The capacity is {capacity:.0f} requests of {PER_REQUEST} pictures a second; the overload asks {OVERLOAD} "
-        f"times as often for {bench.size.overload_seconds} s. The client could not send {over['not_sent']:,} of them, because all "
-        "its connections waited. The load before and after is of 4 clients with one picture."
+        f"times as often for {bench.size.overload_seconds} s. The client could not send {over['not_sent']:,} of them, "
+        "because all its connections waited. The load before and after is of 4 clients with one picture."
     )
     columns = ("phase", "p50, ms", "p99, ms", "answers a second", "statuses")
     bench.details.append(f"## Overload\n\n{note}\n\n{markdown_table(columns, rows)}")
