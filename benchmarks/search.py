@@ -30,10 +30,6 @@ from end_to_end import (
 )
 
 TRIALS = 16
-SPACE = {
-    "learning_rate": {"low": 0.005, "high": 0.2, "log": True},
-    "vector_learning_rate": {"low": 0.002, "high": 0.05, "log": True},
-}
 
 
 def main() -> None:
@@ -80,9 +76,9 @@ def main() -> None:
 
 
 def edit_params(file: Path) -> None:
-    """Set the space and the pruner: all trials are of the same length, and train all of their epochs."""
+    """Set the sampler and the pruner: the trials are always the same, and train all of their epochs."""
     params = yaml.safe_load(file.read_text())
-    params["sweep"] |= {"sampler": "random", "pruner": "none", "space": SPACE}
+    params["sweep"] |= {"sampler": "random", "pruner": "none"}
     file.write_text(yaml.safe_dump(params, sort_keys=False))
 
 
@@ -122,8 +118,8 @@ def write(claims: list[Claim], rows: list[tuple[str, ...]], memory: float) -> No
             ("what", "measured", "reach", "holds"),
             [(c.what, c.measured, c.promised, "yes" if c.holds else "**no**") for c in claims],
         ),
-        f"A sweep is {TRIALS} trials of the preset `mlp` with other learning rates, one thread for each worker, and "
-        "includes the start of its processes. A trial beyond its epochs reads the images, builds the network, "
+        f"A sweep is {TRIALS} trials of the preset `mlp` with the space of `params.yaml`, one thread for each worker, "
+        "and includes the start of its processes. A trial beyond its epochs reads the images, builds the network, "
         "validates after each epoch, writes checkpoints, saves the model for its digest, and records itself in "
         f"Optuna's study and in MLflow. The largest process used {memory:.0f} MB.",
         markdown_table(SPREAD_COLUMNS, rows),

@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,17 +47,26 @@ NAME = "tiny"
 OURS, THEIRS = 5702, 5701  # ports that nobody else is likely to have
 PATHS = {OURS: "/v1/predict", THEIRS: "/invocations"}
 TITLES = {OURS: "`pipeline serve`", THEIRS: "`mlflow models serve`"}
-ROUNDS = 3
-SWITCHES, SWITCH_CLIENTS, STALE_SECONDS = 100, 16, 5.0
-OVERLOAD, OVERLOAD_SECONDS, AFTER_SECONDS, RECOVERY_SECONDS = 10, 60, 15, 5.0
+SWITCH_CLIENTS, STALE_SECONDS = 16, 5.0
+OVERLOAD, AFTER_SECONDS, RECOVERY_SECONDS = 10, 15, 5.0
 PER_REQUEST = 64  # images, in the overload
 MLP, OTHER_MLP, CNN = "1", "2", "3"  # versions
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    rounds: int = 3
+    switches: int = 100
+    overload_seconds: int = 60
 
 
 class Bench:
     """A clone with three registered versions, and the figures so far."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, size: Size) -> None:
+        self.size = size
         self.directory, self.claims, self.details = directory, list[Claim](), list[str]()
         self.clone = Clone(directory, NAME)
         self._body(1), self._body(PER_REQUEST)
@@ -65,7 +75,7 @@ class Bench:
             progress(f"training {preset} {seed}")
             file = self.clone.path / "params.yaml"
             params = yaml.safe_load(file.read_text())
-            params["train"] |= {"preset": preset, "seed": seed}
+            params["train"] |= {"preset": preset, "seed": seed, "epochs": 1}
             params["evaluate"] |= lenient
             file.write_text(yaml.safe_dump(params, sort_keys=False))
             self.clone.run("dvc", "repro")
@@ -141,7 +151,7 @@ def measure_latency(bench: Bench) -> None:
                 bench.load(port, "1.json", "--requests", 50)
             alone = {port: list[dict[str, Any]]() for port in PATHS}
             many = {port: list[dict[str, Any]]() for port in PATHS}
-            for _ in range(ROUNDS):
+            for _ in range(bench.size.rounds):
                 for port in PATHS:
                     alone[port].append(bench.load(port, "1.json", "--seconds", 5))
                     many[port].append(bench.load(port, "1.json", "--clients", 32, "--seconds", 8))
@@ -161,7 +171,7 @@ def measure_latency(bench: Bench) -> None:
                 figures = [f"{median(one[key] for one in found):.2f}" for key in ("p50", "p99", "rate")]
                 rows.append((TITLES[port], f"`{network}`", title, *figures))
     columns = ("server", "network", "load", "p50, ms", "p99, ms", "answers a second")
-    note = f"One 28 x 28 picture in a request, as JSON. Medians of {ROUNDS} rounds, in turn."
+    note = f"One 28 x 28 picture in a request, as JSON. Medians of {bench.size.rounds} rounds, in turn."
     bench.details.append(f"## Latency and throughput\n\n{note}\n\n{markdown_table(columns, rows)}")
 
 
@@ -169,13 +179,13 @@ def measure_start(bench: Bench) -> None:
     """Seconds from the command until ready, with the files at hand; memory after some load."""
     bench.promote(CNN)
     found: dict[str, list[float]] = {"the champion": [], "a fixed version": []}
-    for round_ in range(ROUNDS + 1):
+    for round_ in range(bench.size.rounds + 1):
         for title, options in (("the champion", ()), ("a fixed version", ("--version", CNN))):
             time.sleep(6)  # a champion that was confirmed in the last 5 seconds would be served at once
             with bench.serve(*options) as (process, seconds):
                 if round_:
                     found[title].append(seconds)
-                if round_ == ROUNDS and not options:
+                if round_ == bench.size.rounds and not options:
                     bench.load(OURS, "1.json", "--clients", 32, "--seconds", 10)
                     memory = {
                         child.cmdline()[-1].rpartition(".")[2]: child.memory_info().rss / 1e6
@@ -199,7 +209,7 @@ def measure_switches(bench: Bench) -> None:
         options = ("--clients", SWITCH_CLIENTS, "--seconds", 3600, "--answers", answers)
         load = bench.start_load(OURS, "1.json", *options)
         time.sleep(2)
-        for number in range(SWITCHES):
+        for number in range(bench.size.switches):
             version = (OTHER_MLP, MLP)[number % 2]
             bench.promote(version)
             start = time.time()
@@ -218,7 +228,9 @@ def measure_switches(bench: Bench) -> None:
         until = moves[number + 1] if number + 1 < len(moves) else np.inf
         old = ends[(versions == champions[number - 1]) & (ends > when) & (ends < until)]
         stale = max(stale, float(old.max() - when) if len(old) else 0.0)
-    bench.claim(f"{SWITCHES} switches, 16 clients: failed", f"{failed} of {len(statuses):,}", "0", failed == 0)
+    bench.claim(
+        f"{bench.size.switches} switches, 16 clients: failed", f"{failed} of {len(statuses):,}", "0", failed == 0
+    )
     text = f"{stale:.1f} s after the move"
     bench.claim("last answer by the former champion", text, f"at most {STALE_SECONDS:g} s", stale <= STALE_SECONDS)
     bench.details.append(
@@ -243,7 +255,7 @@ def measure_overload(bench: Bench) -> None:
                 memory.append(worker.memory_info().rss / 1e6)
 
         threading.Thread(target=watch).start()
-        over = bench.load(OURS, body, "--rate", OVERLOAD * capacity, "--seconds", OVERLOAD_SECONDS)
+        over = bench.load(OURS, body, "--rate", OVERLOAD * capacity, "--seconds", bench.size.overload_seconds)
         stopped = time.time()
         answers = bench.directory / "after.npy"
         options = ("--clients", 4, "--seconds", AFTER_SECONDS, "--answers", answers)
@@ -272,8 +284,8 @@ def measure_overload(bench: Bench) -> None:
     ]
     note = (
         f"The capacity is {capacity:.0f} requests of {PER_REQUEST} pictures a second; the overload asks {OVERLOAD} "
-        f"times as often for {OVERLOAD_SECONDS} s. The client could not send {over['not_sent']:,} of them, because all "
-        "its connections waited. The load before and after is of 4 clients with one picture."
+        f"times as often for {bench.size.overload_seconds} s. The client could not send {over['not_sent']:,} of them, "
+        "because all its connections waited. The load before and after is of 4 clients with one picture."
     )
     columns = ("phase", "p50, ms", "p99, ms", "answers a second", "statuses")
     bench.details.append(f"## Overload\n\n{note}\n\n{markdown_table(columns, rows)}")
@@ -306,10 +318,11 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--quick", action="store_true", help="try the script; the figures mean nothing")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
     arguments = parser.parse_args()
     with temporary_directory() as directory:
-        bench = Bench(directory)
+        bench = Bench(directory, Size(1, 5, 8) if arguments.quick else Size())
         for part in arguments.parts:
             progress(f"measuring {part}")
             PARTS[part](bench)

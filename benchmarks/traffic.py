@@ -28,7 +28,6 @@ from pipeline.monitoring.traffic_reference import Reference, build_reference
 from pipeline.monitoring.traffic_windows import UNLABELLED, Rows
 from pipeline.params import load_params
 from pipeline.registry.champion import find_champion
-from pipeline.serving.traffic_log import TrafficLog
 from pipeline.tracking.logged_models import EXPORTED_TAG
 from tests.traffic_files import measure_for_drift
 
@@ -174,6 +173,8 @@ def count_alarms(predict: Predict, reference: Reference, test: Images, mnist: Im
 
 def measure_log(predict: Predict, images: Images) -> str:
     """Measure `TrafficLog.add` and the size of a row."""
+    from pipeline.serving.traffic_log import TrafficLog  # of a room that a project with this one may lack
+
     count, times = 20_000, []
     probabilities = predict(images[:1])
     with tempfile.TemporaryDirectory() as directory:

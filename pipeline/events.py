@@ -1,6 +1,6 @@
 """Events for other programs: one line of JSON each, appended to `.pipeline/events.jsonl` of the main repository."""
 
-import json
+import fcntl
 import os
 import sys
 from contextlib import suppress
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import WorkspaceError
+from pipeline.files import PRIVATE
+from pipeline.json_lines import append_json
 from pipeline.workspace import STATE, main_repository, make_state
 
 EVENTS = STATE / "events.jsonl"
@@ -40,17 +42,21 @@ def record_event(
     """
     content = {"kind": kind, "at": datetime.now(UTC).isoformat(timespec="seconds"), "evidence": evidence}
     content |= {name: value for name, value in (("dataset", dataset), ("version", version)) if value is not None}
-    line = json.dumps(content, ensure_ascii=False).encode() + b"\n"
     try:
         root = root or main_repository()
         make_state(root)
-        path = root / EVENTS
-        with suppress(FileNotFoundError):
-            if path.stat().st_size > LARGEST:
-                path.replace(root / FORMER)
-        with open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(line)
+        _replace_former(root / EVENTS, root / FORMER)
+        append_json(root / EVENTS, [content], mode=PRIVATE)
     except WorkspaceError:
         return
     except OSError as error:
         print(f"the event {kind} was not recorded: {error}", file=sys.stderr, flush=True)
+
+
+def _replace_former(path: Path, former: Path) -> None:
+    """Rename the file of events to the one before it, if it is too large. Of several processes, one renames it."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        opened = os.fstat(file.fileno())
+        if opened.st_size > LARGEST and os.path.samestat(opened, path.stat()):
+            path.replace(former)

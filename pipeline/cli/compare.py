@@ -1,8 +1,9 @@
-"""`pipeline compare`: two versions of a registered model on the same test images."""
+"""`pipeline compare`: two versions of a registered model on the same test images, or on logged traffic."""
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +17,10 @@ from pipeline.rooms import find_remedy
 
 if TYPE_CHECKING:
     from pipeline.evaluation.predictions import Predictions
+    from pipeline.registry.version_traffic import TrafficComparison
 
 SHOWN_IMAGES = 24
+SHOWN_DIFFERENCES = 20
 SHOWN_CLASSES = 20  # in the table; the JSON has them all
 
 
@@ -31,6 +34,10 @@ def compare(
         Path | None, typer.Option(metavar="FILE", help="Draw images with different answers, as a PNG.")
     ] = None,
     latency: Annotated[bool, typer.Option(help="Load both models and measure their latency on this machine.")] = False,
+    traffic: Annotated[
+        bool, typer.Option("--traffic", help="Compare on the images in the traffic log of a server.")
+    ] = False,
+    days: Annotated[int, typer.Option(min=1, help="With --traffic: the last days of the log.")] = 7,
 ) -> None:
     """Compare two versions of a model, image by image.
 
@@ -41,20 +48,32 @@ def compare(
         pipeline compare champion challenger
         pipeline compare 3 4 --figure differences.png
         pipeline compare 3 4 --latency --json
+        pipeline compare champion challenger --traffic --days 30
     """
+    if traffic and (figure or latency):
+        raise typer.BadParameter("--traffic cannot be combined with --figure or --latency")
     figure = figure.resolve() if figure else None
     workspace = enter_workspace()
     from pipeline.evaluation import comparison
     from pipeline.registry.registration import current_name, find_version, open_registry
     from pipeline.registry.version_predictions import measure_latencies, predictions_of_both
+    from pipeline.registry.version_traffic import compare_on_traffic
     from pipeline.tracking.stage_outputs import Outputs
     from pipeline.tracking.store import explained
+    from pipeline.workspace import main_repository
 
     outputs = Outputs(workspace)
     name = model or current_name(workspace)
     store, client = open_registry(workspace)
     with explained(store):
         versions = (find_version(client, name, a), find_version(client, name, b))
+        if traffic:
+            now = datetime.now(UTC)
+            on_traffic = compare_on_traffic(
+                store, client, versions, main_repository(workspace), now - timedelta(days=days), now
+            )
+            show_traffic(name, [str(version.version) for version in versions], on_traffic, as_json=as_json)
+            return
         test, first, second = predictions_of_both(store, client, versions, outputs)
         latencies = measure_latencies(store, client, versions, outputs) if latency else []
     numbers = [str(version.version) for version in versions]
@@ -98,6 +117,32 @@ def show(name: str, numbers: Sequence[str], found: dict[str, Any]) -> None:
         f"{found['lost']:,}, only {second} right {found['gained']:,}: p = {found['p_value']:.2g} (McNemar, mid-p)"
     )
     console.print(f"calibration error {found['champion_ece']:.4f} and {found['challenger_ece']:.4f}")
+
+
+def show_traffic(name: str, numbers: Sequence[str], found: "TrafficComparison", *, as_json: bool) -> None:
+    """Print a comparison on traffic: the most frequent differences, and who was right where the class was told."""
+    from pipeline.registry.version_traffic import describe_traffic
+
+    if as_json:
+        print_json({"name": name, "versions": list(numbers), **describe_traffic(found)})
+        return
+    first, second = (f"version {number}" for number in numbers)
+    console.print(f"{name}: {found.images:,} of {found.logged:,} images in the traffic log have an answer of both")
+    console.print(
+        f"different answers: {found.differing:,} ({found.differing / found.images:.2%}); mean confidence "
+        f"{found.confidences[0]:.3f} and {found.confidences[1]:.3f}"
+    )
+    table = Table(first, second, Column("images", justify="right"), box=SIMPLE_HEAD)
+    for one, other, images in found.list_differences()[:SHOWN_DIFFERENCES]:
+        table.add_row(one, other, f"{images:,}")
+    if table.rows:
+        console.print(table)
+    if pairs := found.labelled:
+        console.print(
+            f"of {pairs.images:,} images whose class was told later: both right {pairs.both_right:,}, both wrong "
+            f"{pairs.both_wrong:,}; only {first} right {pairs.lost:,}, only {second} right {pairs.gained:,}: "
+            f"p = {pairs.p_value:.2g} (McNemar, mid-p)"
+        )
 
 
 def draw_differences(

@@ -7,7 +7,6 @@ it becomes `*.parquet`. A label is a line of JSON in `.pipeline/feedback/`, in f
 """
 
 import json
-import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,8 @@ import pyarrow as pa
 
 from pipeline.data.drift_features import COLOUR_NAMES, NAMES
 from pipeline.errors import DataError
+from pipeline.files import PRIVATE
+from pipeline.json_lines import append_json
 from pipeline.workspace import STATE
 
 TRAFFIC, FEEDBACK = STATE / "traffic", STATE / "feedback"
@@ -110,25 +111,20 @@ def column_to_numpy(rows: pa.Table, name: str) -> np.ndarray:
 
 
 def add_labels(directory: Path, labels: Sequence[Label]) -> None:
-    """Append labels to the file of today. Several processes may do so at the same time.
+    """Append labels to the file of today, and return when they are on the disk. Several processes may do so at once.
 
     Args:
         directory: FEEDBACK of a main repository.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines = "".join(json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels).encode()
-    descriptor = os.open(
-        directory / f"{datetime.now(UTC):%Y-%m-%d}.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600
-    )
-    with open(descriptor, "ab", buffering=0) as file:
-        file.write(lines)
+    append_json(directory / f"{datetime.now(UTC):%Y-%m-%d}.jsonl", map(asdict, labels), mode=PRIVATE)
 
 
 def read_labels(directory: Path) -> dict[tuple[str, int], Label]:
     """Read all labels by request id and index. The latest one counts. Skips lines that a power failure cut off."""
     labels = {}
     for path in sorted(directory.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 label = Label(**json.loads(line))
             except (ValueError, TypeError):

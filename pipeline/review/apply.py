@@ -157,7 +157,7 @@ def _difference(item: Item, dataset: Dataset, opinions: Sequence[tuple[str, str]
 
 def _parse(text: str) -> _Lines:
     """Split the file into its records, which may contain line breaks. `read_corrections` has checked them."""
-    raw = text.splitlines(keepends=True)
+    raw = io.StringIO(text, newline="").readlines()  # lines as the CSV reader counts them
     if raw and not raw[-1].endswith(("\n", "\r")):
         raw[-1] += "\n"
     reader, found, start = csv.reader(io.StringIO(text, newline="")), _Lines(), 0

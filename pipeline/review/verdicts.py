@@ -4,9 +4,7 @@
 only appended: undo is a line, too. Every reader's verdicts are in this one file.
 """
 
-import fcntl
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pipeline.errors import DataError, WorkspaceError
+from pipeline.json_lines import append_json
 from pipeline.redaction import CONTROL
 from pipeline.review.items import Item
 
@@ -127,15 +126,7 @@ def check_verdict(record: Mapping[str, Any], item: Item | None, classes: int, wh
 
 def append_verdicts(path: Path, verdicts: Iterable[Verdict]) -> None:
     """Append verdicts to the file, and return when they are on the disk. Several processes may append at once."""
-    text = "".join(json.dumps(asdict(verdict), ensure_ascii=False) + "\n" for verdict in verdicts)
-    with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0, os.SEEK_END)
-        if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-            text = "\n" + text  # a killed writer left a part of a line, which stays a line of its own
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    append_json(path, map(asdict, verdicts))
 
 
 def read_verdicts(path: Path, items: Sequence[Item]) -> list[Verdict]:
@@ -147,7 +138,7 @@ def read_verdicts(path: Path, items: Sequence[Item]) -> list[Verdict]:
         WorkspaceError: the file cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
         return []
     given = {item.key: item.given for item in items}

@@ -41,7 +41,8 @@ def read_certificate() -> "Security":
                 found=f"no {name}",
                 remedy=f"copy both, or set {DIRECTORY} to their directory; or start a cluster here: pipeline scale up",
             )
-    make_private(directory, directory / KEY)
+    if DIRECTORY not in os.environ:  # a directory of the user's choice may be shared with a group
+        make_private(directory, directory / KEY)
     authority = directory / AUTHORITY
     return _security(directory, authority if authority.is_file() else directory / CERTIFICATE)
 

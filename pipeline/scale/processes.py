@@ -19,7 +19,9 @@ CONFIG = {
     "distributed.scheduler.allowed-failures": 1,  # workers that may end during a partition; it is submitted twice
     "distributed.scheduler.worker-saturation": 1.0,  # few partitions wait at a worker: its end is not blamed on them
     "distributed.nanny.pre-spawn-environ": {},  # these would also be set in this process
-    "distributed.admin.tick.limit": "1h",  # no warnings about a busy machine
+    "distributed.admin.tick": {"interval": "5s", "limit": "1h", "cycle": "5s"},  # no warnings about a busy machine
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.worker.profile.enabled": False,
     "distributed.worker.use-file-locking": False,
     # Nothing is written to disk and no worker pauses: the results in memory are few.
     **{f"distributed.worker.memory.{limit}": False for limit in ("target", "spill", "pause", "terminate")},

@@ -6,7 +6,7 @@ With other code or other versions, a worker could compute other bytes, which DVC
 import platform
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +25,7 @@ class Software:
     packages: dict[str, str]  # versions by name, of those in pins.txt
     code: dict[str, str]  # SHA-256 by path, of the modules of this project
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of all of it."""
         return sha256(

@@ -43,14 +43,21 @@ def log_report(record: Record, study: "Study", summary: Summary) -> None:
         )
 
 
+def import_plots() -> None:
+    """Import what the plots need, which takes a second."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import optuna.importance
+    import optuna.visualization.matplotlib  # noqa: F401
+
+
 def draw_plots(study: "Study", summary: Summary, directory: Path) -> None:
     """Draw Optuna's plots of the complete trials as PNG files. They need two whose values differ."""
     values = {row.value for row in summary.rows if row.value is not None}
     if len(values) < 2:
         return
-    import matplotlib as mpl
-
-    mpl.use("Agg")
+    import_plots()
     import numpy as np
     from matplotlib import pyplot
     from optuna.visualization import matplotlib as plots

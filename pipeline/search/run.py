@@ -1,5 +1,6 @@
 """`pipeline sweep`: create, continue or join a sweep, confirm its best trials, and record the result."""
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from pipeline.errors import WorkspaceError
@@ -13,14 +14,14 @@ from pipeline.search.definition import (
     require_same_params,
 )
 from pipeline.search.progress import Progress
-from pipeline.search.report import log_report
+from pipeline.search.report import import_plots, log_report
 from pipeline.search.space import list_grid
 from pipeline.search.store import claim_lock, create_study, explained, find_study, get_all, require_name
 from pipeline.search.summary import CONFIRMS, Summary, summarise
-from pipeline.search.trial_runs import open_sweep_run, run_attribute
+from pipeline.search.trial_runs import announce_sweep_run, open_sweep_run, run_attribute
 from pipeline.search.worker import SEED
 from pipeline.search.workers import Workers, supervise
-from pipeline.tracking.background import ended_with_block
+from pipeline.tracking.background import Background, ended_with_block
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -129,29 +130,39 @@ def search(
         FlowError: the workers fail.
         TrackingError: MLflow's store or the database cannot be used.
     """
-    name = study.study_name
-    record = open_sweep_run(study, definition)
-    with ended_with_block(record.end):
-        _supervise_shown(study, workers, console, quiet=quiet)
+    name, background = study.study_name, Background()
+    announce_sweep_run(study)
+    opened = background.start(open_sweep_run, study, definition)  # takes seconds, in which the workers start
+    with closing(background), ended_with_block(lambda status: opened.result().end(status)):
+        background.start(import_plots)
+
+        def supervise_shown(study: "Study") -> None:
+            if claims.is_finished(study):
+                return
+            progress = Progress(study, console, workers.count, quiet=quiet)
+
+            def poll() -> None:
+                progress.update()
+                if opened.done():
+                    opened.result()  # raises the error of the store, if there was one
+
+            with progress.show():
+                supervise(study, workers, poll)
+                progress.update(now=True)
+            if progress.prefect.problem and not quiet:
+                problem = f"Prefect has no table of the trials: {progress.prefect.problem}"
+                console.print(problem, style="yellow", markup=False)
+
+        supervise_shown(study)
         if confirm and claims.is_finished(study):
+            opened.result()  # the runs of the confirmation are nested under it
             prepare_confirmation(study, definition, confirm)
         confirming = find_study(confirmation_of(name))
         if confirming:
-            _supervise_shown(confirming, workers, console, quiet=quiet)
+            supervise_shown(confirming)
         summary = read_summary(name)
-        log_report(record, study, summary)
+        log_report(opened.result(), study, summary)
     return summary
-
-
-def _supervise_shown(study: "Study", workers: Workers, console: "Console", *, quiet: bool) -> None:
-    if claims.is_finished(study):
-        return
-    progress = Progress(study, console, workers.count, quiet=quiet)
-    with progress.show():
-        supervise(study, workers, progress.update)
-        progress.update(now=True)
-    if progress.prefect.problem and not quiet:
-        console.print(f"Prefect has no table of the trials: {progress.prefect.problem}", style="yellow", markup=False)
 
 
 def _enqueue_grid(study: "Study", definition: Definition) -> None:

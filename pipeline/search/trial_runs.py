@@ -1,6 +1,7 @@
 """The MLflow runs of a sweep: one for the sweep, and one nested under it for each trial."""
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.models.training import Epoch
 
 SOURCE = "pipeline sweep"
+OPENING, OPENING_SECONDS = "", 60  # instead of an id while the run is opened, and for how long
 STATUSES = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
 
 
@@ -72,6 +74,20 @@ def open_trial_run(
         yield run
 
 
+def announce_sweep_run(study: "Study") -> None:
+    """Announce that this process opens the run of a sweep: the runs of its trials wait for it."""
+    if not study.user_attrs.get(run_attribute()):
+        study.set_user_attr(run_attribute(), OPENING)
+
+
+def _find_parent(study: "Study") -> str | None:
+    """Return the id of the run of a sweep. None if nothing opens one in this store, as for a worker by itself."""
+    deadline = time.monotonic() + OPENING_SECONDS
+    while (found := study.user_attrs.get(run_attribute())) == OPENING and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found or None
+
+
 def open_sweep_run(study: "Study", definition: Definition) -> Record:
     """Open the run of a sweep, or continue it."""
     name = study.study_name
@@ -81,7 +97,7 @@ def open_sweep_run(study: "Study", definition: Definition) -> Record:
         tags={"sweep": name},
         params=_describe(definition),
         source=SOURCE,
-        former=study.user_attrs.get(run_attribute()),
+        former=study.user_attrs.get(run_attribute()) or None,
     )
     study.set_user_attr(run_attribute(), record.id)
     return record
@@ -94,7 +110,7 @@ def _open(study: "Study", trial: "Trial", definition: Definition, values: Mappin
         tags={"sweep": study.study_name, "trial": str(trial.number)},
         params={"preset": definition.sections["train"]["preset"], **values},
         source=SOURCE,
-        parent=study.user_attrs.get(run_attribute()),
+        parent=_find_parent(study),
         former=trial.user_attrs.get(run_attribute()),
     )
     trial.set_user_attr(run_attribute(), record.id)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.models.training import Epoch
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.3
 LONGEST_REASON = 500  # characters; TensorFlow's messages may be pages
 FACTS = "facts"  # attribute of a finished trial
 SEED = "seed"  # attribute of a trial that confirms another: its train.seed

@@ -17,7 +17,7 @@ from pipeline.search.store import directory, get_all
 if TYPE_CHECKING:
     from optuna import Study
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.2
 STOP_SECONDS = 20  # for a worker to end after SIGTERM
 MOST_DEATHS = 5  # killed workers without a finished trial in between, after which the sweep stops
 LOG_LINES = 15

@@ -18,7 +18,7 @@ from pipeline.garbage_collection import collect_rarely
 from pipeline.models.contract import CONTRACT_FILE, LITERT_FILE
 from pipeline.proxies import bypass_proxy
 from pipeline.registry.aliases import CHALLENGER, CHAMPION
-from pipeline.registry.load_version import CannotBeJudged, download_file, find_model
+from pipeline.registry.load_version import download_file, find_model
 from pipeline.registry.registration import current_name
 from pipeline.serving.current import MODELS, Current, read_current, write_current
 from pipeline.serving.example import write_example
@@ -28,12 +28,14 @@ from pipeline.tracking.logged_models import CONTRACT_TAG, EXPORTED_TAG
 from pipeline.tracking.queries import find_or_none
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import Store, explained, locate, open_store
+from pipeline.workspace import lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 PERIOD_SECONDS = 2.0
+LOCK_SECONDS = 30.0  # several servers of a project fetch the same files
 LEAST_SECONDS = 0.1  # between two questions
 KEPT_MODELS = 5  # the latest ones: a rollback needs no download
 INPUT_EXAMPLE = "serving_input_example.json"  # of a logged model
@@ -85,8 +87,9 @@ class Resolver:
                 problem = f"version {number} has no model.tflite; run: pipeline export {number}"
                 return self._keep_former(which, now, problem)
             try:
-                fetch(store, client, version, self._settings.folder / MODELS, Outputs(self._settings.workspace))
-            except (CannotBeJudged, PipelineError) as error:
+                with lock("the served files", wait=LOCK_SECONDS, remedy="pipeline serve", root=self._settings.root):
+                    fetch(store, client, version, self._settings.folder / MODELS, Outputs(self._settings.workspace))
+            except PipelineError as error:
                 return self._keep_former(which, now, f"version {number} cannot be fetched: {error.problem}")
         return Current(self._name, number, version.tags[EXPORTED_TAG], now)
 

@@ -9,8 +9,6 @@ ROOM = Room(
     files=(
         "docs/serving.md",
         "docs/scoring.md",
-        "benchmarks/traffic.py",
-        "benchmarks/traffic.md",
         "docker/serving.Dockerfile",
         "docker/serving.Dockerfile.dockerignore",
         "docker/requirements-serving.in",

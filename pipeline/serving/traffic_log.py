@@ -201,7 +201,8 @@ class _OpenFile:
             if written != content.size:
                 raise OSError(f"only {written} of {content.size} bytes were written to {self._path}")
         except OSError:
-            os.ftruncate(self._file.fileno(), self._size)  # half a batch would hide all later ones
+            self._file.truncate(self._size)  # half a batch would hide all later ones
+            self._file.seek(self._size)
             raise
         self._size += content.size
         return int(content.size)
@@ -240,6 +241,7 @@ def _convert(path: Path) -> None:
                 waiting.append(batch)
             parquet.write_table(pa.Table.from_batches(waiting))
     path.unlink(missing_ok=True)
+    pa.default_memory_pool().release_unused()
 
 
 def _dictionaries() -> list[str]:

@@ -70,6 +70,7 @@ def test_each_verdict_has_its_line_and_a_second_time_changes_nothing(
 
 def test_other_lines_keep_their_bytes(review: ReviewList, apply: Callable[..., Changes], tmp_path: Path) -> None:
     foreign = f'{"f" * 40}-0,"Coat",Dress,reader-2,2020-01-01,"two\nlines, ""quoted"""\n\n'
+    foreign += f"{'e' * 40}-0,Coat,Dress,reader-2,2020-01-01,not the end\u2028of a line\x0c\n"
     own = f"{review.items[0].id},{review.items[0].given},,reader-2,2020-01-01,no line break at the end"
     (tmp_path / CORRECTIONS).write_text(read(tmp_path) + foreign + own)
     before = read(tmp_path)

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli.__main__ import app
+from pipeline.data.traffic import TRAFFIC
 from pipeline.errors import FlowError, ParamsError
 from pipeline.flows.deployed import NOTES
 from pipeline.notices.send import URLS_VARIABLE
@@ -325,7 +326,7 @@ def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
     from prefect.events.worker import EventsWorker
 
     pytest.importorskip("pipeline.monitoring")  # a room that a project with servers may lack
-    from pipeline.monitoring import run
+    from pipeline.monitoring import run, traffic
     from pipeline.monitoring.flow import DRIFT_FOUND, monitor_data
 
     retrain = next(key for key, name in served.items() if name == "retrain")
@@ -345,9 +346,6 @@ def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
             break
         time.sleep(0.1)
     assert {event["payload"]["latest"] for event in events} == {"one drifted", "two of three drifted"}
-
-    from pipeline.data.traffic import TRAFFIC
-    from pipeline.monitoring import traffic
 
     (stand_ins.path / TRAFFIC).mkdir(parents=True)
     report = Path("report.md")

@@ -11,6 +11,7 @@ from tests.conftest import REPOSITORY, Project
 from tests.e2e.servers import serve
 from tests.processes import wait_until
 
+pytest.importorskip("pipeline.servers", reason="MLflow's server is of the room servers")
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("serving-page")]
 
 REFRESH = Path(".pipeline/serving/refresh")

@@ -46,11 +46,11 @@ def send(server: Running, content: Any, headers: dict[str, str] = ALLOWED, path:
 
 def test_a_label_is_stored_and_announced(server: Running, root: Path) -> None:
     request = str(uuid.uuid4())
-    answer = send(server, {"request_id": request, "index": 2, "label": "드레스", "who": "kim"})
+    answer = send(server, {"request_id": request, "index": 2, "label": "드레스", "who": "reader-1"})
     assert answer.status == 200
     assert answer.json == {"request_id": request, "index": 2, "label": "Dress", "picture": False}
     label = read_labels(root / FEEDBACK)[request, 2]
-    assert (label.label, label.who, label.has_picture) == ("Dress", "kim", False)
+    assert (label.label, label.who, label.has_picture) == ("Dress", "reader-1", False)
     event = json.loads((root / EVENTS).read_text().splitlines()[-1])
     assert (event["kind"], event["version"], event["evidence"]) == ("feedback.received", "1", answer.json)
     assert send(server, {"request_id": request, "index": 2, "label": 0}).status == 200

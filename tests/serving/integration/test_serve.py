@@ -129,8 +129,7 @@ def test_a_version_with_an_altered_file_is_not_served_until_it_is_whole(
     content = artifact.read_bytes()
     artifact.write_bytes(b"altered " + content)
     serving_workspace.promote(version)
-    wait_until(lambda: server.ask("GET", "/health/ready").json["problem"], SECONDS)
-    assert "altered" in server.ask("GET", "/health/ready").json["problem"]
+    wait_until(lambda: "altered" in str(server.ask("GET", "/health/ready").json["problem"]), SECONDS)
     assert version_of(server) == former
     artifact.write_bytes(content)
     wait_for(server, version)

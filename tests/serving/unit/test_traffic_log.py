@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import pytest
 
 from pipeline.data import features, table, tiny
 from pipeline.data.drift_features import drift_features
-from pipeline.data.traffic import SCHEMA, column_to_numpy, read_traffic
+from pipeline.data.traffic import SCHEMA, column_to_numpy, read_open_file, read_traffic
 from pipeline.serving import traffic_log
 from pipeline.serving.traffic_log import TrafficLog
 from pipeline.serving.traffic_rows import ShadowAnswers
@@ -166,6 +167,33 @@ def test_a_torn_file_is_read_up_to_the_last_complete_batch(directory: Path, monk
     assert min(seen) == 0
     assert max(seen) == 600
     assert len(seen) >= 3
+
+
+def test_a_batch_that_was_written_in_part_hides_no_later_one(directory: Path) -> None:
+    directory.mkdir()
+    file = traffic_log._OpenFile(directory)
+    (path,) = directory.iterdir()
+    whole = pa.RecordBatch.from_arrays([pa.nulls(3, field.type) for field in SCHEMA], schema=SCHEMA)
+    stream, file._file = file._file, FullDisk(file._file)  # type: ignore[assignment]
+    with pytest.raises(OSError, match="only 10 of"):
+        file.append(whole)
+    file._file = stream
+    file.append(whole)
+    assert [batch.num_rows for batch in read_open_file(path)] == [3]
+    file.close()
+
+
+class FullDisk:
+    """A file on a disk with room for ten bytes."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, content: Any) -> int:
+        return int(self._file.write(memoryview(content)[:10]))
 
 
 def test_several_processes_write_to_one_directory(directory: Path) -> None:
