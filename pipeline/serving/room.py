@@ -9,6 +9,9 @@ ROOM = Room(
     files=(
         "docs/serving.md",
         "docs/scoring.md",
+        "benchmarks/scoring.py",
+        "benchmarks/scoring.md",
+        "benchmarks/serving.py",
         "docker/serving.Dockerfile",
         "docker/serving.Dockerfile.dockerignore",
         "docker/requirements-serving.in",
