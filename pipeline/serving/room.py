@@ -11,6 +11,8 @@ ROOM = Room(
         "docs/scoring.md",
         "benchmarks/serving.py",
         "benchmarks/http_load.py",
+        "benchmarks/scoring.py",
+        "benchmarks/scoring.md",
         "docker/serving.Dockerfile",
         "docker/serving.Dockerfile.dockerignore",
         "docker/requirements-serving.in",
