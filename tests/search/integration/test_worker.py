@@ -16,6 +16,8 @@ RATES = [0.03, 1e30, 1e-9]  # trains well; diverges; hardly learns
 def work(project: Project, name: str) -> list[summary.Row]:
     """Run a sweep over RATES in this process. It has no parent run in MLflow."""
     run.create(name, None, None)
+    worker.work(name, most=1)
+    assert [row.state for row in run.read_summary(name).rows] == ["complete", "waiting", "waiting"]
     worker.work(name)
     return list(run.read_summary(name).rows)
 
