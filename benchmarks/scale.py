@@ -23,7 +23,7 @@ from pipeline.evaluation import markdown
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "benchmarks" / "scale.md"
-DISTINCT, SIDE = 5_000, 64
+DISTINCT, SIDE, RESIZED = 5_000, 128, 64
 MOST_SHARE = 0.6
 IMPORTS = 15
 WORK = """
@@ -35,7 +35,7 @@ from pipeline.data.sources.recognise import Reading, open_collection
 start = perf_counter()
 scratch = Path("scratch"); scratch.mkdir()
 collection = open_collection(Path(sys.argv[1]), Reading())
-pictures = decode(collection, Form((64, 64), None, "fit", (255,)), scratch, lambda count: None)
+pictures = decode(collection, Form((int(sys.argv[2]),) * 2, None, "fit", (255,)), scratch, lambda count: None)
 measured = measure(pictures.pixels, lambda count: None)
 seconds = perf_counter() - start
 digest = hashlib.sha256(pictures.pixels)
@@ -132,7 +132,7 @@ def decode_with(project: Path, pictures: Path, workers: int) -> Row:
     (project / "params.yaml").write_text(text.replace("\n  workers: 0", f"\n  workers: {workers}"), encoding="utf-8")
     (project / "work.py").write_text(WORK, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "work.py", str(pictures)]
+    command = [sys.executable, "work.py", str(pictures), str(RESIZED)]
     shown = subprocess.run(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     seconds, digest = shown.split()
     return Row(workers, float(seconds), digest)
@@ -172,7 +172,8 @@ Written by `python benchmarks/scale.py` for commit {commit}.
 
 {markdown.table(("what", "measured", "promised", "holds"), promised)}
 
-Pictures of {SIDE} x {SIDE} pixels in PNG, decoded and measured. Medians, with the start of the workers.
+Pictures of {SIDE} x {SIDE} pixels in PNG, decoded, resized to {RESIZED} x {RESIZED} and measured. Medians, with the
+start of the workers.
 
 {markdown.table(columns, rows, 4)}
 

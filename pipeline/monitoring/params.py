@@ -15,7 +15,8 @@ class MonitorParams(Section):
     feature_effect: Fraction = Field(description="Kolmogorov-Smirnov's D of a feature of the images, likewise")
     confidence_effect: Fraction = Field(description="its one-sided D where the champion is less sure")
     outlier_effect: Fraction = Field(
-        description="share of the traffic that looks like nothing trained on, beyond the expected share"
+        default=0.05,  # of commits from before this parameter
+        description="share of the traffic that looks like nothing trained on, beyond the expected share",
     )
     alpha: Float = Field(
         gt=0, lt=1, description="chance that a batch of the same kind drifts by significance, over all quantities"

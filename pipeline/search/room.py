@@ -4,5 +4,5 @@ from pipeline.rooms import Room
 
 ROOM = Room(
     section=("sweep", "pipeline.search.params:SweepParams"),
-    files=("docs/search.md",),
+    files=("docs/search.md", "benchmarks/search.py", "benchmarks/search.md"),
 )

@@ -102,7 +102,8 @@ def list_studies() -> "dict[str, Study]":
 
 def get_all(study: "Study") -> list[Any]:
     """Return the trials of a study, by number."""
-    return study.get_trials(deepcopy=False)
+    with explained():
+        return study.get_trials(deepcopy=False)
 
 
 @contextmanager

@@ -38,18 +38,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.search.worker", description="Work on a sweep.")
     parser.add_argument("name")
     parser.add_argument("--until", type=float, default=float("inf"), help="start no trial after this time (Unix)")
+    parser.add_argument("--most", type=int, help="end after so many trials")
     arguments = parser.parse_args()
     collect_rarely()
     bypass_proxy()
     try:
-        work(arguments.name, arguments.until)
+        work(arguments.name, arguments.until, arguments.most)
     except PipelineError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
 
 
-def work(name: str, until: float = float("inf")) -> None:
-    """Take trials until the sweep is finished, or until a time in seconds since 1970.
+def work(name: str, until: float = float("inf"), most: int | None = None) -> None:
+    """Take trials until the sweep is finished, or until a time in seconds since 1970, or so many at most.
 
     While others work on the last trials, it waits: if one of them is killed, it takes the trial.
     """
@@ -62,10 +63,12 @@ def work(name: str, until: float = float("inf")) -> None:
     sections, machine, sweep = full_sections(definition), training.describe_machine(), definition.sweep
     confirms = "/" in name
     study.pruner = create_pruner(sweep, off=confirms)
-    while time.time() < until:
+    done = 0
+    while time.time() < until and done != most:
         trial = claims.claim(study, draw=not confirms and sweep.sampler != "grid")
         if trial is not None:
             _work_on(study, trial, definition, sections, machine)
+            done += 1
         elif claims.count_unfinished(study):
             time.sleep(POLL_SECONDS)
         else:

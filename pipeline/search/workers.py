@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import TEMPORARY_FAILURE, FlowError
+from pipeline.search.claims import is_finished
 from pipeline.search.store import directory, get_all
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 STOP_SECONDS = 20  # for a worker to end after SIGTERM
 MOST_DEATHS = 5  # killed workers without a finished trial in between, after which the sweep stops
+MOST_TRIALS = 100  # of a process: TensorFlow keeps about 5 MB of each training until its process ends
 LOG_LINES = 15
 THREADS = "TF_NUM_INTRAOP_THREADS"  # of an operation; TensorFlow reads it
 
@@ -64,6 +66,7 @@ def supervise(study: "Study", workers: Workers, on_poll: Callable[[], None] = la
                     deaths, finished = (deaths + 1 if now == finished else 1), now
                     if deaths >= MOST_DEATHS:
                         raise _failure(study.study_name, place, code)
+                if code < 0 or (time.time() < workers.until and not is_finished(study)):
                     processes[place] = _start(study.study_name, place, workers)
 
 
@@ -86,7 +89,7 @@ def _running(name: str, workers: Workers) -> Iterator[dict[int, "subprocess.Pope
 
 def _start(name: str, place: int, workers: Workers) -> "subprocess.Popen[bytes]":
     """Start a worker, which ends with this process: its standard input is a pipe."""
-    module = ["pipeline.process_lifetime", "pipeline.search.worker", name]
+    module = ["pipeline.process_lifetime", "pipeline.search.worker", name, "--most", str(MOST_TRIALS)]
     until = [] if workers.until == float("inf") else ["--until", str(workers.until)]
     threads = {name: str(workers.threads) for name in (THREADS, "TF_NUM_INTEROP_THREADS")}
     log = _log(name, place)

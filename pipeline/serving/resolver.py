@@ -8,9 +8,13 @@ import logging
 import os
 import re
 import shutil
+import sqlite3
 import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from pipeline import logs
 from pipeline.errors import PipelineError
@@ -28,7 +32,7 @@ from pipeline.serving.settings import ServeSettings, load_settings
 from pipeline.tracking.logged_models import CONTRACT_TAG, EXPORTED_TAG
 from pipeline.tracking.queries import find_or_none
 from pipeline.tracking.stage_outputs import Outputs
-from pipeline.tracking.store import Store, explained, locate, open_store
+from pipeline.tracking.store import Store, explained, locate, locate_unserved, open_store
 from pipeline.workspace import lock
 
 if TYPE_CHECKING:
@@ -104,6 +108,25 @@ class Resolver:
         return Current(self._name, former.version, former.sha256, now, problem)
 
 
+def confirm(settings: ServeSettings, name: str) -> None:
+    """Confirm the last champion by one query of the project's own database. The import of MLflow takes over a second.
+
+    Does nothing if the champion is another one, or in another store: then the first `Resolver.resolve` does it.
+    """
+    former, database = read_current(settings.current_file), locate_unserved(settings.root).database
+    if settings.version is not None or former is None or former.name != name or database is None:
+        return
+    now = time.time()
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+            query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+            found = connection.execute(query, (name, CHAMPION)).fetchone()
+    except sqlite3.Error:
+        return
+    if found and str(found[0]) == former.version:
+        write_current(settings.current_file, replace(former, checked_at=now, problem=None))
+
+
 def fetch(store: Store, client: "MlflowClient", version: "ModelVersion", models: Path, outputs: Outputs) -> Path:
     """Fetch and verify the files of a version, if they are not there, and return their folder.
 
@@ -161,7 +184,9 @@ def main() -> None:
     logs.configure("resolver")
     os.environ.update(SETTINGS)
     settings = load_settings()
-    resolver = Resolver(settings, current_name(settings.workspace))
+    name = current_name(settings.workspace)
+    confirm(settings, name)
+    resolver = Resolver(settings, name)
     while True:
         deadline, former = time.monotonic() + PERIOD_SECONDS, _modified_at(settings.refresh_file)
         resolver.resolve()

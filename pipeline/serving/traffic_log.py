@@ -241,6 +241,7 @@ def _convert(path: Path) -> None:
                 waiting.append(batch)
             parquet.write_table(pa.Table.from_batches(waiting))
     path.unlink(missing_ok=True)
+    pa.default_memory_pool().release_unused()
 
 
 def _dictionaries() -> list[str]:

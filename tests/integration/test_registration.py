@@ -10,6 +10,7 @@ from mlflow.artifacts import download_artifacts
 
 from pipeline.data import table
 from pipeline.data.image_background import measure_ground
+from pipeline.events import EVENTS
 from pipeline.files import file_digest, write_json
 from pipeline.models.contract import read_contract
 from pipeline.registry import apply_champion_rule, registration
@@ -146,6 +147,10 @@ def test_a_rejected_model_is_recorded_and_not_registered(workspace: Workspace) -
     assert run.info.status == "FINISHED"
     assert run.data.tags["decision"] == "rejected"
     assert workspace.client.search_registered_models() == []
+    workspace.enter(b"one", passed=False)
+    (event,) = map(json.loads, (workspace.root / EVENTS).read_text().splitlines())  # once for the same model
+    assert (event["kind"], event["dataset"]) == ("model.rejected", "garments")
+    assert event["evidence"] == {"outcome": "rejected", "reason": registration.decision.reason}
 
 
 def test_a_rejected_model_that_passes_under_other_thresholds_is_registered(workspace: Workspace) -> None:

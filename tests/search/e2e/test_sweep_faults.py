@@ -89,7 +89,7 @@ def test_two_checkouts_share_a_sweep_in_postgresql_and_one_is_killed(template: P
         for project in (one, two):
             project.set_params(**{"sweep.space": SPACE, "sweep.pruner": "none", "train.epochs": 20})
 
-        with started(one, "--name", "team", "--trials", "6", **team) as first:
+        with started(one, "--name", "team", "--trials", "6", "--confirm", "1", **team) as first:
             wait_until(lambda: first.poll() is not None or shown(one, "team", **team)["trials"])
             assert first.poll() is None, first.communicate()[0]
             with started(two, "--join", "team", **team):
@@ -98,11 +98,15 @@ def test_two_checkouts_share_a_sweep_in_postgresql_and_one_is_killed(template: P
                 taken = log.read_text().splitlines()[-1].split()[1].rstrip(":")
             output, _ = first.communicate(timeout=300)
         assert first.returncode == 0, output
-        trials = shown(one, "team", **team)["trials"]
+        assert "over 2 seeds: mean" in output
+        content = shown(one, "team", **team)
+        assert {row["number"] for row in content["confirmations"]} == set(content["within_noise"][:5])
+        trials = content["trials"]
         assert [(trial["number"], trial["state"]) for trial in trials] == [(n, "complete") for n in range(6)]
         logs = [(project.path / ".pipeline/sweeps/team/worker-1.log").read_text() for project in (one, two)]
         ended = Counter(line.split(":")[0] for log in logs for line in log.splitlines() if "COMPLETE" in line)
-        assert ended == {f"trial {number}": 1 for number in range(6)}
+        confirmed = len(content["confirmations"])  # each is a trial of its own study, numbered from 0
+        assert ended == {f"trial {number}": 1 + (number < confirmed) for number in range(6)}
         assert f"trial {taken}: {{" in logs[1]
 
         project = template.copy_to(tmp_path / "other")

@@ -82,20 +82,6 @@ def test_applied_params_train_the_model_of_the_best_trial(swept: Project, tmp_pa
     assert model == best["model_sha256"]
 
 
-def test_a_finished_sweep_is_confirmed_with_more_seeds(swept: Project, tmp_path: Path) -> None:
-    project, before = swept.copy_to(tmp_path / "project"), shown(swept, "first")
-    project.run("git", "checkout", "--quiet", "params.yaml")
-    project.set_params(**{"sweep.space": SPACE, "sweep.pruner": "none"})
-    log = project.run("pipeline", "sweep", "--name", "first", "--confirm", "1").stdout
-    after = shown(project, "first")
-    assert after["trials"] == before["trials"]
-    confirmed = {one["number"]: one["values"] for one in after["confirmations"]}
-    assert confirmed.keys() == set(before["within_noise"])
-    assert all(values[0] == before["trials"][number]["value"] for number, values in confirmed.items())
-    assert after["best"] == max(after["confirmations"], key=lambda one: one["mean"])["number"]
-    assert "over 2 seeds: mean" in log
-
-
 def test_a_sweep_with_other_params_or_data_is_refused(swept: Project, tmp_path: Path) -> None:
     project = swept.copy_to(tmp_path / "project")
     project.set_params(**{"train.epochs": 1})

@@ -16,6 +16,8 @@ RATES = [0.03, 1e30, 1e-9]  # trains well; diverges; hardly learns
 def work(project: Project, name: str) -> list[summary.Row]:
     """Run a sweep over RATES in this process. It has no parent run in MLflow."""
     run.create(name, None, None)
+    worker.work(name, most=1)
+    assert [row.state for row in run.read_summary(name).rows] == ["complete", "waiting", "waiting"]
     worker.work(name)
     return list(run.read_summary(name).rows)
 
@@ -32,7 +34,7 @@ def here(template: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return project
 
 
-def test_a_trial_that_diverges_fails_and_a_poor_one_is_pruned(here: Project) -> None:
+def test_trials_are_pruned_fail_repeat_and_are_confirmed(here: Project) -> None:
     good, diverged, poor = work(here, "first")
     assert (good.state, diverged.state, poor.state) == ("complete", "failed", "pruned")
     assert "the loss is not finite after epoch" in (diverged.reason or "")
@@ -43,6 +45,16 @@ def test_a_trial_that_diverges_fails_and_a_poor_one_is_pruned(here: Project) -> 
     again = work(here, "second")
     assert [_compared(row) for row in again] == [_compared(row) for row in (good, diverged, poor)]
     assert [row.reused for row in again] == [True, False, True]  # the pruner decides the same, without a training
+
+    study, definition = run.join("first")
+    run.prepare_confirmation(study, definition, 2)
+    run.prepare_confirmation(study, definition, 2)  # as after a kill: nothing is doubled
+    worker.work(run.confirmation_of("first"))
+    found = run.read_summary("first")
+    assert [(row.confirms, row.seed, row.state) for row in found.confirming] == [(0, 2, "complete"), (0, 3, "complete")]
+    (confirmation,) = found.confirmations
+    assert confirmation.values == (good.value, *(row.value for row in found.confirming))
+    assert len({row.model_sha256 for row in (good, *found.confirming)}) == 3
 
 
 def _compared(row: summary.Row) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from PIL import Image
 from pipeline.data import table
 from pipeline.errors import DataError, TrackingError
 from pipeline.evaluation.predictions import PREDICTIONS, read_predictions
+from pipeline.params import load_params
 from pipeline.serving import scoring_inputs
 from pipeline.serving.scoring import Options, score
+from pipeline.serving.scoring_partitions import Pixels
+from pipeline.serving.scoring_parts import ScoredBy, Task, load_model, read_part, score_partition
 from pipeline.serving.scoring_run import Seen
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import locate, open_store
@@ -136,6 +140,7 @@ def test_every_form_of_input_has_the_predictions_of_the_evaluation(
     source, ids = FORMS[form](tmp_path / form, images)
     seen = run(source, tmp_path / "out.parquet", all_probabilities=True)
     assert (seen.rows, seen.failed) == (COUNT, 0)
+    assert dict(seen.left_out) == ({".txt files": 1} if form == "folder" else {})
     found = pq.read_table(tmp_path / "out.parquet")
     assert found["id"].to_pylist() == ids
     order = [int(name.removesuffix(".png").rpartition("/")[2]) for name in ids] if form == "folder" else range(COUNT)
@@ -214,6 +219,27 @@ def test_a_refused_input_writes_nothing_and_loses_nothing(run: Score, images: np
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+def test_a_yes_or_no_model_in_colour_scores_grey_pictures_too(tmp_path: Path) -> None:
+    from pipeline.models import archive, export, networks
+    from pipeline.models.tasks import create_task
+
+    classes, ground = ("red", "green", "blue"), (30, 60, 90)
+    settings = load_params(REPOSITORY / "params.yaml").train.settings
+    task = create_task("binary_crossentropy", classes, ["blue"])
+    network = archive.export(networks.create_network(settings, task, (8, 6, 3)), settings, task, 10, ground=ground)
+    images = np.random.default_rng(1).integers(0, 256, (9, 8, 6, 3), dtype=np.uint8)
+    export.write_model(tmp_path, network, task, [images], export.Subject("hues", classes, (), ground))
+    _, model = load_model(tmp_path)
+    for pictures in (images, images[..., 0]):
+        part = tmp_path / f"{pictures.ndim}.arrow"
+        score_partition(Task(Pixels(pictures, 0), part, ScoredBy(tmp_path, "1", all_probabilities=True), stride=2))
+        rows, sampled = read_part(part)
+        yes = model.predict(pictures if pictures.ndim == 4 else np.repeat(pictures[..., None], 3, axis=3))[:, 0]
+        assert np.allclose(rows["probabilities"].to_pylist(), np.stack([1 - yes, yes], axis=1), atol=1e-6)
+        assert rows["class"].to_pylist() == ["blue" if one > 0.5 else "other" for one in yes]
+        assert {name: len(values) for name, values in sampled.items()}["yellow_blue"] == 5
+
+
 def interrupt_after(parts: int) -> Callable[[int], None]:
     left = [parts]
 
@@ -228,6 +254,10 @@ def interrupt_after(parts: int) -> Callable[[int], None]:
 def find_parts(output: Path) -> dict[str, int]:
     folder = output.with_name(f"{output.name}.parts")
     return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*/*.arrow"))}
+
+
+def has_parts(output: Path, enough: int) -> bool:
+    return len(find_parts(output)) >= enough
 
 
 def test_an_interrupted_scoring_continues_and_has_the_same_bytes(
@@ -334,7 +364,7 @@ def test_a_scoring_that_is_killed_again_and_again_has_the_bytes_of_an_uninterrup
     project.run("pipeline", "score", source, whole, "--workers", "1")
     for parts in (1, 3, 5):
         running = project.start("pipeline", "score", source, output, "--workers", "2")
-        wait_until(lambda enough=parts: len(find_parts(Path(output))) >= enough)
+        wait_until(partial(has_parts, Path(output), parts))
         running.send_signal(signal.SIGKILL)
         running.wait()
         assert not Path(output).exists()
