@@ -191,7 +191,7 @@ def test_it_ends_gracefully_and_starts_with_a_fixed_version(serving_workspace: S
     log = serving_workspace.root / "fixed.log"
     with serving(serving_workspace.root, log, "--version", "1") as (server, process):
         serving_workspace.promote("3")
-        wait_until(lambda: (serving_workspace.root / ".pipeline/serving/version-1.json").is_file())
+        wait_until(lambda: (serving_workspace.root / f".pipeline/serving/version-1-{server.port}.json").is_file())
         assert version_of(server) == "1"
         children = [child for found in list_children(process).values() for child in found]
         request_id = server.predict(IMAGES).json["request_id"]
