@@ -10,6 +10,7 @@ from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AllowInfNan, ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from pipeline.errors import ParamsError, remedy_for_committed
 from pipeline.files import parse_yaml
@@ -280,6 +281,8 @@ def parse_params(
     if of_commit:
         known = {field.name for field in dataclasses.fields(kind)}
         sections = {key: value for key, value in sections.items() if key in known}
+    else:
+        sections = {key: {} for key, kind in _room_sections().items() if _has_defaults(kind)} | sections
     if isinstance(sections.get("train"), Mapping):
         sections["train"] = _resolve_train(sections["train"], presets, problems)
     params = None if problems else _check(kind, sections, "", problems)
@@ -310,9 +313,18 @@ def params_schema() -> dict[str, Any]:
 @cache
 def _params_type(present: frozenset[str] | None = None) -> type[Params]:
     """Return `Params` with the sections of the rooms, or of those that are `present` in the file."""
-    found = [room.section for room in find_rooms().values() if room.section]
-    sections = [(key, resolve_name(kind)) for key, kind in found if present is None or key in present]
+    sections = [(key, kind) for key, kind in _room_sections().items() if present is None or key in present]
     return dataclasses.make_dataclass("Params", sections, bases=(Params,), frozen=True, kw_only=True)
+
+
+def _room_sections() -> dict[str, type[Section]]:
+    return {room.section[0]: resolve_name(room.section[1]) for room in find_rooms().values() if room.section}
+
+
+def _has_defaults(kind: Any) -> bool:
+    """Return True if a file may lack the section: it is of a project from before the room."""
+    defaults: list[Any] = [field.default for field in dataclasses.fields(kind)]
+    return all(isinstance(default, FieldInfo) and not default.is_required() for default in defaults)
 
 
 def _resolve_train(train: Mapping[str, Any], presets: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def edit(path: Path, change: Callable[[str], str]) -> None:
 
 
 def _list_commands(root: Path, room: str) -> list[str]:
-    text = (root / "pipeline" / room / "commands.py").read_text("utf-8")
+    text = "".join(path.read_text("utf-8") for path in sorted((root / "pipeline" / room).glob("*.py")))
     return [(match[1] or match[2]).replace("_", "-") for match in COMMAND.finditer(text)]
 
 

@@ -54,7 +54,7 @@ def read_label_file(path: Path, dataset: Dataset, who: str) -> list[Label]:
             if not {"request_id", "label"} <= set(rows.fieldnames or ()):
                 raise DataError(f"{path} has other columns", expected=expected, found=", ".join(rows.fieldnames or ()))
             for row in rows:
-                index, request = row.get("index") or "0", row["request_id"] or ""
+                index, request = row.get("index") or "0", (row["request_id"] or "").strip().lower()
                 found = find_class(row["label"] or "", dataset.classes, dataset.classes_ko)
                 if not request or not index.isdecimal() or len(found) != 1:
                     raise DataError(

@@ -47,7 +47,14 @@ SUFFIX = ".tar.gz"
 MANIFEST = "manifest.json"
 MLFLOW, PREFECT = "mlflow.db", "prefect.db"  # names in the archive, next to `mlruns/` and `state/`
 # Below `.pipeline/`; the last: sent notices.
-KEPT_STATE = ("quarantine", "retraining", "feedback", "events.jsonl", "monitoring/told.json")
+KEPT_STATE = (
+    "quarantine",
+    "retraining",
+    "feedback",
+    "events.jsonl",
+    "monitoring/told.json",
+    "monitoring/traffic-told.json",
+)
 SCRATCH = "backup.partial"  # directory in `.pipeline/` for the copies to archive
 UNPACKED, REPLACED = "restore.partial", "replaced"  # directories in `.pipeline/`; the second has the time in its name
 

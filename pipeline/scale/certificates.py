@@ -39,7 +39,8 @@ def read_certificate() -> "Security":
                 "cannot connect to the cluster without its certificate",
                 expected=f"{CERTIFICATE} and {KEY} in {directory}, copied from the machine of its scheduler",
                 found=f"no {name}",
-                remedy=f"copy both, or set {DIRECTORY} to their directory; or start a cluster here: pipeline scale up",
+                remedy=f"copy both, or set {DIRECTORY} to their directory; "
+                "or delete the other one, and start a cluster here: pipeline scale up",
             )
     if DIRECTORY not in os.environ:  # a directory of the user's choice may be shared with a group
         make_private(directory, directory / KEY)

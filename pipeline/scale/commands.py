@@ -71,7 +71,7 @@ def up(
             ) from error
         with cluster:
             address = cluster.scheduler_address
-            console.print(f"scheduler and {count} workers at {address}. Ctrl-C stops them", soft_wrap=True)
+            console.print(f"scheduler and {_count(count)} at {address}. Ctrl-C stops them", soft_wrap=True)
             console.print(f"to use them: export {ADDRESS}={address}", soft_wrap=True)
             console.print(
                 f"to join from another machine: copy {find_directory()} and run in {workspace}: "
@@ -102,7 +102,7 @@ def worker(
 
     count = count_processors() if workers is None else workers
     with signals_as_exceptions():
-        join(address, count, read_certificate(), lambda: console.print(f"{count} workers joined {address}"))
+        join(address, count, read_certificate(), lambda: console.print(f"{_count(count)} joined {address}"))
     console.print(f"the scheduler at {address} ended, and with it the workers")
 
 
@@ -139,6 +139,10 @@ def status(
         state = f"{one.problem}: {'; '.join(one.differences)}" if one.problem else "ready"
         table.add_row(one.address, str(one.threads), Text(state, "red" if one.problem else "green"))
     console.print(table if workers else f"{address} has no workers")
+
+
+def _count(workers: int) -> str:
+    return f"{workers} worker{'' if workers == 1 else 's'}"
 
 
 def _describe(worker: "WorkerFacts") -> dict[str, Any]:

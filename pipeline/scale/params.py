@@ -11,4 +11,4 @@ from pipeline.params import Int, Section
 class ScaleParams(Section):
     """Dask workers on this machine. The variable PIPELINE_DASK chooses a cluster instead."""
 
-    workers: Int = Field(ge=0, description="processes that measure and decode images; 0: no Dask")
+    workers: Int = Field(default=0, ge=0, description="processes that measure and decode images; 0: no Dask")

@@ -7,13 +7,15 @@ from typing import Any
 
 import dask
 from distributed import Nanny, Scheduler, SpecCluster, Worker
+from distributed.comm import get_address_host_port
 from distributed.security import Security
+from distributed.utils import get_ip
 
 from pipeline.scale.executor import IS_WORKER
 from pipeline.scale.software import describe_software
 from pipeline.workspace import STATE, main_repository
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 CONFIG = {
     "distributed.scheduler.allowed-failures": 1,  # workers that may end during a partition; it is submitted twice
@@ -66,7 +68,7 @@ def start_cluster(workers: int, security: Security, *, host: str = LOOPBACK, por
         "cls": QuietScheduler,
         "options": {"host": host, "port": port, "protocol": "tls://", "security": security, "dashboard": False},
     }
-    worker = {"cls": Nanny, "options": worker_options(security) | {"host": LOOPBACK if host == LOOPBACK else None}}
+    worker = {"cls": Nanny, "options": worker_options(security, None if host == EVERYWHERE else host)}
     return SpecCluster(dict.fromkeys(range(workers), worker), scheduler, security=security, silence_logs=False)
 
 
@@ -82,7 +84,9 @@ def join(address: str, workers: int, security: Security, report: Callable[[], No
     silence()
 
     async def serve() -> None:
-        nannies = [Nanny(address, **worker_options(security)) for _ in range(workers)]
+        scheduler, port = get_address_host_port(address)
+        host = get_ip(scheduler, port)  # the address of this machine in the scheduler's network
+        nannies = [Nanny(address, **worker_options(security, host)) for _ in range(workers)]
         try:
             await asyncio.gather(*nannies)
             report()
@@ -93,9 +97,14 @@ def join(address: str, workers: int, security: Security, report: Callable[[], No
     asyncio.run(serve())
 
 
-def worker_options(security: Security) -> dict[str, Any]:
-    """Return the options of a `Nanny`, the process that starts a worker, and starts it again if it was killed."""
+def worker_options(security: Security, host: str | None) -> dict[str, Any]:
+    """Return the options of a `Nanny`, the process that starts a worker, and starts it again if it was killed.
+
+    Args:
+        host: the address to listen on. None: all of this machine.
+    """
     return {
+        "host": host,
         "worker_class": QuietWorker,
         "nthreads": 1,
         "memory_limit": 0,

@@ -41,8 +41,10 @@ def start(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search for better values of keys of `train`, by accuracy on the validation split. The section `sweep` of
-    params.yaml has the space. The workspace's outputs, the registry and the test split are not touched.
+    """Search for better values of keys of `train`, by accuracy on the validation split.
+
+    The section `sweep` of params.yaml has the space. The workspace's outputs, the registry and the test split are not
+    touched.
 
     Examples:
 

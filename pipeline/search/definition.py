@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pipeline.dvc_yaml import read_stages
-from pipeline.errors import WorkspaceError
+from pipeline.errors import ParamsError, WorkspaceError
 from pipeline.files import file_digest, parse_yaml
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.search.params import SweepParams
@@ -46,8 +46,8 @@ def define(preset: str | None = None) -> Definition:
         preset: instead of `train.preset`.
 
     Raises:
-        ParamsError: params.yaml cannot be used.
-        WorkspaceError: the splits are missing.
+        ParamsError: params.yaml cannot be used, or has no `sweep.space`.
+        WorkspaceError: the preset or the splits are missing.
     """
     read_params()
     raw = parse_yaml(PARAMS_FILE.read_bytes())
@@ -57,6 +57,12 @@ def define(preset: str | None = None) -> Definition:
                 f"there is no preset {preset!r}", expected=", ".join(raw["presets"]), remedy="pipeline params"
             )
         raw["train"]["preset"] = preset
+    if not raw.setdefault("sweep", {}).get("space"):
+        raise ParamsError(
+            f"{PARAMS_FILE} has nothing to search",
+            expected="a key of train and its values, such as sweep.space.momentum: {low: 0.5, high: 0.95}",
+            remedy="add them (docs/search.md)",
+        )
     return Definition({name: raw[name] for name in SECTIONS}, digest_data(), digest_code())
 
 

@@ -41,13 +41,15 @@ class SweepParams(Section):
     """What `pipeline sweep` searches, and how."""
 
     sampler: Literal["tpe", "random", "grid"] = Field(
-        description="tpe: learns from finished trials; grid: every combination of listed and stepped values, in order"
+        default="tpe",
+        description="tpe: learns from finished trials; grid: every combination of listed and stepped values, in order",
     )
     pruner: Literal["asha", "median", "none"] = Field(
-        description="ends a trial early. asha: not in the best third at epoch 1, 3, 9, …; median: below the median"
+        default="asha",
+        description="ends a trial early. asha: not in the best third at epoch 1, 3, 9, …; median: below the median",
     )
-    seed: Int = Field(ge=0, lt=2**32, description="of the sampler; the seed of the trainings is train.seed")
-    space: Mapping[str, Dimension] = Field(min_length=1, description="keys of `train`, and the values to try")
+    seed: Int = Field(default=1, ge=0, lt=2**32, description="of the sampler; the seed of the trainings is train.seed")
+    space: Mapping[str, Dimension] = Field(default_factory=dict, description="keys of `train`, and the values to try")
 
     def find_conflicts(self) -> list[str]:
         """Describe values that are valid each but do not fit together, or do not fit the keys of `train`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import TEMPORARY_FAILURE, FlowError
+from pipeline.partitions import count_processors
 from pipeline.search.claims import is_finished
 from pipeline.search.store import directory, get_all
 
@@ -39,8 +40,7 @@ class Workers:
         wanted = os.environ.get(THREADS, "")
         if wanted.isdigit() and int(wanted):
             return int(wanted)
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        return max(1, cores // self.count)
+        return max(1, count_processors() // self.count)
 
 
 def supervise(study: "Study", workers: Workers, on_poll: Callable[[], None] = lambda: None) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from pipeline.data.traffic import FEEDBACK, Label, add_labels, picture_path
@@ -30,13 +30,20 @@ from pipeline.serving.images import convert_pictures, count_pixels
 router = APIRouter()
 
 
+def _require_printable(name: str) -> str:
+    """Return a name without the spaces around it. Raises ValueError if it has line breaks or control characters."""
+    if not name.isprintable():
+        raise ValueError("not printable")
+    return name.strip()
+
+
 class _Feedback(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     request_id: Annotated[str, Field(max_length=36)]
     index: Annotated[int, Field(ge=0, lt=2**32)] = 0
     label: Annotated[int, Field(ge=0)] | Annotated[str, Field(max_length=1000)]
-    who: Annotated[str, Field(max_length=100)] = ""
+    who: Annotated[str, Field(max_length=100), AfterValidator(_require_printable)] = ""
     picture: str | None = None  # base64
 
 

@@ -82,7 +82,7 @@ class Follower:
 
     def _report(self) -> None:
         """Log a new reason that no model, or not the newest, answers."""
-        if self._models.problem and self._models.problem != self._reported:
+        if self._models.problem and self._models.problem != self._reported and not self._is_shadow:
             _LOGGER.warning("%s", self._models.problem)
         self._reported = self._models.problem
 

@@ -115,7 +115,7 @@ def _find_tensor(content: Any, served: ServedModel) -> dict[str, Any]:
     if tensor.get("datatype") != "UINT8":
         raise RequestError("the input has another type", expected="UINT8", found=str(tensor.get("datatype"))[:50])
     shape = tensor.get("shape")
-    sides = shape if isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape) else []
+    sides = shape if isinstance(shape, list) and all(type(side) is int and 0 <= side < 2**31 for side in shape) else []
     if not sides or tuple(sides[1:]) != served.contract.shape:
         raise RequestError(
             "the input has another shape", expected=describe_shape(served.contract), found=str(shape)[:200]
@@ -128,12 +128,12 @@ def _nest(tensor: dict[str, Any], served: ServedModel) -> Any:
     data, shape = tensor.get("data"), tensor["shape"]
     if not isinstance(data, list):
         raise RequestError("the input has no data", expected=describe_shape(served.contract))
-    if not data or isinstance(data[0], list):
-        return data
-    if len(data) != math.prod(shape):
-        problem = "the data do not have as many values as the shape says"
-        raise RequestError(problem, expected=f"{math.prod(shape):,}", found=f"{len(data):,}")
-    return _split(data, shape)
+    is_nested = not data or isinstance(data[0], list)
+    expected = shape[0] if is_nested else math.prod(shape)
+    if len(data) != expected:
+        problem = f"the data do not have as many {'images' if is_nested else 'values'} as the shape says"
+        raise RequestError(problem, expected=f"{expected:,}", found=f"{len(data):,}")
+    return data if is_nested else _split(data, shape)
 
 
 def _split(values: list[Any], shape: Sequence[int]) -> list[Any]:

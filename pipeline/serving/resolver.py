@@ -1,15 +1,20 @@
 """The process that asks the registry which version to serve, and fetches its files. The others import no MLflow.
 
 `python -m pipeline.serving.resolver` reads its settings from the environment, as the other processes of the server do.
-Every two seconds it writes the answer of the registry to `current.json`, after the files of that version were verified.
+Every two seconds it writes the answer of the registry to a file, after the files of that version were verified.
 """
 
 import logging
 import os
+import re
 import shutil
+import sqlite3
 import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from pipeline import logs
 from pipeline.errors import PipelineError
@@ -18,7 +23,7 @@ from pipeline.garbage_collection import collect_rarely
 from pipeline.models.contract import CONTRACT_FILE, LITERT_FILE
 from pipeline.proxies import bypass_proxy
 from pipeline.registry.aliases import CHALLENGER, CHAMPION
-from pipeline.registry.load_version import download_file, find_model
+from pipeline.registry.load_version import CannotBeJudged, download_file, find_model
 from pipeline.registry.registration import current_name
 from pipeline.serving.current import MODELS, Current, read_current, write_current
 from pipeline.serving.example import write_example
@@ -27,7 +32,7 @@ from pipeline.serving.settings import ServeSettings, load_settings
 from pipeline.tracking.logged_models import CONTRACT_TAG, EXPORTED_TAG
 from pipeline.tracking.queries import find_or_none
 from pipeline.tracking.stage_outputs import Outputs
-from pipeline.tracking.store import Store, explained, locate, open_store
+from pipeline.tracking.store import Store, explained, locate, locate_unserved, open_store
 from pipeline.workspace import lock
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ PERIOD_SECONDS = 2.0
 LOCK_SECONDS = 30.0  # several servers of a project fetch the same files
 LEAST_SECONDS = 0.1  # between two questions
 KEPT_MODELS = 5  # the latest ones: a rollback needs no download
+DIGEST = re.compile("[0-9a-f]{64}")
 INPUT_EXAMPLE = "serving_input_example.json"  # of a logged model
 # A registry that hangs must be found out soon: the files in place are served on.
 SETTINGS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -89,8 +95,9 @@ class Resolver:
             try:
                 with lock("the served files", wait=LOCK_SECONDS, remedy="pipeline serve", root=self._settings.root):
                     fetch(store, client, version, self._settings.folder / MODELS, Outputs(self._settings.workspace))
-            except PipelineError as error:
-                return self._keep_former(which, now, f"version {number} cannot be fetched: {error.problem}")
+            except (PipelineError, ValueError, KeyError, TypeError) as error:
+                problem = error.problem if isinstance(error, PipelineError) else f"its example is damaged: {error}"
+                return self._keep_former(which, now, f"version {number} cannot be fetched: {problem}")
         return Current(self._name, number, version.tags[EXPORTED_TAG], now)
 
     def _keep_former(self, which: str, now: float, problem: str) -> Current:
@@ -101,6 +108,25 @@ class Resolver:
         return Current(self._name, former.version, former.sha256, now, problem)
 
 
+def confirm(settings: ServeSettings, name: str) -> None:
+    """Confirm the last champion by one query of the project's own database. The import of MLflow takes over a second.
+
+    Does nothing if the champion is another one, or in another store: then the first `Resolver.resolve` does it.
+    """
+    former, database = read_current(settings.current_file), locate_unserved(settings.root).database
+    if settings.version is not None or former is None or former.name != name or database is None:
+        return
+    now = time.time()
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+            query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+            found = connection.execute(query, (name, CHAMPION)).fetchone()
+    except sqlite3.Error:
+        return
+    if found and str(found[0]) == former.version:
+        write_current(settings.current_file, replace(former, checked_at=now, problem=None))
+
+
 def fetch(store: Store, client: "MlflowClient", version: "ModelVersion", models: Path, outputs: Outputs) -> Path:
     """Fetch and verify the files of a version, if they are not there, and return their folder.
 
@@ -109,9 +135,12 @@ def fetch(store: Store, client: "MlflowClient", version: "ModelVersion", models:
         outputs: of the workspace, for the example of the version.
 
     Raises:
-        CannotBeJudged: a file is gone or altered.
+        CannotBeJudged: a file is gone or altered, or its registered digest is.
         ModelError: the files do not fit together.
+        ValueError, KeyError, TypeError: the example is damaged.
     """
+    if not DIGEST.fullmatch(version.tags[EXPORTED_TAG]):  # it names a folder, and others can write to the registry
+        raise CannotBeJudged(f"its tag {EXPORTED_TAG} is not a SHA-256")
     folder = models / version.tags[EXPORTED_TAG]
     if _is_complete(folder, version):
         os.utime(folder)
@@ -155,7 +184,9 @@ def main() -> None:
     logs.configure("resolver")
     os.environ.update(SETTINGS)
     settings = load_settings()
-    resolver = Resolver(settings, current_name(settings.workspace))
+    name = current_name(settings.workspace)
+    confirm(settings, name)
+    resolver = Resolver(settings, name)
     while True:
         deadline, former = time.monotonic() + PERIOD_SECONDS, _modified_at(settings.refresh_file)
         resolver.resolve()

@@ -9,6 +9,10 @@ ROOM = Room(
     files=(
         "docs/serving.md",
         "docs/scoring.md",
+        "benchmarks/serving.py",
+        "benchmarks/http_load.py",
+        "benchmarks/scoring.py",
+        "benchmarks/scoring.md",
         "docker/serving.Dockerfile",
         "docker/serving.Dockerfile.dockerignore",
         "docker/requirements-serving.in",

@@ -54,6 +54,9 @@ def score(
         console.print(f"{identity}: {problem}", style="yellow", markup=False, soft_wrap=True)
     if seen.failed:
         console.print(f"could not be read: {seen.failed:,} of {seen.rows:,}, see the column error", style="yellow")
+    if seen.left_out:
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in seen.left_out.items())
+        console.print(f"left out: {kinds}", markup=False, soft_wrap=True)
     console.print(seen.describe_drift(), markup=False, soft_wrap=True)
 
 

@@ -45,6 +45,7 @@ class Seen:
 
     model: ScoringModel
     classes: tuple[str, ...]
+    left_out: Mapping[str, int]  # files of the input that are no pictures, by kind
     rows: int = 0
     failed: int = 0
     errors: list[tuple[str, str]] = field(default_factory=list)  # id and error of the first failed pictures
@@ -65,6 +66,7 @@ class Seen:
             "pictures": self.rows,
             "failed": self.failed,
             "errors": dict(self.errors),
+            "left_out": dict(self.left_out),
             "predicted": dict(zip(self.classes, self.counts.tolist(), strict=True)),
             "drift": self.drift,
             "seconds": round(self.seconds, 3),
@@ -116,7 +118,7 @@ def record_scoring(workspace: Path, model: ScoringModel, source: Path, found: Sc
         processes.end_abandoned(client, all_experiments(client))
         experiment = experiment_id(client, store, f"{model.name}-scoring")
         record = Record(store, client, client.create_run(experiment, tags=tags, run_name=source.name))
-    seen, status = Seen(model, model.contract.create_task().classes), "FAILED"
+    seen, status = Seen(model, model.contract.create_task().classes, found.left_out), "FAILED"
     try:
         yield seen
         seen.drift = _compare(workspace, seen)

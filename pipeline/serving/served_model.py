@@ -14,9 +14,8 @@ from pipeline.evaluation.metrics import class_probabilities
 from pipeline.models import interpreter
 from pipeline.models.contract import CONTRACT_FILE, LITERT_FILE, Contract, read_contract
 
-EXAMPLE_FILE = (
-    "example.npz"  # beside the model: `images` uint8 [n, *shape] and the recorded `answers` float32 [n, units]
-)
+# Beside the model: `images` uint8 [n, *shape], and the recorded `probabilities` float32 [n, classes].
+EXAMPLE_FILE = "example.npz"
 TOLERANCE = 1e-4  # of a recorded answer: other processors round differently
 
 

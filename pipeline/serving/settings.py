@@ -38,13 +38,14 @@ class ServeSettings:
 
     @property
     def current_file(self) -> Path:
-        """The file in which the resolver names the version to serve."""
-        return self.folder / ("current.json" if self.version is None else f"version-{self.version}.json")
+        """The file in which the resolver names the version to serve. Servers of other ports may have other datasets."""
+        which = "champion" if self.version is None else f"version-{self.version}"
+        return self.folder / f"{which}-{self.port}.json"
 
     @property
     def challenger_file(self) -> Path:
         """The file in which the resolver names the challenger, if it answers in the shadow."""
-        return self.folder / "challenger.json"
+        return self.folder / f"challenger-{self.port}.json"
 
     @property
     def refresh_file(self) -> Path:

@@ -107,7 +107,7 @@ def serve(settings: ServeSettings) -> None:
         shutil.rmtree(metrics, ignore_errors=True)
         metrics.mkdir(parents=True)
         workers, resolver = _create_children(settings, listening, metrics)
-        children = [*workers, resolver]
+        children = [resolver, *workers]  # the workers wait for the first answer of the resolver
         try:
             while not signals:
                 for child in children:

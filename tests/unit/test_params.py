@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,17 @@ import yaml
 from dvc.utils.serialize import dumps_yaml
 
 from pipeline.errors import ParamsError
-from pipeline.params import PARAMS_FILE, Params, Section, TrainSettings, load_params, params_schema, parse_params
+from pipeline.params import (
+    PARAMS_FILE,
+    Params,
+    Section,
+    TrainSettings,
+    _has_defaults,
+    _room_sections,
+    load_params,
+    params_schema,
+    parse_params,
+)
 from tests.conftest import REPOSITORY
 
 
@@ -70,6 +80,16 @@ def test_a_missing_key_is_named(raw: dict[str, Any], key: str) -> None:
     del raw[section][last]
     with pytest.raises(ParamsError, match=f"{section}.{last} is missing"):
         parse_params(raw)
+
+
+def test_a_file_from_before_a_room_gets_the_defaults_of_its_section(raw: dict[str, Any]) -> None:
+    optional = {key for key, kind in _room_sections().items() if _has_defaults(kind)}
+    given, without = parse_params(raw), parse_params({key: raw[key] for key in raw.keys() - optional})
+    for key in optional:
+        defaults = {
+            name: value for name, value in vars(getattr(without, key)).items() if not isinstance(value, Mapping)
+        }
+        assert vars(getattr(given, key)).items() >= defaults.items()
 
 
 def test_all_problems_are_told_at_once(raw: dict[str, Any]) -> None:

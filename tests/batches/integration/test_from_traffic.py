@@ -41,10 +41,10 @@ def test_labelled_traffic_becomes_a_batch(trained: Project) -> None:
     images, labels = tiny.generate(120, 77)
     requests = answered(root, images[:100])
     write_labels(root / "outcomes.csv", requests[:60], labels[:60].tolist())
-    told = [Label(requests[60], 0, DATASET.classes[labels[60]], "kim", "2026-03-04"),
-            Label(requests[0], 0, DATASET.classes[(labels[0] + 1) % 10], "kim", "2026-03-04"),
-            Label("sent-again", 0, DATASET.classes[labels[110]], "kim", "2026-03-04", has_picture=True),
-            Label("not-kept", 0, DATASET.classes[0], "kim", "2026-03-04")]  # fmt: skip
+    told = [Label(requests[60], 0, DATASET.classes[labels[60]], "reader-1", "2026-03-04"),
+            Label(requests[0], 0, DATASET.classes[(labels[0] + 1) % 10], "reader-1", "2026-03-04"),
+            Label("sent-again", 0, DATASET.classes[labels[110]], "reader-1", "2026-03-04", has_picture=True),
+            Label("not-kept", 0, DATASET.classes[0], "reader-1", "2026-03-04")]  # fmt: skip
     add_labels(root / FEEDBACK, told)
     path = picture_path(root / FEEDBACK, "sent-again", 0)
     path.parent.mkdir()

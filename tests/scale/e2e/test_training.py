@@ -1,4 +1,4 @@
-"""`pipeline train`: two processes train one model; a killed one is named, and the training continues."""
+"""`pipeline train`: two processes train one model; after a kill, of one or of the command, it continues."""
 
 import sys
 
@@ -54,6 +54,12 @@ def test_workers_are_started_watched_and_resumed(trained: Project) -> None:
     assert refused.returncode == 1
     assert "an unfinished training cannot continue with 3 workers" in refused.stdout
     assert "expected: 2, as it started" in refused.stdout
+
+    killed = trained.start(*command(2))
+    wait_until(lambda: find_stage(trained, 1))
+    killed.kill()
+    killed.communicate()
+    wait_until_idle(trained)
 
     shown = trained.run(*command(2)).stdout
     assert "from checkpoint" in shown

@@ -37,7 +37,6 @@ def parse(**section: Any) -> SweepParams:
             {"shift": {"choices": [1], "when": {"erase": 0}}, "erase": {"choices": [0], "when": {"shift": 1}}},
             "the conditions of sweep.space form a circle: erase, shift",
         ),
-        ({}, "sweep.space is {}"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused(space: dict[str, Any], message: str) -> None:

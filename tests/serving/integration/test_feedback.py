@@ -104,6 +104,7 @@ GOOD = str(uuid.UUID(int=5))
         {"request_id": GOOD, "label": 1, "index": 2**32},
         {"request_id": GOOD, "label": 1, "who": "x" * 101},
         {"request_id": GOOD, "label": 1, "who": "\ud800"},
+        {"request_id": GOOD, "label": 1, "who": "reader\u2028-1"},
         {"request_id": GOOD, "label": 1, "other": 1},
         {"request_id": GOOD, "label": 1, "picture": "not base64!"},
         {"request_id": GOOD, "label": 1, "picture": base64.b64encode(b"no picture").decode()},

@@ -140,6 +140,7 @@ def test_every_form_of_input_has_the_predictions_of_the_evaluation(
     source, ids = FORMS[form](tmp_path / form, images)
     seen = run(source, tmp_path / "out.parquet", all_probabilities=True)
     assert (seen.rows, seen.failed) == (COUNT, 0)
+    assert dict(seen.left_out) == ({".txt files": 1} if form == "folder" else {})
     found = pq.read_table(tmp_path / "out.parquet")
     assert found["id"].to_pylist() == ids
     order = [int(name.removesuffix(".png").rpartition("/")[2]) for name in ids] if form == "folder" else range(COUNT)

@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from pipeline.data import table
 from pipeline.data.traffic import TRAFFIC, read_traffic
-from pipeline.serving.current import MODELS
+from pipeline.serving.current import MODELS, Current, read_current, write_current
 from pipeline.serving.keys import KEY_FILE
+from pipeline.serving.resolver import confirm
 from pipeline.serving.served_model import EXAMPLE_FILE
 from pipeline.tracking.logged_models import EXPORTED_TAG, MODEL_FILES
 from tests.integration.recorded import empty_store
 from tests.processes import wait_until
 from tests.serving.models import EXAMPLE, ServingWorkspace, model_files, serving_workspace
-from tests.serving.running import Running, list_children, serving
+from tests.serving.running import Running, list_children, make_settings, serving
 
 __all__ = ["empty_store", "model_files", "serving_workspace"]  # fixtures
 
@@ -103,12 +105,16 @@ def test_a_killed_resolver_and_a_killed_worker_are_restarted(
     served: Served, serving_workspace: ServingWorkspace
 ) -> None:
     server, process = served
-    for kind in ("resolver", "worker"):
-        killed, *others = list_children(process)[kind]
+    for kind, count in (("resolver", 1), ("worker", 2)):
+
+        def others(killed: psutil.Process | None = None) -> list[psutil.Process]:
+            found = list_children(process)[kind]  # noqa: B023
+            return found if len(found) == count and killed not in found else []  # noqa: B023
+
+        wait_until(others)
+        killed = others()[0]
         killed.kill()
-        wait_until(
-            lambda: len(found := list_children(process)[kind]) == len(others) + 1 and killed not in found  # noqa: B023
-        )
+        wait_until(lambda: others(killed))  # noqa: B023
     version = "2" if version_of(server) == "1" else "1"
     serving_workspace.promote(version)
     wait_for(server, version)
@@ -185,13 +191,25 @@ def test_it_ends_gracefully_and_starts_with_a_fixed_version(serving_workspace: S
     log = serving_workspace.root / "fixed.log"
     with serving(serving_workspace.root, log, "--version", "1") as (server, process):
         serving_workspace.promote("3")
-        wait_until(lambda: (serving_workspace.root / ".pipeline/serving/version-1.json").is_file())
+        wait_until(lambda: (serving_workspace.root / f".pipeline/serving/version-1-{server.port}.json").is_file())
         assert version_of(server) == "1"
         children = [child for found in list_children(process).values() for child in found]
         request_id = server.predict(IMAGES).json["request_id"]
     assert not [child for child in children if child.is_running()]
     logged = read_log(serving_workspace)
     assert len([row for row in logged if row["request_id"] == request_id]) == len(EXAMPLE)
+
+
+def test_the_last_champion_is_confirmed_without_mlflow(serving_workspace: ServingWorkspace) -> None:
+    settings = make_settings(serving_workspace.root)
+    champion = serving_workspace.aliases("garments")["champion"]
+    for version, is_confirmed in ((champion, True), ("9", False)):
+        write_current(settings.current_file, Current("garments", version, "1" * 64, 1.0, "it was late"))
+        confirm(settings, "garments")
+        current = read_current(settings.current_file)
+        assert current
+        assert (current.checked_at != 1.0, current.problem is None) == (is_confirmed, is_confirmed)
+        assert (current.version, current.sha256) == (version, "1" * 64)
 
 
 def test_its_processes_end_with_a_killed_server(serving_workspace: ServingWorkspace) -> None:
