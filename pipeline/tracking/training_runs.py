@@ -118,7 +118,9 @@ class Record:
         digest = dvc_digest(outputs.evaluation)
         if self.tags.get(EVALUATION_TAG) == digest:
             return
-        figures = flatten(read_json(outputs.evaluation / "metrics.json"))
+        # The saliency's check is in the report. MLflow's page shows 18 charts of a run, which would hide the validation's.
+        evaluation = read_json(outputs.evaluation / "metrics.json")
+        figures = flatten({name: value for name, value in evaluation.items() if name != "saliency"})
         metrics = {f"test_{name}": value for name, value in figures.items() if isinstance(value, int | float)}
         passed = read_json(outputs.evaluation / "gate.json")["passed"]
         data = describe_data(outputs.split("test"), "test", file_digest(outputs.split("test"), "md5"))

@@ -49,7 +49,7 @@ def test_the_card_is_shown_with_its_figures(pages: Pages, tmp_path: Path) -> Non
     card = pages.open_card("Model card: tiny version 1")
     expect(card.get_by_role("cell", name="바지")).to_be_visible()
     widths = card.get_by_role("img").evaluate_all("images => images.map(image => image.naturalWidth)")
-    assert len(widths) == 4
+    assert len(widths) == 5
     assert min(widths) > 400
     pages.page.screenshot(path=tmp_path / "card.png")
 
