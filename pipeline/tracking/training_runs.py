@@ -118,7 +118,7 @@ class Record:
         digest = dvc_digest(outputs.evaluation)
         if self.tags.get(EVALUATION_TAG) == digest:
             return
-        # The saliency's check is in the report. MLflow's page shows 18 charts of a run, which would hide the validation's.
+        # Without the check of the saliency: MLflow's page shows 18 charts of a run, the last ones of the validation.
         evaluation = read_json(outputs.evaluation / "metrics.json")
         figures = flatten({name: value for name, value in evaluation.items() if name != "saliency"})
         metrics = {f"test_{name}": value for name, value in figures.items() if isinstance(value, int | float)}
