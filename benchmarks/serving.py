@@ -55,7 +55,7 @@ MLP, OTHER_MLP, CNN = "1", "2", "3"  # versions
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """Size of a measurement."""
 
     rounds: int = 3
     switches: int = 100

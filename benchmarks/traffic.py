@@ -1,4 +1,4 @@
-"""How well the traffic monitor works, and what the traffic log costs: writes `benchmarks/traffic.md`.
+"""Measure the traffic monitor and the cost of the traffic log; write `benchmarks/traffic.md`.
 
     python benchmarks/traffic.py --mnist mnist.npy
 

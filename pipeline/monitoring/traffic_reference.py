@@ -1,4 +1,4 @@
-"""What the traffic of a server is compared with: the training images, and the serving model's answers to images.
+"""Reference for the traffic of a server: the training images, and the serving model's answers to images.
 
 The answers are those to the validation images that came with the dataset, because no model was trained on them. Only
 the outlier score is fitted to training images.
@@ -68,7 +68,7 @@ class ModelReference:
 
 @dataclass(frozen=True)
 class Reference:
-    """What traffic is compared with."""
+    """Reference for traffic."""
 
     dataset: Dataset
     features: Sample  # of the training images that came with the dataset

@@ -10,6 +10,7 @@ ROOM = Room(
         "docs/serving.md",
         "docs/scoring.md",
         "benchmarks/serving.py",
+        "benchmarks/serving.md",
         "benchmarks/http_load.py",
         "benchmarks/scoring.py",
         "benchmarks/scoring.md",
