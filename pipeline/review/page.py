@@ -34,7 +34,7 @@ class ReviewList:
 
 @dataclass(frozen=True)
 class Page:
-    """What the page of a review shows."""
+    """Content of the page of a review."""
 
     review: ReviewList
     items: Sequence[Item]  # the first ones of the list

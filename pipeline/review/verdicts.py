@@ -59,7 +59,7 @@ class Outcome:
 
     @property
     def differs(self) -> bool:
-        """Whether the readers differ. `unsure` differs from nothing."""
+        """True if the readers differ. The verdict `unsure` does not count."""
         return len({verdict.target for verdict in self.verdicts} - {None}) > 1
 
     def settle(self, prefer: str | None = None) -> Verdict | None:

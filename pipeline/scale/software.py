@@ -19,7 +19,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Software:
-    """What determines the bytes that a process computes."""
+    """Code and packages that determine the bytes that a process computes."""
 
     python: str  # "3.11"
     packages: dict[str, str]  # versions by name, of those in pins.txt

@@ -1,4 +1,4 @@
-"""What determines the trials of a sweep: parameters, data and code. Everybody who takes part must have the same."""
+"""Definition of a sweep: parameters, data and code. They must be the same on every machine that takes part."""
 
 import hashlib
 import json
