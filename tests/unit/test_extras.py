@@ -29,7 +29,7 @@ def test_the_core_installs_no_package_of_an_extra() -> None:
 def test_make_extras_and_the_development_tools_have_every_extra() -> None:
     extras = sorted(EXTRAS.keys() - ROLES)
     assert f"EXTRAS := {' '.join(extras)}\n" in (REPOSITORY / "Makefile").read_text()
-    assert f"fashion-mnist-pipeline[{','.join(extras)}]" in EXTRAS["dev"]
+    assert f"fashion-mnist-pipeline[{','.join(sorted([*extras, 'docs']))}]" in EXTRAS["dev"]
 
 
 @pytest.mark.parametrize(
