@@ -56,7 +56,7 @@ new: $(VENV)/.run ## create a project from this one: NAME=parts [DIRECTORY=../pa
 ui: $(VENV)/.run ## MLflow's pages: runs, charts, the registry
 	@pipeline ui
 
-bench: $(VENV)/.dev ## measure the claims of the README and write them to benchmarks/ (hours)
+bench: $(VENV)/.dev ## measure time, memory and accuracy, and write them to benchmarks/ (hours)
 	@python benchmarks/end_to_end.py
 	@python benchmarks/decisions.py
 	@python benchmarks/training.py
