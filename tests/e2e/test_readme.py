@@ -1,4 +1,4 @@
-"""The README's commands, run in a fresh clone in the order in which they stand: the one full pass on real data."""
+"""Run the commands of the README and its first pages in a fresh clone, in their order: the full pass on real data."""
 
 import json
 import os
@@ -14,12 +14,13 @@ from pipeline.files import file_digest
 from tests.conftest import DECLARED_STAGES, REPOSITORY, create_project
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = ("README.md", "docs/tasks.md", "docs/guarantees.md")  # each continues where the one before it ended
 REAL_DATA_STAGES = ("ingest", "validate", "split")  # their bytes are the same on every machine
 
 
 def blocks() -> list[str]:
-    """The README's shell blocks. Those that stay in the foreground, or fetch the repository, are marked `console`."""
-    return BLOCK.findall((REPOSITORY / "README.md").read_text())
+    """The shell blocks of the pages. Those that stay in the foreground are marked `console`."""
+    return [block for page in PAGES for block in BLOCK.findall((REPOSITORY / page).read_text())]
 
 
 def test_the_committed_lock_is_in_step_with_the_parameters() -> None:
