@@ -26,10 +26,13 @@ from pipeline.workspace import project_name
 
 RETRY_SECONDS = [5.0, 20.0]  # before the first and the second retry, if a network or a server did not respond
 SEND_SECONDS = 5
-DESCRIPTION = """Bring every stage of `dvc.yaml` up to date. Each stage is a task; DVC skips those whose data, code and
-parameters are unchanged.
-
-Started by `pipeline run`, by a schedule, or here. Results: the artifacts `stages`, `decision` and `evaluation`."""
+# One line for each paragraph: Prefect shows a line break as one.
+DESCRIPTION = (
+    "Bring every stage of `dvc.yaml` up to date. Each stage is a task; DVC skips those whose data, code and parameters "
+    "are unchanged.\n\n"
+    "Started by `pipeline run`, by a schedule, or here.\n\n"
+    "Results: the artifacts `stages`, `decision` and `evaluation`."
+)
 
 
 def run_flow(execution: Execution, dataset: str, on_success: Callable[[Summary], None], started_by: str) -> State[None]:

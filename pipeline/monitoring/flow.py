@@ -21,11 +21,12 @@ RETRAINING = "retrain"  # the flow to start, if a room has it
 WINDOW = "24h"  # of the traffic
 
 
-DESCRIPTION = """Compare the batches in `data/incoming/`, and the traffic of a server if it is logged, with the training
-data. Trains nothing; starts `retrain` if the rule in `params.yaml` asks for it.
-
-Started by a schedule (`pipeline schedule --flow monitor-data`), or here. The same by hand: `pipeline monitor`. Results:
-the artifacts `drift` and `drift-of-traffic`."""
+DESCRIPTION = (
+    "Compare the batches in `data/incoming/`, and the traffic of a server if it is logged, with the training data. "
+    "Trains nothing; starts `retrain` if the rule in `params.yaml` asks for it.\n\n"
+    "Started by a schedule (`pipeline schedule --flow monitor-data`), or here. In a terminal: `pipeline monitor`.\n\n"
+    "Results: the artifacts `drift` and `drift-of-traffic`."
+)
 
 
 @flow(name="monitor-data", description=DESCRIPTION, flow_run_name=name_flow_run)

@@ -18,12 +18,13 @@ from pipeline.retraining.params import RetrainParams
 STATE_NAMES = {"champion": "Promoted"}  # by outcome; the other names are built from the outcome
 
 
-DESCRIPTION = """Take in new batches, train in a checkout of its own, and let the champion rule decide. The working tree
-does not change; the result is a git branch `retrain/…`. Without a new batch, commit or parameter, it does nothing.
-
-Started by a schedule (`pipeline schedule`), by batches that arrive in `data/incoming/`, by drift if the rule in
-`params.yaml` asks for it, or here. The same by hand: `pipeline retrain`. Results: the artifacts `retraining` and
-`batches`, and those of `train`."""
+DESCRIPTION = (
+    "Take in new batches, train in a checkout of its own, and let the champion rule decide. The working tree does not "
+    "change; the result is a git branch `retrain/…`. Does nothing without a new batch, commit or parameter.\n\n"
+    "Started by a schedule (`pipeline schedule`), by batches that arrive in `data/incoming/`, by drift if the rule in "
+    "`params.yaml` asks for it, or here. In a terminal: `pipeline retrain`.\n\n"
+    "Results: the artifacts `retraining` and `batches`, and those of `train`."
+)
 
 
 @flow(name="retrain", description=DESCRIPTION, flow_run_name=name_flow_run)

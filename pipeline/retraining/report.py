@@ -83,7 +83,7 @@ def write_report(
         from prefect.context import FlowRunContext
 
         if FlowRunContext.get():
-            create_markdown_artifact(text, key="retraining", description=f"{result.outcome}: {result.reason}")
+            create_markdown_artifact(text, key="retraining", description=f"{result.outcome}; started: {about['started']}")
             if batches := result.list_batches():
                 create_table_artifact(batches, key="batches", description="The batches in data/incoming/")
 
