@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,14 +11,9 @@ import yaml
 
 from pipeline.files import file_digest
 from tests.conftest import DECLARED_STAGES, REPOSITORY, create_project
+from tests.documentation import read_blocks
 
-BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 REAL_DATA_STAGES = ("ingest", "validate", "split")  # their bytes are the same on every machine
-
-
-def blocks() -> list[str]:
-    """The README's shell blocks. Those that stay in the foreground, or fetch the repository, are marked `console`."""
-    return BLOCK.findall((REPOSITORY / "README.md").read_text())
 
 
 def test_the_committed_lock_is_in_step_with_the_parameters() -> None:
@@ -52,7 +46,7 @@ def test_the_readme_works_from_a_fresh_clone(tmp_path: Path) -> None:
     committed = yaml.safe_load((clone.path / "dvc.lock").read_text())
     environment = clone.environment | {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
     environment.pop("VIRTUAL_ENV", None)
-    script = "set -euo pipefail\n" + "\n".join(blocks())
+    script = "set -euo pipefail\n" + "\n".join(read_blocks("README.md"))
     assert "make run" in script
     result = subprocess.run(
         [shutil.which("bash") or "bash", "-c", script],
