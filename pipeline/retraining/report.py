@@ -83,7 +83,8 @@ def write_report(
         from prefect.context import FlowRunContext
 
         if FlowRunContext.get():
-            create_markdown_artifact(text, key="retraining", description=f"{result.outcome}; started: {about['started']}")
+            description = f"{result.outcome}; started: {about['started']}"
+            create_markdown_artifact(text, key="retraining", description=description)
             if batches := result.list_batches():
                 create_table_artifact(batches, key="batches", description="The batches in data/incoming/")
 
