@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORE := data models evaluation tracking registry stages flows cli
 ROOMS := $(patsubst pipeline/%/room.py,%,$(wildcard pipeline/*/room.py))
 
-EXTRAS := review scale serving
+EXTRAS := notices review scale serving team
 PYTEST := pytest --dist loadgroup -n
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
 
@@ -22,7 +22,7 @@ help: ## list every task
 
 setup: $(VENV)/.dev ## create .venv with everything the tasks below need
 
-extras: $(VENV)/.extras ## add the packages that searches, Dask, the review of labels and serving need
+extras: $(VENV)/.extras ## add the packages of searches, Dask, the review of labels, serving, notices and a team
 
 run: $(VENV)/.run ## ingest, validate, split, train, evaluate and register, on real Fashion-MNIST
 	@pipeline run
@@ -56,7 +56,7 @@ new: $(VENV)/.run ## create a project from this one: NAME=parts [DIRECTORY=../pa
 ui: $(VENV)/.run ## MLflow's pages: runs, charts, the registry
 	@pipeline ui
 
-bench: $(VENV)/.dev ## measure the claims of the README and write them to benchmarks/ (hours)
+bench: $(VENV)/.dev ## measure time, memory and accuracy, and write them to benchmarks/ (hours)
 	@python benchmarks/end_to_end.py
 	@python benchmarks/decisions.py
 	@python benchmarks/training.py

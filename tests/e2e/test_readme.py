@@ -1,4 +1,4 @@
-"""The README's commands, run in a fresh clone in the order in which they stand: the one full pass on real data."""
+"""Run the commands of the README and its first pages in a fresh clone, in their order: the full pass on real data."""
 
 import json
 import os
@@ -14,6 +14,11 @@ from tests.conftest import DECLARED_STAGES, REPOSITORY, create_project
 from tests.documentation import read_blocks
 
 REAL_DATA_STAGES = ("ingest", "validate", "split")  # their bytes are the same on every machine
+
+
+def blocks() -> list[str]:
+    """The shell blocks of three pages, each of which continues where the one before it ended."""
+    return [*read_blocks("README.md"), *read_blocks("docs/tasks.md"), *read_blocks("docs/guarantees.md")]
 
 
 def test_the_committed_lock_is_in_step_with_the_parameters() -> None:
@@ -46,7 +51,7 @@ def test_the_readme_works_from_a_fresh_clone(tmp_path: Path) -> None:
     committed = yaml.safe_load((clone.path / "dvc.lock").read_text())
     environment = clone.environment | {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
     environment.pop("VIRTUAL_ENV", None)
-    script = "set -euo pipefail\n" + "\n".join(read_blocks("README.md"))
+    script = "set -euo pipefail\n" + "\n".join(blocks())
     assert "make run" in script
     result = subprocess.run(
         [shutil.which("bash") or "bash", "-c", script],
