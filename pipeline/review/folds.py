@@ -115,7 +115,7 @@ def predict(
         _Fold(
             number, folds, dataset, labels, params.train, settings, directory / f"{key}-{number}", with_test, reporter
         )
-        for number, stem in enumerate(directory / f"{key}-{number}" for number in range(folds.count))
+        for number in range(folds.count)
     ]
     missing = [fold for fold in work if not fold.predictions.exists()]
     computed = map_partitions(_compute_fold, missing, workers=1)  # in this process, or on a cluster
