@@ -5,5 +5,5 @@ from pipeline.rooms import Room
 ROOM = Room(
     section=("retrain", "pipeline.retraining.params:RetrainParams"),
     flows={"retrain": "pipeline.retraining.flow:retrain"},
-    files=("docs/retraining.md",),
+    files=("docs/retraining.md", "docs/images/how-retraining.svg"),
 )
