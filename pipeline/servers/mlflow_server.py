@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from pipeline import logs
 from pipeline.allowed_hosts import Application, guard, own_names
 from pipeline.errors import PipelineError
+from pipeline.extras import require_packages
 from pipeline.files import make_private
 from pipeline.proxies import bypass_proxy
 from pipeline.server_addresses import data_directory
@@ -44,6 +45,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
 
     Raises:
         TrackingError: the default store's database cannot be read or created.
+        WorkspaceError: the store or the login needs packages that are not installed.
         ParamsError: PIPELINE_LOG_LEVEL is not a level.
     """
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # read when MLflow is imported
@@ -52,6 +54,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
     root = main_repository()
     make_private(*data_directory(root).glob(f"{USERS}*"))
     store = locate_unserved(root)
+    require_login_packages()
     prepare(store)
     for name, value in {**SETTINGS, **SERVER_SETTINGS, "MLFLOW_DEFAULT_ARTIFACT_ROOT": store.artifacts or ""}.items():
         os.environ.setdefault(name, value)
@@ -67,6 +70,20 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
     uvicorn.run(application, host=host, port=port, log_config=None, access_log=False)
 
 
+def require_login_packages() -> None:
+    """Refuse to start without the package that MLflow's login needs, if passwords are set.
+
+    Raises:
+        WorkspaceError: it is not installed.
+    """
+    if _has_login():
+        require_packages("the login of MLflow's server", "flask_wtf")
+
+
+def _has_login() -> bool:
+    return all(map(os.environ.get, PROTECTION))
+
+
 def _application(root: Path, store: Store) -> Application:
     """MLflow's application, configured like that of `mlflow server`, with a login if passwords are set."""
     from mlflow.server import constants, handlers
@@ -77,7 +94,7 @@ def _application(root: Path, store: Store) -> Application:
     select_uvicorn()
     handlers.initialize_backend_stores(store.uri, store.uri, artifacts)
     _keep_files_inside(get_server_store(), artifacts)
-    if all(map(os.environ.get, PROTECTION)):
+    if _has_login():
         os.environ.setdefault("MLFLOW_AUTH_CONFIG_PATH", str(write_auth_config(root)))
         from mlflow.server.auth import create_app
 
