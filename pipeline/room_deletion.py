@@ -50,7 +50,6 @@ def delete_rooms(root: Path, names: Iterable[str]) -> list[str]:
         for server in rooms[name].servers:
             edit(root / "compose.yaml", partial(_remove_service, server))
     edit(root / "Makefile", partial(_remove_targets, commands))
-    edit(root / "mkdocs.yml", partial(_remove_pages, paths))
     remove_from_docs(root, paths, deleted, commands)
     return deleted
 
@@ -67,7 +66,8 @@ def check_rooms(names: Iterable[str]) -> None:
 
 
 def remove_from_docs(root: Path, paths: Sequence[str], rooms: Iterable[str] = (), commands: Iterable[str] = ()) -> None:
-    """Remove the passages of README and docs that mention deleted files, rooms or commands."""
+    """Remove the passages of README and docs that mention deleted files, rooms or commands, and the site's pages."""
+    edit(root / "mkdocs.yml", partial(_remove_pages, paths))
     names = [rf"\bpipeline {command}\b(?!-)" for command in commands]
     names += [rf"(?<![\w-]){room}/|^\| `{room}` \|" for room in rooms]
     for page in (*root.glob("*.md"), *root.glob("docs/**/*.md")):
