@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 
 ROOMS = find_rooms()
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
-FILES = ("Makefile", "params.yaml", "prefect.yaml", "compose.yaml", ".env.example", ".gitlab-ci.yml")
+FILES = ("Makefile", "mkdocs.yml", "params.yaml", "prefect.yaml", "compose.yaml", ".env.example", ".gitlab-ci.yml")
 
 
 @pytest.fixture
@@ -45,6 +45,9 @@ def test_nothing_names_a_deleted_room(room: str, copy: Path) -> None:
     gone = {(copy / path).resolve() for path in list_paths(deleted)}
     linked = {(page.parent / link).resolve() for page in pages for link in LINK.findall(page.read_text())}
     assert linked & gone == set()
+    assert {
+        path for path in list_paths(deleted) if f" {path.removeprefix('docs/')}\n" in (copy / "mkdocs.yml").read_text()
+    } == set()
 
 
 @pytest.mark.parametrize("room", ROOMS)
