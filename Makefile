@@ -47,7 +47,7 @@ lines: ## count the lines of each package: ground, core, rooms, tests
 	for package in $(ROOMS); do count $$package pipeline/$$package; done; count pipeline pipeline; count tests tests
 
 audit: $(VENV)/bin/python ## look up published vulnerabilities of the locked packages (needs a network)
-	@uv tool run --python $(BIN)/python $(PIP_AUDIT) --requirement requirements.lock --require-hashes --disable-pip \
+	@uv tool run --python $(BIN)/python $(PIP_AUDIT) --requirement requirements-extras.lock --require-hashes --disable-pip \
 	  --strict --progress-spinner off $(AUDIT_FLAGS) $$($(ACCEPTED))
 
 new: $(VENV)/.run ## create a project from this one: NAME=parts [DIRECTORY=../parts] [WITHOUT=servers,notices]
