@@ -15,10 +15,10 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-a
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # half an environment would look like a whole one
-.PHONY: help setup extras run test test-fast test-faults lint lines audit outdated new ui bench lock clean
+.PHONY: help setup extras run tiny report retrain release-notes test test-fast test-faults lint lines audit outdated new ui bench lock clean
 
 help: ## list every task
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.dev ## create .venv with everything the tasks below need
 
@@ -26,6 +26,19 @@ extras: $(VENV)/.extras ## add the packages of searches, Dask, the review of lab
 
 run: $(VENV)/.run ## ingest, validate, split, train, evaluate and register, on real Fashion-MNIST
 	@pipeline run
+
+tiny: $(VENV)/.run ## the whole pipeline on generated images, in a clone of the last commit in .pipeline/tiny
+	@rm -rf .pipeline/tiny && git clone --quiet . .pipeline/tiny
+	@cd .pipeline/tiny && sed -i.before 's/^  name: [^ ]*/  name: tiny/' params.yaml && python -m pipeline.cli run
+
+report: $(VENV)/.run ## report.md: what this checkout changes against AGAINST=origin/main
+	@pipeline report --against "$(or $(AGAINST),origin/main)" --md --output report.md
+
+retrain: $(VENV)/.run ## take in new batches, train, apply the champion rule and push the branch, as a schedule does
+	@pipeline retrain
+
+release-notes: ## print the changes of TAG=v1.2.3 from CHANGELOG.md
+	@python3 .ci/release_notes.py "$(TAG)"
 
 test-fast: $(VENV)/.dev ## the unit tests of the core and the rooms: no tool is started
 	@$(PYTEST) 2 tests/unit $(wildcard tests/*/unit)
