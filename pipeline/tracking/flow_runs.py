@@ -13,13 +13,19 @@ a stage failed or the block raised, as KILLED on Ctrl-C and on cancellation, and
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.tracking import processes
 from pipeline.tracking.background import Background, ended_with_block
+from pipeline.tracking.experiments import experiment_id
 from pipeline.tracking.queries import all_experiments
-from pipeline.tracking.store import experiment_id, explained, locate, open_store
+from pipeline.tracking.run_names import shorten
+from pipeline.tracking.store import explained, locate, open_store
 from pipeline.tracking.training_runs import Record
+
+NAME = "pipeline run"
+Outcome = Literal["ran", "restored", "unchanged", "failed", "not reached"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class StageResult:
     """The outcome of one stage of a flow."""
 
     stage: str
-    outcome: Literal["ran", "restored", "unchanged", "failed", "not reached"]
+    outcome: Outcome
     seconds: float
     figure: str = ""  # its most important figure, as text
 
@@ -51,8 +57,8 @@ class FlowRun:
         self._background.start(_log_stages, self._record.result(), tuple(results))
 
     def log_result(self, tags: Mapping[str, str]) -> None:
-        """Log tags of the resulting model. Another run may have trained it."""
-        self._background.start(lambda: self._record.result().set_tags(dict(tags)))
+        """Log tags of the resulting model, and name the run by it. Another run may have trained it."""
+        self._background.start(lambda: _log_result(self._record.result(), dict(tags)))
 
     def end(self, status: str) -> None:
         """Close the run. FINISHED becomes FAILED if a stage failed."""
@@ -82,13 +88,39 @@ def _open(name: str, tags: Mapping[str, str]) -> Record:
     with explained(store):
         processes.end_abandoned(client, all_experiments(client))
         own = {processes.PROCESS_TAG: processes.this_process(), "mlflow.source.name": "pipeline run"}
-        run = client.create_run(experiment_id(client, store, name), tags={**own, **tags}, run_name="flow")
+        run = client.create_run(experiment_id(client, store, name), tags={**own, **tags}, run_name=NAME)
         return Record(store, client, run)
+
+
+def summarise(results: Sequence[StageResult]) -> str:
+    """Summarise the outcomes of the stages, for the name of the run."""
+    by_outcome = {outcome: [result.stage for result in results if result.outcome == outcome] for outcome in OUTCOMES}
+    if by_outcome["failed"]:
+        return f"{', '.join(by_outcome['failed'])} failed"
+    if "train" in by_outcome["ran"]:
+        return "trained"
+    if by_outcome["not reached"]:
+        return "stopped"
+    found = [f"{outcome} {', '.join(by_outcome[outcome])}" for outcome in ("ran", "restored") if by_outcome[outcome]]
+    return "; ".join(found) or "nothing changed"
+
+
+def _log_result(record: Record, tags: Mapping[str, str]) -> None:
+    """Add to the name of the run which training the model is from, and what was decided."""
+    facts = []
+    with explained(record.store):
+        if training := tags.get("result.run"):
+            facts.append(str(record.client.get_run(training).info.run_name))
+    if decision := tags.get("result.decision"):
+        facts.append(f"{decision}, version {tags['result.version']}" if "result.version" in tags else decision)
+    name = {"mlflow.runName": f"{record.run.info.run_name}; {'; '.join(facts)}"} if facts else {}
+    record.set_tags({**tags, **name})
 
 
 def _log_stages(record: Record, results: Sequence[StageResult]) -> None:
     record.log_metrics({f"seconds/{result.stage}": result.seconds for result in results})
-    record.set_tags({f"stage.{result.stage}": result.outcome for result in results})
+    name = {"mlflow.runName": shorten(f"{NAME}: {summarise(results)}")}
+    record.set_tags({f"stage.{result.stage}": result.outcome for result in results} | name)
     rows = [f"| {result.stage} | {result.outcome} | {result.seconds:.1f} | {result.figure} |" for result in results]
     page = "\n".join(["| stage | what happened | seconds | figure |", "|---|---|---|---|", *rows, ""])
     with explained(record.store):

@@ -136,22 +136,6 @@ def prepare(store: Store) -> None:
         database_setup.prepare(store)
 
 
-def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
-    """Return the id of a dataset's experiment. Creates it if needed; safe if two processes do so at the same time."""
-    from mlflow.exceptions import MlflowException
-
-    if client.get_experiment_by_name(name) is None:
-        try:
-            return str(client.create_experiment(name, store.artifacts and f"{store.artifacts}/{name}"))
-        except MlflowException as error:  # another process may have created it
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-    found = client.get_experiment_by_name(name)
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
-
-
 @contextmanager
 def as_default(store: Store) -> Iterator[None]:
     """Make a store MLflow's default during the block. MLflow's registry resolves models there, not in the client's."""
