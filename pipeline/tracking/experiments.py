@@ -6,7 +6,7 @@ of the experiment, and a link with its key opens it. The description has this li
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.tracking.descriptions import must_write, sign
 
@@ -22,66 +22,66 @@ VIEW = "runs"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 NEWEST_FIRST = {"orderByKey": "attributes.start_time", "orderByAsc": False}
 
+# MLflow shows the first paragraph; the rest unfolds.
 TRAININGS = """\
-Trainings on {name}, with the pipeline runs, sweeps and reviews around them.
-
-**[Trainings with accuracy, decision, data and commit]({table})** · [Registered models](#/models)
+Trainings on {name}: **[the table with accuracy, decision, data and commit]({table})**, \
+[the registered models](#/models).
 
 | column | meaning |
 |---|---|
-| Run Name | of a training: preset, changed parameters, validation accuracy, first digits of the model's SHA-256 |
+| Run Name | a training: preset, changed parameters, validation accuracy, first digits of the model's SHA-256 |
+| | a `pipeline run`: decision, version, and its training; unfold it to see the training |
 | `best_validation_accuracy` | accuracy on the validation images, of the kept epoch. Choose models by this one |
-| `test_accuracy` | accuracy on the test images, measured once. It chooses nothing |
+| `test_accuracy` | accuracy on the test images. It chooses nothing |
 | `decision` | champion, challenger (waits), not promoted, or rejected (by the gate); empty: not judged |
 | Dataset | the splits, with their MD5 in `dvc.lock` |
 | Version | git commit of the training; uncommitted changes are in the artifact `source/changes.diff` |
-| Models | the registered version |
 
 To compare trainings, tick them and press Compare. To compare two versions image by image, run \
 `pipeline compare champion challenger`."""
 
 MOVES = """\
-History of the aliases of the registered model {name}: one run per move. `pipeline history` prints it.
+History of the aliases of [{name}](#/models/{quoted}): **[the table with author, versions and reason]({table})**.
 
-**[Moves with time, author, versions and reason]({table})** · [The registered model](#/models/{quoted})
+Each run is one move. `pipeline history` prints them.
 
 Do not delete these runs: `pipeline rollback` reads them. The run `order` has their order."""
 
 SCORINGS = """\
-Scorings of many images by the registered model {name}: one run per `pipeline score`.
+Scorings by [{name}](#/models/{quoted}): **[the table with version, images, failures and drift]({table})**.
 
-**[Scorings with version, images, failures and drift]({table})** · [The registered model](#/models/{quoted})"""
+Each run is one `pipeline score`."""
 
-# By purpose: the description, and the columns and the filter of the shared view.
+# By purpose: the description, and the columns of the shared view with their width.
 TRAINING, HISTORY, SCORING = "training", "history", "scoring"
 TEXTS = {TRAINING: TRAININGS, HISTORY: MOVES, SCORING: SCORINGS}
-VIEWS: Mapping[str, Mapping[str, Any]] = {
+COLUMNS: Mapping[str, Mapping[str, int]] = {
     TRAINING: {
-        "selectedColumns": [
-            "metrics.`best_validation_accuracy`",
-            "metrics.`test_accuracy`",
-            "tags.`decision`",
-            "attributes.`Dataset`",
-            "attributes.`Version`",
-            "attributes.`Models`",
-        ],
-        "searchFilter": "tags.`data.train` LIKE '_%'",  # the trainings, without the runs above them
+        "metrics.`best_validation_accuracy`": 190,
+        "metrics.`test_accuracy`": 120,
+        "tags.`decision`": 110,
+        "attributes.`Version`": 90,
+        "attributes.`Dataset`": 260,
+        "attributes.`Models`": 160,
     },
     HISTORY: {
-        "selectedColumns": ["tags.`alias`", "tags.`from`", "tags.`to`", "tags.`who`", "tags.`kind`", "tags.`reason`"],
-        "searchFilter": "tags.`history.role` = 'move'",
+        "tags.`alias`": 100,
+        "tags.`from`": 70,
+        "tags.`to`": 70,
+        "tags.`kind`": 110,
+        "tags.`who`": 200,
+        "tags.`reason`": 500,
     },
     SCORING: {
-        "selectedColumns": [
-            "tags.`scored.version`",
-            "tags.`input`",
-            "metrics.`pictures`",
-            "metrics.`failed`",
-            "metrics.`drift/predicted`",
-            "metrics.`drift/confidence`",
-        ],
+        "tags.`scored.version`": 130,
+        "metrics.`pictures`": 100,
+        "metrics.`failed`": 80,
+        "metrics.`drift/predicted`": 130,
+        "metrics.`drift/confidence`": 130,
+        "tags.`input`": 400,
     },
 }
+ALWAYS = {"0": 73, "attributes.`Run Name`": 340, "runDateAndNestInfo": 140}  # tick box, name and time
 
 
 def experiment_id(client: "MlflowClient", store: "Store", name: str, purpose: str = TRAINING, of: str = "") -> str:
@@ -114,7 +114,9 @@ def describe(client: "MlflowClient", experiment: "Experiment", purpose: str, of:
     """
     number, present = experiment.experiment_id, experiment.tags
     text = sign(TEXTS[purpose].format(name=of, quoted=of, table=link(number)))
-    view = json.dumps({**NEWEST_FIRST, **VIEWS[purpose]})
+    widths = {**ALWAYS, **COLUMNS[purpose]}
+    columns = {"selectedColumns": list(COLUMNS[purpose]), "columnOrder": list(widths), "columnWidths": widths}
+    view = json.dumps({**NEWEST_FIRST, **columns})
     wanted = {KIND_TAG: present.get(KIND_TAG) or KIND, VIEW_TAG: view}
     if must_write(present.get(NOTE_TAG), text):
         wanted[NOTE_TAG] = text

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from pipeline.params import load_params
-from pipeline.tracking.flow_runs import StageResult, summarise
+from pipeline.tracking.flow_runs import StageResult, name_result, summarise
 from pipeline.tracking.run_names import LONGEST, format_values, name_training
 from tests.conftest import REPOSITORY
 
@@ -65,3 +65,12 @@ def test_a_flow_is_named_by_what_its_stages_did() -> None:
     assert of(train="failed", evaluate="not reached") == "train failed"
     assert of(train="ran", evaluate="not reached") == "trained"
     assert of(split="ran", train="not reached") == "stopped"
+
+
+def test_a_flow_is_named_by_its_result() -> None:
+    champion = {"result.decision": "champion", "result.version": "3"}
+    assert name_result("trained", champion, "mlp 90.20% dfaa08b4") == "champion 3: mlp 90.20% dfaa08b4"
+    assert name_result("nothing changed", champion, "mlp") == "nothing changed: champion 3: mlp"
+    assert name_result("trained", {"result.decision": "rejected"}, "mlp") == "rejected: mlp"
+    assert name_result("trained", {}, "mlp") == "trained: mlp"
+    assert name_result("ran ingest", {}, "") == "ran ingest"
