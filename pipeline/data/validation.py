@@ -89,7 +89,7 @@ def inspect(
         share: the share of the dataset's own training images that a window keeps.
 
     Returns:
-        the report, and the context with Great Expectations' own results, for `write_pages`.
+        the report, and the context with Great Expectations' own results, for `validation_pages`.
 
     Raises:
         DataError: a file cannot be read, or an expectation cannot be evaluated.
@@ -121,7 +121,7 @@ def validate(tables: Tables, suites: Suites, identify: Identify) -> tuple[tuple[
         identify: converts row numbers of the table `images` to texts for the examples.
 
     Returns:
-        the findings in the order of the suites, and the context with the results, for `write_pages`.
+        the findings in the order of the suites, and the context with the results, for `validation_pages`.
 
     Raises:
         DataError: an expectation cannot be evaluated.
@@ -145,19 +145,6 @@ def validate(tables: Tables, suites: Suites, identify: Identify) -> tuple[tuple[
     return tuple(findings), context
 
 
-def write_pages(context: AbstractDataContext, directory: Path) -> None:
-    """Write Great Expectations' HTML pages (Data Docs) about the results in a context."""
-    site = {
-        "class_name": "SiteBuilder",
-        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(directory.resolve())},
-    }
-    context.add_data_docs_site(site_name="pages", site_config=site)
-    context.build_data_docs(site_names=["pages"])
-    for animation in directory.glob("static/images/*.gif"):  # of a tour that needs a server; 3.4 of 4 MB
-        animation.unlink()
-
-
 def describe_split(features: Features) -> dict[str, Any]:
     """Return the report's facts about a split."""
     return {
@@ -171,7 +158,10 @@ def describe_split(features: Features) -> dict[str, Any]:
 def summarise(report: Report) -> str:
     """Return the report as one screen of text."""
     rows: list[tuple[str, ...]] = [("expectation", "result", "observed", "allowed")]
-    rows += [(finding.name, _verdict(finding), _observed(finding), _allowed(finding)) for finding in report.findings]
+    rows += [
+        (finding.name, describe_verdict(finding), describe_observed(finding), describe_allowed(finding))
+        for finding in report.findings
+    ]
     rows += [(name, "skipped", reason, "") for name, reason in report.skipped.items()]
     rows = [tuple(shorten(cell, CELL, placeholder=" …") for cell in row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -193,7 +183,7 @@ def describe(finding: Finding) -> str:
         shown = ", ".join(f"{row} {finding.observed[row]}" for row in finding.examples)
     keys = " and ".join(f"validate.{key}" for key in KEYS.get(finding.name, ()))
     set_by = f", set by {keys}" if keys else ", in every dataset"
-    return f"{finding.name} ({finding.meaning}): {shown}; allowed: {_allowed(finding)}{set_by}"
+    return f"{finding.name} ({finding.meaning}): {shown}; allowed: {describe_allowed(finding)}{set_by}"
 
 
 def require_passed(report: Report, where: Path) -> None:
@@ -255,13 +245,15 @@ def _plain(value: Any) -> Any:
     return round(value, DIGITS) + 0.0 if isinstance(value, float) else value  # -0.0 + 0.0 is 0.0
 
 
-def _verdict(finding: Finding) -> str:
+def describe_verdict(finding: Finding) -> str:
+    """Return the result of an expectation: `ok`, `warning` or `FAILED`."""
     if finding.passed:
         return "ok"
     return "FAILED" if finding.severity == "critical" else "warning"
 
 
-def _observed(finding: Finding) -> str:
+def describe_observed(finding: Finding) -> str:
+    """Return what an expectation found in the data."""
     if isinstance(finding.observed, float):
         return f"{finding.count:,} ({finding.observed:.2%})" if finding.count else "none"
     values = finding.observed.values()
@@ -272,7 +264,8 @@ def _observed(finding: Finding) -> str:
     return f"{min(values)} to {max(values)}"
 
 
-def _allowed(finding: Finding) -> str:
+def describe_allowed(finding: Finding) -> str:
+    """Return what an expectation allows."""
     limits = finding.threshold
     if "fraction" in limits:
         return f"up to {limits['fraction']:.1%}" if limits["fraction"] else "none"

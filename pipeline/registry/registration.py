@@ -80,7 +80,7 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
     remedy = "wait for the other registration, or end its process"
     main = main_repository(outputs.root)
     with lock("the registry", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=main), explained(record.store):
-        version = _find_version_of(record.client, name, digest)
+        version = find_version_of(record.client, name, digest)
         is_new = passed and (version is None or DECISION_TAG not in version.tags)
         if is_new:
             version = version or _create_version(record, outputs, name)
@@ -256,8 +256,8 @@ def _add_int8_model(client: "MlflowClient", version: "ModelVersion", outputs: Ou
     client.set_model_version_tag(version.name, str(version.version), INT8_TAG, digests[INT8_TAG])
 
 
-def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":
-    """Find the oldest version of a model file, by the file's digest."""
+def find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":
+    """Find the oldest version of a model file, by the file's SHA-256. None if it is not registered."""
     same = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_TAG}` = '{digest}'")
     return min(same, key=lambda version: int(version.version), default=None)
 

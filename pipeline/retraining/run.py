@@ -207,7 +207,7 @@ class _Job:
         from pipeline.registry.sync import sync
 
         head, judged_before = git(directory, "rev-parse", "HEAD"), judged_versions(directory)
-        run_training(directory, until=None, force=None, if_busy="wait", quiet=self.quiet)
+        run_training(directory, until=None, force=None, if_busy="wait", quiet=self.quiet, started_by="pipeline retrain")
         synced = sync(directory)
         summary, registration = Summary((), synced, True), synced.registration
         if registration:

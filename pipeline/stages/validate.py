@@ -23,14 +23,14 @@ def run(params: Params) -> None:
     dataset = table.read_dataset(FILES["train"])
     print(f"measuring the images of {dataset.name}; Great Expectations takes some seconds to load", flush=True)
     with deferred(*UNUSED):
-        from pipeline.data import validation
+        from pipeline.data import validation, validation_pages
 
     catalog = load_catalog()
     entry = catalog.get(dataset.name)  # None for the images of a local directory, which have no reference
     thresholds = resolve_thresholds(params.validate, catalog.get(dataset.name.split(LOCAL)[0]))
     report, context = validation.inspect(FILES, entry, thresholds, params.dataset.share_of_own)
     print(validation.summarise(report), flush=True)
-    _write_pages(lambda directory: validation.write_pages(context, directory), report.content())
+    _write_pages(lambda directory: validation_pages.write_pages(report, context, directory), report.content())
     validation.require_passed(report, PAGES / REPORT.name)
     write_json(REPORT, report.content())
 

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.tracking.descriptions import must_write, sign
+from pipeline.tracking.store import Store, require_client_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
-
-    from pipeline.tracking.store import Store
 
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # MLflow's pages for models, not for chatbots
 NOTE_TAG = "mlflow.note.content"
@@ -90,6 +89,9 @@ def experiment_id(client: "MlflowClient", store: "Store", name: str, purpose: st
     Args:
         purpose: a key of TEXTS.
         of: what the description names; empty: the experiment's name.
+
+    Raises:
+        WorkspaceError: its files are in S3, whose client is not installed.
     """
     from mlflow.exceptions import MlflowException
 
@@ -103,6 +105,7 @@ def experiment_id(client: "MlflowClient", store: "Store", name: str, purpose: st
         found = client.get_experiment_by_name(name)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
+    require_client_of(found.artifact_location)
     describe(client, found, purpose, of or name)
     return str(found.experiment_id)
 

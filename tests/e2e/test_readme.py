@@ -1,4 +1,4 @@
-"""The README's commands, run in a fresh clone in the order in which they stand: the one full pass on real data."""
+"""Run the commands of the README and its first pages in a fresh clone, in their order: the full pass on real data."""
 
 import json
 import os
@@ -12,14 +12,10 @@ import yaml
 
 from pipeline.files import file_digest
 from tests.conftest import DECLARED_STAGES, REPOSITORY, create_project
+from tests.documentation import read_blocks
 
-BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)#?([^)]*)\)")
 REAL_DATA_STAGES = ("ingest", "validate", "split")  # their bytes are the same on every machine
-
-
-def blocks() -> list[str]:
-    """The README's shell blocks. Those that stay in the foreground, or fetch the repository, are marked `console`."""
-    return BLOCK.findall((REPOSITORY / "README.md").read_text())
 
 
 def test_the_committed_lock_is_in_step_with_the_parameters() -> None:
@@ -45,6 +41,15 @@ def test_the_committed_lock_is_of_the_committed_code() -> None:
                 )
 
 
+@pytest.mark.parametrize("page", [path.name for path in REPOSITORY.glob("README*.md")])
+def test_links_lead_to_pages_and_headings(page: str) -> None:
+    for link, heading in LINK.findall((REPOSITORY / page).read_text()):
+        assert (REPOSITORY / link).exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", (REPOSITORY / link).read_text(), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], link
+
+
 @pytest.mark.faults  # beside them for the minutes that it takes
 @pytest.mark.timeout(1200)
 def test_the_readme_works_from_a_fresh_clone(tmp_path: Path) -> None:
@@ -52,7 +57,8 @@ def test_the_readme_works_from_a_fresh_clone(tmp_path: Path) -> None:
     committed = yaml.safe_load((clone.path / "dvc.lock").read_text())
     environment = clone.environment | {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
     environment.pop("VIRTUAL_ENV", None)
-    script = "set -euo pipefail\n" + "\n".join(blocks())
+    pages = read_blocks("README.md"), read_blocks("docs/tasks.md"), read_blocks("docs/guarantees.md")  # each continues
+    script = "set -euo pipefail\n" + "\n".join(block for page in pages for block in page)
     assert "make run" in script
     result = subprocess.run(
         [shutil.which("bash") or "bash", "-c", script],

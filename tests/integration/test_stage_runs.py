@@ -402,8 +402,8 @@ def test_a_folder_with_any_letters_has_its_records_and_files(
     assert [path.name for path in tmp_path.iterdir()] == ["a folder, 100 %25 # 한글"]
 
 
-def test_the_readme_switches_telemetry_off_before_it_names_mlflow() -> None:
-    text = (REPOSITORY / "README.md").read_text()
+def test_the_page_of_tasks_switches_telemetry_off_before_it_names_mlflow() -> None:
+    text = (REPOSITORY / "docs/tasks.md").read_text()
     assert text.index("\nexport MLFLOW_DISABLE_TELEMETRY=true ") < text.index("\nmlflow ui ")
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli.__main__ import app
 from pipeline.cli.app import PANELS
+from pipeline.git import describe_commit, git_or_none
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
@@ -45,6 +47,17 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert f"pipeline {command}" in result.output
+
+
+def test_the_version_is_that_of_the_project_with_its_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    monkeypatch.chdir(tmp_path)  # also outside a checkout
+    printed = CliRunner().invoke(app, ["--version"], catch_exceptions=False)
+    assert printed.exit_code == 0
+    assert printed.output.startswith(f"{project['name']} {project['version']}")
+    if commit := git_or_none(REPOSITORY, "rev-parse", "HEAD"):
+        assert f" (commit {commit[:10]}" in printed.output
+    assert describe_commit(tmp_path) == ""
 
 
 def test_help_imports_no_heavy_package() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,8 +21,10 @@ from pipeline.errors import FlowError, ParamsError
 from pipeline.flows.deployed import NOTES
 from pipeline.notices.send import URLS_VARIABLE
 from pipeline.servers import schedules
+from pipeline.workspace import project_name
 from tests import prefect_http
 from tests.conftest import STAGES, Project
+from tests.documentation import read_blocks
 from tests.retraining.integration.test_run import add_batch, spoil
 from tests.stand_ins import behave, started_stages
 from tests.webhook import Endpoint, webhook
@@ -81,6 +84,17 @@ def test_a_schedule_is_kept_until_it_is_removed(served: dict[UUID, str], stand_i
         schedules.activate(stand_ins.path, "retrain", True)
 
 
+def test_the_commands_of_the_page_work(served: dict[UUID, str], stand_ins: Project) -> None:
+    (block,) = read_blocks("docs/schedules.md")
+    for line in block.splitlines():
+        told = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+        assert told.exit_code == 0, told.output
+        if "pause" in line:
+            kept = {one.flow: (one.rule, one.active) for one in schedules.list_schedules(stand_ins.path)}
+            assert kept == {"retrain": ("0 3 * * *", True), "monitor-data": ("30 * * * *", False)}
+    assert [one.flow for one in schedules.list_schedules(stand_ins.path)] == ["retrain"]
+
+
 def test_what_is_no_time_is_refused_in_words_and_changes_nothing(served: dict[UUID, str], stand_ins: Project) -> None:
     schedules.set_schedule(stand_ins.path, "train", "0 3 * * *", "UTC")
     for cron, zone, words in [("0 3 * *", "UTC", "not a cron rule"), ("0 3 * * *", "Berlin", "no time zone 'Berlin'")]:
@@ -112,10 +126,10 @@ def test_prefects_pages_describe_the_parameters_and_refuse_wrong_ones(
         )
 
     for deployment in served:
-        found = prefect_http.get(f"{prefect_api}/deployments/{deployment}").json()["parameter_openapi_schema"][
-            "properties"
-        ]
-        assert all(parameter["description"] for parameter in found.values())
+        found = prefect_http.get(f"{prefect_api}/deployments/{deployment}").json()
+        assert "Started by" in found["description"]
+        assert found["tags"] == [project_name()]
+        assert all(parameter["description"] for parameter in found["parameter_openapi_schema"]["properties"].values())
     assert create("train", until="split", force="all").is_success
     assert create("retrain", ref="main", changes={"train.preset": "cnn"}, reason="a test").is_success
     for flow, wrong in [("train", {"until": "nowhere"}), ("retrain", {"changes": "cnn"})]:
