@@ -38,7 +38,7 @@ def log_report(record: Record, study: "Study", summary: Summary) -> None:
     if summary.best and summary.best.value is not None:
         best = summary.best
         figures = {"best_value": best.value, "best_validation_accuracy": best.validation_accuracy}
-        known = {name: value for name, value in figures.items() if value is not None}
+        known = {name: round(value, 6) for name, value in figures.items() if value is not None}
         record.log_metrics(known | {"cpu_seconds": summary.cpu_seconds})
         record.set_tags(
             {"sweep.best": str(summary.best.number)}

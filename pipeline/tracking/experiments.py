@@ -80,7 +80,7 @@ COLUMNS: Mapping[str, Mapping[str, int]] = {
         "tags.`input`": 400,
     },
 }
-ALWAYS = {"0": 73, "attributes.`Run Name`": 340, "runDateAndNestInfo": 140}  # tick box, name and time
+ALWAYS = {"0": 73, "attributes.`Run Name`": 320, "runDateAndNestInfo": 150}  # tick box, name and time
 
 
 def experiment_id(client: "MlflowClient", store: "Store", name: str, purpose: str = TRAINING, of: str = "") -> str:
