@@ -23,8 +23,8 @@ def delete_rooms(root: Path, names: Iterable[str]) -> list[str]:
     """Delete rooms, and the rooms that import them, from a checkout or a copy of this project.
 
     Deletes their files, their sections of `params.yaml`, their flows in `prefect.yaml`, their servers in
-    `compose.yaml`, the Makefile's targets that run their commands, their pages in `mkdocs.yml`, and the passages of
-    README and docs that mention their commands or files.
+    `compose.yaml`, the Makefile's targets that run their commands, GitLab's jobs of that name, their pages in
+    `mkdocs.yml`, and the passages of README and docs that mention their commands or files.
 
     Args:
         root: the root of the checkout or copy, with the same rooms as the running code.
@@ -50,6 +50,7 @@ def delete_rooms(root: Path, names: Iterable[str]) -> list[str]:
         for server in rooms[name].servers:
             edit(root / "compose.yaml", partial(_remove_service, server))
     edit(root / "Makefile", partial(_remove_targets, commands))
+    edit(root / ".gitlab-ci.yml", partial(_remove_jobs, commands))
     remove_from_docs(root, paths, deleted, commands)
     return deleted
 
@@ -112,6 +113,11 @@ def _remove_deployment(name: str, prefect: str) -> str:
 
 def _remove_service(name: str, compose: str) -> str:
     return re.sub(rf"^  {name}:.*\n(?: {{4}}.*\n|\n)*", "", compose, flags=re.MULTILINE)
+
+
+def _remove_jobs(commands: Iterable[str], jobs: str) -> str:
+    named = rf"^(?:{'|'.join(commands)}):.*\n(?:[ \t].*\n|\n)*"
+    return re.sub(named, "", jobs, flags=re.MULTILINE).rstrip("\n") + "\n"
 
 
 def _remove_targets(commands: Iterable[str], makefile: str) -> str:
