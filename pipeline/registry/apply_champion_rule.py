@@ -58,7 +58,7 @@ def decide_on_version(record: Record, outputs: Outputs, version: "ModelVersion",
         except AliasChanged:  # from another machine: compare with the new champion
             continue
         record.client.set_model_version_tag(version.name, str(version.version), DECISION_TAG, decision.outcome)
-        if decision.outcome != CHAMPION:
+        if decision.outcome not in (CHAMPION, CHALLENGER):
             evidence = {"outcome": decision.outcome, "reason": decision.reason}
             record_event(
                 "model.rejected",
@@ -91,6 +91,7 @@ def _decide_once(record: Record, outputs: Outputs, version: "ModelVersion", para
                 reason=decision.reason,
                 evidence=_collect_evidence(record, decision),
                 expected=aliases.get(decision.outcome),  # fails if the champion has changed since the comparison
+                root=main_repository(outputs.root),
             )
     return decision
 
