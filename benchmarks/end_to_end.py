@@ -1,4 +1,4 @@
-"""Measure what the README claims of the pipeline as a whole, side by side in one run, and write `end_to_end.md` here.
+"""Measure the pipeline as a whole against a bare script, side by side in one run, and write `end_to_end.md` here.
 
 Everything happens in temporary clones of the last commit, with stores of their own: nothing of the checkout or of the
 user's is touched, except that the download cache is filled where it was empty. What is compared runs in turn, so that a

@@ -6,7 +6,7 @@ import textwrap
 from markdown_it import MarkdownIt
 
 WIDTH = 130  # characters a line, of README and docs
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`*\[])|(?<= ·)\s+")  # `·` separates the links of a list in one line
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z가-힣`*\[])|(?<= ·)\s+")  # `·` separates links in one line
 LINE_START = re.compile(r"\s*(?:(?:-|\d+\.)\s+)?")  # indentation, and the mark of a list item
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 

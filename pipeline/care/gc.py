@@ -32,7 +32,8 @@ from pipeline.tracking.store import locate_unserved, open_store
 from pipeline.workspace import STATE, main_repository
 
 REPORTS = STATE / "retraining"  # in the main repository: a directory for each report of a retraining
-AGING = ("checkpoints/*", "replaced-*", "*-*Z.db")  # checkpoints, and copies kept by restores and upgrades
+# Checkpoints, results of the trainings of sweeps with their checkpoints, and copies kept by restores and upgrades.
+AGING = ("checkpoints/*", "trainings/*", "replaced-*", "*-*Z.db")
 DELETED = ".going"  # suffix of a directory whose deletion has begun
 DAY = 86_400  # seconds
 
@@ -156,8 +157,8 @@ def _outputs(entry: Path) -> set[str]:
 def _find_leftovers(root: Path, keep_runs: int, before: float) -> Iterator[Leftover]:
     """Find unneeded files in `.pipeline/`.
 
-    These are old unused checkpoints, old safety copies, all but the newest reports of retrainings, and checkouts and
-    copies left by killed processes.
+    These are old unused checkpoints and results of trainings, old safety copies, all but the newest reports of
+    retrainings, and checkouts and copies left by killed processes.
     """
     dated = [path for pattern in AGING for path in sorted((root / STATE).glob(pattern))]
     reports = sorted(path for path in (root / REPORTS).glob("*") if path.is_dir())  # sorted by the time in their names

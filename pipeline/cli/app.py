@@ -4,13 +4,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from pipeline.redaction import CONTROL
 from pipeline.safe_console import PlainConsole, SafeConsole
-from pipeline.workspace import find_workspace
+from pipeline.workspace import PROJECT_FILE, describe_project, find_workspace
 
 PANELS = EVERY_DAY, REGISTRY, UNATTENDED, CARE = "Every day", "The registry", "Unattended", "Care"  # of the help
 
@@ -86,6 +86,27 @@ app = _Typer(
     rich_markup_mode="markdown",
 )
 console = SafeConsole()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from pipeline.git import describe_commit
+
+        commit = describe_commit(PROJECT_FILE.parent)
+        print(describe_project() + (f" (commit {commit})" if commit else ""))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and the commit."),
+    ] = False,
+) -> None:
+    """Hold the options of the command line itself."""
+
+
 _places: dict[str, tuple[int, int]] = {}  # command: number of its panel, place in the panel
 
 

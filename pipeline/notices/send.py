@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pipeline.errors import FlowError, PipelineError
+from pipeline.errors import FlowError, PipelineError, WorkspaceError
 from pipeline.evaluation.champion_rule import Outcome
 from pipeline.events import record_event
+from pipeline.extras import require_packages
 from pipeline.flows.summary import Summary
 from pipeline.redaction import printable, without_password
 from pipeline.registry.registration import Registration
@@ -71,6 +72,9 @@ def notify(kind: Kind, title: str, text: str, links: Mapping[str, str] = {}) -> 
     """
     try:
         deliveries = deliver(kind, title, text, links)
+    except WorkspaceError as error:  # Apprise is not installed
+        _print(f"the notice {kind!r} was not sent: {error.problem}; run: {error.remedy}")
+        return
     except Exception as error:  # a notice must not fail the run
         _print(f"the notice {kind!r} was not sent: {type(error).__name__}")
         return
@@ -109,6 +113,7 @@ def send_test() -> list[Delivery]:
 
     Raises:
         FlowError: no channel is configured.
+        WorkspaceError: Apprise is not installed.
     """
     if not _read_urls():
         raise FlowError(
@@ -122,10 +127,15 @@ def send_test() -> list[Delivery]:
 
 
 def deliver(kind: Kind, title: str, text: str, links: Mapping[str, str] = {}) -> list[Delivery]:
-    """Send a message to every channel, and return the result of each."""
+    """Send a message to every channel, and return the result of each.
+
+    Raises:
+        WorkspaceError: Apprise is not installed.
+    """
     urls = _read_urls()
     if not urls:
         return []
+    require_packages(URLS_VARIABLE, "apprise")
     body = "\n".join([text, *([""] if links else []), *(f"{name}: {address}" for name, address in links.items())])
     _silence_senders()
     # Threads instead of a pool: a channel that hangs must not block the others or the exit of this process.

@@ -13,6 +13,8 @@ from pipeline.tracking.stage_outputs import CONTRACT, EVALUATION, EXPORTED_MODEL
 from pipeline.tracking.training_runs import find_or_rebuild
 from pipeline.workspace import current_experiment
 
+DESCRIBED = ("reports/validation.json", "reports/split.json", "data/splits")  # by the card, besides the model's outputs
+
 
 @dataclass(frozen=True)
 class Synced:
@@ -54,6 +56,8 @@ def sync(workspace: Path) -> Synced:
     registration = None
     if outputs.are_of("evaluate", MODEL, EVALUATION):
         record.add_evaluation(outputs)
-        if outputs.are_of("register", MODEL, EVALUATION) and not current_experiment():
+        # A stage that failed has deleted its outputs, and the model card describes all of them.
+        is_whole = all((workspace / path).exists() for path in DESCRIBED)
+        if is_whole and outputs.are_of("register", MODEL, EVALUATION) and not current_experiment():
             registration = register(record, outputs, load_params(workspace / PARAMS_FILE).register)
     return Synced(file_digest(outputs.model), record.id, "restored" in record.tags, registration)

@@ -7,11 +7,8 @@ labels", Journal of Artificial Intelligence Research 70, 2021 (arXiv:1911.00068)
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
-
-from pipeline.errors import WorkspaceError
 
 FILTER = "prune_by_class"  # flags as many of each class as there are wrong ones, by estimate: the least probable
 SCORE = "self_confidence"  # probability of the given label
@@ -34,16 +31,6 @@ class ConfusedPair:
     first: str
     second: str
     images: int  # number of images in both classes, by estimate
-
-
-def require_cleanlab() -> None:
-    """Refuse to continue without cleanlab.
-
-    Raises:
-        WorkspaceError: the package is not installed.
-    """
-    if not find_spec("cleanlab"):
-        raise WorkspaceError("the review of labels needs the package cleanlab", remedy="make extras")
 
 
 def rank(labels: np.ndarray, probabilities: np.ndarray) -> Ranking:

@@ -18,11 +18,13 @@ NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MOST_CHARACTERS = 64
 # Not copied: results of this project, data that is only in its DVC cache, and tests of its releases.
 LEFT_OUT = (
+    "CITATION.cff",
     "benchmarks/*.md",
     "benchmarks/*.png",
     "data/incoming/*",
     "data/own/*",
     "data/local/*",
+    "docs/measured.md",
     "tests/e2e/release_0_1_0.py",
     "tests/e2e/test_outputs_unchanged.py",
     "tests/e2e/test_upgrade_from_0_1_0.py",
@@ -149,14 +151,14 @@ def _rename(root: Path, former: str, name: str) -> None:
 
     edit(root / "pyproject.toml", change_metadata)
     edit(root / "compose.yaml", lambda text: re.sub(rf"(?m)^(\s*image: ){former}:.*$", rf"\g<1>{name}:0.1.0", text))
-    edit(root / "README.md", lambda text: re.sub(r"\A# .*", f"# {name}", text))
+    for readme in root.glob("README*.md"):
+        edit(readme, lambda text: re.sub(r"\A# .*", f"# {name}", text))
 
 
 def _remove_former_data(root: Path, origin: str, left_out: Iterable[str], without: Iterable[str]) -> None:
     """Remove the former project's changelog, measurements, DVC remotes, own datasets and corrections."""
     rooms = f", without the rooms {', '.join(without)}" if without else ""
     (root / "CHANGELOG.md").write_text(f"# Changelog\n\n## Unreleased\n\n- Created from {origin}{rooms}.\n", "utf-8")
-    edit(root / "README.md", lambda text: re.sub(r"(?ms)^## Measured\n.*?(?=^## )", "", text))
     edit(root / "data/corrections.csv", lambda text: text[: text.find("\n") + 1])
     edit(root / ".dvc/config", _remove_remotes)
     own = [Path(path).stem for path in left_out if fnmatch(path, "data/own/*.dvc")]

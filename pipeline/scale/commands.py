@@ -12,10 +12,11 @@ from rich.text import Text
 
 from pipeline.cli.app import UNATTENDED, console, enter_workspace, group, print_json
 from pipeline.errors import WorkspaceError
+from pipeline.extras import require_packages
 from pipeline.partitions import count_processors
 from pipeline.process_lifetime import signals_as_exceptions
 from pipeline.scale import train_command  # noqa: F401  importing it adds the command
-from pipeline.scale.executor import ADDRESS, require_dask, require_tls
+from pipeline.scale.executor import ADDRESS, require_tls
 
 if TYPE_CHECKING:
     from pipeline.scale.client import WorkerFacts
@@ -55,7 +56,7 @@ def up(
         pipeline scale up --host 10.0.0.5 --workers 8
     """
     workspace = enter_workspace()
-    require_dask("pipeline scale up")
+    require_packages("`pipeline scale up`", "distributed")
     from pipeline.scale.certificates import ensure_certificate, find_directory
     from pipeline.scale.processes import start_cluster
 
@@ -95,7 +96,7 @@ def worker(
         pipeline scale worker tls://10.0.0.5:8786
     """
     enter_workspace()
-    require_dask("pipeline scale worker")
+    require_packages("`pipeline scale worker`", "distributed")
     require_tls(address)
     from pipeline.scale.certificates import read_certificate
     from pipeline.scale.processes import join
@@ -126,7 +127,7 @@ def status(
             found="scale.workers in params.yaml is for this machine only, and each command starts its own workers",
             remedy="pipeline scale up",
         )
-    require_dask(ADDRESS)
+    require_packages(ADDRESS, "distributed")
     require_tls(address)
     from pipeline.scale.client import connect, inspect_workers
 

@@ -5,10 +5,10 @@ Imports nothing of Dask unless one of them is set.
 
 import os
 from contextlib import AbstractContextManager
-from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.errors import WorkspaceError
+from pipeline.extras import require_packages
 from pipeline.files import parse_yaml
 from pipeline.partitions import Executor
 
@@ -26,23 +26,17 @@ def find_executor() -> AbstractContextManager[Executor] | None:
     if IS_WORKER in os.environ:
         return None
     if address := os.environ.get(ADDRESS):
-        require_dask(ADDRESS)
+        require_packages(ADDRESS, "distributed")
         require_tls(address)
         from pipeline.scale.client import use_cluster
 
         return use_cluster(address)
     if workers := _read_workers():
-        require_dask("scale.workers in params.yaml")
+        require_packages("scale.workers in params.yaml", "distributed")
         from pipeline.scale.client import use_local_workers
 
         return use_local_workers(workers)
     return None
-
-
-def require_dask(user: str) -> None:
-    """Refuse to continue if Dask is not installed. `user` is what needs it, for the message."""
-    if not find_spec("distributed"):
-        raise WorkspaceError(f"{user} needs Dask", found="distributed is not installed", remedy="make extras")
 
 
 def require_tls(address: str) -> None:

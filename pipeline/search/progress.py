@@ -116,7 +116,7 @@ def describe_result(summary: Summary) -> list[str]:
             )
         for one in summary.confirmations:
             values = ", ".join(f"{value:.4f}" for value in one.values)
-            lines.append(f"trial {one.number} over {len(one.values)} seeds: mean {one.mean:.4f}, {values}")
+            lines.append(f"trial {one.number}, other seeds: mean {one.mean:.4f} of {values}")
     counts = [f"{summary.count(state)} {state}" for state in STYLES if summary.count(state)]
     reused = sum(row.reused for row in summary.rows)
     lines.append(

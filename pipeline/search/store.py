@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import TrackingError, WorkspaceError
+from pipeline.extras import require_packages
 from pipeline.workspace import STATE, lock, main_repository, make_state
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ STORE_VARIABLE = "PIPELINE_SWEEP_STORE"
 SCHEMA = "sweeps"  # in the database
 JOURNAL = "journal.log"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-EXTRA = "make extras"
 
 
 def directory(name: str = "") -> Path:
@@ -44,11 +44,10 @@ def database() -> str | None:
 
 
 def require_optuna() -> None:
-    """Refuse to go on without Optuna."""
-    try:
-        import optuna
-    except ImportError:
-        raise WorkspaceError("a sweep needs the package optuna", found="it is not installed", remedy=EXTRA) from None
+    """Refuse to continue without Optuna, or without the driver of the configured database."""
+    require_packages("a sweep", "optuna", *(["psycopg2"] if database() else []))
+    import optuna
+
     optuna.logging.set_verbosity(logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 

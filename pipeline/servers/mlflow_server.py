@@ -10,6 +10,7 @@
   arguments.
 """
 
+import json
 import os
 import sys
 import warnings
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 from pipeline import logs
 from pipeline.allowed_hosts import Application, guard, own_names
 from pipeline.errors import PipelineError
+from pipeline.extras import require_packages
 from pipeline.files import make_private
 from pipeline.proxies import bypass_proxy
 from pipeline.server_addresses import data_directory
@@ -32,6 +34,13 @@ PROTECTION = ("MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_AUTH_ADMIN_PASSWORD")
 SERVER_SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 # MLflow's assistant executes commands on the server's machine, for every client on that machine.
 CLOSED = "/ajax-api/3.0/mlflow/assistant"
+# First-time defaults: MLflow opens on pages for chatbots, with an advertisement and the assistant, which is closed.
+# A choice that was made in the browser is kept.
+CHOICES = {
+    "mlflow.workflowType_v1": '"machine_learning"',
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    "_mlflow_model_registry_promo_modal_dismissed_v1": "true",
+}
 AUTH_CONFIG = STATE / "mlflow-auth.ini"
 USERS = "mlflow-users.db"
 
@@ -44,6 +53,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
 
     Raises:
         TrackingError: the default store's database cannot be read or created.
+        WorkspaceError: the store or the login needs packages that are not installed.
         ParamsError: PIPELINE_LOG_LEVEL is not a level.
     """
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # read when MLflow is imported
@@ -52,6 +62,7 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
     root = main_repository()
     make_private(*data_directory(root).glob(f"{USERS}*"))
     store = locate_unserved(root)
+    require_login_packages()
     prepare(store)
     for name, value in {**SETTINGS, **SERVER_SETTINGS, "MLFLOW_DEFAULT_ARTIFACT_ROOT": store.artifacts or ""}.items():
         os.environ.setdefault(name, value)
@@ -67,6 +78,20 @@ def serve(host: str, port: int, allowed_hosts: str = "") -> None:
     uvicorn.run(application, host=host, port=port, log_config=None, access_log=False)
 
 
+def require_login_packages() -> None:
+    """Refuse to start without the package that MLflow's login needs, if passwords are set.
+
+    Raises:
+        WorkspaceError: it is not installed.
+    """
+    if _has_login():
+        require_packages("the login of MLflow's server", "flask_wtf")
+
+
+def _has_login() -> bool:
+    return all(map(os.environ.get, PROTECTION))
+
+
 def _application(root: Path, store: Store) -> Application:
     """MLflow's application, configured like that of `mlflow server`, with a login if passwords are set."""
     from mlflow.server import constants, handlers
@@ -77,7 +102,8 @@ def _application(root: Path, store: Store) -> Application:
     select_uvicorn()
     handlers.initialize_backend_stores(store.uri, store.uri, artifacts)
     _keep_files_inside(get_server_store(), artifacts)
-    if all(map(os.environ.get, PROTECTION)):
+    _set_choices()
+    if _has_login():
         os.environ.setdefault("MLFLOW_AUTH_CONFIG_PATH", str(write_auth_config(root)))
         from mlflow.server.auth import create_app
 
@@ -86,6 +112,25 @@ def _application(root: Path, store: Store) -> Application:
     from mlflow.server.fastapi_app import app
 
     return app
+
+
+def _set_choices() -> None:
+    """Let MLflow's first page set the choices of a browser that has not made them."""
+    from flask import Response
+    from mlflow.server import app
+
+    script = f"<script>for (const [key, value] of Object.entries({json.dumps(CHOICES)})) "
+    script += "if (localStorage.getItem(key) === null) localStorage.setItem(key, value)</script>"
+
+    def add_script(response: Response) -> Response:
+        if response.headers.get("Content-Disposition", "").endswith("filename=index.html"):
+            response.direct_passthrough = False  # the response is a file
+            response.set_data(response.get_data(as_text=True).replace("<head>", f"<head>{script}", 1))
+            for header in ("ETag", "Last-Modified"):  # of the file without the script
+                response.headers.pop(header, None)
+        return response
+
+    app.after_request(add_script)
 
 
 def _keep_files_inside(records: Any, artifacts: str) -> None:

@@ -19,6 +19,7 @@ from pipeline.server_addresses import (
     prefect_home,
     remove_stack,
 )
+from pipeline.servers.mlflow_server import require_login_packages
 from pipeline.servers.parts import PREFECT_PROTECTION, Listening, plan, require_free_port, require_protection
 from pipeline.servers.supervisor import run
 from pipeline.workspace import lock, main_repository
@@ -36,7 +37,8 @@ def run_parts(workspace: Path, listening: Listening, *, only: Server | None = No
         data: the new data directory of the servers and of commands that run without them; None keeps the present one.
 
     Raises:
-        WorkspaceError: another `pipeline up` runs in this project, or another project's uses the same Prefect home.
+        WorkspaceError: another `pipeline up` runs in this project, another project's uses the same Prefect home, or
+            the login of MLflow's server needs a package that is not installed.
         OSError: the data directory cannot be created.
         FlowError: a port is in use, an allowed host is not a host name, other machines can reach a server without a
             password, or a server does not start.
@@ -56,6 +58,8 @@ def run_parts(workspace: Path, listening: Listening, *, only: Server | None = No
         raise FlowError(
             "two servers cannot share a port", found=", ".join(map(str, ports)), remedy="pipeline up --mlflow-port 5001"
         )
+    if any(part.name == "mlflow" for part in parts):
+        require_login_packages()
     if listening.is_open:
         require_protection(parts)
     remedy = "use its servers; or end it, with Ctrl-C there or by ending that process"

@@ -1,16 +1,16 @@
 """The commands of the room `serving`."""
 
-import importlib.util
 from typing import Annotated
 from urllib.parse import quote
 
 import typer
 
 from pipeline.cli.app import UNATTENDED, command, console, enter_workspace
+from pipeline.extras import require_packages
 from pipeline.serving import score_command  # noqa: F401  importing a module adds its commands
 from pipeline.serving.errors import ServeError
 
-PACKAGES = ("uvicorn", "httptools", "multipart", "prometheus_client")  # of `make extras`
+PACKAGES = ("uvicorn", "httptools", "multipart", "prometheus_client")
 
 
 @command(UNATTENDED, 50)
@@ -36,10 +36,7 @@ def serve(
         pipeline serve --host 0.0.0.0 --allowed-hosts gpu-box.lan --workers 2
     """
     workspace = enter_workspace()
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise ServeError(
-            "serving needs packages that are not installed", found=", ".join(missing), remedy="make extras"
-        )
+    require_packages("`pipeline serve`", *PACKAGES)
     if version is not None and not version.isdigit():
         raise ServeError(f"cannot serve {version}", expected="the number of a version", remedy="pipeline versions")
     from pipeline import logs

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pipeline.errors import PipelineError, TrackingError
+from pipeline.extras import require_packages
 from pipeline.garbage_collection import collect_rarely
 from pipeline.proxies import bypass_proxy
 from pipeline.redaction import without_password
@@ -131,25 +132,13 @@ def prepare(store: Store) -> None:
 
     Raises:
         TrackingError: the database cannot be read or created.
+        WorkspaceError: the database or the files need packages that are not installed.
     """
+    if store.uri.startswith(("postgresql:", "postgresql+psycopg2:")):
+        require_packages(f"the tracking store {store}", "psycopg2")
+    require_client_of(store.artifacts)
     with explained(store):
         database_setup.prepare(store)
-
-
-def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
-    """Return the id of a dataset's experiment. Creates it if needed; safe if two processes do so at the same time."""
-    from mlflow.exceptions import MlflowException
-
-    if client.get_experiment_by_name(name) is None:
-        try:
-            return str(client.create_experiment(name, store.artifacts and f"{store.artifacts}/{name}"))
-        except MlflowException as error:  # another process may have created it
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-    found = client.get_experiment_by_name(name)
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
 
 
 @contextmanager
@@ -173,11 +162,19 @@ def explained(store: Store) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "boto3":  # a server's files, found to be in S3
+            require_client_of("s3:")
         if not is_of_store(error):
             raise
         if store.is_server and is_timeout(error):
             os.environ |= SETTINGS_AFTER_TIMEOUT
         raise explain(store, error) from error
+
+
+def require_client_of(artifacts: str | None) -> None:
+    """Refuse an address of files in S3 without its client, which MLflow imports only when a model is uploaded."""
+    if artifacts and artifacts.startswith("s3:"):
+        require_packages("the S3 store of the runs' files", "boto3")
 
 
 def answers(store: Store) -> bool:

@@ -1,7 +1,6 @@
 """The commands of `docs/own-images.md`: a folder in colour becomes a champion, and a colleague's clone repeats it."""
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from tests.conftest import REPOSITORY, Project, stages_that_ran
+from tests.conftest import Project, stages_that_ran
+from tests.documentation import read_blocks
 
-BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HUES = {"red": (200, 60, 60), "green": (20, 160, 20), "파랑": (85, 85, 235)}
 
 
@@ -31,7 +30,7 @@ def draw(folder: Path, hues: dict[str, tuple[int, int, int]], count: int = 40) -
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_own_pictures_become_a_champion_here_and_on_a_colleagues_machine(project: Project, tmp_path: Path) -> None:
-    first, commit, colleague, new_class = BLOCK.findall((REPOSITORY / "docs/own-images.md").read_text())
+    first, commit, colleague, new_class = read_blocks("docs/own-images.md")
     draw(tmp_path / "parts", HUES)
     command = f"{sys.executable} -m pipeline.cli "
     first = first.replace("~/pictures/parts", str(tmp_path / "parts")).replace("pipeline ", command)

@@ -1,4 +1,4 @@
-"""The README's commands, run in a fresh clone in the order in which they stand: the one full pass on real data."""
+"""Run the commands of the README and its first pages in a fresh clone, in their order: the full pass on real data."""
 
 import json
 import os
@@ -12,14 +12,15 @@ import yaml
 
 from pipeline.files import file_digest
 from tests.conftest import DECLARED_STAGES, REPOSITORY, create_project
+from tests.documentation import read_blocks
 
-BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)#?([^)]*)\)")
 REAL_DATA_STAGES = ("ingest", "validate", "split")  # their bytes are the same on every machine
 
 
 def blocks() -> list[str]:
-    """The README's shell blocks. Those that stay in the foreground, or fetch the repository, are marked `console`."""
-    return BLOCK.findall((REPOSITORY / "README.md").read_text())
+    """The shell blocks of three pages, each of which continues where the one before it ended."""
+    return [*read_blocks("README.md"), *read_blocks("docs/tasks.md"), *read_blocks("docs/guarantees.md")]
 
 
 def test_the_committed_lock_is_in_step_with_the_parameters() -> None:
@@ -43,6 +44,15 @@ def test_the_committed_lock_is_of_the_committed_code() -> None:
                 assert file_digest(path, "md5") == dep["md5"], (
                     f"{stage} was locked with another {dep['path']}: dvc repro"
                 )
+
+
+@pytest.mark.parametrize("page", [path.name for path in REPOSITORY.glob("README*.md")])
+def test_links_lead_to_pages_and_headings(page: str) -> None:
+    for link, heading in LINK.findall((REPOSITORY / page).read_text()):
+        assert (REPOSITORY / link).exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", (REPOSITORY / link).read_text(), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], link
 
 
 @pytest.mark.faults  # beside them for the minutes that it takes

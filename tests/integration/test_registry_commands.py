@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.errors import TrackingError
 from pipeline.flows.summary import describe_refused_batches, describe_state
 from pipeline.safe_console import SafeConsole
 from tests.conftest import REPOSITORY
+from tests.documentation import read_blocks
 from tests.integration.movers import NAME, make_versions
 from tests.integration.recorded import Workspace, empty_store, workspace
 
@@ -75,6 +77,17 @@ def test_history_tells_promotion_and_rollback(registry: Workspace) -> None:
     assert (moved["origin"], moved["target"], moved["superseded"]) == ("2", "1", 2)
     assert [move["kind"] for move in run_json("history")["moves"]] == ["promotion", "promotion", "rollback"]
     assert "[worse]" in run("history")
+
+
+def test_the_commands_of_the_page_work(workspace: Workspace) -> None:
+    make_versions(workspace.client, 4)
+    for version in ("2", "3"):
+        run("promote", version, "--reason", "better")
+    lines = "".join(read_blocks("docs/registry.md")).splitlines()
+    for line in lines:
+        run(*shlex.split(line, comments=True)[1:])
+    moves = run_json("history")["moves"]
+    assert [move["target"] for move in moves] == ["2", "3", "4", "3", "2"]
 
 
 @pytest.mark.parametrize("reason", ["", "  "])

@@ -303,6 +303,7 @@ def test_a_flow_lists_its_stages_above_its_training(workspace: Workspace, monkey
     assert flow.data.tags["stage.train"] == "ran"
     assert flow.data.tags["result.model"] == "0123"
     assert flow.data.metrics["seconds/train"] == 4.5
+    assert flow.info.run_name == "trained"  # the store does not have the run of the result
     assert b"| train | ran | 4.5 | accuracy 0.9 |" in workspace.download(flow, "stages.md")
 
 
@@ -402,8 +403,8 @@ def test_a_folder_with_any_letters_has_its_records_and_files(
     assert [path.name for path in tmp_path.iterdir()] == ["a folder, 100 %25 # 한글"]
 
 
-def test_the_readme_switches_telemetry_off_before_it_names_mlflow() -> None:
-    text = (REPOSITORY / "README.md").read_text()
+def test_the_page_of_tasks_switches_telemetry_off_before_it_names_mlflow() -> None:
+    text = (REPOSITORY / "docs/tasks.md").read_text()
     assert text.index("\nexport MLFLOW_DISABLE_TELEMETRY=true ") < text.index("\nmlflow ui ")
 
 

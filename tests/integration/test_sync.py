@@ -102,6 +102,16 @@ def test_an_evaluation_that_was_never_registered_is_not(workspace: Workspace) ->
     assert workspace.client.search_registered_models() == []
 
 
+def test_nothing_is_registered_after_a_stage_that_failed(workspace: Workspace) -> None:
+    workspace.enter(b"one")
+    report = workspace.root / "reports/validation.json"
+    content = report.read_bytes()
+    report.unlink()  # as DVC does before it runs `validate`
+    assert sync(workspace.root).registration is None
+    report.write_bytes(content)
+    assert sync(workspace.root).registration is not None
+
+
 def test_a_version_that_somebody_deleted_is_entered_again(workspace: Workspace) -> None:
     workspace.enter(b"one")
     workspace.client.delete_model_version("garments", "1")

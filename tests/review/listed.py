@@ -1,6 +1,5 @@
 """A checkout with a small dataset and a list of images to review, without a run of the pipeline."""
 
-import re
 import shlex
 import sys
 from dataclasses import replace
@@ -13,7 +12,7 @@ from pipeline.data.catalog import load_entry
 from pipeline.data.corrections import COLUMNS, CORRECTIONS
 from pipeline.review.items import ITEMS, Item, review_directory, write_items
 from pipeline.review.page import ReviewList, open_review
-from tests.conftest import REPOSITORY
+from tests.documentation import read_blocks
 
 NAME = "labels"
 
@@ -54,8 +53,7 @@ def make_checkout(path: Path, images: int = 60, listed: int = 12, pairs: int = 2
 
 def read_commands(section: str) -> list[list[str]]:
     """Return the commands `pipeline` in the blocks of a section of docs/labels.md, as arguments of a process."""
-    text = (REPOSITORY / "docs/labels.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```(?:console|sh)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    blocks = read_blocks("docs/labels.md", section)
     split = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     return [[sys.executable, "-m", "pipeline.cli", *words[1:]] for words in split if words[0] == "pipeline"]
 

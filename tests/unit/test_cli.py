@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli.__main__ import app
 from pipeline.cli.app import PANELS
+from pipeline.git import describe_commit, git_or_none
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOP = get_command(app).commands  # type: ignore[attr-defined]
@@ -61,6 +63,17 @@ def test_the_help_describes_each_value_without_types_and_draws_no_lines_in_a_pip
     for name in command.split():
         found = found.commands[name]
     assert [each.name for each in found.params if not each.help and not each.hidden] == []
+
+
+def test_the_version_is_that_of_the_project_with_its_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    monkeypatch.chdir(tmp_path)  # also outside a checkout
+    printed = CliRunner().invoke(app, ["--version"], catch_exceptions=False)
+    assert printed.exit_code == 0
+    assert printed.output.startswith(f"{project['name']} {project['version']}")
+    if commit := git_or_none(REPOSITORY, "rev-parse", "HEAD"):
+        assert f" (commit {commit[:10]}" in printed.output
+    assert describe_commit(tmp_path) == ""
 
 
 def test_help_imports_no_heavy_package() -> None:

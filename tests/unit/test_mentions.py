@@ -14,6 +14,7 @@ MENTION = re.compile("pipeline gone|gone\\.md")
     ("before", "after"),
     [
         ("One. Run `pipeline gone`. Two.\n", "One. Two.\n"),
+        ("하나입니다. `pipeline gone`을 실행합니다. 둘입니다.\n", "하나입니다. 둘입니다.\n"),
         ("# A\n\nRun `pipeline gone`.\n\n# B\n\nText.\n", "# B\n\nText.\n"),
         ("# A\n\n## Gone\n\nSee [it](gone.md).\n\n## B\n\nText.\n", "# A\n\n## B\n\nText.\n"),
         ("- one\n- `pipeline gone`\n- two\n", "- one\n- two\n"),

@@ -22,6 +22,7 @@ from pipeline.registry.registration import Registration
 from pipeline.registry.sync import Synced
 from pipeline.tracking.flow_runs import StageResult
 from tests.conftest import REPOSITORY
+from tests.documentation import read_blocks
 from tests.webhook import PASSWORD, TOKEN, USER, Endpoint, webhook
 
 SECRETS = (USER, PASSWORD, TOKEN)
@@ -52,6 +53,15 @@ def test_a_notice_reaches_every_channel_with_its_text_and_links(
         assert fields["title"] == "batch march drifted"
         assert fields["message"] == "Label shares moved.\n\nreport: http://127.0.0.1:5000/#/runs/1"
         assert fields["type"] == "warning"
+
+
+def test_the_commands_of_the_page_send_a_test(endpoint: Endpoint) -> None:
+    (script,) = read_blocks("docs/notices.md")
+    script = re.sub('".*"', f'"json://{endpoint.address}"', script).replace(
+        "pipeline", f"{sys.executable} -m pipeline.cli"
+    )
+    subprocess.run(["bash", "-euc", script], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE)
+    assert [message["type"] for message in endpoint.taken] == ["success"]
 
 
 def test_text_is_escaped_for_a_channel_that_shows_html(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import threading
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from pipeline.batches import incoming
+from pipeline.cli.__main__ import app
 from pipeline.data import table, tiny
 from pipeline.data.catalog import load_entry
 from pipeline.errors import FlowError, ParamsError
@@ -25,6 +28,7 @@ from pipeline.retraining.run import retrain
 from pipeline.temporary_checkout import RETRAININGS
 from pipeline.workspace import lock
 from tests.conftest import STAGES, Project
+from tests.documentation import read_blocks
 from tests.notices.integration.test_send import Endpoint, endpoint
 from tests.processes import wait_until, wait_until_idle
 from tests.stand_ins import behave, started_stages
@@ -344,6 +348,18 @@ def test_a_changing_batch_is_left_for_the_next_retraining(
         finally:
             ended.set()
     assert (result.outcome, result.arriving, result.quarantined) == ("nothing new", ("growing",), ())
+
+
+@pytest.mark.faults
+def test_the_commands_of_the_page_work(again: Retrain, stand_ins: Project) -> None:
+    stand_ins.run("git", "update-ref", "refs/remotes/origin/main", "HEAD")
+    lines = "".join(read_blocks("docs/retraining.md")).splitlines()
+    for line in lines:
+        told = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+        assert told.exit_code == 0, told.output
+    outcomes = outcomes_of(stand_ins)
+    assert len(outcomes) == len(lines)
+    assert "failed" not in outcomes
 
 
 def test_a_second_retraining_waits_or_is_skipped(again: Retrain, stand_ins: Project) -> None:

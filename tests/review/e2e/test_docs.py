@@ -13,8 +13,8 @@ from pipeline.data.corrections import CORRECTIONS
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.review.items import ITEMS, Item, read_items, review_directory
 from pipeline.review.verdicts import FORMAT
-from tests.conftest import REPOSITORY, Project, stages_that_ran
-from tests.e2e.test_readme import BLOCK
+from tests.conftest import Project, stages_that_ran
+from tests.documentation import read_blocks
 from tests.processes import wait_until
 
 PIPELINE = [sys.executable, "-m", "pipeline.cli"]
@@ -53,9 +53,9 @@ def send_verdict(project: Project, page: str, verdict: dict[str, object]) -> Non
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_the_page_leads_from_the_search_to_corrected_data_and_back(trained: Project) -> None:
-    text = (REPOSITORY / "docs/labels.md").read_text().replace("pipeline run", "dvc repro split")
     search, page, apply, export, second = (
-        block.replace("pipeline review", f"{' '.join(PIPELINE)} review") for block in BLOCK.findall(text)
+        block.replace("pipeline run", "dvc repro split").replace("pipeline review", f"{' '.join(PIPELINE)} review")
+        for block in read_blocks("docs/labels.md")
     )
     name, finished = start_search_and_kill(trained)
     output = trained.run("bash", "-euc", search).stdout

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, Project, stages_that_ran
+from tests.conftest import Project, stages_that_ran
+from tests.documentation import read_blocks
 
-PAGE = REPOSITORY / "docs/new-project.md"
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
 def test_a_project_without_two_rooms_passes_its_checks_and_trains(project: Project, tmp_path: Path) -> None:
-    (script,) = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (script,) = read_blocks("docs/new-project.md")
     # The code of the current directory, unlike the installed `pipeline`.
     project.run("bash", "-euc", script.replace("pipeline new", f"{sys.executable} -m pipeline.cli new"))
     parts = Project(tmp_path / "parts", tmp_path / "home")
@@ -23,6 +23,7 @@ def test_a_project_without_two_rooms_passes_its_checks_and_trains(project: Proje
 
     for command in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("lint-imports",)):
         parts.run(*command)
+    parts.run(sys.executable, "-m", "mkdocs", "build", "--strict")
     units = ["tests/unit", *(str(path) for path in sorted(parts.path.glob("tests/*/unit")))]
     parts.run(sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", *units)
     parts.run(sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--collect-only", "tests")

@@ -55,8 +55,9 @@ def test_the_copy_has_its_own_name_and_one_commit(project: Project, parts: Path)
 
     metadata = tomllib.loads(read(parts / "pyproject.toml"))["project"]
     assert (metadata["name"], metadata["version"]) == ("parts", "0.1.0")
-    assert read(parts / "README.md").startswith("# parts\n")
-    assert "## Measured" not in read(parts / "README.md")
+    for readme in parts.glob("README*.md"):
+        assert read(readme).startswith("# parts\n")
+        assert "docs/measured.md" not in read(readme)
     assert f"{project_name()} at commit" in read(parts / "CHANGELOG.md")
     former = project.run(*git, "grep", "-il", project_name(), check=False).stdout.split()
     assert former == ["CHANGELOG.md"]

@@ -11,17 +11,17 @@ import yaml
 from PIL import Image
 
 from tests.conftest import REPOSITORY, Project
+from tests.documentation import read_blocks
 from tests.integration.test_distribution import free_ports
 from tests.processes import wait_until, wait_until_idle
 
 pytestmark = pytest.mark.faults
-PAGE = REPOSITORY / "docs/scale.md"
 COMPOSE = REPOSITORY / "compose.dask.yaml"
 
 
-def commands_of(text: str, port: int) -> list[list[str]]:
+def commands_of_the_page(port: int) -> list[list[str]]:
     """The commands of the page's shell blocks, with this machine and a free port."""
-    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    lines = [line for block in read_blocks("docs/scale.md") for line in block.splitlines()]
     here = [line.replace("10.0.0.5", "127.0.0.1").replace(":8786", f":{port}") for line in lines]
     return [shlex.split(line, comments=True) for line in here]
 
@@ -32,7 +32,7 @@ def test_the_commands_of_the_page_start_a_cluster_that_imports_pictures(project:
         folder = project.path / "pictures" / ("cat", "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(folder / f"{number}.png")
-    _, up, worker, export, status, imported = commands_of(PAGE.read_text(), port)
+    _, up, worker, export, status, imported = commands_of_the_page(port)
     environment = dict(variable.split("=") for variable in export[1:])
     assert environment == {"PIPELINE_DASK": f"tls://127.0.0.1:{port}"}
     cluster = project.start(*up, "--workers", "1", "--port", str(port))

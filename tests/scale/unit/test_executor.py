@@ -50,8 +50,8 @@ def test_a_cluster_without_tls_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_dask_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(executor.ADDRESS, "tls://10.0.0.5:8786")
-    monkeypatch.setattr(executor, "find_spec", lambda name: None)
-    with pytest.raises(WorkspaceError, match="PIPELINE_DASK needs Dask\n.*\n  remedy:   make extras"):
+    monkeypatch.setitem(sys.modules, "distributed", None)  # Python's way to block an import
+    with pytest.raises(WorkspaceError, match="PIPELINE_DASK needs distributed\n.*\n  remedy:   make extras"):
         find_executor()
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 
 from pipeline.search import apply as application
 from tests.conftest import REPOSITORY, Project
+from tests.documentation import read_blocks
 
 OUTPUTS = ("models", "reports", "dvc.lock", "data/splits")
 SPACE = {
@@ -42,9 +42,8 @@ def swept(template: Project, shared: Callable[[str, Callable[[Path], Any]], Path
         project = template.copy_to(path / "project")
         project.set_params(**{"sweep.space": SPACE, "sweep.pruner": "none"})
         (path / "before").write_text(digest(project))
-        page = (REPOSITORY / "docs/search.md").read_text()
-        commands = re.findall(r"```console\n(.*?)```", page, re.DOTALL)[0].splitlines()
-        log = [project.run(*command.split()).stdout for command in commands]
+        (commands,) = read_blocks("docs/search.md")
+        log = [project.run(*command.split()).stdout for command in commands.splitlines()]
         (path / "log").write_text("\n".join(log))
 
     path = shared("swept", build)

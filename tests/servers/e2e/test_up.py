@@ -25,6 +25,7 @@ from pipeline.files import file_digest
 from pipeline.server_addresses import AUTH_FILE, answers
 from pipeline.tracking.store import as_default, locate, locate_unserved, open_store
 from tests.conftest import CLOSED_PROXY, Project
+from tests.documentation import read_blocks
 from tests.e2e.pages import PATIENCE, open_browser
 from tests.e2e.servers import find_free_port
 from tests.e2e.test_kills import stage_process
@@ -171,6 +172,9 @@ def test_the_flow_is_recorded_by_the_prefect_server(stack: Running) -> None:
     stack.project.run("python", "-m", "pipeline.cli", "run", "--until", "ingest")
     with urllib.request.urlopen(query) as after:
         assert int(after.read()) == count + 1
+    (script,) = read_blocks("docs/servers.md")
+    listed = stack.project.run("bash", "-euc", script.replace("http://127.0.0.1:4200/api", stack.prefect)).stdout
+    assert "retrain/retrain" in listed
 
 
 # What a hostile page, or another user of this machine, would do: have the runner execute a command.

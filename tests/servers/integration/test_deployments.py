@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from pipeline.servers import schedules
 from pipeline.workspace import project_name
 from tests import prefect_http
 from tests.conftest import STAGES, Project
+from tests.documentation import read_blocks
 from tests.retraining.integration.test_run import add_batch, spoil
 from tests.stand_ins import behave, started_stages
 from tests.webhook import Endpoint, webhook
@@ -80,6 +82,17 @@ def test_a_schedule_is_kept_until_it_is_removed(served: dict[UUID, str], stand_i
     assert [one.flow for one in schedules.list_schedules(stand_ins.path)] == ["train"]
     with pytest.raises(FlowError, match="retrain has no schedule"):
         schedules.activate(stand_ins.path, "retrain", True)
+
+
+def test_the_commands_of_the_page_work(served: dict[UUID, str], stand_ins: Project) -> None:
+    lines = "".join(read_blocks("docs/schedules.md")).splitlines()
+    for line in lines:
+        told = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+        assert told.exit_code == 0, told.output
+        if "pause" in line:
+            kept = {one.flow: (one.rule, one.active) for one in schedules.list_schedules(stand_ins.path)}
+            assert kept == {"retrain": ("0 3 * * *", True), "monitor-data": ("30 * * * *", False)}
+    assert [one.flow for one in schedules.list_schedules(stand_ins.path)] == ["retrain"]
 
 
 def test_what_is_no_time_is_refused_in_words_and_changes_nothing(served: dict[UUID, str], stand_ins: Project) -> None:

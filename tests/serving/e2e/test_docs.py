@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.data import table
 from pipeline.tracking.stage_outputs import Outputs
 from tests.conftest import REPOSITORY, Project
+from tests.documentation import read_blocks
 from tests.e2e.servers import serve
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("serving")]
@@ -37,13 +38,6 @@ class Served:
         return int(status), json.loads(answer)
 
 
-def commands(section: str = "", language: str = "sh") -> list[str]:
-    """The blocks of a section of the page, for the dataset that the tests train on."""
-    page = (REPOSITORY / "docs/serving.md").read_text().replace("fashion-mnist", "tiny")
-    text = page.partition(f"## {section}\n")[2].partition("\n## ")[0] if section else page.partition("\n## ")[0]
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
 @pytest.fixture(scope="module")
 def project(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     return template.copy_to(tmp_path_factory.mktemp("serving") / "project")
@@ -52,7 +46,7 @@ def project(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
 @pytest.fixture(scope="module")
 def served(project: Project) -> Iterator[Served]:
     """The champion, served by MLflow."""
-    command = commands("MLflow's server")[0].split()
+    command = read_blocks("docs/serving.md", "MLflow's server")[0].replace("fashion-mnist", "tiny").split()
     assert command[-2] == "--port"
     with serve(project, *command[:-2], log=project.path / "mlflow.log") as address:
         yield Served(project, address)
@@ -61,7 +55,7 @@ def served(project: Project) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def own_server(project: Project) -> Iterator[Served]:
     """The champion, served by the first command of the page."""
-    (command,) = commands()
+    (command,) = read_blocks("docs/serving.md", "Serving a model")
     with serve(project, *command.split(), log=project.path / "serve.log", health="/health/ready") as address:
         yield Served(project, address)
 
@@ -75,16 +69,16 @@ def test_the_commands_of_the_page_work(own_server: Served) -> None:
         script = script.replace("http://127.0.0.1:5002", address)
         return project.run("bash", "-euo", "pipefail", "-c", script).stdout
 
-    picture, refused = commands("Ask for predictions")
+    picture, refused = read_blocks("docs/serving.md", "Ask for predictions")
     answer, error = json.loads(run(picture)), json.loads(run(refused))
-    shown, shown_error = map(json.loads, commands("Ask for predictions", "json"))
+    shown, shown_error = map(json.loads, read_blocks("docs/serving.md", "Ask for predictions", "json"))
     assert answer.keys() == shown.keys()
     (prediction,), (shown_prediction,) = answer["predictions"], shown["predictions"]
     assert prediction.keys() == shown_prediction.keys()
     expected = pq.read_table(Outputs(project.path).evaluation / "predictions.parquet").column("probabilities")[0]
     np.testing.assert_allclose(list(prediction["probabilities"].values()), expected.as_py(), atol=1e-5)
     assert error == shown_error
-    (health,) = commands("Health and metrics")
+    (health,) = read_blocks("docs/serving.md", "Health and metrics")
     printed = run(health)
     metrics = re.findall(r"^\| `(serve_\w+)", (REPOSITORY / "docs/serving.md").read_text(), re.MULTILINE)
     assert len(metrics) == 10
@@ -92,7 +86,7 @@ def test_the_commands_of_the_page_work(own_server: Served) -> None:
 
 
 def test_a_fixed_version_is_served_beside_it(own_server: Served) -> None:
-    (command,) = commands("Which version answers")
+    (command,) = read_blocks("docs/serving.md", "Which version answers")
     *words, option, _ = command.split()
     assert option == "--port"
     log = own_server.project.path / "fixed.log"
@@ -113,7 +107,11 @@ def test_it_answers_what_the_evaluation_found(served: Served) -> None:
 
 
 def test_the_example_of_the_page_is_answered(served: Served) -> None:
-    script = commands("MLflow's server")[1].replace("http://127.0.0.1:5001", served.address)
+    script = (
+        read_blocks("docs/serving.md", "MLflow's server")[1]
+        .replace("fashion-mnist", "tiny")
+        .replace("http://127.0.0.1:5001", served.address)
+    )
     printed = served.project.run("bash", "-euo", "pipefail", "-c", script).stdout
     (probabilities,) = json.loads(printed.strip().splitlines()[-1])["predictions"]
     assert len(probabilities) == 10

@@ -4,7 +4,6 @@ With the commands of docs/serving.md and docs/monitoring.md.
 """
 
 import json
-import re
 import urllib.request
 
 import numpy as np
@@ -13,9 +12,9 @@ import pytest
 from pipeline.data import table, tiny
 from pipeline.data.traffic import FEEDBACK, TRAFFIC, read_labels
 from pipeline.rooms import find_rooms
-from tests.conftest import REPOSITORY, Project
+from tests.conftest import Project
+from tests.documentation import read_blocks
 from tests.e2e.servers import serve
-from tests.serving.e2e.test_docs import commands
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("serving")]
 EXAMPLE = "00000000-0000-4000-8000-000000000000"  # the request id on the page
@@ -36,7 +35,7 @@ def requests(project: Project) -> list[str]:
     images[COUNT:] = (images[COUNT:] * 0.6).astype(np.uint8)
     with serve(project, "pipeline", "serve", log=project.path / "serve.log", health="/health/ready") as address:
         ids = [ask(address, images[:COUNT]), ask(address, images[COUNT:])]
-        (feedback, *_) = commands("Traffic log and labels")
+        (feedback, *_) = read_blocks("docs/serving.md", "Traffic log and labels")
         assert EXAMPLE in feedback
         answer = run(project, feedback.replace(EXAMPLE, ids[1]).replace("http://127.0.0.1:5002", address))
         assert json.loads(answer)["request_id"] == ids[1]
@@ -56,8 +55,7 @@ def run(project: Project, command: str) -> str:
 
 @pytest.mark.skipif("monitoring" not in find_rooms(), reason="a project with a server may lack this room")
 def test_drift_shows_in_the_traffic(project: Project, requests: list[str]) -> None:
-    page = (REPOSITORY / "docs/monitoring.md").read_text()
-    (block,) = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (block,) = read_blocks("docs/monitoring.md")
     assert f"({2 * COUNT} images) has drifted from the training data" in run(project, block)
     found = json.loads(run(project, "pipeline monitor --traffic --json"))
     (window,) = found["windows"]
@@ -73,7 +71,7 @@ def test_labels_that_come_later_become_a_batch(project: Project, requests: list[
     images, labels = tiny.generate(2 * COUNT, 301)
     lines = [f"{requests[0]},{index},{dataset.classes[labels[index]]}\n" for index in range(COUNT)]
     (project.path / "outcomes.csv").write_text("request_id,index,label\n" + "".join(lines))
-    _, block = commands("Traffic log and labels")
+    _, block = read_blocks("docs/serving.md", "Traffic log and labels")
     assert block.splitlines()[1].endswith("--labels outcomes.csv")
     assert f": {COUNT + 1} images in data/incoming/traffic-" in run(project, block.splitlines()[1])
     assert "in an earlier batch" in run(project, block.splitlines()[0])

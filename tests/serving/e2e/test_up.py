@@ -14,13 +14,15 @@ import pytest
 
 from pipeline.server_addresses import answers, read_stack
 from tests.conftest import Project
+from tests.documentation import read_blocks
 from tests.e2e.servers import find_free_port
 from tests.processes import wait_until, wait_until_idle
 
 pytest.importorskip("pipeline.servers", reason="`pipeline up` is a command of the room servers")
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("serving-page")]
 
-UP = ("python", "-m", "pipeline.cli", "up", "--only", "mlflow", "--serve")
+_, PAGE_COMMAND = read_blocks("docs/serving.md", "With the other servers")[0].splitlines()
+UP = (*PAGE_COMMAND.replace("pipeline", "python -m pipeline.cli").split()[:-2], "--only", "mlflow")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.serving.keys import KEY_FILE
-from tests.conftest import REPOSITORY, Project
+from tests.conftest import Project
+from tests.documentation import read_blocks
 from tests.e2e.servers import serve
 from tests.processes import wait_until
 
@@ -18,10 +19,10 @@ REFRESH = Path(".pipeline/serving/refresh")
 
 
 def test_a_move_of_the_champion_is_delivered(trained: Project, tmp_path: Path) -> None:
-    page = (REPOSITORY / "docs/serving.md").read_text().partition("## Webhooks")[2]
-    allowed = re.findall(r"^export (MLFLOW_WEBHOOK_ALLOW\w+=\w+)", page, re.MULTILINE)
-    assert len(allowed) == 2
-    (script,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (exports,) = read_blocks("docs/serving.md", "Webhooks")
+    allowed = re.findall(r"^export (MLFLOW_WEBHOOK_ALLOW\w+=\w+)$", exports, re.MULTILINE)
+    assert len(allowed) == len(exports.splitlines())
+    (script,) = read_blocks("docs/serving.md", "Webhooks", "python")
     mlflow = ("env", *allowed, "python", "-m", "pipeline.cli", "ui")
     with (
         serve(trained, *mlflow, log=tmp_path / "mlflow.log") as registry,

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import re
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +27,7 @@ from pipeline.serving.scoring_run import Seen
 from pipeline.tracking.stage_outputs import Outputs
 from pipeline.tracking.store import locate, open_store
 from tests.conftest import REPOSITORY, Project, write_idx
+from tests.documentation import read_blocks
 from tests.processes import wait_until
 
 COUNT = 60
@@ -343,8 +343,7 @@ def test_without_the_validation_images_of_the_version_the_drift_is_unknown(
 
 
 def test_the_commands_of_the_page_work(project: Project, expected: Any) -> None:
-    page = (REPOSITORY / "docs/scoring.md").read_text()
-    script = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    script = "".join(read_blocks("docs/scoring.md"))
     printed = project.run("bash", "-euo", "pipefail", "-c", script).stdout
     found = pq.read_table(project.path / "predictions.parquet")
     assert found["label"].to_pylist() == expected.predicted.tolist()
