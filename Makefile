@@ -15,7 +15,8 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-a
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # half an environment would look like a whole one
-.PHONY: help setup extras run tiny report retrain release-notes test test-fast test-faults lint lines audit outdated new ui bench lock clean
+.PHONY: help setup extras run tiny report retrain release-notes test test-fast test-faults lint docs lines audit outdated new ui \
+  bench lock clean
 
 help: ## list every task
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,10 @@ test-faults: $(VENV)/.dev ## kills, full disks, servers, the browser, the README
 
 lint: $(VENV)/.dev ## style, types and the direction of imports
 	@ruff check . && ruff check --quiet --preview --select PLC2701 . && ruff format --check . && mypy && lint-imports
+
+docs: $(VENV)/.dev ## build the documentation's site in site/; a broken link or anchor is an error
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	@echo "open site/index.html"
 
 lines: ## count the lines of each package: ground, core, rooms, tests
 	@count() { printf '%7d  %s\n' "$$(find $$2 $$3 -name '*.py' -exec cat {} + | wc -l)" "$$1"; }; \

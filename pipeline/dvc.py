@@ -3,6 +3,7 @@
 No other module imports DVC: docs/decisions/2026-11-28-if-dvc-stalls.md.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -267,8 +268,11 @@ def remove_stale_rwlock_entries(workspace: Path) -> None:
         before = path.read_text(encoding="utf-8")
         if _without_stale_entries(before) == before:
             return
+        from colorama.initialise import reset_all  # type: ignore[import-untyped]
         from dvc.lock import make_lock
 
+        # DVC's import has colorama write to standard output at exit, even if that was a spinner's during the import.
+        atexit.unregister(reset_all)
         with make_lock(f"{path}.lock", tmp_dir=str(path.parent)):  # DVC also takes this lock for every change
             path.write_text(_without_stale_entries(path.read_text(encoding="utf-8")), encoding="utf-8")
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
