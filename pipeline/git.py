@@ -84,6 +84,16 @@ def git_or_none(directory: Path, *arguments: str) -> str | None:
         return None
 
 
+def describe_commit(directory: Path) -> str:
+    """Describe the commit of a checkout and its uncommitted changes: `1a2b3c4d5e`. Empty outside a git repository."""
+    try:
+        commit = git_or_none(directory, "rev-parse", "--short=10", "HEAD")
+        changed = commit and git_or_none(directory, "status", "--porcelain", "--untracked-files=no")
+    except FileNotFoundError:  # git is not installed
+        return ""
+    return f"{commit}{', with uncommitted changes' if changed else ''}" if commit else ""
+
+
 def find_reason(output: str) -> str:
     """Return the line of a failed command's output that contains the reason, not git's advice after it."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]

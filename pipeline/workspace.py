@@ -45,6 +45,12 @@ def project_name() -> str:
     return str(tomllib.loads(PROJECT_FILE.read_text(encoding="utf-8"))["project"]["name"])
 
 
+def describe_project() -> str:
+    """Return the name and the version of this project, which `pyproject.toml` defines: `parts 0.1.0`."""
+    project = tomllib.loads(PROJECT_FILE.read_text(encoding="utf-8"))["project"]
+    return f"{project['name']} {project['version']}"
+
+
 def main_repository(workspace: Path | None = None) -> Path:
     """Return a workspace's repository: itself, unless it is a worktree, a temporary copy or a retraining's checkout.
 

@@ -96,6 +96,15 @@ class Project:
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
 
+    def provide_environment(self) -> None:
+        """Give the project the installed packages as its `.venv`, as a runner's cache does, for `make`."""
+        venv = self.path / ".venv"
+        venv.mkdir()
+        for name in ("bin", "lib", "pyvenv.cfg"):
+            (venv / name).symlink_to(Path(sys.prefix) / name)
+        for marker in (".run", ".dev", ".extras"):
+            (venv / marker).touch()
+
     def copy_to(self, path: Path) -> "Project":
         """An independent copy, with its outputs, cache and records, and a home of its own."""
         shutil.copytree(self.path, path, symlinks=True)

@@ -24,7 +24,7 @@ from pipeline.data.dataset_files import cache_directory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = Path(__file__).with_name("run.svg")
-COLUMNS, ROWS = 96, 27
+COLUMNS, ROWS = 96, 22
 CELL_WIDTH, LINE_HEIGHT, MARGIN = 8.4, 18, 14
 LONGEST_PAUSE, LAST_FRAME = 1.2, 8.0  # seconds
 COLOURS = {1: "#ff7b72", 2: "#7ee787", 3: "#e3b341"}  # red, green, yellow
@@ -32,7 +32,7 @@ SPINNER = re.compile(r"(?:\x1b\[32m)?[\u2800-\u28ff](?:\x1b\[0m)? ")
 STYLE = (
     "text{font:14px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;"
     "fill:#e6edf3;white-space:pre}"
-    "@media(prefers-reduced-motion:reduce){#film{animation:none!important;transform:translateY(var(--last))}}"
+    "@media(prefers-reduced-motion:reduce){#film{animation:none!important}}"
 )
 
 
@@ -112,7 +112,8 @@ def animate(screens: list[tuple[float, list[Text]]]) -> str:
     last = -(len(screens) - 1) * height
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-        f"<title>make run</title><style>{STYLE}#film{{--last:{last}px;animation:film {total:.2f}s step-end infinite}}"
+        f"<title>make run</title><style>{STYLE}#film{{transform:translateY({last}px);"
+        f"animation:film {total:.2f}s step-end infinite}}"
         f'@keyframes film{{{keys}}}</style><rect width="100%" height="100%" rx="8" fill="#0d1117"/>'
         f'<g id="film">{frames}</g></svg>\n'
     )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pipeline.data.table import Dataset
     from pipeline.params import ValidateParams
 
+LOCK_SECONDS = 60
+
 
 @command(EVERY_DAY, 70)
 def add_data(
@@ -78,6 +80,7 @@ def add_data(
     from pipeline.data.thresholds import resolve_thresholds
     from pipeline.git import SET_AUTHOR, lacks_author
     from pipeline.params import load_params
+    from pipeline.workspace import lock, main_repository
 
     params = load_params()
     share = TEST_FRACTION if test_fraction is None else test_fraction
@@ -85,7 +88,9 @@ def add_data(
     entry = new.entry if new else load_entry(params.dataset.name)
     dataset, thresholds = entry.dataset, resolve_thresholds(params.validate, entry)
     if path is None:
-        batch = _add_from_traffic(workspace, name, labels, dataset, thresholds)
+        root = main_repository(workspace)
+        with lock("traffic batches", wait=LOCK_SECONDS, remedy="run the same command again", root=root):
+            batch = _add_from_traffic(root, name, labels, dataset, thresholds)
         if batch is None:
             return
     else:
@@ -109,9 +114,15 @@ def add_data(
 
 
 def _add_from_traffic(
-    workspace: Path, name: str | None, file: Path | None, dataset: "Dataset", thresholds: "ValidateParams"
+    root: Path, name: str | None, file: Path | None, dataset: "Dataset", thresholds: "ValidateParams"
 ) -> "AddedBatch | None":
-    """Add the labelled images of the traffic as a batch. Returns None if no label has a new image."""
+    """Add the labelled images of the traffic as a batch. Returns None if no label has a new image.
+
+    Two at the same time would add the same images.
+
+    Args:
+        root: the main repository.
+    """
     from datetime import UTC, datetime
     from tempfile import TemporaryDirectory
 
@@ -119,9 +130,7 @@ def _add_from_traffic(
     from pipeline.batches.add import TABLES, add_batch
     from pipeline.batches.inspection import read_known
     from pipeline.data.traffic import FEEDBACK, read_labels
-    from pipeline.workspace import main_repository
 
-    root = main_repository(workspace)
     new = from_traffic.read_label_file(file, dataset, f"file {file.name}") if file else []
     stored = read_labels(root / FEEDBACK)
     merged = from_traffic.merge(stored, new)

@@ -52,6 +52,7 @@ KEPT_STATE = (
     "retraining",
     "feedback",
     "events.jsonl",
+    "sweeps",
     "monitoring/told.json",
     "monitoring/traffic-told.json",
 )

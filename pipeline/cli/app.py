@@ -4,27 +4,79 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from pipeline.redaction import CONTROL
-from pipeline.safe_console import SafeConsole
-from pipeline.workspace import find_workspace
+from pipeline.safe_console import PlainConsole, SafeConsole
+from pipeline.workspace import PROJECT_FILE, describe_project, find_workspace
 
 PANELS = EVERY_DAY, REGISTRY, UNATTENDED, CARE = "Every day", "The registry", "Unattended", "Care"  # of the help
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class _OrderedGroup(typer.core.TyperGroup):
+class PlainCommand(typer.core.TyperCommand):
+    """A command whose help has no names of types, and in a pipe no lines around it."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters."""
+        return _name_values(super().get_params(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        _prepare_help(self)
+        super().format_help(ctx, formatter)
+
+
+class _Group(typer.core.TyperGroup):
+    """Like PlainCommand, with commands of its own."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _name_values(super().get_params(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _prepare_help(self)
+        super().format_help(ctx, formatter)
+
+
+def _name_values(params: list[Any]) -> list[Any]:
+    """Name values in the help: those of options by the last word of the option. Choices are listed."""
+    for each in params:
+        if each.type_descriptor.is_choice:
+            continue
+        if each.param_type_name == "argument":
+            each.display_type_rich = lambda ctx: None  # its name is shown
+        elif each.metavar is None:
+            each.metavar = "" if each.is_flag else each.name.rpartition("_")[2].upper()
+    return params
+
+
+def _prepare_help(command: Any) -> None:
+    """Have Typer print help like this project's tables, and each example on its own line. It has no settings for them.
+
+    Typer removes the indent of the lines after the first two paragraphs' starts, unless one of them has none.
+    """
+    from typer import rich_utils  # takes long to import
+
+    vars(rich_utils)["Console"] = PlainConsole
+    command.help = f"{command.help or ''}\n\n<!-- -->"  # a line without indent, which is not shown
+
+
+class _OrderedGroup(_Group):
     """List the commands by panel and place: rooms add theirs in the order of their names."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=_places.__getitem__)
 
 
-app = typer.Typer(
+class _Typer(typer.Typer):
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Command], Command]:
+        return super().command(name, **{"cls": PlainCommand, **options})
+
+
+app = _Typer(
     name="pipeline",
     cls=_OrderedGroup,
     help="Train, judge and register an image classifier with DVC, Prefect, MLflow and Great Expectations.",
@@ -34,6 +86,27 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 console = SafeConsole()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from pipeline.git import describe_commit
+
+        commit = describe_commit(PROJECT_FILE.parent)
+        print(describe_project() + (f" (commit {commit})" if commit else ""))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and the commit."),
+    ] = False,
+) -> None:
+    """Hold the options of the command line itself."""
+
+
 _places: dict[str, tuple[int, int]] = {}  # command: number of its panel, place in the panel
 
 
@@ -56,7 +129,7 @@ def command(panel: str, place: int, **options: Any) -> Callable[[Command], Comma
 def group(name: str, panel: str, place: int) -> typer.Typer:
     """Add a command that has commands of its own."""
     _places[name] = PANELS.index(panel), place
-    made = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
+    made = _Typer(cls=_Group, invoke_without_command=True, rich_markup_mode="markdown")
     app.add_typer(made, name=name, rich_help_panel=panel)
     return made
 

@@ -30,7 +30,7 @@ class Decision:
 class Case:
     """The facts that a decision on a challenger is based on."""
 
-    challenger: str  # its version
+    challenger: str  # its version; or a name, such as `the model of main`
     champion: str
     comparison: Comparison
     place: int  # its number among all challengers judged on these test images, from 1
@@ -162,18 +162,23 @@ def _vetoes(case: Case, params: RegisterParams) -> Iterator[str]:
         )
 
 
+def _name(model: str) -> str:
+    return f"version {model}" if model.isdigit() else model
+
+
 def _explain(case: Case, params: RegisterParams, outcome: Outcome, vetoes: tuple[str, ...]) -> Iterator[str]:
     """Yield the sentences of the reason."""
     pairs = case.comparison.overall
     level = significance_level(params.alpha, case.place)
     low, high = pairs.interval()
+    challenger, champion = _name(case.challenger), _name(case.champion)
     verdict = {
-        "champion": f"takes the place of version {case.champion}",
+        "champion": f"takes the place of {champion}",
         "challenger": "is not promoted and waits as challenger",
     }
     yield (
-        f"Version {case.challenger} {verdict.get(outcome, 'is not promoted')}: it is right on {pairs.gained:,} images "
-        f"that version {case.champion} gets wrong, wrong on {pairs.lost:,} that version {case.champion} gets right; "
+        f"{challenger[0].upper()}{challenger[1:]} {verdict.get(outcome, 'is not promoted')}: it is right on "
+        f"{pairs.gained:,} images that {champion} gets wrong, wrong on {pairs.lost:,} that {champion} gets right; "
         f"difference {in_points(pairs.difference)} points, {CONFIDENCE:.0%} interval {in_points(low)} to "
         f"{in_points(high)}."
     )

@@ -3,9 +3,11 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 
 import psutil
 from prefect import State
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
@@ -20,6 +22,24 @@ from pipeline.workspace import STATE, find_workspace, main_repository
 NOTES = STATE / "flow-runs"  # in the main repository: the process of each flow run that our runner started
 RUNNER_VARIABLE = "PIPELINE_RUNNER"  # set for the flow runs that our runner starts
 RESOURCE = "pipeline.incoming"  # the resource of our Prefect events: the data that arrives
+BY_HAND, BY_SCHEDULE = "by hand", "by schedule"  # what started a flow run, if it was no trigger
+LONGEST_NAME = 100
+
+
+def describe_start(reason: str = BY_HAND) -> str:
+    """Describe what started the current flow run: the reason that its trigger gave, a schedule, or a person."""
+    context = FlowRunContext.get()
+    is_scheduled = context and context.flow_run and context.flow_run.auto_scheduled
+    return BY_SCHEDULE if is_scheduled and reason == BY_HAND else reason
+
+
+def name_flow_run() -> str:
+    """Name the current flow run after what started it, and its parameters: `by hand, until split`."""
+    parameters = dict(flow_run.parameters)
+    start = describe_start(parameters.pop("reason", BY_HAND))
+    return shorten(
+        ", ".join([start, *(f"{name} {value}" for name, value in parameters.items() if value)]), LONGEST_NAME
+    )
 
 
 def run_deployed(run: Callable[[Path], State[None]], notify: Callable[[str, Exception], None]) -> State[None]:

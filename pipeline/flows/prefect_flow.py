@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, cast
 
-from prefect import State, flow, get_run_logger, task
+from prefect import State, flow, get_run_logger, tags, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
@@ -12,6 +12,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from pipeline.errors import FlowError, PipelineError
 from pipeline.flows.execution import Execution
+from pipeline.flows.prefect_artifacts import publish_report
 from pipeline.flows.prefect_internals import send_buffered_records
 from pipeline.flows.prefect_server import wait_for_response
 from pipeline.flows.summary import EVALUATION_REPORT, Summary, key_figure
@@ -21,13 +22,20 @@ from pipeline.registry.sync import sync
 from pipeline.tracking.flow_runs import StageResult, flow_run
 from pipeline.tracking.parent_run_id import write_parent_run
 from pipeline.tracking.store import answers, locate
+from pipeline.workspace import project_name
 
 RETRY_SECONDS = [5.0, 20.0]  # before the first and the second retry, if a network or a server did not respond
 SEND_SECONDS = 5
-DESCRIPTION = "Bring every stage of dvc.yaml up to date"
+# One line for each paragraph: Prefect shows a line break as one.
+DESCRIPTION = (
+    "Bring every stage of `dvc.yaml` up to date. Each stage is a task; DVC skips those whose data, code and parameters "
+    "are unchanged.\n\n"
+    "Started by `pipeline run`, by a schedule, or here.\n\n"
+    "Results: the artifacts `stages`, `decision` and `evaluation`."
+)
 
 
-def run_flow(execution: Execution, dataset: str, on_success: Callable[[Summary], None]) -> State[None]:
+def run_flow(execution: Execution, dataset: str, on_success: Callable[[Summary], None], started_by: str) -> State[None]:
     """Run the stages of a prepared execution as Prefect tasks.
 
     In a flow run, such as one of a deployment, the stages become its tasks. Otherwise this creates a flow run. A
@@ -37,6 +45,7 @@ def run_flow(execution: Execution, dataset: str, on_success: Callable[[Summary],
     Args:
         dataset: `dataset.name`, under which MLflow records the flow.
         on_success: called with the summary if no stage failed.
+        started_by: the command that started it, which names a created flow run.
 
     Returns:
         the final state. Its message is a one-line summary of the run.
@@ -70,7 +79,7 @@ def run_flow(execution: Execution, dataset: str, on_success: Callable[[Summary],
 
     def train() -> State[None]:
         try:
-            with flow_run(dataset, {"prefect.flow_run": str(prefect_run.name)}) as tracked:
+            with flow_run(dataset, {"prefect.flow_run": f"{prefect_run.name} ({prefect_run.id})"}) as tracked:
                 write_parent_run(execution.parent_file, tracked.id)
                 try:
                     run_stages()
@@ -96,12 +105,16 @@ def run_flow(execution: Execution, dataset: str, on_success: Callable[[Summary],
     if FlowRunContext.get():
         return train()
 
-    @flow(name="train", description=DESCRIPTION)
+    options = {"--until": execution.until, "--force": execution.force}
+    command = " ".join([started_by, *(f"{name} {value}" for name, value in options.items() if value)])
+
+    @flow(name="train", description=DESCRIPTION, flow_run_name=lambda: f"{dataset}: {command}")
     def run(until: str | None, force: str | None) -> State[None]:
         return train()
 
     try:
-        return cast(State[None], run(execution.until, execution.force, return_state=True))
+        with tags(project_name(), dataset):
+            return cast(State[None], run(execution.until, execution.force, return_state=True))
     finally:
         send_records()
 
@@ -142,17 +155,18 @@ def headline(summary: Summary) -> str:
 def publish(summary: Summary) -> None:
     """Publish the run's table, decision and evaluation report as artifacts in Prefect."""
     rows = [
-        {"stage": result.stage, "what happened": result.outcome, "seconds": round(result.seconds, 1), "": result.figure}
-        for result in summary.stages
+        # Prefect does not show a column without a name.
+        {"stage": each.stage, "what happened": each.outcome, "seconds": f"{each.seconds:.1f}", "result": each.figure}
+        for each in summary.stages
     ]
-    create_table_artifact(rows, key="stages", description=headline(summary))
+    links = [f"[{name}]({address})" for name, address in summary.links().items()]
+    create_table_artifact(rows, key="stages", description="; ".join([headline(summary), *links]))
     if not summary.is_whole:
         return
-    links = [f"- [{name}]({address})" for name, address in summary.links().items()]
     facts = [f"**{name}**: {text}" for name, text in summary.describe()]
-    create_markdown_artifact("\n\n".join([*facts, "\n".join(links)]), key="decision")
+    create_markdown_artifact("\n\n".join([*facts, *links]), key="decision", description=headline(summary))
     if EVALUATION_REPORT.is_file():
-        create_markdown_artifact(EVALUATION_REPORT.read_text(encoding="utf-8"), key="evaluation")
+        publish_report(EVALUATION_REPORT, "evaluation", "The model on the test split: metrics, gate, classes, mistakes")
 
 
 def send_records() -> None:

@@ -30,6 +30,7 @@ def run_training(
     if_busy: IfBusy,
     quiet: bool = False,
     on_success: Callable[["Summary"], None] = lambda summary: None,
+    started_by: str = "pipeline run",
 ) -> str:
     """Run the training flow in a workspace, which must be the current directory.
 
@@ -41,6 +42,7 @@ def run_training(
         if_busy: if another run is active in this workspace, raise an error (`leave`) or wait for it (`wait`).
         quiet: print the progress to standard error, so that the caller can use standard output.
         on_success: called with the summary if no stage failed.
+        started_by: the command that started it, for the name of its flow run.
 
     Returns:
         a one-line summary of the run.
@@ -69,7 +71,7 @@ def run_training(
 
             stack.enter_context(connect())
         with explain_server_errors():
-            state = run_flow(execution, dataset, on_success)
+            state = run_flow(execution, dataset, on_success, started_by)
         if state.is_cancelled():
             raise KeyboardInterrupt
         if not state.is_completed():

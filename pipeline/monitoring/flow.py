@@ -10,7 +10,8 @@ from prefect.events import emit_event
 from prefect.states import Completed
 
 from pipeline.data.traffic import TRAFFIC
-from pipeline.flows.deployed import RESOURCE, run_deployed
+from pipeline.flows.deployed import RESOURCE, name_flow_run, run_deployed
+from pipeline.flows.prefect_artifacts import publish_report
 from pipeline.notices.send import notify_of_failure
 from pipeline.rooms import find_rooms
 from pipeline.workspace import main_repository
@@ -20,7 +21,15 @@ RETRAINING = "retrain"  # the flow to start, if a room has it
 WINDOW = "24h"  # of the traffic
 
 
-@flow(name="monitor-data", description="Compare the batches that arrived, and the traffic, with the training data")
+DESCRIPTION = (
+    "Compare the batches in `data/incoming/`, and the traffic of a server if it is logged, with the training data. "
+    "Trains nothing; starts `retrain` if the rule in `params.yaml` asks for it.\n\n"
+    "Started by a schedule (`pipeline schedule --flow monitor-data`), or here. In a terminal: `pipeline monitor`.\n\n"
+    "Results: the artifacts `drift` and `drift-of-traffic`."
+)
+
+
+@flow(name="monitor-data", description=DESCRIPTION, flow_run_name=name_flow_run)
 def monitor_data() -> State[None]:
     """Look for drift in the batches, and in the traffic if there is a log of it.
 
@@ -31,12 +40,14 @@ def monitor_data() -> State[None]:
     def run(workspace: Path) -> State[None]:
         found = monitor(workspace)
         sentences, drifted = [found.sentence], found.drifted
+        publish_report(found.report.relative_to(workspace), "drift", found.sentence)
         _act(DRIFT_FOUND, found.evidence, found.sentence, drifted=found.drifted, asks=found.asks_retraining)
         if (main_repository(workspace) / TRAFFIC).is_dir():
             from pipeline.monitoring.traffic import monitor_traffic, parse_length
 
             traffic = monitor_traffic(workspace, parse_length(WINDOW))
             sentences, drifted = [*sentences, traffic.sentence], drifted or traffic.drifted
+            publish_report(traffic.report.relative_to(workspace), "drift-of-traffic", traffic.sentence)
             asks = traffic.asks_retraining and not found.asks_retraining
             _act(TRAFFIC_DRIFT_FOUND, traffic.evidence, traffic.sentence, drifted=traffic.drifted, asks=asks)
         return Completed(name="Drift" if drifted else "NoDrift", message=" ".join(sentences))
@@ -50,4 +61,4 @@ def _act(event: str, evidence: Mapping[str, Any], sentence: str, *, drifted: boo
         emit_event(event, {"prefect.resource.id": RESOURCE}, payload=dict(evidence))
     if asks and any(RETRAINING in room.flows for room in find_rooms().values()):
         deployment = f"{RETRAINING}/{RETRAINING}"
-        run_deployment(deployment, parameters={"reason": sentence}, timeout=0, as_subflow=False)
+        run_deployment(deployment, parameters={"reason": f"drift: {sentence}"}, timeout=0, as_subflow=False)

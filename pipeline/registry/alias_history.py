@@ -10,6 +10,7 @@ import platform
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import TrackingError
@@ -75,6 +76,7 @@ class History:
     moves: Sequence[Move] = ()  # in order, without those whose run was deleted for good
     last: int = 0  # the highest claimed number
     unclaimed: Sequence[str] = ()  # ids of runs without a number
+    root: Path | None = None  # main repository that records a new champion as an event; None: the current directory's
 
     def find_version(self, number: str | None) -> "ModelVersion | None":
         """Find a version by its number. None if it does not exist."""

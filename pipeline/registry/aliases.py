@@ -19,6 +19,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import TrackingError
@@ -40,6 +41,7 @@ from pipeline.registry.alias_history import (
     read_move,
     write_once,
 )
+from pipeline.tracking.experiments import HISTORY, describe
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.processes import is_running, this_process
 from pipeline.tracking.training_runs import milliseconds
@@ -59,14 +61,17 @@ class AliasChanged(TrackingError):
     """The alias was moved after the caller decided where to move it."""
 
 
-def recover(client: "MlflowClient", name: str) -> History:
+def recover(client: "MlflowClient", name: str, root: Path | None = None) -> History:
     """Load the history. If needed, first complete an unfinished move and record external moves.
+
+    Args:
+        root: the main repository that records a new champion as an event; None: that of the current directory.
 
     Raises:
         TrackingError: another process has begun a move and does not end it.
     """
     while True:
-        history = load_history(client, name)
+        history = replace(load_history(client, name), root=root)
         last = history.moves[-1] if history.moves else None
         if history.order and last and last.state == "pending":
             _complete(history, history.order, last)
@@ -94,17 +99,19 @@ def move_alias(
     reason: str,
     evidence: Mapping[str, str],
     expected: str | None = ANY_VERSION,
+    root: Path | None = None,
 ) -> None:
     """Move an alias to a new version, as `register` decided. Does nothing if it is there already.
 
     Args:
         evidence: the basis of the decision: figures, digests, ids.
         expected: the version of the alias when this was decided; None: the alias did not exist.
+        root: see `recover`.
 
     Raises:
         AliasChanged: the alias is not at the expected version.
     """
-    history = recover(client, name)
+    history = recover(client, name, root)
     if history.aliases.get(alias) != version:
         make_move(history, "registration", alias, version, reason, evidence, expected)
 
@@ -129,7 +136,7 @@ def make_move(
         move = _try_move(history, kind, alias, after, reason, evidence)
         if move and move.state == "done":
             return move
-        history = recover(history.client, history.name)
+        history = recover(history.client, history.name, history.root)
 
 
 def _try_move(
@@ -138,6 +145,7 @@ def _try_move(
     """Take the four steps of a move. Returns None if another process claimed the number first."""
     client, number = history.client, history.last + 1
     order = history.order or create_order(client, history.name)
+    describe(client, client.get_experiment(order.info.experiment_id), HISTORY, history.name)
     target = history.find_version(after.get(alias))
     earlier = [move.number for move in history.moves if move.alias == alias and move.state == "done"]
     who = "unknown" if kind == "external" else current_actor()
@@ -191,7 +199,8 @@ def _carry_out(history: History, order: "Run", move: Move) -> Move:
     client.set_terminated(move.run, "KILLED" if obstacle else "FINISHED")
     if move.alias == CHAMPION and not obstacle:
         evidence = {"from": move.before.get(CHAMPION), "kind": move.kind, "reason": move.reason}
-        record_event("model.promoted", evidence, dataset=name, version=move.after.get(CHAMPION))
+        version = move.after.get(CHAMPION)
+        record_event("model.promoted", evidence, dataset=name, version=version, root=history.root)
     return replace(move, state="void" if obstacle else "done")
 
 

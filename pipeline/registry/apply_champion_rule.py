@@ -6,6 +6,8 @@ images are used, the decision is recorded before the alias moves, and the tag `d
 
 import json
 import tempfile
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +25,24 @@ from pipeline.registry.version_predictions import predictions_of
 from pipeline.registry.versions import DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.stage_outputs import Outputs
+from pipeline.tracking.store import Store
 from pipeline.tracking.training_runs import Record
 from pipeline.workspace import main_repository
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 DECISION_JSON, DECISION_PAGE = "decision/decision.json", "decision/decision.md"  # artifacts of the model's run
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that the champion rule is applied to."""
+
+    name: str  # of the registered model
+    number: str  # its version
+    model: str  # SHA-256 of the model file
 
 
 def decide_on_version(record: Record, outputs: Outputs, version: "ModelVersion", params: RegisterParams) -> Decision:
@@ -45,7 +58,7 @@ def decide_on_version(record: Record, outputs: Outputs, version: "ModelVersion",
         except AliasChanged:  # from another machine: compare with the new champion
             continue
         record.client.set_model_version_tag(version.name, str(version.version), DECISION_TAG, decision.outcome)
-        if decision.outcome != CHAMPION:
+        if decision.outcome not in (CHAMPION, CHALLENGER):
             evidence = {"outcome": decision.outcome, "reason": decision.reason}
             record_event(
                 "model.rejected",
@@ -62,7 +75,12 @@ def _decide_once(record: Record, outputs: Outputs, version: "ModelVersion", para
     aliases = find_aliases(client, name)
     decision = _find_recorded_promotion(record, version) if aliases.get(CHAMPION) == number else None
     if decision is None:
-        decision = _decide_by_champion(record, outputs, version, aliases.get(CHAMPION), params)
+        candidate = Candidate(name, number, version.tags[MODEL_TAG])
+
+        def enter(test: str, ids: Collection[str]) -> int:
+            return challenger_count.enter(record, test, ids)
+
+        decision = decide_by_champion(record.store, client, candidate, outputs, params, aliases.get(CHAMPION), enter)
         _record_decision(record, outputs, version, decision, params)
         if decision.outcome in (CHAMPION, CHALLENGER) and aliases.get(decision.outcome) != number:
             move_alias(
@@ -73,6 +91,7 @@ def _decide_once(record: Record, outputs: Outputs, version: "ModelVersion", para
                 reason=decision.reason,
                 evidence=_collect_evidence(record, decision),
                 expected=aliases.get(decision.outcome),  # fails if the champion has changed since the comparison
+                root=main_repository(outputs.root),
             )
     return decision
 
@@ -91,10 +110,24 @@ def _find_recorded_promotion(record: Record, version: "ModelVersion") -> Decisio
     return Decision(CHAMPION, recorded["reason"], recorded["ground"])
 
 
-def _decide_by_champion(
-    record: Record, outputs: Outputs, version: "ModelVersion", champion_number: str | None, params: RegisterParams
+def decide_by_champion(
+    store: Store,
+    client: "MlflowClient",
+    candidate: Candidate,
+    outputs: Outputs,
+    params: RegisterParams,
+    champion_number: str | None,
+    find_place: Callable[[str, Collection[str]], int],
 ) -> Decision:
-    name, number, client = version.name, str(version.version), record.client
+    """Decide on a candidate by comparing it with the champion. Changes nothing, except what `find_place` does.
+
+    Args:
+        outputs: of the candidate, with its evaluation.
+        champion_number: version of the champion; None if there is none.
+        find_place: returns the candidate's number among the challengers judged on a test split, from the split's MD5
+            and the ids of its images.
+    """
+    name, number = candidate.name, candidate.number
     if champion_number == number:
         reason = f"Version {number} is the champion: it had the alias before it was judged."
         return Decision("champion", reason, "already champion")
@@ -102,14 +135,14 @@ def _decide_by_champion(
         judged = [other for other in client.search_model_versions(f"name = '{name}'") if DECISION_TAG in other.tags]
         return _decide_without_champion(number, is_first=not judged, params=params)
     champion = client.get_model_version(name, champion_number)
-    if champion.tags.get(MODEL_TAG) == version.tags[MODEL_TAG]:
+    if champion.tags.get(MODEL_TAG) == candidate.model:
         reason = (
             f"Version {number} is not promoted: its model file is that of the champion (version {champion_number})."
         )
         return Decision("not promoted", reason, "same model")
     predictions = read_predictions(outputs.evaluation / PREDICTIONS)
     try:
-        champion_predictions = predictions_of(record.store, client, champion, outputs, predictions)
+        champion_predictions = predictions_of(store, client, champion, outputs, predictions)
     except CannotBeJudged as error:
         reason = (
             f"Version {number} is not promoted and waits as challenger: the champion, version {champion_number}, "
@@ -120,7 +153,7 @@ def _decide_by_champion(
         challenger=number,
         champion=champion_number,
         comparison=compare(champion_predictions, predictions),
-        place=challenger_count.enter(record, file_digest(outputs.split("test"), "md5"), predictions.ids),
+        place=find_place(file_digest(outputs.split("test"), "md5"), predictions.ids),
         multiply_adds=outputs.settings()["multiply_adds"],
     )
     return decide(case, params)

@@ -23,10 +23,8 @@ from pipeline.events import record_event
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import PARAMS_FILE, RegisterParams, load_params
 from pipeline.registry.alias_history import find_aliases, find_aliases_of
-from pipeline.registry.aliases import CHALLENGER, CHAMPION
 from pipeline.registry.apply_champion_rule import decide_on_version
 from pipeline.registry.card_upload import upload_card
-from pipeline.registry.model_card import describe_task
 from pipeline.registry.versions import ACCURACY_TAG, DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import EXPORTED_TAG, INT8_TAG, MODEL_FILES, MODEL_TAG, OUTPUT_PATHS, digest_tags
 from pipeline.tracking.queries import pages
@@ -82,7 +80,7 @@ def register(record: Record, outputs: Outputs, params: RegisterParams) -> Regist
     remedy = "wait for the other registration, or end its process"
     main = main_repository(outputs.root)
     with lock("the registry", wait=LOCK_WAIT_SECONDS, remedy=remedy, root=main), explained(record.store):
-        version = _find_version_of(record.client, name, digest)
+        version = find_version_of(record.client, name, digest)
         is_new = passed and (version is None or DECISION_TAG not in version.tags)
         if is_new:
             version = version or _create_version(record, outputs, name)
@@ -216,7 +214,7 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
     from mlflow.exceptions import MlflowException
 
     try:
-        record.client.create_registered_model(name, description=_write_description(outputs))
+        record.client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -258,8 +256,8 @@ def _add_int8_model(client: "MlflowClient", version: "ModelVersion", outputs: Ou
     client.set_model_version_tag(version.name, str(version.version), INT8_TAG, digests[INT8_TAG])
 
 
-def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":
-    """Find the oldest version of a model file, by the file's digest."""
+def find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVersion | None":
+    """Find the oldest version of a model file, by the file's SHA-256. None if it is not registered."""
     same = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_TAG}` = '{digest}'")
     return min(same, key=lambda version: int(version.version), default=None)
 
@@ -267,14 +265,6 @@ def _find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVe
 def _read_judged_classes(outputs: Outputs) -> tuple[str, ...]:
     """Read the judged classes of a model: the dataset's, or for a yes-or-no task `other` and the positive class."""
     return tuple(row["class"] for row in read_csv(outputs.evaluation / "per_class.csv"))
-
-
-def _write_description(outputs: Outputs) -> str:
-    """Write the description of a registered model, in Markdown."""
-    dataset = table.read_dataset(outputs.split("test"))
-    task = describe_task(dataset, _read_judged_classes(outputs))
-    shape = ", ".join(map(str, dataset.shape))
-    return f"{task} Takes raw uint8 images [n, {shape}]. `{CHAMPION}` serves, `{CHALLENGER}` waits."
 
 
 def _slug(text: str) -> str:

@@ -8,7 +8,7 @@ from prefect.states import Completed, Failed
 
 from pipeline.errors import PipelineError
 from pipeline.files import parse_yaml
-from pipeline.flows.deployed import run_deployed
+from pipeline.flows.deployed import BY_HAND, describe_start, name_flow_run, run_deployed
 from pipeline.flows.run import IfBusy
 from pipeline.git import git
 from pipeline.notices.send import notify_of_failure
@@ -18,20 +18,30 @@ from pipeline.retraining.params import RetrainParams
 STATE_NAMES = {"champion": "Promoted"}  # by outcome; the other names are built from the outcome
 
 
-@flow(name="retrain", description="Take in new batches, train in a checkout of its own, and let the rule decide")
-def retrain(ref: str | None = None, changes: dict[str, Any] | None = None, reason: str = "by hand") -> State[None]:
+DESCRIPTION = (
+    "Take in new batches, train in a checkout of its own, and let the champion rule decide. The working tree does not "
+    "change; the result is a git branch `retrain/…`. Does nothing without a new batch, commit or parameter.\n\n"
+    "Started by a schedule (`pipeline schedule`), by batches that arrive in `data/incoming/`, by drift if the rule in "
+    "`params.yaml` asks for it, or here. In a terminal: `pipeline retrain`.\n\n"
+    "Results: the artifacts `retraining` and `batches`, and those of `train`."
+)
+
+
+@flow(name="retrain", description=DESCRIPTION, flow_run_name=name_flow_run)
+def retrain(ref: str | None = None, changes: dict[str, Any] | None = None, reason: str = BY_HAND) -> State[None]:
     """Retrain, unless nothing is new. What is done while another retraining works: `retrain.if_busy`.
 
     Args:
         ref: the branch, tag or commit to retrain; none takes retrain.ref of params.yaml
         changes: parameters for this retraining only, by dotted key, such as {"train.preset": "cnn"}
-        reason: why it was started, for its report
+        reason: why it was started, for its report and its name
     """
     from pipeline.retraining.run import retrain as retrain_now
 
     def run(workspace: Path) -> State[None]:
         if_busy = read_if_busy(workspace)
-        retraining = retrain_now(workspace, ref=ref, changes=changes or {}, reason=reason, if_busy=if_busy)
+        start = describe_start(reason)
+        retraining = retrain_now(workspace, ref=ref, changes=changes or {}, reason=start, if_busy=if_busy)
         if retraining.outcome == "failed":
             return Failed(message=retraining.reason)
         return Completed(name=state_name(retraining.outcome), message=retraining.reason)

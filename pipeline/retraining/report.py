@@ -34,6 +34,16 @@ class Retraining:
     warnings: tuple[str, ...] = ()  # failed pushes
     report: Path | None = None
 
+    def list_batches(self) -> list[dict[str, str]]:
+        """Return what happened to each batch, as the rows of a table."""
+        happened = {
+            **dict.fromkeys(self.taken, ("taken in", "")),
+            **{batch.name: ("quarantined", batch.reason) for batch in self.quarantined},
+            **{name: ("unreadable", problem) for name, problem in self.unreadable.items()},
+            **dict.fromkeys(self.arriving, ("still arriving", "the next retraining takes it in")),
+        }
+        return [{"batch": name, "what happened": what, "why": why} for name, (what, why) in sorted(happened.items())]
+
     def describe(self) -> Iterator[tuple[str, str]]:
         """Yield pairs of a name and a sentence."""
         yield "outcome", self.outcome
@@ -69,11 +79,14 @@ def write_report(
     with atomic_file(page) as partial:
         partial.write_text(text, "utf-8")
     if "prefect.context" in sys.modules:
-        from prefect.artifacts import create_markdown_artifact
+        from prefect.artifacts import create_markdown_artifact, create_table_artifact
         from prefect.context import FlowRunContext
 
         if FlowRunContext.get():
-            create_markdown_artifact(text, key="retraining")
+            description = f"{result.outcome}; started: {about['started']}"
+            create_markdown_artifact(text, key="retraining", description=description)
+            if batches := result.list_batches():
+                create_table_artifact(batches, key="batches", description="The batches in data/incoming/")
 
 
 def append_to_log(root: Path, result: Retraining, reason: str) -> None:

@@ -5,5 +5,9 @@ from pipeline.rooms import Room
 ROOM = Room(
     section=("retrain", "pipeline.retraining.params:RetrainParams"),
     flows={"retrain": "pipeline.retraining.flow:retrain"},
-    files=("docs/retraining.md",),
+    files=(
+        ".github/workflows/retrain.yml",
+        "docs/images/how-retraining.svg",
+        "docs/retraining.md",
+    ),
 )

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data import table
 from pipeline.errors import WorkspaceError
 from pipeline.extras import require_packages
 from pipeline.files import read_cached_json, write_json
 from pipeline.params import load_params
 from pipeline.review.duplicates import Pair, find_duplicates, group_twins
-from pipeline.review.folds import Folds, Progress, describe_settings, divide, predict
+from pipeline.review.folds import CODE, Folds, Progress, describe_machine, describe_settings, divide, predict
 from pipeline.review.images import TABLES, Images, read_images, read_validation_ids
 from pipeline.review.items import ITEMS, Item, review_directory, write_items
 from pipeline.review.ranking import ConfusedPair, Ranking, find_confused, rank
@@ -142,11 +141,10 @@ def describe_review(review: Review) -> dict[str, Any]:
 def _derive_key(settings: dict[str, Any], folds: Folds) -> str:
     """Return a digest of everything that determines the predictions: data, folds, settings, code and machine."""
     import pipeline.models
-    from pipeline.models.backend import inspect_machine
     from pipeline.models.checkpoints import derive_key
 
-    code = [*sorted(Path(pipeline.models.__path__[0]).glob("*.py")), Path(table.__file__), Path("pins.txt")]
-    determinants = settings | asdict(inspect_machine()) | {"folds_digest": sha256(folds.fold.tobytes()).hexdigest()}
+    code = [*sorted(Path(pipeline.models.__path__[0]).glob("*.py")), *CODE, Path("pins.txt")]
+    determinants = settings | describe_machine() | {"folds_digest": sha256(folds.fold.tobytes()).hexdigest()}
     return derive_key(determinants, [*code, *TABLES.values()])
 
 

@@ -72,7 +72,7 @@ class Progress:
 
 def tabulate(rows: Iterable[Row], caption: str = "") -> Table:
     """Return a table of trials."""
-    right = [Column(title, justify="right", no_wrap=True) for title in ("validation accuracy", "epochs", "s")]
+    right = [Column(title, justify="right", no_wrap=True) for title in ("validation\naccuracy", "epochs", "s")]
     columns = [Column("trial", justify="right"), Column("params", overflow="fold", ratio=1), *right, Column("state")]
     table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False, caption=caption or None, caption_justify="left")
     for row in rows:
@@ -116,7 +116,7 @@ def describe_result(summary: Summary) -> list[str]:
             )
         for one in summary.confirmations:
             values = ", ".join(f"{value:.4f}" for value in one.values)
-            lines.append(f"trial {one.number} over {len(one.values)} seeds: mean {one.mean:.4f}, {values}")
+            lines.append(f"trial {one.number}, other seeds: mean {one.mean:.4f} of {values}")
     counts = [f"{summary.count(state)} {state}" for state in STYLES if summary.count(state)]
     reused = sum(row.reused for row in summary.rows)
     lines.append(

@@ -46,18 +46,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Results of a candidate over several seeds."""
+    """Results of a candidate with other seeds.
+
+    The seed of the search is not among them: its value is the highest of many, and therefore too high.
+    """
 
     number: int  # of the trial
-    values: tuple[float, ...]  # with the first seed, and with the others
+    values: tuple[float, ...]  # what the sweep maximises, by seed
 
     @property
     def mean(self) -> float:
         return fmean(self.values)
 
     @property
-    def deviation(self) -> float:
-        return stdev(self.values)
+    def deviation(self) -> float | None:
+        """Sample standard deviation. None: of one seed."""
+        return stdev(self.values) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Summary:
 
     @property
     def best(self) -> Row | None:
-        """The best trial: by its mean over the seeds if there are confirmations, else by one seed."""
+        """The best trial: by its mean over other seeds if there are confirmations, else by the seed of the search."""
         if self.confirmations:
             return self.rows[self.confirmations[0].number]
         return self.within_noise[0] if self.within_noise else None
@@ -110,7 +114,7 @@ def summarise(study: "Study", confirming: "Study | None") -> Summary:
     more = tuple(read_rows(confirming, sweep)) if confirming else ()
     within_noise = find_within_noise(rows)
     planned = max(study.user_attrs.get(TRIALS, 0), len(rows))
-    return Summary(study.study_name, planned, rows, within_noise, find_confirmations(rows, more), more)
+    return Summary(study.study_name, planned, rows, within_noise, find_confirmations(more), more)
 
 
 def read_rows(study: "Study", sweep: SweepParams) -> list[Row]:
@@ -121,8 +125,8 @@ def read_rows(study: "Study", sweep: SweepParams) -> list[Row]:
 def find_within_noise(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     """Return the best complete trial, and those that McNemar's test does not tell from it, in the order of their value.
 
-    The test is of the answers to the same validation images. The best of many trials was also lucky, so that a trial
-    outside may be as good; one within is not shown to be.
+    The test is of the answers to the same validation images, each of which counts once, also with class weights. The
+    best of many trials was also lucky, so that a trial outside may be as good; one within is not shown to be.
     """
     complete = sorted((row for row in rows if row.value is not None), key=lambda row: (-(row.value or 0), row.number))
     if not complete:
@@ -136,11 +140,11 @@ def find_within_noise(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def find_confirmations(rows: tuple[Row, ...], more: tuple[Row, ...]) -> tuple[Confirmation, ...]:
-    """Return the candidates whose seeds are all complete, the best first."""
+def find_confirmations(more: tuple[Row, ...]) -> tuple[Confirmation, ...]:
+    """Return the candidates whose other seeds are all complete, the best first. more: the trials that confirm."""
     found = []
     for number in sorted({row.confirms for row in more if row.confirms is not None}):
-        values = [rows[number].value, *(row.value for row in more if row.confirms == number)]
+        values = [row.value for row in more if row.confirms == number]
         known = [value for value in values if value is not None]
         if len(known) == len(values):
             found.append(Confirmation(number, tuple(known)))

@@ -28,6 +28,7 @@ from pipeline.servers.batch_trigger import retrain_on_arrivals
 from pipeline.servers.flow_run_cleanup import clean_up, clean_up_repeatedly, mark_crashed
 from pipeline.servers.flow_run_processes import end_processes, read_notes
 from pipeline.servers.train_flow import find_flows
+from pipeline.workspace import project_name
 
 POLL_SECONDS = 5  # between two queries for runs that are due
 COLLISION_STRATEGIES = {"wait": ConcurrencyLimitStrategy.ENQUEUE, "leave": ConcurrencyLimitStrategy.CANCEL_NEW}
@@ -136,7 +137,9 @@ def deployments(if_busy: IfBusy) -> list[RunnerDeployment]:
     for flow in find_flows():
         limit = one_at_a_time if flow.name == retrain.name else None
         module = EntrypointType.MODULE_PATH  # flow-run processes can import it like this process
-        one = RunnerDeployment.from_flow(flow, flow.name, concurrency_limit=limit, entrypoint_type=module)
+        one = RunnerDeployment.from_flow(
+            flow, flow.name, concurrency_limit=limit, entrypoint_type=module, tags=[project_name()]
+        )
         one.model_fields_set.difference_update({"schedules", "paused"})  # otherwise each start resets them
         one.work_pool_name = one.work_queue_name = None  # takes a deployment back from a team's workers
         found.append(one)

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pipeline.dvc_yaml import read_stages
 from pipeline.flows import prefect_flow
-from pipeline.flows.deployed import run_deployed
+from pipeline.flows.deployed import name_flow_run, run_deployed
 from pipeline.flows.execution import ALL_STAGES
 from pipeline.flows.run import run_training
 from pipeline.notices.send import notify_of_failure, notify_of_run
@@ -31,7 +31,7 @@ RETRAINING = "retrain/retrain"  # the deployment in Prefect: FLOW/DEPLOYMENT
 SKIPPED = "Skipped"  # state of a due run that did nothing: a later run replaces it, or another was active
 
 
-@flow(name="train", description=prefect_flow.DESCRIPTION)
+@flow(name="train", description=prefect_flow.DESCRIPTION, flow_run_name=name_flow_run)
 def train(until: Stage | None = None, force: StageOrAll | None = None) -> State[None]:
     """Run the pipeline in the checkout itself. A run that is going on there is waited for.
 

@@ -17,7 +17,7 @@ from pipeline.serving.errors import NotAvailable, RequestError
 from pipeline.serving.params import ServeParams
 
 BODIES_IN_MEMORY = 4  # of the largest size, in all requests together
-DISCARDED_BODIES = 4  # of the largest size, of one request that is too large
+DISCARDED_BODIES = 4  # times the limit, of one request that is too large
 PIXELS_AT_ONCE = 200_000  # pictures with more are decoded in another thread, one request at a time
 MANY_BYTES = 2**18  # of JSON; more is parsed in another thread
 TYPES = "application/json, application/x-npy, multipart/form-data with pictures, or image/*"
@@ -44,21 +44,22 @@ class BodyReader:
         self._limits, self._held = limits, 0
         self._decoding = asyncio.Lock()
 
-    async def _read(self, request: Request, body: "Body") -> bytes:
+    async def _read(self, request: Request, body: "Body", most: int | None = None) -> bytes:
+        most = self._limits.body if most is None else min(most, self._limits.body)
         encoding = request.headers.get("content-encoding", "identity")
         if encoding != "identity":
             raise RequestError("the body is compressed", status=415, expected="no content-encoding", found=encoding)
         length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._limits.body:
-            await self._discard(request)
-            raise self._too_large(int(length))
+        if length.isdigit() and int(length) > most:
+            await self._discard(request, most)
+            raise _too_large(int(length), most)
         try:
             async with asyncio.timeout(self._limits.seconds):
                 async for chunk in request.stream():
                     body.size += len(chunk)
                     self._held += len(chunk)
-                    if body.size > self._limits.body:
-                        raise self._too_large(body.size)
+                    if body.size > most:
+                        raise _too_large(body.size, most)
                     if self._held > BODIES_IN_MEMORY * self._limits.body:
                         raise NotAvailable("the server has more requests than it can keep in memory")
                     body.chunks.append(chunk)
@@ -73,11 +74,15 @@ class BodyReader:
             raise RequestError("the client ended the connection before its body was complete") from None
         return b"".join(body.chunks) if len(body.chunks) != 1 else body.chunks[0]
 
-    async def read(self, request: Request) -> bytes:
-        """Read a body that is not taken apart here. Raises what `read_images` raises about type, size and time."""
+    async def read(self, request: Request, most: int | None = None) -> bytes:
+        """Read a body that is not taken apart here. Raises what `read_images` raises about type, size and time.
+
+        Args:
+            most: a limit in bytes that is lower than that of all bodies.
+        """
         body = Body()
         try:
-            return await self._read(request, body)
+            return await self._read(request, body, most)
         finally:
             self._held -= body.size
 
@@ -139,24 +144,15 @@ class BodyReader:
         async with self._decoding:  # a decoded picture takes up to 100 MB
             return await run_in_threadpool(images.convert_pictures, pictures, contract, invert=invert)
 
-    async def _discard(self, request: Request) -> None:
+    async def _discard(self, request: Request, most: int) -> None:
         """Read a body that is too large, and drop it. Many clients look for an answer only after they sent it all."""
         size = 0
         with suppress(TimeoutError, ClientDisconnect):
             async with asyncio.timeout(self._limits.seconds):
                 async for chunk in request.stream():
                     size += len(chunk)
-                    if size > DISCARDED_BODIES * self._limits.body:
+                    if size > DISCARDED_BODIES * most:
                         return
-
-    def _too_large(self, size: int) -> RequestError:
-        return RequestError(
-            "the body is too large",
-            status=413,
-            expected=f"at most {self._limits.body:,} bytes",
-            found=f"{size:,} or more",
-            remedy="send several requests, or run: pipeline score",
-        )
 
 
 class Body:
@@ -164,3 +160,13 @@ class Body:
 
     def __init__(self) -> None:
         self.size, self.chunks = 0, list[bytes]()
+
+
+def _too_large(size: int, most: int) -> RequestError:
+    return RequestError(
+        "the body is too large",
+        status=413,
+        expected=f"at most {most:,} bytes",
+        found=f"{size:,} or more",
+        remedy="send several requests, or run: pipeline score",
+    )

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 
 from pipeline.serving.errors import RequestError
 
+MOST_BYTES = 2**18  # of a request, which is read before its signature is checked
 MOST_SECONDS = 300  # between signature and arrival
 
 router = APIRouter()
@@ -23,7 +24,7 @@ router = APIRouter()
 async def refresh(request: Request) -> dict[str, str]:
     """Ask the registry now. The request must be signed with the API key, as MLflow signs a webhook with its secret."""
     state = request.app.state
-    body = await state.bodies.read(request)
+    body = await state.bodies.read(request, MOST_BYTES)
     if not is_signed(request.headers, body, state.settings.key or ""):
         raise RequestError(
             "the webhook is not signed with the API key",

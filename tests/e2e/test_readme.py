@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.files import file_digest
 from tests.conftest import DECLARED_STAGES, REPOSITORY, create_project
 from tests.documentation import read_blocks
 
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)#?([^)]*)\)")
 REAL_DATA_STAGES = ("ingest", "validate", "split")  # their bytes are the same on every machine
 
 
@@ -42,6 +44,15 @@ def test_the_committed_lock_is_of_the_committed_code() -> None:
                 assert file_digest(path, "md5") == dep["md5"], (
                     f"{stage} was locked with another {dep['path']}: dvc repro"
                 )
+
+
+@pytest.mark.parametrize("page", [path.name for path in REPOSITORY.glob("README*.md")])
+def test_links_lead_to_pages_and_headings(page: str) -> None:
+    for link, heading in LINK.findall((REPOSITORY / page).read_text()):
+        assert (REPOSITORY / link).exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", (REPOSITORY / link).read_text(), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], link
 
 
 @pytest.mark.faults  # beside them for the minutes that it takes

@@ -1,6 +1,7 @@
 """The training flow on stand-in stages: real DVC, a real Prefect server, a real MLflow store."""
 
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -20,7 +21,7 @@ import yaml
 from pipeline.errors import FlowError, WorkspaceError
 from pipeline.flows.prefect_server import TemporaryServer
 from pipeline.flows.run import IfBusy, run_training
-from pipeline.workspace import lock
+from pipeline.workspace import lock, project_name
 from tests.conftest import CLOSED_PROXY, STAGES, Project
 from tests.processes import processes_of, wait_until, wait_until_idle
 from tests.stand_ins import behave, started_stages
@@ -194,8 +195,17 @@ def test_pages_with_the_result_are_left_with_prefect(run: Run, prefect_api: str)
     run()
     latest = httpx.post(f"{prefect_api}/artifacts/latest/filter", json={}).json()
     pages = {artifact["key"]: artifact["data"] for artifact in latest}
-    assert "validation accuracy 50.00% in epoch 1" in pages["stages"]
+    rows = {row["stage"]: row for row in json.loads(pages["stages"])}
+    assert list(rows) == list(STAGES)
+    assert rows["train"]["result"] == "validation accuracy 50.00% in epoch 1"
+    assert all(rows["train"])  # Prefect hides a column without a name
     assert pages["evaluation"] == "# Evaluation"
+    assert all(
+        artifact["description"] for artifact in latest if artifact["key"] in ("stages", "decision", "evaluation")
+    )
+    (started,) = httpx.post(f"{prefect_api}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}).json()
+    assert started["name"].endswith(": pipeline run")
+    assert {project_name(), started["name"].partition(":")[0]} == set(started["tags"])
 
 
 def test_an_unreachable_server_is_named_and_nothing_starts(stand_ins: Project) -> None:

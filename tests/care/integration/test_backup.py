@@ -46,6 +46,7 @@ def recorded(workspace: Workspace, template: Path, prefect_database: Path) -> Wo
     fill(workspace, template)
     write_flow(prefect_database, "train")
     write_json(workspace.root / ".pipeline/quarantine/0123.json", {"reason": "blank images"})
+    write_json(workspace.root / ".pipeline/sweeps/first/journal.log", {})
     return workspace
 
 
@@ -87,6 +88,7 @@ def test_a_backup_works_in_another_folder(recorded: Workspace, tmp_path: Path, m
     assert pytest.importorskip("pipeline.audit.verification").verify(other).findings == ()
     assert aliases.read_history(open_store(locate(other)), "garments") == moves
     assert json.loads((other / ".pipeline/quarantine/0123.json").read_text()) == {"reason": "blank images"}
+    assert (other / ".pipeline/sweeps/first/journal.log").is_file()
     assert not (other / ".pipeline/restore.partial").exists()
 
 

@@ -1,5 +1,7 @@
 """`pipeline gc` on DVC's cache, in a project of stand-in stages: it keeps the data of branches and the workspace."""
 
+import os
+
 import pytest
 import yaml
 
@@ -53,12 +55,17 @@ def test_only_unreferenced_objects_are_deleted(crowded: Project) -> None:
     checkpoint = crowded.path / ".pipeline/checkpoints/0123.npz"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
+    training = crowded.path / ".pipeline/trainings/4567.json"
+    training.parent.mkdir()
+    training.touch()
+    os.utime(training, (0, 0))
     of_a_killed_backup = crowded.path / ".pipeline/backup.partial"
     of_a_killed_backup.mkdir()
     crowded.run("pipeline", "gc", "--yes")
     assert not of_a_killed_backup.exists()
     assert cached(crowded) < before
     assert checkpoint.exists()  # of today: its training may resume
+    assert not training.exists()
     assert "up to date" in crowded.run("dvc", "status").stdout
     assert outputs(crowded, "main") | outputs(crowded, BRANCH) <= cached(crowded)
     assert outputs(crowded, BRANCH) - outputs(crowded, "main")

@@ -1,5 +1,6 @@
 """Stages and imports with local workers write the same bytes as without, also if a worker is killed."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -52,7 +53,13 @@ def test_stages_write_the_same_bytes(project: Project) -> None:
         for stage in ("ingest", "validate"):
             project.run(sys.executable, "-m", f"pipeline.stages.{stage}")
         report = file_digest(project.path / "reports/validation.json")
-        return digests(project.path / "data/dataset") | {"report": report}
+        return digests(project.path / "data/dataset") | {"report": report} | train_folds()
+
+    def train_folds() -> dict[str, str]:
+        review = project.path / ".pipeline/review/labels"
+        shutil.rmtree(review, ignore_errors=True)
+        project.run("pipeline", "review", "labels", "--folds", "2")
+        return digests(review / "folds")
 
     project.set_params(**{"validate.max_mean_shift": 1.0})  # the noise is brighter than the dataset
     alone = run_stages()

@@ -98,7 +98,7 @@ def test_two_checkouts_share_a_sweep_in_postgresql_and_one_is_killed(template: P
                 taken = log.read_text().splitlines()[-1].split()[1].rstrip(":")
             output, _ = first.communicate(timeout=300)
         assert first.returncode == 0, output
-        assert "over 2 seeds: mean" in output
+        assert "other seeds: mean" in output
         content = shown(one, "team", **team)
         assert {row["number"] for row in content["confirmations"]} == set(content["within_noise"][:5])
         trials = content["trials"]

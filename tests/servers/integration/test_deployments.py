@@ -21,6 +21,7 @@ from pipeline.errors import FlowError, ParamsError
 from pipeline.flows.deployed import NOTES
 from pipeline.notices.send import URLS_VARIABLE
 from pipeline.servers import schedules
+from pipeline.workspace import project_name
 from tests import prefect_http
 from tests.conftest import STAGES, Project
 from tests.documentation import read_blocks
@@ -125,10 +126,10 @@ def test_prefects_pages_describe_the_parameters_and_refuse_wrong_ones(
         )
 
     for deployment in served:
-        found = prefect_http.get(f"{prefect_api}/deployments/{deployment}").json()["parameter_openapi_schema"][
-            "properties"
-        ]
-        assert all(parameter["description"] for parameter in found.values())
+        found = prefect_http.get(f"{prefect_api}/deployments/{deployment}").json()
+        assert "Started by" in found["description"]
+        assert found["tags"] == [project_name()]
+        assert all(parameter["description"] for parameter in found["parameter_openapi_schema"]["properties"].values())
     assert create("train", until="split", force="all").is_success
     assert create("retrain", ref="main", changes={"train.preset": "cnn"}, reason="a test").is_success
     for flow, wrong in [("train", {"until": "nowhere"}), ("retrain", {"changes": "cnn"})]:

@@ -1,5 +1,6 @@
 """The runner as a process of its own: ended, killed, and started again; batches that arrive while it works."""
 
+import json
 import os
 import signal
 import subprocess
@@ -128,7 +129,8 @@ def test_flow_runs_end_with_the_runner_however_it_ends_and_the_next_one_serves(
 def test_batches_start_one_retraining_once_they_are_whole(start: Start, stand_ins: Project, prefect_api: str) -> None:
     def ended() -> list[tuple[str, str]]:
         final = [run for run in retrainings(prefect_api) if run["end_time"]]
-        return [(run["state_name"], run["parameters"]["reason"]) for run in final]
+        assert [run["name"] for run in final] == [run["parameters"]["reason"] for run in final]
+        return [(run["state_name"], run["name"]) for run in final]
 
     add_batch(stand_ins, "before.npz", 1)
     start()
@@ -151,6 +153,12 @@ def test_batches_start_one_retraining_once_they_are_whole(start: Start, stand_in
         f"{prefect_api}/events/filter", json={"filter": {"event": {"name": ["pipeline.batch.arrived"]}}}
     ).json()["events"]
     assert [event["payload"]["names"] for event in reversed(events)] == [["before.npz"], ["later.npz", "with-it.npz"]]
+    artifacts = prefect_http.post(f"{prefect_api}/artifacts/latest/filter", json={}).json()
+    (batches,) = (json.loads(artifact["data"]) for artifact in artifacts if artifact["key"] == "batches")
+    assert [(row["batch"], row["what happened"]) for row in batches[-2:]] == [
+        ("later.npz", "taken in"),
+        ("with-it.npz", "taken in"),
+    ]
 
 
 def test_a_retraining_by_hand_is_not_disturbed_by_one_that_is_due(

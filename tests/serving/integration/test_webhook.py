@@ -61,3 +61,10 @@ def test_other_requests_are_refused(
     assert answer.status == 401
     assert "not signed" in answer.json["error"]
     assert not make_settings(tmp_path).refresh_file.exists()
+
+
+def test_a_large_request_is_refused_before_its_signature_is_checked(server: Running) -> None:
+    body = "x" * (webhook.MOST_BYTES + 1)
+    answer = server.ask("POST", "/v1/refresh", body.encode(), **sign(body=body))
+    assert answer.status == 413
+    assert answer.json["expected"] == f"at most {webhook.MOST_BYTES:,} bytes"
