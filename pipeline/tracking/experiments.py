@@ -52,7 +52,7 @@ Do not delete these runs: `pipeline rollback` reads them. The run `order` has th
 SCORINGS = """\
 Scorings by [{name}](#/models/{quoted}): **[the table with version, images, failures and drift]({table})**.
 
-Each run is one `pipeline score`."""
+Each run predicted one folder or table of pictures."""
 
 # By purpose: the description, and the columns of the shared view with their width.
 TRAINING, HISTORY, SCORING = "training", "history", "scoring"

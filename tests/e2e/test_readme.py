@@ -18,6 +18,11 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]+)#?([^)]*)\)")
 REAL_DATA_STAGES = ("ingest", "validate", "split")  # their bytes are the same on every machine
 
 
+def blocks() -> list[str]:
+    """The shell blocks of three pages, each of which continues where the one before it ended."""
+    return [*read_blocks("README.md"), *read_blocks("docs/tasks.md"), *read_blocks("docs/guarantees.md")]
+
+
 def test_the_committed_lock_is_in_step_with_the_parameters() -> None:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     lock = yaml.safe_load((REPOSITORY / "dvc.lock").read_text())
@@ -57,8 +62,7 @@ def test_the_readme_works_from_a_fresh_clone(tmp_path: Path) -> None:
     committed = yaml.safe_load((clone.path / "dvc.lock").read_text())
     environment = clone.environment | {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
     environment.pop("VIRTUAL_ENV", None)
-    pages = read_blocks("README.md"), read_blocks("docs/tasks.md"), read_blocks("docs/guarantees.md")  # each continues
-    script = "set -euo pipefail\n" + "\n".join(block for page in pages for block in page)
+    script = "set -euo pipefail\n" + "\n".join(blocks())
     assert "make run" in script
     result = subprocess.run(
         [shutil.which("bash") or "bash", "-c", script],

@@ -83,8 +83,8 @@ def test_the_commands_of_the_page_work(workspace: Workspace) -> None:
     make_versions(workspace.client, 4)
     for version in ("2", "3"):
         run("promote", version, "--reason", "better")
-    (block,) = read_blocks("docs/registry.md")
-    for line in block.splitlines():
+    lines = "".join(read_blocks("docs/registry.md")).splitlines()
+    for line in lines:
         run(*shlex.split(line, comments=True)[1:])
     moves = run_json("history")["moves"]
     assert [move["target"] for move in moves] == ["2", "3", "4", "3", "2"]
