@@ -19,7 +19,7 @@ from reference import create_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)#\s]+)")
-AS_THEY_ARE = (".md", ".png", ".svg")  # files that get no page around them
+AS_THEY_ARE = (".md", ".png", ".svg")  # files that are shown as they are; others are code
 FENCE = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 
 _reference: dict[str, str] = {}  # the generated pages, by their path in the site
@@ -57,8 +57,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def _expand(nav: Any) -> Iterator[Any]:
-    """Replace patterns by the pages that they match, and leave out pages of deleted rooms."""
-    if isinstance(nav, dict):  # sections, of which some are empty without their rooms
+    """Replace patterns by the pages that they match, and leave out pages that do not exist."""
+    if isinstance(nav, dict):  # sections, without those that are empty
         yield from ({title: found} for title, entries in nav.items() if (found := list(_expand(entries))))
     elif isinstance(nav, list | None):
         for entry in nav or ():
@@ -103,7 +103,7 @@ def _uri(path: str) -> str:
     """Return where the site has a file of this repository."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
-    return f"files/{path}" if path.endswith(AS_THEY_ARE) or not (ROOT / path).is_file() else f"files/{path}.md"
+    return f"files/{path}" if path.endswith(AS_THEY_ARE) else f"files/{path}.md"
 
 
 def _path(uri: str) -> str:

@@ -53,7 +53,7 @@ def test_trials_are_pruned_fail_repeat_and_are_confirmed(here: Project) -> None:
     found = run.read_summary("first")
     assert [(row.confirms, row.seed, row.state) for row in found.confirming] == [(0, 2, "complete"), (0, 3, "complete")]
     (confirmation,) = found.confirmations
-    assert confirmation.values == (good.value, *(row.value for row in found.confirming))
+    assert confirmation.values == tuple(row.value for row in found.confirming)  # without the seed of the search
     assert len({row.model_sha256 for row in (good, *found.confirming)}) == 3
 
 
