@@ -28,6 +28,7 @@ REASONS = {
     "installs packages, runs tests, or takes minutes": r"^make \S+",
     "needs another machine, an account or a container engine": r"\b(docker|git clone|systemctl|ssh|sudo|uv tool)\b"
     r"|git push|https?://(?!127\.0\.0\.1|localhost)|s3://|postgresql://|\.lan\b|\b10\.0\.0\.",
+    "downloads data": r"dataset\.name=mnist",
     "has a value to fill in": r"\b(NAME|VERSION|TAG|REF|YOUR)\b|=\.\.\.|TF_CONFIG|--trusted-network",
 }
 OPERATORS = {";", "&&", "||", "|", "&", "(", ")"}
