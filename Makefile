@@ -15,7 +15,8 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-a
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR: # half an environment would look like a whole one
-.PHONY: help setup extras run tiny report retrain release-notes test test-fast test-faults lint lines audit new ui bench lock clean
+.PHONY: help setup extras run tiny report retrain release-notes test test-fast test-faults lint docs lines audit outdated new ui \
+  bench lock clean
 
 help: ## list every task
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +54,10 @@ test-faults: $(VENV)/.dev ## kills, full disks, servers, the browser, the README
 lint: $(VENV)/.dev ## style, types and the direction of imports
 	@ruff check . && ruff check --quiet --preview --select PLC2701 . && ruff format --check . && mypy && lint-imports
 
+docs: $(VENV)/.dev ## build the documentation's site in site/; a broken link or anchor is an error
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	@echo "open site/index.html"
+
 lines: ## count the lines of each package: ground, core, rooms, tests
 	@count() { printf '%7d  %s\n' "$$(find $$2 $$3 -name '*.py' -exec cat {} + | wc -l)" "$$1"; }; \
 	count ground pipeline '-maxdepth 1'; \
@@ -60,8 +65,11 @@ lines: ## count the lines of each package: ground, core, rooms, tests
 	for package in $(ROOMS); do count $$package pipeline/$$package; done; count pipeline pipeline; count tests tests
 
 audit: $(VENV)/bin/python ## look up published vulnerabilities of the locked packages (needs a network)
-	@uv tool run --python $(BIN)/python $(PIP_AUDIT) --requirement requirements.lock --require-hashes --disable-pip \
+	@uv tool run --python $(BIN)/python $(PIP_AUDIT) --requirement requirements-extras.lock --require-hashes --disable-pip \
 	  --strict --progress-spinner off $(AUDIT_FLAGS) $$($(ACCEPTED))
+
+outdated: $(VENV)/.dev ## try the newest versions of all packages in a copy, and report what breaks (needs a network)
+	@python tools/outdated.py $(if $(MD),--md "$(MD)")
 
 new: $(VENV)/.run ## create a project from this one: NAME=parts [DIRECTORY=../parts] [WITHOUT=servers,notices]
 	@pipeline new $(if $(NAME),"$(NAME)",--help) $(if $(DIRECTORY),"$(DIRECTORY)") $(if $(WITHOUT),--without "$(WITHOUT)")
@@ -77,8 +85,8 @@ bench: $(VENV)/.dev ## measure time, memory and accuracy, and write them to benc
 
 lock: $(VENV)/bin/python ## resolve the versions anew, within pyproject.toml and pins.txt
 	@uv pip compile pyproject.toml -c pins.txt --upgrade $(LOCK_FLAGS) -o requirements.lock
-	@uv pip compile pyproject.toml $(EXTRAS:%=--extra %) -c requirements.lock $(LOCK_FLAGS) -o requirements-extras.lock
-	@uv pip compile pyproject.toml --extra dev -c requirements.lock $(LOCK_FLAGS) -o requirements-dev.lock
+	@uv pip compile pyproject.toml $(EXTRAS:%=--extra %) -c requirements.lock --upgrade $(LOCK_FLAGS) -o requirements-extras.lock
+	@uv pip compile pyproject.toml --extra dev -c requirements-extras.lock --upgrade $(LOCK_FLAGS) -o requirements-dev.lock
 	@# Of the images of rooms: docker/requirements-NAME.in becomes requirements-NAME.lock.
 	@for file in $(wildcard docker/requirements-*.in); do \
 	  uv pip compile $$file -c requirements-extras.lock $(LOCK_FLAGS) -o $$(basename $$file .in).lock || exit 1; done

@@ -1,4 +1,7 @@
-"""Run DVC in a process, parse its output, and remove stale entries from its rwlock."""
+"""All uses of DVC: its commands in processes, its Python interface, and the formats of its output and its rwlock.
+
+No other module imports DVC: docs/decisions/2026-11-28-if-dvc-stalls.md.
+"""
 
 import contextlib
 import json
@@ -8,12 +11,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+
+from pipeline.errors import FlowError, WorkspaceError
 
 Outcome = Literal["ran", "restored", "unchanged", "failed"]
 
@@ -130,6 +136,118 @@ def run_in_checkout(
             signal_group(process, signal.SIGKILL)
             process.wait()
     return process.returncode, lines
+
+
+def add(path: Path, *, remedy: str) -> None:
+    """Add a file or a directory to DVC, which writes its pointer `PATH.dvc`.
+
+    Raises:
+        FlowError: DVC cannot add it. The message has `remedy`.
+    """
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise FlowError(f"DVC cannot add {path}", found=(result.stderr or result.stdout).strip(), remedy=remedy)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run a `dvc` command in this process, and return its exit code."""
+    import dvc.cli
+
+    sys.argv = ["dvc", *arguments]
+    return int(dvc.cli.main(list(arguments)))
+
+
+def query_plan() -> dict[str, Any]:
+    """Read the stages of the current directory and their status. `flows.plan.parse_plan` describes the format.
+
+    Raises:
+        FlowError: DVC cannot read them.
+    """
+    import networkx
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo, lock_repo
+    from dvc.stage import PipelineStage
+
+    try:
+        with Repo() as repo, lock_repo(repo):  # without this lock, DVC reads its files twice
+            status = repo.status()
+            graph = repo.index.graph
+            stages = [stage for stage in networkx.dfs_postorder_nodes(graph) if isinstance(stage, PipelineStage)]
+            upstream = {
+                stage.addressing: [node.addressing for node in graph.successors(stage) if node in stages]
+                for stage in stages
+            }
+    except DvcException as error:
+        raise FlowError(str(error)) from None
+    return {"order": list(upstream), "upstream": upstream, "status": status}
+
+
+def find_cache(workspace: Path) -> Path | None:
+    """Return the directory of objects in DVC's cache. None if the workspace does not use DVC.
+
+    Raises:
+        WorkspaceError: DVC's settings cannot be read.
+    """
+    if not (workspace / ".dvc").is_dir():
+        return None
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    asked = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise WorkspaceError("DVC's settings cannot be read", found=asked.stderr.strip(), remedy="dvc config --list")
+    return workspace / asked.stdout.strip() / "files/md5"
+
+
+def find_used_objects(workspace: Path, commits: Sequence[str]) -> tuple[set[str], Path, Path]:
+    """Return the MD5 of the objects that branches, tags, experiments and these commits use.
+
+    Returns:
+        the MD5s, the directory of the objects, and the directory of the run-cache.
+
+    Raises:
+        FlowError: DVC cannot read one of the commits.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(workspace)) as repo, repo.lock:
+            # force: ignore directories whose list is not in the cache, for example from another machine.
+            used = repo.used_objs(
+                all_branches=True, all_tags=True, all_experiments=True, revs=list(commits) or None, force=True
+            )
+            digests = {info.value for infos in used.values() for info in infos}
+            return digests, Path(repo.cache.local.path), Path(repo.cache.local_cache_dir) / "runs"
+    except DvcException as error:
+        raise FlowError(
+            "DVC cannot list the data in use", found=str(error), remedy="correct it, or delete that branch or tag"
+        ) from None
+
+
+def share_cache(workspace: Path, directory: Path) -> None:
+    """Configure DVC in `directory` with the workspace's cache and remotes, including their passwords.
+
+    Raises:
+        FlowError: DVC's settings cannot be read.
+    """
+    from dvc.config import Config, ConfigError
+
+    try:
+        settings = Config(workspace / ".dvc").read()  # paths in it are absolute
+        with Config(directory / ".dvc").edit("local") as local:
+            local["remote"] = settings["remote"]
+            local["cache"] = {"dir": str(workspace / ".dvc/cache"), **settings["cache"]}
+            local["core"] = {name: value for name, value in settings["core"].items() if name == "remote"}
+    except ConfigError as error:
+        raise FlowError("DVC's settings cannot be read", found=str(error), remedy="dvc config --list") from None
+
+
+def edit_yaml(path: Path) -> AbstractContextManager[dict[str, Any]]:
+    """Return a context with the content of a YAML file, which is written at its end. Comments stay."""
+    from dvc.utils.serialize import modify_yaml
+
+    context: AbstractContextManager[dict[str, Any]] = modify_yaml(str(path))
+    return context
 
 
 def site_cache(directory: Path) -> Path:

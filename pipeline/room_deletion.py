@@ -23,8 +23,8 @@ def delete_rooms(root: Path, names: Iterable[str]) -> list[str]:
     """Delete rooms, and the rooms that import them, from a checkout or a copy of this project.
 
     Deletes their files, their sections of `params.yaml`, their flows in `prefect.yaml`, their servers in
-    `compose.yaml`, the Makefile's targets that run their commands, and the passages of README and docs that mention
-    their commands or files.
+    `compose.yaml`, the Makefile's targets that run their commands, GitLab's jobs of that name, their pages in
+    `mkdocs.yml`, and the passages of README and docs that mention their commands or files.
 
     Args:
         root: the root of the checkout or copy, with the same rooms as the running code.
@@ -50,6 +50,7 @@ def delete_rooms(root: Path, names: Iterable[str]) -> list[str]:
         for server in rooms[name].servers:
             edit(root / "compose.yaml", partial(_remove_service, server))
     edit(root / "Makefile", partial(_remove_targets, commands))
+    edit(root / ".gitlab-ci.yml", partial(_remove_jobs, commands))
     remove_from_docs(root, paths, deleted, commands)
     return deleted
 
@@ -66,7 +67,8 @@ def check_rooms(names: Iterable[str]) -> None:
 
 
 def remove_from_docs(root: Path, paths: Sequence[str], rooms: Iterable[str] = (), commands: Iterable[str] = ()) -> None:
-    """Remove the passages of README and docs that mention deleted files, rooms or commands."""
+    """Remove the passages of README and docs that mention deleted files, rooms or commands, and the site's pages."""
+    edit(root / "mkdocs.yml", partial(_remove_pages, paths))
     names = [rf"\bpipeline {command}\b(?!-)" for command in commands]
     names += [rf"(?<![\w-]){room}/|^\| `{room}` \|" for room in rooms]
     for page in (*root.glob("*.md"), *root.glob("docs/**/*.md")):
@@ -113,12 +115,24 @@ def _remove_service(name: str, compose: str) -> str:
     return re.sub(rf"^  {name}:.*\n(?: {{4}}.*\n|\n)*", "", compose, flags=re.MULTILINE)
 
 
+def _remove_jobs(commands: Iterable[str], jobs: str) -> str:
+    named = rf"^(?:{'|'.join(commands)}):.*\n(?:[ \t].*\n|\n)*"
+    return re.sub(named, "", jobs, flags=re.MULTILINE).rstrip("\n") + "\n"
+
+
 def _remove_targets(commands: Iterable[str], makefile: str) -> str:
     running = rf"^(\w+):.*\n(?:\t.*\n)*\t@?pipeline (?:{'|'.join(commands)})\b.*\n(?:\t.*\n)*\n?"
     for target in re.findall(running, makefile, re.MULTILINE):
         makefile = re.sub(rf"^{target}:.*\n(?:\t.*\n)*\n?", "", makefile, flags=re.MULTILINE)
         makefile = re.sub(rf"^(\.PHONY:.*) {target}\b", r"\1", makefile, flags=re.MULTILINE)
     return makefile
+
+
+def _remove_pages(paths: Iterable[str], mkdocs: str) -> str:
+    pages = {path.removeprefix("docs/") for path in paths}
+    kept = [line for line in mkdocs.splitlines(keepends=True) if line.strip().removeprefix("- ") not in pages]
+    empty = re.compile(r"^( *)- [^:\n]+:\n(?!\1 )", re.MULTILINE)  # a section without its pages
+    return empty.sub("", "".join(kept))
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.dvc import share_cache
 from pipeline.errors import FlowError
 from pipeline.git import git
 from pipeline.workspace import OWNER, STATE, lock, main_repository
@@ -49,7 +50,7 @@ def checkout(workspace: Path, commit: str, diff: bytes = b"", *, parent: Path = 
             if diff:
                 git(top, "apply", "--binary", "--whitespace=nowarn", "-", stdin=diff)
             project = top / git(workspace, "rev-parse", "--show-prefix")
-            _share_cache(workspace, project)
+            share_cache(workspace, project)
             if parent == RETRAININGS:
                 (project / OWNER).parent.mkdir(exist_ok=True)
                 (project / OWNER).write_text(str(root), encoding="utf-8")
@@ -88,17 +89,3 @@ def _check_out(workspace: Path, commit: str, directory: Path) -> None:
     information.mkdir(parents=True, exist_ok=True)
     (information / "alternates").write_bytes(os.fsencode(objects) + b"\n")
     git(directory, "checkout", "--quiet", "--detach", commit)
-
-
-def _share_cache(workspace: Path, directory: Path) -> None:
-    """Configure DVC in `directory` with the workspace's cache and remotes, including their passwords."""
-    from dvc.config import Config, ConfigError
-
-    try:
-        settings = Config(workspace / ".dvc").read()  # paths in it are absolute
-        with Config(directory / ".dvc").edit("local") as local:
-            local["remote"] = settings["remote"]
-            local["cache"] = {"dir": str(workspace / ".dvc/cache"), **settings["cache"]}
-            local["core"] = {name: value for name, value in settings["core"].items() if name == "remote"}
-    except ConfigError as error:
-        raise FlowError("DVC's settings cannot be read", found=str(error), remedy="dvc config --list") from None

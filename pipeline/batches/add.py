@@ -2,8 +2,6 @@
 
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pipeline.data.batch_formats import FORMATS, UnknownClass
 from pipeline.data.batches import INCOMING, POINTER, as_batch_error, copy_batch, find_hidden, refuse_links
 from pipeline.data.features import Features
 from pipeline.data.table import OFFICIAL, Dataset
+from pipeline.dvc import add
 from pipeline.errors import DataError, FlowError
 from pipeline.files import parse_yaml
 from pipeline.git import git, require_repository
@@ -156,10 +155,7 @@ def _require_digest(path: Path, digest: str) -> None:
 def _track(path: Path, digest: str, entries: Sequence[Path]) -> tuple[Path, ...]:
     """Add a checked batch to DVC and git, and changed catalogue entries to git. Returns the files to commit."""
     remedy = "correct that, and add it again"
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise FlowError(f"DVC cannot add {path}", found=(result.stderr or result.stdout).strip(), remedy=remedy)
+    add(path, remedy=remedy)
     _require_digest(path, digest)
     changed = (path.with_name(path.name + POINTER), path.parent / ".gitignore", *entries)
     try:

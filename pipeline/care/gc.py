@@ -23,7 +23,7 @@ from pipeline.care.backup import SCRATCH
 from pipeline.care.exclusive_access import exclusive_access
 from pipeline.care.prefect_database import OldHistory, count_old, delete_old
 from pipeline.care.retention import Retention, delete, review
-from pipeline.errors import FlowError
+from pipeline.dvc import find_used_objects
 from pipeline.files import parse_yaml
 from pipeline.git import git_or_none
 from pipeline.temporary_checkout import REPRODUCTIONS, RETRAININGS
@@ -100,28 +100,15 @@ def delete_all(garbage: Garbage) -> None:
 
 def _find_unused(workspace: Path, retention: Retention) -> tuple[tuple[Leftover, ...], tuple[Leftover, ...]]:
     """Find the unused entries of DVC's run-cache and the unused objects of its cache."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
     commits = [
         commit
         for commit in sorted(retention.commits)
         if git_or_none(workspace, "cat-file", "-e", f"{commit}^{{commit}}") is not None
     ]
-    try:
-        with Repo(str(workspace)) as repo, repo.lock:
-            # force: ignore directories whose list is not in the cache, for example from another machine.
-            used = repo.used_objs(
-                all_branches=True, all_tags=True, all_experiments=True, revs=commits or None, force=True
-            )
-            cache, runs = Path(repo.cache.local.path), Path(repo.cache.local_cache_dir) / "runs"
-    except DvcException as error:
-        raise FlowError(
-            "DVC cannot list the data in use", found=str(error), remedy="correct it, or delete that branch or tag"
-        ) from None
+    used, cache, runs = find_used_objects(workspace, commits)
     if not cache.is_relative_to(main_repository(workspace)):  # other projects may share this cache
         return (), ()
-    needed = {info.value for infos in used.values() for info in infos} | retention.data
+    needed = used | retention.data
     lists = [cache / digest[:2] / digest[2:] for digest in needed if digest.endswith(".dir")]
     needed.update(digest for path in lists for digest in digests_in_directory(path))
     objects = [

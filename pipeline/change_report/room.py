@@ -2,4 +2,4 @@
 
 from pipeline.rooms import Room
 
-ROOM = Room(files=(".github/workflows/report.yml", ".ci/report"))
+ROOM = Room(files=("docs/change-report.md", ".github/workflows/report.yml", ".ci/report"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -18,7 +19,8 @@ from pipeline.evaluation.comparison import Comparison
 from pipeline.safe_console import SafeConsole
 from pipeline.tracking.stage_outputs import EVALUATION, TRAINING
 
-SHOWN = 20  # rows of a table, and names in a list; the others are counted
+SHOWN_CLASSES = 20  # those with the largest differences
+SHOWN_FILES = 10  # of a stage; the others are counted
 FIGURES = (
     f"{TRAINING}/curves.png",
     f"{EVALUATION}/figures/confusion.png",
@@ -74,9 +76,9 @@ def describe_comparison(base: Base, comparison: Comparison | str) -> Section:
 def _select(comparison: Comparison) -> list[tuple[str, Any]]:
     """Return all classes, or of many those with the largest differences."""
     by_class = list(comparison.by_class.items())
-    if len(by_class) <= SHOWN:
+    if len(by_class) <= SHOWN_CLASSES:
         return by_class
-    return sorted(by_class, key=lambda named: -abs(named[1].difference))[:SHOWN]
+    return sorted(by_class, key=lambda named: -abs(named[1].difference))[:SHOWN_CLASSES]
 
 
 def describe_metrics(base: Base, metrics: Sequence[Value]) -> Section:
@@ -133,7 +135,9 @@ def describe_figures(root: Path) -> Section | None:
 
 
 def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(names[:SHOWN_FILES]) + (
+        f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+    )
 
 
 def _format(value: Any) -> str:
@@ -172,14 +176,14 @@ def print_report(console: SafeConsole, title: str, sections: Iterable[Section], 
     for section in sections:
         console.print(Text(f"\n{section.title}", "bold"))
         for paragraph in section.paragraphs:
-            console.print(Text(f"  {paragraph}"))
+            console.print(Padding(Text(paragraph), (0, 0, 0, 2)))
         if section.rows:
             plain = len(section.columns) - section.numbers
             columns = [
                 Column(name, justify="left" if place < plain else "right", overflow="fold")
                 for place, name in enumerate(section.columns)
             ]
-            table = Table(*columns, box=SIMPLE_HEAD)
+            table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
             for row in section.rows:
                 table.add_row(*map(Text, row))
             console.print(table)

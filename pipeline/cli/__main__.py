@@ -1,5 +1,6 @@
 """The entry point of `pipeline`, and of `python -m pipeline.cli`."""
 
+import atexit
 import sys
 from importlib import import_module
 
@@ -29,6 +30,9 @@ def main() -> None:
         SafeConsole(stderr=True).print(str(told), style="red", soft_wrap=True)
         sys.exit(told.exit_code)
     finally:
+        if colorama := sys.modules.get("colorama.initialise"):
+            # DVC's import has it reset the colours of standard output at exit, which was a spinner's during the import.
+            atexit.unregister(colorama.reset_all)
         exit_now()
 
 

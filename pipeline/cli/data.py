@@ -100,7 +100,7 @@ def import_data(
     Examples:
 
         pipeline data import ~/pictures/parts --name parts
-        pipeline data import parts/labels.csv --name parts --group serial --size 64 --dry-run
+        pipeline data import parts/labels.csv --name parts --group serial --dry-run
         pipeline data import cifar10.npz --name cifar10 --classes names.txt --flip
     """
     path, classes = path.resolve(), classes.resolve() if classes else None

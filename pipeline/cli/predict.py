@@ -35,7 +35,8 @@ def predict(
 
         pipeline predict shirt.png
         pipeline predict photos/*.jpg --invert --model 3
-        pipeline predict data/raw/t10k-images-idx3-ubyte --json --model fashion-mnist/champion
+        pipeline predict data/raw/t10k-images-idx3-ubyte --json
+        pipeline predict shirt.png --model fashion-mnist/champion
     """
     paths = [(path, path.resolve()) for path in images]
     workspace = enter_workspace()

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from pipeline.registry.versions import Version
 
 MODEL_OPTION = typer.Option("--model", metavar="NAME", help="The registered model; by default the current dataset's.")
-REASON_OPTION = typer.Option("--reason", metavar="TEXT", help="The reason, for readers of the history.")
+REASON_OPTION = typer.Option("--reason", metavar="REASON", help="The reason, for readers of the history.")
 JSON_OPTION = typer.Option("--json", help="Print JSON instead of a table.")
 UNLIMITED = 10_000  # columns
+HISTORY_WIDTH = 110  # columns that the table of the history needs; below, each value has its own line
 STYLES = {"champion": "bold green", "challenger": "cyan", "external": "yellow", "rollback": "red"}
 
 
@@ -61,7 +62,8 @@ def history(
 ) -> None:
     """Show the history of alias moves: when, who, from, to, why.
 
-    Moves made in MLflow's pages or by other programs are `external`, with the time of their detection.
+    Moves made in MLflow's pages or by other programs are `external`, with the time of their detection. A narrow
+    terminal shows one value on a line.
 
     Examples:
 
@@ -78,16 +80,22 @@ def history(
     if not moves:
         console.print(f"no alias of {name} was ever moved")
         return
-    table = Table(Column("", justify="right"), "when", "who", "what", "alias", "from", "to", "why", box=SIMPLE_HEAD)
+    from pipeline.flows.terminal import create_grid
+
+    names = ("when", "who", "what", "alias", "from", "to", "why")
+    columns = [Column(name, overflow="fold") for name in names]
+    table = Table(Column("", justify="right"), *columns, box=SIMPLE_HEAD)
     for move in moves:
         what = Text(move.kind, STYLES.get(move.kind, "")) if move.state == "done" else Text(move.state, "dim")
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(move.when / 1000))
-        place = str(move.number)
         alias = Text(move.alias, STYLES.get(move.alias, ""))
-        table.add_row(
-            place, when, Text(move.who), what, alias, move.origin or "-", move.target or "-", Text(move.reason)
-        )
-    console.print(table)
+        row = (when, Text(move.who), what, alias, move.origin or "-", move.target or "-", Text(move.reason))
+        if console.width < HISTORY_WIDTH:
+            console.print(Text(f"move {move.number}", "bold"))
+            console.print(create_grid(zip((f"  {name}" for name in names), row, strict=True)))
+        table.add_row(str(move.number), *row)
+    if console.width >= HISTORY_WIDTH:
+        console.print(table)
 
 
 @command(REGISTRY, 40)

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.app import EVERY_DAY, REGISTRY, command, console, enter_workspace, print_json
+from pipeline.cli.app import EVERY_DAY, REGISTRY, PlainCommand, command, console, enter_workspace, print_json
 from pipeline.rooms import find_rooms
 
 # Each command imports its dependencies inside its function, which keeps `pipeline --help` fast.
@@ -18,7 +18,7 @@ FORCE_ALL = "all"
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
-class OptionalValue(typer.core.TyperCommand):
+class OptionalValue(PlainCommand):
     """A command whose `--force` has an optional value, which Typer does not support."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -19,11 +19,20 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Self
 
 import psutil
 
-from pipeline.dvc import Outcome, is_advice, parse_announcement, remove_stale_rwlock_entries, signal_group, start_python
+from pipeline.dvc import (
+    Outcome,
+    is_advice,
+    parse_announcement,
+    query_plan,
+    remove_stale_rwlock_entries,
+    run_command,
+    signal_group,
+    start_python,
+)
 from pipeline.errors import TEMPORARY_FAILURE, FlowError, remedy_for_committed
 from pipeline.flows.plan import Plan, parse_plan
 from pipeline.garbage_collection import collect_rarely
@@ -192,23 +201,6 @@ class DvcProcess:
         self.end()
 
 
-def query_plan() -> dict[str, Any]:
-    """Read the stages of the current directory and their status from DVC. `parse_plan` describes the format."""
-    import networkx
-    from dvc.repo import Repo, lock_repo
-    from dvc.stage import PipelineStage
-
-    with Repo() as repo, lock_repo(repo):  # without this lock, DVC reads its files twice
-        status = repo.status()
-        graph = repo.index.graph
-        stages = [stage for stage in networkx.dfs_postorder_nodes(graph) if isinstance(stage, PipelineStage)]
-        upstream = {
-            stage.addressing: [node.addressing for node in graph.successors(stage) if node in stages]
-            for stage in stages
-        }
-    return {"order": list(upstream), "upstream": upstream, "status": status}
-
-
 def end_group(*_: object) -> None:
     """Handle SIGTERM: pass it to the stage's command, which a shell may separate from this process."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -218,23 +210,18 @@ def end_group(*_: object) -> None:
 def main() -> int:
     """Print the plan, or DVC's error. Then run the `dvc` commands that standard input contains, if any."""
     collect_rarely()
-    from dvc.exceptions import DvcException
-
     try:
         print(PLAN, json.dumps(query_plan()), sep="", flush=True)
-    except DvcException as error:
+    except FlowError as error:
         print(error)
         return 1
     if not (commands := sys.stdin.readline()):
         return 0
     signal.signal(signal.SIGTERM, end_group)
     end_with_input()
-    import dvc.cli
-
     for arguments in json.loads(commands):
-        sys.argv = ["dvc", *arguments]
-        if code := dvc.cli.main(arguments):
-            return int(code)
+        if code := run_command(arguments):
+            return code
     return 0
 
 

@@ -69,9 +69,9 @@ class Terminal:
         self._progress.stop()
 
 
-def create_grid(facts: Iterable[tuple[str, str]]) -> Table:
+def create_grid(facts: Iterable[tuple[str, str | Text]]) -> Table:
     """Return a table with one row for each pair of a name and a sentence."""
     grid = Table.grid("name", "text", padding=(0, 2))
     for name, text in facts:
-        grid.add_row(Text(name, "bold"), Text(text))
+        grid.add_row(Text(name, "bold"), text if isinstance(text, Text) else Text(text))
     return grid

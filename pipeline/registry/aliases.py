@@ -41,6 +41,7 @@ from pipeline.registry.alias_history import (
     read_move,
     write_once,
 )
+from pipeline.tracking.experiments import HISTORY, describe
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.processes import is_running, this_process
 from pipeline.tracking.training_runs import milliseconds
@@ -144,6 +145,7 @@ def _try_move(
     """Take the four steps of a move. Returns None if another process claimed the number first."""
     client, number = history.client, history.last + 1
     order = history.order or create_order(client, history.name)
+    describe(client, client.get_experiment(order.info.experiment_id), HISTORY, history.name)
     target = history.find_version(after.get(alias))
     earlier = [move.number for move in history.moves if move.alias == alias and move.state == "done"]
     who = "unknown" if kind == "external" else current_actor()

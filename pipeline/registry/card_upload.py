@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from pipeline.data import table
 from pipeline.data.catalog import CATALOG, load_catalog
 from pipeline.files import read_json
-from pipeline.registry.model_card import FIGURES, render_html, summarise, write_markdown
+from pipeline.registry.descriptions import describe
+from pipeline.registry.model_card import CARD, FIGURES, PAGE, render_html, write_markdown
 from pipeline.registry.model_card_facts import Facts
 from pipeline.tracking.stage_outputs import Outputs, read_csv
 from pipeline.tracking.store import explained
@@ -17,14 +18,13 @@ from pipeline.tracking.training_runs import Record
 if TYPE_CHECKING:
     from pipeline.registry.registration import Registration
 
-CARD, PAGE = "card/card.md", "card/card.html"  # artifacts of the run
 CARD_TAG = "card.sha256"  # of a run: digest of both, set last
 
 
 def upload_card(record: Record, outputs: Outputs, registration: "Registration") -> None:
-    """Log the card of a model as artifacts of its run, and set its summary as the version's description.
+    """Log the card of a model as artifacts of its run, and describe its version and registered model.
 
-    Skips a card with the same content. Keeps an existing description, because a user may have edited it.
+    Skips a card with the same content. Keeps a description that a user has edited.
 
     Raises:
         TrackingError: the store cannot be used.
@@ -38,7 +38,8 @@ def upload_card(record: Record, outputs: Outputs, registration: "Registration") 
             record.client.log_text(record.id, page, PAGE)
         record.set_tags({CARD_TAG: digest})
     if registration.version:
-        _set_description(record, facts, registration)
+        with explained(record.store):
+            describe(record.client, facts)
 
 
 def collect_facts(record: Record, outputs: Outputs, registration: "Registration") -> Facts:
@@ -67,18 +68,11 @@ def collect_facts(record: Record, outputs: Outputs, registration: "Registration"
         model_bytes=(outputs.exported_model if contract else outputs.model).stat().st_size,
         contract=contract,
         run_id=record.id,
+        experiment=str(record.run.info.experiment_id),
         recorded=f"{datetime.fromtimestamp(record.run.info.start_time / 1000, UTC):%Y-%m-%d %H:%M} UTC",
         tags=record.tags,
         figures={path: (reports / path).read_bytes() for path in FIGURES if (reports / path).is_file()},
     )
-
-
-def _set_description(record: Record, facts: Facts, registration: "Registration") -> None:
-    with explained(record.store):
-        version = record.client.get_model_version(registration.name, registration.version)
-        if not version.description:
-            summary = summarise(facts, registration.decision.reason)
-            record.client.update_model_version(registration.name, registration.version, summary)
 
 
 def _count_sources(outputs: Outputs) -> Counter[str]:

@@ -23,10 +23,10 @@ from pipeline.image_class_names import list_classes
 from pipeline.models.contract import Contract, Int8Check
 from pipeline.registry.model_card_facts import Facts
 
-LONGEST_SUMMARY = 5_000  # characters; the registry's limit for a version's description
 SHOWN_CONFUSIONS = 6
 SHOWN_CORRECTIONS = 10  # pairs of classes
 
+CARD, PAGE = "card/card.md", "card/card.html"  # artifacts of the run
 CURVES = "training/curves.png"  # paths of the figures in the run's artifacts
 CONFUSION = "evaluation/figures/confusion.png"
 RELIABILITY = "evaluation/figures/reliability.png"
@@ -47,30 +47,6 @@ def describe_task(dataset: Dataset, answers: Sequence[str]) -> str:
     if tuple(answers) == dataset.classes:
         return f"Classifies images of {dataset.name} into {len(answers):,} classes: {escape(list_classes(answers))}."
     return f"Predicts the probability that an image of {dataset.name} shows {escape(answers[1])}."
-
-
-def summarise(facts: Facts, decision: str) -> str:
-    """Write a version's description in Markdown: decision, quality, settings and commit.
-
-    Args:
-        decision: a paragraph of Markdown with the decision and its reason. Cut off if it is too long.
-    """
-    metrics, weakest, tags = facts.metrics, facts.weakest[0], facts.tags
-    lines = [
-        f"Accuracy **{metrics['accuracy']:.2%}** on {metrics['images']:,} test images (95% interval "
-        f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}); calibration error {metrics['ece']:.4f}; "
-        f"weakest class {escape(weakest['class'])}, recall {float(weakest['recall']):.2%}.",
-        f"Preset {facts.settings['preset']}, seed {facts.settings['seed']}, best epoch {facts.settings['best_epoch']}.",
-    ]
-    if commit := tags.get("mlflow.source.git.commit"):
-        changed = ", with the changes in `source/changes.diff`" if tags.get("git.dirty") == "true" else ""
-        lines.append(f"Commit {commit[:10]}{changed}.")
-    if "restored" in tags:
-        lines.append("Its training was recorded in another store; this run was rebuilt from the stage outputs.")
-    lines.append("Model card: the artifact `card/card.html` of its run.")
-    rest = "\n\n".join(lines)
-    available = LONGEST_SUMMARY - len(rest) - 2
-    return f"{decision if len(decision) <= available else decision[: available - 1] + '…'}\n\n{rest}"
 
 
 def write_markdown(facts: Facts) -> str:

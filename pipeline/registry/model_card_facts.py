@@ -35,6 +35,7 @@ class Facts:
     model_bytes: int  # of the file that is served
     contract: Contract | None  # None: a commit without contracts trained the model
     run_id: str
+    experiment: str  # MLflow's id of the experiment of the run
     recorded: str  # start time of the run
     tags: Mapping[str, str]  # of the run
     figures: Mapping[str, bytes]  # PNG files by path, of `model_card.FIGURES` those that exist

@@ -23,10 +23,8 @@ from pipeline.events import record_event
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.params import PARAMS_FILE, RegisterParams, load_params
 from pipeline.registry.alias_history import find_aliases, find_aliases_of
-from pipeline.registry.aliases import CHALLENGER, CHAMPION
 from pipeline.registry.apply_champion_rule import decide_on_version
 from pipeline.registry.card_upload import upload_card
-from pipeline.registry.model_card import describe_task
 from pipeline.registry.versions import ACCURACY_TAG, DECISION_TAG, REASON_TAG
 from pipeline.tracking.logged_models import EXPORTED_TAG, INT8_TAG, MODEL_FILES, MODEL_TAG, OUTPUT_PATHS, digest_tags
 from pipeline.tracking.queries import pages
@@ -216,7 +214,7 @@ def _create_version(record: Record, outputs: Outputs, name: str) -> "ModelVersio
     from mlflow.exceptions import MlflowException
 
     try:
-        record.client.create_registered_model(name, description=_write_description(outputs))
+        record.client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -267,14 +265,6 @@ def find_version_of(client: "MlflowClient", name: str, digest: str) -> "ModelVer
 def _read_judged_classes(outputs: Outputs) -> tuple[str, ...]:
     """Read the judged classes of a model: the dataset's, or for a yes-or-no task `other` and the positive class."""
     return tuple(row["class"] for row in read_csv(outputs.evaluation / "per_class.csv"))
-
-
-def _write_description(outputs: Outputs) -> str:
-    """Write the description of a registered model, in Markdown."""
-    dataset = table.read_dataset(outputs.split("test"))
-    task = describe_task(dataset, _read_judged_classes(outputs))
-    shape = ", ".join(map(str, dataset.shape))
-    return f"{task} Takes raw uint8 images [n, {shape}]. `{CHAMPION}` serves, `{CHALLENGER}` waits."
 
 
 def _slug(text: str) -> str:

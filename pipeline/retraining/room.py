@@ -7,6 +7,7 @@ ROOM = Room(
     flows={"retrain": "pipeline.retraining.flow:retrain"},
     files=(
         ".github/workflows/retrain.yml",
+        "docs/images/how-retraining.svg",
         "docs/retraining.md",
     ),
 )

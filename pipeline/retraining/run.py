@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.batches.incoming import read_digests
 from pipeline.batches.quarantine import find_quarantined
 from pipeline.data.batches import INCOMING
-from pipeline.dvc import site_cache
+from pipeline.dvc import edit_yaml, site_cache
 from pipeline.errors import FlowError, ParamsError, PipelineError, WorkspaceError
 from pipeline.flows.run import IfBusy
 from pipeline.git import (
@@ -177,9 +177,7 @@ class _Job:
         """Commit the input, fetch the commit into the user's repository, and return its branch."""
         name = branches.new_name(self.workspace)
         if given.changes:
-            from dvc.utils.serialize import modify_yaml
-
-            with modify_yaml(str(directory / PARAMS_FILE)) as content:  # comments stay
+            with edit_yaml(directory / PARAMS_FILE) as content:  # comments stay
                 for key, value in given.changes.items():
                     set_param(content, key, value)
             git(directory, "add", str(PARAMS_FILE))

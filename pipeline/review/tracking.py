@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.tracking.experiments import experiment_id
 from pipeline.tracking.processes import PROCESS_TAG, this_process
-from pipeline.tracking.store import experiment_id, explained, locate, open_store
+from pipeline.tracking.store import explained, locate, open_store
 from pipeline.tracking.training_runs import Record
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MOST_CHARACTERS = 64
 # Not copied: results of this project, data that is only in its DVC cache, and tests of its releases.
 LEFT_OUT = (
+    "CITATION.cff",
     "benchmarks/*.md",
     "benchmarks/*.png",
     "data/incoming/*",

@@ -72,7 +72,7 @@ class Progress:
 
 def tabulate(rows: Iterable[Row], caption: str = "") -> Table:
     """Return a table of trials."""
-    right = [Column(title, justify="right", no_wrap=True) for title in ("validation accuracy", "epochs", "s")]
+    right = [Column(title, justify="right", no_wrap=True) for title in ("validation\naccuracy", "epochs", "s")]
     columns = [Column("trial", justify="right"), Column("params", overflow="fold", ratio=1), *right, Column("state")]
     table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False, caption=caption or None, caption_justify="left")
     for row in rows:

@@ -36,7 +36,10 @@ def log_report(record: Record, study: "Study", summary: Summary) -> None:
         draw_plots(study, summary, directory)
         log_directory(record, directory)
     if summary.best and summary.best.value is not None:
-        record.log_metrics({"best_value": summary.best.value, "cpu_seconds": summary.cpu_seconds})
+        best = summary.best
+        figures = {"best_value": best.value, "best_validation_accuracy": best.validation_accuracy}
+        known = {name: round(value, 6) for name, value in figures.items() if value is not None}
+        record.log_metrics(known | {"cpu_seconds": summary.cpu_seconds})
         record.set_tags(
             {"sweep.best": str(summary.best.number)}
             | {f"best.{key}": str(value) for key, value in summary.best.params.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.search.definition import Definition
 from pipeline.tracking import nested_runs
 from pipeline.tracking.background import Background, ended_with_block
+from pipeline.tracking.run_names import format_values, shorten
 from pipeline.tracking.store import locate_unserved
 from pipeline.tracking.training_runs import Record, milliseconds
 
@@ -106,7 +107,7 @@ def open_sweep_run(study: "Study", definition: Definition) -> Record:
 def _open(study: "Study", trial: "Trial", definition: Definition, values: Mapping[str, Any]) -> Record:
     record = nested_runs.open_run(
         str(definition.sections["dataset"]["name"]),
-        f"{study.study_name} trial {trial.number}",
+        shorten(f"{study.study_name} trial {trial.number}: {format_values(values)}"),
         tags={"sweep": study.study_name, "trial": str(trial.number)},
         params={"preset": definition.sections["train"]["preset"], **values},
         source=SOURCE,

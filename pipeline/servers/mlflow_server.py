@@ -10,6 +10,7 @@
   arguments.
 """
 
+import json
 import os
 import sys
 import warnings
@@ -33,6 +34,13 @@ PROTECTION = ("MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_AUTH_ADMIN_PASSWORD")
 SERVER_SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 # MLflow's assistant executes commands on the server's machine, for every client on that machine.
 CLOSED = "/ajax-api/3.0/mlflow/assistant"
+# First-time defaults: MLflow opens on pages for chatbots, with an advertisement and the assistant, which is closed.
+# A choice that was made in the browser is kept.
+CHOICES = {
+    "mlflow.workflowType_v1": '"machine_learning"',
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    "_mlflow_model_registry_promo_modal_dismissed_v1": "true",
+}
 AUTH_CONFIG = STATE / "mlflow-auth.ini"
 USERS = "mlflow-users.db"
 
@@ -94,6 +102,7 @@ def _application(root: Path, store: Store) -> Application:
     select_uvicorn()
     handlers.initialize_backend_stores(store.uri, store.uri, artifacts)
     _keep_files_inside(get_server_store(), artifacts)
+    _set_choices()
     if _has_login():
         os.environ.setdefault("MLFLOW_AUTH_CONFIG_PATH", str(write_auth_config(root)))
         from mlflow.server.auth import create_app
@@ -103,6 +112,25 @@ def _application(root: Path, store: Store) -> Application:
     from mlflow.server.fastapi_app import app
 
     return app
+
+
+def _set_choices() -> None:
+    """Let MLflow's first page set the choices of a browser that has not made them."""
+    from flask import Response
+    from mlflow.server import app
+
+    script = f"<script>for (const [key, value] of Object.entries({json.dumps(CHOICES)})) "
+    script += "if (localStorage.getItem(key) === null) localStorage.setItem(key, value)</script>"
+
+    def add_script(response: Response) -> Response:
+        if response.headers.get("Content-Disposition", "").endswith("filename=index.html"):
+            response.direct_passthrough = False  # the response is a file
+            response.set_data(response.get_data(as_text=True).replace("<head>", f"<head>{script}", 1))
+            for header in ("ETag", "Last-Modified"):  # of the file without the script
+                response.headers.pop(header, None)
+        return response
+
+    app.after_request(add_script)
 
 
 def _keep_files_inside(records: Any, artifacts: str) -> None:

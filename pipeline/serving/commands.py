@@ -19,7 +19,7 @@ def serve(
         str | None, typer.Option(metavar="NUMBER", help="Serve this version; without it, follow the champion.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5002,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 5002,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that answer.")] = 1,
     threads: Annotated[int, typer.Option(min=1, max=64, help="Threads of the model in each process.")] = 2,
     allowed_hosts: Annotated[str, typer.Option(help="More names of this machine, separated by commas.")] = "",

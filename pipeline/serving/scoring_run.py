@@ -18,9 +18,10 @@ from pipeline.models import interpreter
 from pipeline.models.contract import LITERT_FILE, Contract
 from pipeline.serving.scoring_inputs import ScoringInput
 from pipeline.tracking import processes
+from pipeline.tracking.experiments import SCORING, experiment_id
 from pipeline.tracking.queries import all_experiments
 from pipeline.tracking.stage_outputs import Outputs
-from pipeline.tracking.store import experiment_id, explained, locate, open_store
+from pipeline.tracking.store import explained, locate, open_store
 from pipeline.tracking.training_runs import Record
 
 SHOWN_ERRORS = 5
@@ -116,7 +117,7 @@ def record_scoring(workspace: Path, model: ScoringModel, source: Path, found: Sc
     }
     with explained(store):
         processes.end_abandoned(client, all_experiments(client))
-        experiment = experiment_id(client, store, f"{model.name}-scoring")
+        experiment = experiment_id(client, store, f"{model.name}-scoring", SCORING, model.name)
         record = Record(store, client, client.create_run(experiment, tags=tags, run_name=source.name))
     seen, status = Seen(model, model.contract.create_task().classes, found.left_out), "FAILED"
     try:

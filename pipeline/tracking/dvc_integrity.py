@@ -6,11 +6,10 @@ damaged file without an error, and has no setting to change that.
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.dvc import find_cache
 from pipeline.dvc_yaml import read_stages
 from pipeline.errors import WorkspaceError
 from pipeline.files import file_digest, parse_yaml
@@ -65,17 +64,6 @@ def find_objects(workspace: Path) -> list[Path]:
     place = find_cache(workspace)
     found = place.glob("[0-9a-f][0-9a-f]/*") if place else ()
     return sorted(path for path in found if OBJECT.fullmatch(path.name))
-
-
-def find_cache(workspace: Path) -> Path | None:
-    """Return the directory of objects in DVC's cache. None if the workspace does not use DVC."""
-    if not (workspace / ".dvc").is_dir():
-        return None
-    command = [sys.executable, "-m", "dvc", "cache", "dir"]
-    asked = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
-    if asked.returncode:
-        raise WorkspaceError("DVC's settings cannot be read", found=asked.stderr.strip(), remedy="dvc config --list")
-    return workspace / asked.stdout.strip() / "files/md5"
 
 
 def is_damaged(path: Path) -> bool:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking import processes, provenance
+from pipeline.tracking.experiments import experiment_id
 from pipeline.tracking.queries import all_experiments, find_or_none
-from pipeline.tracking.store import Store, experiment_id, explained, locate, open_store
+from pipeline.tracking.store import Store, explained, locate, open_store
 from pipeline.tracking.training_runs import LARGEST_BATCH, Record
 
 

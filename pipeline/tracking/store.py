@@ -136,30 +136,9 @@ def prepare(store: Store) -> None:
     """
     if store.uri.startswith(("postgresql:", "postgresql+psycopg2:")):
         require_packages(f"the tracking store {store}", "psycopg2")
-    _require_client_of(store.artifacts)
+    require_client_of(store.artifacts)
     with explained(store):
         database_setup.prepare(store)
-
-
-def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
-    """Return the id of a dataset's experiment. Creates it if needed; safe if two processes do so at the same time.
-
-    Raises:
-        WorkspaceError: its files are in S3, whose client is not installed.
-    """
-    from mlflow.exceptions import MlflowException
-
-    if client.get_experiment_by_name(name) is None:
-        try:
-            return str(client.create_experiment(name, store.artifacts and f"{store.artifacts}/{name}"))
-        except MlflowException as error:  # another process may have created it
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-    found = client.get_experiment_by_name(name)
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    _require_client_of(found.artifact_location)
-    return str(found.experiment_id)
 
 
 @contextmanager
@@ -184,7 +163,7 @@ def explained(store: Store) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "boto3":  # a server's files, found to be in S3
-            _require_client_of("s3:")
+            require_client_of("s3:")
         if not is_of_store(error):
             raise
         if store.is_server and is_timeout(error):
@@ -192,7 +171,7 @@ def explained(store: Store) -> Iterator[None]:
         raise explain(store, error) from error
 
 
-def _require_client_of(artifacts: str | None) -> None:
+def require_client_of(artifacts: str | None) -> None:
     """Refuse an address of files in S3 without its client, which MLflow imports only when a model is uploaded."""
     if artifacts and artifacts.startswith("s3:"):
         require_packages("the S3 store of the runs' files", "boto3")

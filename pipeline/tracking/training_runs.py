@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data import table
 from pipeline.files import file_digest, read_json
 from pipeline.tracking import logged_models, processes, provenance
+from pipeline.tracking.experiments import experiment_id
 from pipeline.tracking.logged_models import MODEL_TAG
 from pipeline.tracking.parent_run_id import find_parent
 from pipeline.tracking.queries import all_experiments, search_runs
+from pipeline.tracking.run_names import name_training
 from pipeline.tracking.stage_outputs import MODEL, Outputs, dvc_digest, flatten
-from pipeline.tracking.store import Store, experiment_id, explained, locate, open_store
+from pipeline.tracking.store import Store, explained, locate, open_store
 from pipeline.workspace import current_experiment
 
 if TYPE_CHECKING:
@@ -99,10 +101,12 @@ class Record:
                 else:
                     self.client.log_artifact(self.id, str(path), DATA_ARTIFACT)
         self.logged_model(outputs)
-        self.log_metrics(_best(outputs))
+        best = _best(outputs)
+        self.log_metrics(best)
         digests = logged_models.digest_tags(outputs)
+        result = f"{best['best_validation_accuracy']:.2%} {digests[MODEL_TAG][:8]}"
         # Set last: a run that has these digests is complete.
-        self.set_tags({"mlflow.runName": f"{self.run.info.run_name} {digests[MODEL_TAG][:8]}", **digests})
+        self.set_tags({"mlflow.runName": f"{self.run.info.run_name} {result}", **digests})
 
     def logged_model(self, outputs: Outputs) -> "LoggedModel":
         """Return the run's logged model. Creates it from the workspace's model file if needed."""
@@ -232,9 +236,7 @@ def _create(workspace: Path, facts: TrainingFacts, digests: Mapping[str, str], t
             "mlflow.source.name": "pipeline.stages.train",
             "mlflow.source.type": "LOCAL",
         }
-        name = str(facts.params.get("preset", "train"))
-        if EXPERIMENT_TAG in tags:
-            name = f"experiment {tags[EXPERIMENT_TAG]}: {name}"
+        name = name_training(workspace, facts.params, tags.get(EXPERIMENT_TAG))
         run = client.create_run(experiment, tags=tags, run_name=name)
         params = [Param(name, _as_text(value)) for name, value in facts.params.items()]
         for first in range(0, len(params), LARGEST_BATCH):

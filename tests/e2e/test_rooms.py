@@ -64,6 +64,7 @@ def test_without_rooms_the_pipeline_and_the_tests_of_the_core_run(tmp_path: Path
     pytest_chosen = ("pytest", "--quiet", "-p", "no:cacheprovider", "-k", CHOSEN_TESTS, "tests")
     project.run(sys.executable, "-m", *pytest_chosen, PYTHONPATH=str(project.path))
 
+    project.run(sys.executable, "-m", "mkdocs", "build", "--strict", PYTHONPATH=str(project.path))
     project.set_params(**{"dataset.name": "tiny"})
     (project.path / "dvc.lock").unlink()
     names = list(yaml.safe_load((project.path / "dvc.yaml").read_text())["stages"])

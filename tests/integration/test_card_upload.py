@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.registry import card_upload
+from pipeline.registry.model_card import CARD, PAGE
 from pipeline.registry.registration import Decision, Registration
 from pipeline.tracking.training_runs import find_or_rebuild
 from tests.integration.recorded import Workspace, empty_store, workspace
@@ -14,7 +15,7 @@ def test_a_judged_model_has_a_card_and_a_summary(workspace: Workspace) -> None:
     registration = workspace.enter(b"one")
     (run,) = workspace.runs()
     assert {"card/card.md", "card/card.html"} <= workspace.artifacts(run)
-    card, page = (workspace.download(run, path).decode() for path in (card_upload.CARD, card_upload.PAGE))
+    card, page = (workspace.download(run, path).decode() for path in (CARD, PAGE))
     for text in (card, page):
         assert "Model card: garments version 1" in text
         assert registration.decision.reason in text
@@ -60,13 +61,13 @@ def test_another_evaluation_makes_another_card(workspace: Workspace) -> None:
     workspace.enter(b"one")
     workspace.enter(b"one", accuracy=0.8)
     (run,) = workspace.runs()
-    assert "**80.00%** test accuracy" in workspace.download(run, card_upload.CARD).decode()
+    assert "**80.00%** test accuracy" in workspace.download(run, CARD).decode()
 
 
 def test_a_rejected_model_has_a_card_that_says_so(workspace: Workspace) -> None:
     workspace.enter(b"one", passed=False)
     (run,) = workspace.runs()
-    card = workspace.download(run, card_upload.CARD).decode()
+    card = workspace.download(run, CARD).decode()
     assert "Model card: garments, not registered" in card
     assert "**rejected**: The model did not pass the absolute gate: evaluate.min\\_accuracy needs at least 0.95" in card
     assert f"models:/{run.outputs.model_outputs[0].model_id}" in card

@@ -303,6 +303,7 @@ def test_a_flow_lists_its_stages_above_its_training(workspace: Workspace, monkey
     assert flow.data.tags["stage.train"] == "ran"
     assert flow.data.tags["result.model"] == "0123"
     assert flow.data.metrics["seconds/train"] == 4.5
+    assert flow.info.run_name == "trained"  # the store does not have the run of the result
     assert b"| train | ran | 4.5 | accuracy 0.9 |" in workspace.download(flow, "stages.md")
 
 

@@ -14,7 +14,7 @@ KEYS = {"id", "package", "version", "until", "what", "through", "who", "why"}
 
 
 def test_each_accepted_finding_is_of_a_package_in_the_lock_and_says_why() -> None:
-    locked = {line.split(" ")[0] for line in (REPOSITORY / "requirements.lock").read_text().splitlines()}
+    locked = {line.split(" ")[0] for line in (REPOSITORY / "requirements-extras.lock").read_text().splitlines()}
     for finding in tomllib.loads(ACCEPTED.read_text())["finding"]:
         assert finding.keys() == KEYS
         assert all(finding.values())
@@ -33,6 +33,6 @@ def test_only_findings_whose_day_has_not_passed_are_ignored(tmp_path: Path) -> N
         (tmp_path / ".venv/bin" / name).chmod(0o755)
     command = ["make", "--no-print-directory", "audit"]
     told = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=True).stdout
-    assert "--requirement requirements.lock --require-hashes --disable-pip --strict" in told
+    assert "--requirement requirements-extras.lock --require-hashes --disable-pip --strict" in told
     assert told.split()[-2:] == ["--ignore-vuln", "CVE-2"]
     assert "CVE-1" not in told

@@ -1,10 +1,12 @@
 """The command line, without what it starts."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -15,7 +17,8 @@ from pipeline.cli.app import PANELS
 from pipeline.git import describe_commit, git_or_none
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+TOP = get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = sorted([*TOP, *(f"{name} {each}" for name, group in TOP.items() for each in getattr(group, "commands", ()))])
 
 
 @pytest.mark.parametrize(
@@ -36,17 +39,30 @@ def test_force_may_stand_alone(arguments: list[str], until: str | None, force: s
 
 def test_the_help_lists_the_panels_in_order_with_the_core_commands_in_order() -> None:
     text = CliRunner().invoke(app, ["--help"]).output
-    found = [panel for panel in PANELS if f" {panel} ─" in text]
-    assert [text.index(f" {panel} ─") for panel in found] == sorted(text.index(f" {panel} ─") for panel in found)
+    found = [panel for panel in PANELS if f"   {panel} " in text]
+    assert [text.index(f"   {panel} ") for panel in found] == sorted(text.index(f"   {panel} ") for panel in found)
     ordered = ["run", "status", "params", "schema", "predict", "versions", "compare", "history", "promote", "rollback"]
-    assert [text.index(f"│ {name} ") for name in ordered] == sorted(text.index(f"│ {name} ") for name in ordered)
+    assert [text.index(f"  {name} ") for name in ordered] == sorted(text.index(f"  {name} ") for name in ordered)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
-    result = CliRunner().invoke(app, [command, "--help"])
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
-    assert f"pipeline {command}" in result.output
+    lines = [line.strip() for line in result.output.splitlines() if "Usage: " not in line]
+    examples = [line for line in lines if f"pipeline {command}" in line]
+    assert examples or "Commands" in lines  # a group lists its commands
+    assert all(example.count("pipeline ") == 1 for example in examples)  # each on its own line
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_the_help_describes_each_value_without_types_and_draws_no_lines_in_a_pipe(command: str) -> None:
+    output = CliRunner().invoke(app, [*command.split(), "--help"]).output
+    assert not re.search(r"<(str|int|float|bool|path|file|directory)|TEXT|INTEGER|[│╭─]", output)
+    found: Any = get_command(app)
+    for name in command.split():
+        found = found.commands[name]
+    assert [each.name for each in found.params if not each.help and not each.hidden] == []
 
 
 def test_the_version_is_that_of_the_project_with_its_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -58,6 +74,13 @@ def test_the_version_is_that_of_the_project_with_its_commit(monkeypatch: pytest.
     if commit := git_or_none(REPOSITORY, "rev-parse", "HEAD"):
         assert f" (commit {commit[:10]}" in printed.output
     assert describe_commit(tmp_path) == ""
+
+
+def test_an_error_draws_no_lines_in_a_pipe() -> None:
+    result = CliRunner().invoke(app, ["versions", "--modl", "mnist"])
+    assert result.exit_code == 2
+    assert "No such option: --modl" in result.output
+    assert not re.search("[│╭─]", result.output)
 
 
 def test_help_imports_no_heavy_package() -> None:

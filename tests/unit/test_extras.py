@@ -10,7 +10,6 @@ import pytest
 
 from pipeline.errors import WorkspaceError
 from pipeline.extras import require_packages
-from pipeline.servers.mlflow_server import PROTECTION, require_login_packages
 from pipeline.tracking.store import Store, explained, prepare
 from tests.conftest import REPOSITORY
 
@@ -37,17 +36,14 @@ def test_make_extras_and_the_development_tools_have_every_extra() -> None:
     [
         ("psycopg2", "the tracking store postgresql+psycopg2://me@host/mlflow", lambda: prepare(DATABASE)),
         ("boto3", "the S3 store of the runs' files", lambda: prepare(Store("sqlite:///a.db", "s3://bucket", None))),
-        ("flask_wtf", "the login of MLflow's server", require_login_packages),
     ],
-    ids=["database", "files", "login"],
+    ids=["database", "files"],
 )
 def test_a_team_s_package_that_is_missing_gives_one_error_and_writes_nothing(
     module: str, user: str, action: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, module, None)  # Python's way to block an import
-    for name in PROTECTION:
-        monkeypatch.setenv(name, "a long password")
     with pytest.raises(WorkspaceError) as error:
         action()
     assert str(error.value) == f"{user} needs {module}\n  found:    not installed\n  remedy:   make extras"

@@ -13,7 +13,7 @@ from pipeline.data.catalog import load_catalog
 from pipeline.data.table import Dataset
 from pipeline.evaluation.markdown import escape, table
 from pipeline.models.contract import Int8Check
-from pipeline.registry.model_card import FIGURES, LONGEST_SUMMARY, render_html, summarise, write_markdown
+from pipeline.registry.model_card import FIGURES, render_html, write_markdown
 from pipeline.registry.model_card_facts import Facts
 from tests.conftest import REPOSITORY
 from tests.unit.test_contract import CONTRACT
@@ -100,6 +100,7 @@ def make_facts(names: tuple[str, ...] = CLASSES, **changes: Any) -> Facts:
             model_bytes=387_571,
             contract=replace(CONTRACT, litert_sha256="5d" * 32),
             run_id="run-1a2b",
+            experiment="3",
             recorded="2026-11-24 06:14 UTC",
             tags={
                 "model.sha256": "4ceaaa25",
@@ -287,19 +288,6 @@ def test_a_question_of_yes_or_no_answers_one_number() -> None:
 def test_a_loss_that_is_no_number_is_told() -> None:
     facts = make_facts()
     assert "cross-entropy not a number" in write_markdown(replace(facts, metrics={**facts.metrics, "loss": None}))
-
-
-def test_a_summary_begins_with_the_decision() -> None:
-    summary = summarise(make_facts(), "**kept**: as good as the champion.")
-    assert summary.startswith("**kept**: as good as the champion.\n\nAccuracy **82.00%** on 300 test images")
-    assert "weakest class Dress, recall 61.00%" in summary
-
-
-@pytest.mark.parametrize("length", [LONGEST_SUMMARY // 2, LONGEST_SUMMARY, 3 * LONGEST_SUMMARY])
-def test_a_summary_is_never_longer_than_a_registry_keeps(length: int) -> None:
-    summary = summarise(make_facts(), "x" * length)
-    assert len(summary) <= LONGEST_SUMMARY
-    assert summary.endswith(summarise(make_facts(), "").strip())
 
 
 def test_a_table_has_its_numbers_to_the_right() -> None:

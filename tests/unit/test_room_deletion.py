@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 
 ROOMS = find_rooms()
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
-FILES = ("Makefile", "params.yaml", "prefect.yaml", "compose.yaml", ".env.example")
+FILES = ("Makefile", "mkdocs.yml", "params.yaml", "prefect.yaml", "compose.yaml", ".env.example", ".gitlab-ci.yml")
 
 
 @pytest.fixture
@@ -40,10 +40,14 @@ def test_nothing_names_a_deleted_room(room: str, copy: Path) -> None:
     pages = [page for page in (*copy.glob("*.md"), *copy.glob("docs/*.md")) if page.name != "CHANGELOG.md"]
     for text in [path.read_text() for path in (*pages, copy / "Makefile")]:
         assert named.findall(text) == []
+    assert yaml.safe_load((copy / ".gitlab-ci.yml").read_text()).keys().isdisjoint(commands)
     pages += copy.glob("docs/decisions/*.md")
     gone = {(copy / path).resolve() for path in list_paths(deleted)}
     linked = {(page.parent / link).resolve() for page in pages for link in LINK.findall(page.read_text())}
     assert linked & gone == set()
+    assert {
+        path for path in list_paths(deleted) if f" {path.removeprefix('docs/')}\n" in (copy / "mkdocs.yml").read_text()
+    } == set()
 
 
 @pytest.mark.parametrize("room", ROOMS)

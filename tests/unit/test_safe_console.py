@@ -4,6 +4,8 @@ import io
 import json
 
 import pytest
+from rich.box import SIMPLE_HEAD
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -50,3 +52,22 @@ def test_json_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(printed) == {"name": EVIL, "ko": "바지"}
     assert "바지" in printed
     assert printed.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("terminal", "variables", "has_lines"),
+    [(True, {}, True), (True, {"TERM": "dumb"}, False), (True, {"NO_COLOR": "1"}, False), (False, {}, False)],
+)
+def test_lines_are_drawn_on_a_terminal_only(
+    terminal: bool, variables: dict[str, str], has_lines: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in ({"TERM": "xterm"} | variables).items():
+        monkeypatch.setenv(name, value)
+    output = io.StringIO()
+    console = SafeConsole(file=output, force_terminal=terminal, color_system=None, width=80)
+    table = Table("stage", "result", box=SIMPLE_HEAD)
+    table.add_row("train", "ran")
+    console.print(table, Panel("text", title="title"))
+    assert ("─" in output.getvalue()) == has_lines
+    assert all(word in output.getvalue() for word in ("stage", "result", "train", "ran", "text", "title"))

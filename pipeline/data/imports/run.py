@@ -7,8 +7,6 @@ to the catalogue, and `params.yaml` is changed last. If an import is killed, the
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +21,8 @@ from pipeline.data.imports.write import About, create_dataset, create_entry, wri
 from pipeline.data.own_files import OWN
 from pipeline.data.table import Dataset
 from pipeline.data.training_suggestion import Suggestion, suggest_training
-from pipeline.errors import DataError, FlowError
+from pipeline.dvc import add
+from pipeline.errors import DataError
 from pipeline.files import atomic_file, parse_yaml, remove_abandoned, replace_yaml_values
 from pipeline.params import PARAMS_FILE
 
@@ -123,7 +122,8 @@ def import_survey(
     if target.exists():
         shutil.rmtree(target)
     os.replace(folder, target)
-    _add_to_dvc(target)
+    remove_abandoned(target.parent, "*")
+    add(target, remedy="fix the cause, and run the same command again")
     write_entry(entry, facts)
     suggestion = suggest_training(dataset, found.count(test=False).tolist())
     values = {"dataset.name": about.name, "dataset.path": str(target)}
@@ -148,15 +148,3 @@ def _require_entry(facts: Mapping[str, Any], name: str) -> None:
             found="; ".join(problems),
             remedy="rename the classes, or name them with --classes",
         ) from None
-
-
-def _add_to_dvc(path: Path) -> None:
-    remove_abandoned(path.parent, "*")
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "add", "--quiet", str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise FlowError(
-            f"DVC cannot add {path}",
-            found=(result.stderr or result.stdout).strip(),
-            remedy="fix the cause, and run the same command again",
-        )

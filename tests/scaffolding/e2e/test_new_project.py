@@ -23,6 +23,7 @@ def test_a_project_without_two_rooms_passes_its_checks_and_trains(project: Proje
 
     for command in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("lint-imports",)):
         parts.run(*command)
+    parts.run(sys.executable, "-m", "mkdocs", "build", "--strict")
     units = ["tests/unit", *(str(path) for path in sorted(parts.path.glob("tests/*/unit")))]
     parts.run(sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", *units)
     parts.run(sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--collect-only", "tests")

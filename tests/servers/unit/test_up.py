@@ -2,13 +2,14 @@
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import FlowError
+from pipeline.errors import FlowError, WorkspaceError
 from pipeline.rooms import RoomServer
 from pipeline.servers import parts as parts_module
 from pipeline.servers import up
@@ -191,6 +192,14 @@ def test_an_allowed_host_with_a_port_is_refused_before_anything_starts(
     with pytest.raises(FlowError, match="gpu-box.lan:8443 as a host name: it has a port"):
         start(monkeypatch, tmp_path, Listening(allowed_hosts="gpu-box.lan:8443"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_login_without_its_package_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "flask_wtf", None)  # Python's way to block an import
+    with pytest.raises(WorkspaceError, match="login of MLflow's server needs flask_wtf\n.*\n  remedy:   make extras"):
+        run_parts(Path.cwd(), Listening())
 
 
 def test_the_runner_knows_what_the_servers_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
