@@ -55,7 +55,7 @@ def served(project: Project) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def own_server(project: Project) -> Iterator[Served]:
     """The champion, served by the first command of the page."""
-    (command,) = read_blocks("docs/serving.md", "Serving a model")
+    (command,) = read_blocks("docs/serving.md", "Serve the model")
     with serve(project, *command.split(), log=project.path / "serve.log", health="/health/ready") as address:
         yield Served(project, address)
 
