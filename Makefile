@@ -85,8 +85,8 @@ bench: $(VENV)/.dev ## measure time, memory and accuracy, and write them to benc
 
 lock: $(VENV)/bin/python ## resolve the versions anew, within pyproject.toml and pins.txt
 	@uv pip compile pyproject.toml -c pins.txt --upgrade $(LOCK_FLAGS) -o requirements.lock
-	@uv pip compile pyproject.toml $(EXTRAS:%=--extra %) -c requirements.lock $(LOCK_FLAGS) -o requirements-extras.lock
-	@uv pip compile pyproject.toml --extra dev -c requirements.lock $(LOCK_FLAGS) -o requirements-dev.lock
+	@uv pip compile pyproject.toml $(EXTRAS:%=--extra %) -c requirements.lock --upgrade $(LOCK_FLAGS) -o requirements-extras.lock
+	@uv pip compile pyproject.toml --extra dev -c requirements-extras.lock --upgrade $(LOCK_FLAGS) -o requirements-dev.lock
 	@# Of the images of rooms: docker/requirements-NAME.in becomes requirements-NAME.lock.
 	@for file in $(wildcard docker/requirements-*.in); do \
 	  uv pip compile $$file -c requirements-extras.lock $(LOCK_FLAGS) -o $$(basename $$file .in).lock || exit 1; done

@@ -17,11 +17,11 @@ BLANK = Box("    \n" * 8)
 
 
 class PlainConsole(Console):
-    """A rich console that draws no lines in a pipe, in a file, and for screen readers, which set TERM=dumb."""
+    """A rich console that draws no lines in a pipe, in a file, with NO_COLOR, or with TERM=dumb (screen readers)."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the segments to print."""
-        if not self.is_terminal or self.is_dumb_terminal:
+        if not self.is_terminal or self.is_dumb_terminal or self.no_color:
             if isinstance(renderable, Table):
                 renderable.box = None
             elif isinstance(renderable, Panel):

@@ -15,7 +15,7 @@ from pipeline.change_report.changes import (
 )
 from pipeline.change_report.judgement import compare_with_base, judge
 from pipeline.change_report.sections import Section
-from pipeline.dvc_yaml import read_stages
+from pipeline.dvc_yaml import read_stages, stages_up_to
 from pipeline.flows.dvc_process import read_plan
 from pipeline.git import git
 from pipeline.params import PARAMS_FILE, load_params
@@ -62,7 +62,8 @@ def _describe_state(workspace: Path, base: Base) -> list[str]:
     tree = read_tree(workspace)
     state = ", with uncommitted changes" if tree and tree.dirty else ""
     about = [f"Commit {git(workspace, 'rev-parse', '--short=10', 'HEAD')}{state}, compared with {base}."]
-    if pending := read_plan(workspace).pending():
+    evaluated = stages_up_to("evaluate", read_stages(workspace))
+    if pending := [stage for stage in read_plan(workspace).pending() if stage in evaluated]:
         about.append(f"Out of date: a run would run {', '.join(pending)}. The figures below are those of the last run.")
     if base.missing_commits:
         about.append(

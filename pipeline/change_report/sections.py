@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -175,14 +176,14 @@ def print_report(console: SafeConsole, title: str, sections: Iterable[Section], 
     for section in sections:
         console.print(Text(f"\n{section.title}", "bold"))
         for paragraph in section.paragraphs:
-            console.print(Text(f"  {paragraph}"))
+            console.print(Padding(Text(paragraph), (0, 0, 0, 2)))
         if section.rows:
             plain = len(section.columns) - section.numbers
             columns = [
                 Column(name, justify="left" if place < plain else "right", overflow="fold")
                 for place, name in enumerate(section.columns)
             ]
-            table = Table(*columns, box=SIMPLE_HEAD)
+            table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
             for row in section.rows:
                 table.add_row(*map(Text, row))
             console.print(table)

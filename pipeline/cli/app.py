@@ -54,18 +54,31 @@ def _name_values(params: list[Any]) -> list[Any]:
 
 
 def _prepare_help(command: Any) -> None:
-    """Have Typer print help like this project's tables, and each example on its own line. It has no settings for them.
+    """Have Typer print the help without lines in pipes, and each example on its own line.
 
-    Typer removes the indent of the lines after the first two paragraphs' starts, unless one of them has none.
+    Examples that follow the first sentence would lose their indent, and be joined, without a later line that has none.
     """
+    _draw_no_lines_in_pipes()
+    command.help = f"{command.help or ''}\n\n<!-- -->"  # a line without indent, which is not shown
+
+
+def _draw_no_lines_in_pipes() -> None:
+    """Have Typer print help and errors like this project's tables. It has no setting for this."""
     from typer import rich_utils  # takes long to import
 
     vars(rich_utils)["Console"] = PlainConsole
-    command.help = f"{command.help or ''}\n\n<!-- -->"  # a line without indent, which is not shown
 
 
 class _OrderedGroup(_Group):
     """List the commands by panel and place: rooms add theirs in the order of their names."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if hasattr(error, "format_message"):  # Typer prints it
+                _draw_no_lines_in_pipes()
+            raise
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=_places.__getitem__)

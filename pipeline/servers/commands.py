@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pipeline.cli.app import EVERY_DAY, UNATTENDED, command, console, enter_workspace, group, print_json
+from pipeline.errors import ParamsError
+from pipeline.params import PARAMS_FILE, load_params
 from pipeline.rooms import find_rooms, find_servers
 
 if TYPE_CHECKING:
@@ -96,13 +99,19 @@ def ui(port: Annotated[int, typer.Option(help="Local port.")] = 5000) -> None:
         pipeline ui --port 5001
     """
     workspace = enter_workspace()
+    from pipeline.tracking.experiments import read_link
     from pipeline.tracking.store import locate
 
     store = locate(workspace)
     if store.is_server:
         console.print(f"MLflow is at {store}")
         return
-    console.print(f"MLflow's pages: http://127.0.0.1:{port} (in some seconds; Ctrl-C ends them)")
+    address = f"http://127.0.0.1:{port}"
+    console.print(f"MLflow's pages: {address} (in some seconds; Ctrl-C ends them)")
+    with suppress(ParamsError):  # the pages do not need it
+        name = load_params(workspace / PARAMS_FILE).dataset.name
+        if store.database and (table := read_link(store.database, name)):
+            console.print(f"trainings on {name}: {address}/{table}", soft_wrap=True)
     os.execv(sys.executable, [sys.executable, "-m", "pipeline.servers.mlflow_server", "127.0.0.1", str(port)])
 
 

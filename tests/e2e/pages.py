@@ -21,12 +21,6 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# What MLflow keeps of a reader's choices: no assistant beside the page, and the menu for models, not for chatbots.
-CHOICES = {
-    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
-    "mlflow.assistant.panelOpen_v1": "false",
-    "mlflow.workflowType_v1": '"machine_learning"',
-}
 
 
 @dataclass(frozen=True)
@@ -65,6 +59,19 @@ class Pages:
         expect(card.get_by_role("heading", name=title)).to_be_visible(timeout=PATIENCE)
         return card
 
+    def open_experiment(self) -> Page:
+        """The experiment, by the link in the list of experiments."""
+        self._go("experiments")
+        self.page.locator(f"a[href='#/experiments/{self.experiment}']").click(timeout=PATIENCE)
+        expect(self.page.get_by_role("heading", name="Runs")).to_be_visible(timeout=PATIENCE)
+        return self.page
+
+    def open_models(self) -> Page:
+        """The list of registered models."""
+        self._go("models")
+        expect(self.page.get_by_role("heading", name="Registered Models")).to_be_visible(timeout=PATIENCE)
+        return self.page
+
     def open_model(self, name: str) -> Page:
         """A registered model with its versions and their aliases."""
         self._go(f"models/{name}")
@@ -78,6 +85,13 @@ class Pages:
         self._go(f"models/{name}/versions/{version}")
         expect(self.page.get_by_text("weakest class")).to_be_visible(timeout=PATIENCE)
         return self.page
+
+    def follow(self, link: Locator, width: int = 1920) -> Page:
+        """The new tab that a link of a description opens."""
+        with self.page.expect_popup(timeout=PATIENCE) as opened:
+            link.click()
+        opened.value.set_viewport_size({"width": width, "height": 1200})
+        return opened.value
 
     def _go(self, path: str) -> None:
         # A new document each time: the pages keep what they showed when only the part after `#` changes.
@@ -101,8 +115,6 @@ def open_browser(*flags: str) -> Iterator[Browser]:
 def open_pages(browser: Browser, address: str, project: Project, *, height: int, width: int = 1280) -> Pages:
     """A new tab on the pages of a server that shows a project's store."""
     page = browser.new_page(viewport={"width": width, "height": height})
-    choices = "; ".join(f"localStorage.setItem({key!r}, {value!r})" for key, value in CHOICES.items())
-    page.add_init_script(f"if (location.protocol === 'http:') {{ {choices} }}")
     experiment, run = find_run(project.path)
     return Pages(page, address, experiment, run)
 

@@ -29,6 +29,26 @@ def pages(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield open_pages(browser, address, project, height=2400)
 
 
+def test_the_experiment_opens_on_models_and_links_its_table(pages: Pages, template: Project, tmp_path: Path) -> None:
+    page = pages.open_experiment()  # in a browser that has made no choices
+    expect(page.get_by_role("link", name="Model registry")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("Welcome to MLflow Assistant")).to_have_count(0)
+    page = pages.follow(page.get_by_role("link", name="the table with accuracy, decision, data and commit"))
+    commit = template.run("git", "rev-parse", "HEAD~1").stdout[:6]
+    for column, text in {
+        "attributes.`Run Name`": "mlp epochs=3",
+        "metrics.`best_validation_accuracy`": "0.",
+        "metrics.`test_accuracy`": "0.",
+        "tags.`decision`": "champion",
+        "attributes.`Version`": commit,
+        "attributes.`Dataset`": "tiny-train",
+    }.items():
+        cell = page.locator(f'[col-id="{column}"]').filter(has_text=text).first
+        expect(cell).to_be_visible(timeout=PATIENCE)
+    page.screenshot(path=tmp_path / "table.png")
+    page.close()
+
+
 def test_the_charts_follow_the_epochs(pages: Pages, template: Project, tmp_path: Path) -> None:
     cards = pages.open_charts()
     epochs = len(Outputs(template.path).history())
@@ -68,6 +88,23 @@ def test_the_registered_model_shows_its_aliases(pages: Pages, tmp_path: Path) ->
     row = page.get_by_test_id("model-version-table").get_by_role("row").filter(has_text="Version 1")
     expect(row.get_by_text("@ champion")).to_be_visible(timeout=PATIENCE)
     page.screenshot(path=tmp_path / "model.png")
+
+
+def test_a_model_of_generated_images_is_marked_in_the_list(pages: Pages, tmp_path: Path) -> None:
+    page = pages.open_models()
+    expect(page.get_by_role("row").filter(has_text="tiny").get_by_text("generated images")).to_be_visible()
+    page.screenshot(path=tmp_path / "models.png")
+
+
+def test_a_version_shows_its_confusion_matrix_and_links_its_run(pages: Pages, template: Project) -> None:
+    description = pages.open_version("tiny", "1").get_by_test_id("note-editor-preview-content")
+    picture = description.locator("img")  # MLflow drops its text
+    drawn = Image.open(Outputs(template.path).evaluation / "figures/confusion.png")
+    expect(picture).to_have_js_property("naturalWidth", drawn.width, timeout=PATIENCE)
+    expect(description.get_by_text("written by the pipeline")).to_have_count(0)  # the signature is not shown
+    run = pages.follow(description.get_by_role("link", name="Training run"))
+    expect(run.get_by_role("heading", name="mlp epochs=3")).to_be_visible(timeout=PATIENCE)
+    run.close()
 
 
 def test_a_version_begins_with_what_was_decided(pages: Pages, tmp_path: Path) -> None:

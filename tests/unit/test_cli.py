@@ -76,6 +76,13 @@ def test_the_version_is_that_of_the_project_with_its_commit(monkeypatch: pytest.
     assert describe_commit(tmp_path) == ""
 
 
+def test_an_error_draws_no_lines_in_a_pipe() -> None:
+    result = CliRunner().invoke(app, ["versions", "--modl", "mnist"])
+    assert result.exit_code == 2
+    assert "No such option: --modl" in result.output
+    assert not re.search("[│╭─]", result.output)
+
+
 def test_help_imports_no_heavy_package() -> None:
     heavy = "{'mlflow', 'prefect', 'dvc', 'tensorflow', 'numpy', 'pandas', 'pyarrow', 'pydantic', 'great_expectations'}"
     program = f"import sys, pipeline.cli.__main__; print({heavy} & set(sys.modules))"

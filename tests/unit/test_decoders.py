@@ -120,7 +120,7 @@ def test_a_picture_that_the_decoder_refuses_is_refused_by_name(tmp_path: Path, c
         (mark(pack(*GOOD), 6, 8, 1), "encrypted"),
         (mark(pack(*GOOD), 8, 10, 99), r"images\.npy is compressed by method 99"),
         (pack(*GOOD, method=zipfile.ZIP_BZIP2), r"images\.npy is compressed by method 12"),
-        (pack(DEEP, DEEP), "EOF in multi-line statement"),
+        (pack(DEEP, DEEP), "(EOF in multi-line statement|.*too many nested parentheses)"),  # Python 3.11; later ones
         (pack(announce((10**13, 6, 6), "|u1"), GOOD[1]), r"the length of images\.npy differs from its header"),
         (pack(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(HUGE_NUMBER)) + HUGE_NUMBER, GOOD[1]), "its header"),
         (pack(announce((-6, 6, 6), "|u1"), GOOD[1]), "its header"),

@@ -55,12 +55,15 @@ def test_json_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("terminal", "term", "has_lines"), [(True, "xterm", True), (True, "dumb", False), (False, "xterm", False)]
+    ("terminal", "variables", "has_lines"),
+    [(True, {}, True), (True, {"TERM": "dumb"}, False), (True, {"NO_COLOR": "1"}, False), (False, {}, False)],
 )
 def test_lines_are_drawn_on_a_terminal_only(
-    terminal: bool, term: str, has_lines: bool, monkeypatch: pytest.MonkeyPatch
+    terminal: bool, variables: dict[str, str], has_lines: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TERM", term)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in ({"TERM": "xterm"} | variables).items():
+        monkeypatch.setenv(name, value)
     output = io.StringIO()
     console = SafeConsole(file=output, force_terminal=terminal, color_system=None, width=80)
     table = Table("stage", "result", box=SIMPLE_HEAD)

@@ -114,7 +114,7 @@ def test_what_belongs_to_this_projects_data_is_left_out(project: Project, parts:
 
     names = project.run("git", "-C", str(parts), "ls-files").stdout.splitlines()
     assert not {"data/incoming/march.npz.dvc", "data/own/shoes.dvc", "data/catalog/shoes.yaml", "dvc.lock"} & set(names)
-    assert not {"benchmarks/results.md"} & set(names)
+    assert not {"benchmarks/results.md", "CITATION.cff"} & set(names)
     assert {"data/incoming/.gitkeep", "data/local/.gitkeep"} <= set(names)
     assert read(parts / "data/corrections.csv") == "id,given,label\n"
     assert read(parts / ".dvc/config") == core

@@ -7,7 +7,6 @@ import shlex
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -344,14 +343,23 @@ def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
     from pipeline.monitoring.flow import DRIFT_FOUND, monitor_data
 
     retrain = next(key for key, name in served.items() if name == "retrain")
+    report = stand_ins.path / "reports/report.md"
+    report.parent.mkdir(exist_ok=True)
+    report.write_text("# Drift\n\n![effect sizes](effects.png)\n")
     looks = [("all is well", False, False), ("one drifted", True, False), ("two of three drifted", True, True)]
     for sentence, drifted, asks in looks:
         evidence = {"latest": sentence}
-        found = run.Monitoring(drifted, asks, evidence, sentence, Path("report.md"), (), {}, "nobody")
+        found = run.Monitoring(drifted, asks, evidence, sentence, report, (), {}, "nobody")
         monkeypatch.setattr(run, "monitor", lambda _, found=found: found)
         state = monitor_data(return_state=True)
         assert (state.name, state.message) == ("Drift" if drifted else "NoDrift", sentence)
-    assert [run["parameters"] for run in runs_of(prefect_api, retrain).values()] == [{"reason": "two of three drifted"}]
+    assert [run["parameters"] for run in runs_of(prefect_api, retrain).values()] == [
+        {"reason": "drift: two of three drifted"}
+    ]
+    artifacts = prefect_http.post(f"{prefect_api}/artifacts/latest/filter", json={}).json()
+    (published,) = (artifact for artifact in artifacts if artifact["key"] == "drift")
+    assert published["description"] == "two of three drifted"
+    assert "effect sizes: `reports/effects.png`" in published["data"]
     EventsWorker.drain_all(timeout=20)
     chosen = {"filter": {"event": {"name": [DRIFT_FOUND]}}}
     for _ in range(100):
@@ -362,7 +370,6 @@ def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
     assert {event["payload"]["latest"] for event in events} == {"one drifted", "two of three drifted"}
 
     (stand_ins.path / TRAFFIC).mkdir(parents=True)
-    report = Path("report.md")
     found = traffic.TrafficDrift((), False, (), (), "1", None, 0, "the traffic drifted", True, True, {}, report)
     monkeypatch.setattr(traffic, "monitor_traffic", lambda *_: found)
     quiet = run.Monitoring(False, False, {}, "all is well", report, (), {}, "nobody")
@@ -370,7 +377,7 @@ def test_drift_is_an_event_and_starts_a_retraining_where_the_rule_asks_for_one(
     state = monitor_data(return_state=True)
     assert (state.name, state.message) == ("Drift", "all is well the traffic drifted")
     reasons = [run["parameters"]["reason"] for run in runs_of(prefect_api, retrain).values()]
-    assert sorted(reasons) == ["the traffic drifted", "two of three drifted"]
+    assert sorted(reasons) == ["drift: the traffic drifted", "drift: two of three drifted"]
 
 
 def runs_of(prefect_api: str, deployment: UUID) -> dict[str, dict[str, Any]]:
