@@ -114,7 +114,8 @@ def test_the_commands_of_blocks_exist(page: str) -> None:
                 assert find_spec(words[2]), f"{block}: {shlex.join(words)}"
 
 
-@pytest.mark.parametrize("page", PAGES)
+# Decisions stay as they were made, also when their commands are gone.
+@pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith("docs/decisions/")])
 def test_the_commands_in_sentences_and_tables_exist(page: str) -> None:
     for text in INLINE.findall((REPOSITORY / page).read_text()):
         program, *words = text.split()
