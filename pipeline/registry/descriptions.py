@@ -99,7 +99,7 @@ def summarise(facts: Facts) -> str:
             f"![Confusion matrix]({picture})",
         ]
     )
-    reason, available = facts.reason, LONGEST_SUMMARY - len(rest) - 2
+    reason, available = escape(facts.reason), LONGEST_SUMMARY - len(rest) - 2
     return f"{reason if len(reason) <= available else reason[: available - 1] + '…'}\n\n{rest}"
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli.__main__ import app
+from pipeline.evaluation.markdown import escape
 from pipeline.files import file_digest, write_json
 from pipeline.params import load_params
 from pipeline.registry import (
@@ -98,7 +99,7 @@ def test_a_model_that_is_better_beyond_chance_takes_the_champions_place(judged: 
     version = judged.versions("garments")[1]
     assert version.tags["decision"] == "champion"
     assert version.tags["decision.reason"] == registration.decision.reason
-    assert version.description.startswith(registration.decision.reason)
+    assert version.description.startswith(escape(registration.decision.reason))
 
 
 @pytest.mark.parametrize(
