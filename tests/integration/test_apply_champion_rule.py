@@ -94,7 +94,7 @@ def test_a_model_that_is_better_beyond_chance_takes_the_champions_place(judged: 
     assert record["params"]["rule"] == "better"
     assert record["test"] == file_digest(judged.outputs.split("test"), "md5")
     page = judged.download(judged.runs()[0], DECISION_PAGE).decode()
-    assert registration.decision.reason in page
+    assert escape(registration.decision.reason) in page
     assert all(f"| {name} |" in page for name in ("Bag", "T-shirt/top", "Dress"))
     version = judged.versions("garments")[1]
     assert version.tags["decision"] == "champion"
