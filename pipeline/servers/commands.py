@@ -13,7 +13,6 @@ from rich.table import Table
 
 from pipeline.cli.app import EVERY_DAY, UNATTENDED, command, console, enter_workspace, group, print_json
 from pipeline.errors import ParamsError
-from pipeline.params import PARAMS_FILE, load_params
 from pipeline.rooms import find_rooms, find_servers
 
 if TYPE_CHECKING:
@@ -99,6 +98,7 @@ def ui(port: Annotated[int, typer.Option(help="Local port.")] = 5000) -> None:
         pipeline ui --port 5001
     """
     workspace = enter_workspace()
+    from pipeline.params import PARAMS_FILE, load_params
     from pipeline.tracking.experiments import read_link
     from pipeline.tracking.store import locate
 

@@ -99,12 +99,13 @@ def pages_command() -> str:
 
     A plain `mlflow ui` opens `mlflow.db` in the current directory, under its percent-encoded path.
     """
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return "mlflow ui"
     store, here = locate_unserved(), Path.cwd()
     database = store.database
     is_found = database is None or (database.parent == here and quote(str(here)) == str(here))
-    if is_found or os.environ.get("MLFLOW_TRACKING_URI"):
-        return "mlflow ui"
-    return find_remedy("show the store", f"mlflow ui --backend-store-uri {shlex.quote(store.uri)}")
+    command = "mlflow ui" if is_found else f"mlflow ui --backend-store-uri {shlex.quote(store.uri)}"
+    return find_remedy("show the store", command)
 
 
 def open_store(store: Store) -> "MlflowClient":
