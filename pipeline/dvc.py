@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 import psutil
 
-from pipeline.errors import FlowError, WorkspaceError
+from pipeline.errors import FlowError, WorkspaceError, remedy_for_committed
+from pipeline.git import find_reason
 
 Outcome = Literal["ran", "restored", "unchanged", "failed"]
 
@@ -181,6 +182,24 @@ def query_plan() -> dict[str, Any]:
     except DvcException as error:
         raise FlowError(str(error)) from None
     return {"order": list(upstream), "upstream": upstream, "status": status}
+
+
+def query_diff(workspace: Path, kind: str, *arguments: str) -> dict[str, Any]:
+    """Return the output of `dvc params diff` or `dvc metrics diff`: by file, and by name, the values `old` and `new`.
+
+    Raises:
+        FlowError: DVC cannot read them.
+    """
+    command = [sys.executable, "-m", "dvc", kind, "diff", "--json", *arguments]
+    asked = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise FlowError(
+            f"dvc {kind} diff failed",
+            found=find_reason(asked.stderr),
+            remedy=remedy_for_committed(workspace / "dvc.yaml"),
+        )
+    found: dict[str, Any] = json.loads(asked.stdout or "{}")
+    return found
 
 
 def find_cache(workspace: Path) -> Path | None:

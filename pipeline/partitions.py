@@ -75,6 +75,15 @@ def count_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def require_executor() -> None:
+    """Refuse to continue if an executor is configured that cannot be used. Starts none.
+
+    Raises:
+        PipelineError: its package or its certificates are missing.
+    """
+    _find_executor()
+
+
 def _find_executor() -> AbstractContextManager[Executor] | None:
     """Return the executor of the first room that has one configured. Entering its context starts it."""
     functions = (resolve_name(room.executor) for room in find_rooms().values() if room.executor)

@@ -116,18 +116,19 @@ def report(minutes: float) -> str:
     with tempfile.TemporaryDirectory(prefix="outdated-") as directory:
         project, python = Path(directory, "project"), f"{directory}/venv/bin/python"
         Path(directory, "newest.txt").write_text(lock)
+        install = ("uv", "pip", "install", "--quiet", "--python", python)
         for command in (
-            f"git clone --quiet {ROOT} {project}",
-            f"uv venv --quiet --python {sys.executable} {directory}/venv",
-            f"uv pip install --quiet --python {python} -r {directory}/newest.txt",
-            f"uv pip install --quiet --python {python} --no-deps --editable {project}",
+            ("git", "clone", "--quiet", str(ROOT), str(project)),
+            ("uv", "venv", "--quiet", "--python", sys.executable, f"{directory}/venv"),
+            (*install, "-r", f"{directory}/newest.txt"),
+            (*install, "--no-deps", "--editable", str(project)),
         ):
-            subprocess.run(command.split(), check=True, stdout=sys.stderr)
+            subprocess.run(command, check=True, stdout=sys.stderr)
         tests = ["tests/unit", *(str(path.relative_to(project)) for path in project.glob("tests/*/unit"))]
         of_locks = "pinned_versions_are_locked_and_installed"
         lines += check("the fast tests", ["pytest", "-n", "2", "-q", "-k", f"not {of_locks}", *tests], project, minutes)
         params = project / "params.yaml"
-        params.write_text(params.read_text("utf-8").replace("  name: fashion-mnist ", "  name: tiny ", 1), "utf-8")
+        params.write_text(re.sub(r"(?m)^  name: \S+", "  name: tiny", params.read_text("utf-8"), count=1), "utf-8")
         lines += check("the pipeline on `tiny`", ["pipeline", "run"], project, minutes)
     return "\n".join([*lines, ""])
 

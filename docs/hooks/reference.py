@@ -150,9 +150,7 @@ def _format_docstring(text: str) -> str:
         entries = re.sub(r"^(\w+):", r"`\1`:", entries, flags=re.MULTILINE)
         return f"\n*{match[1]}*\n\n" + "".join(f"- {entry}\n" for entry in entries.splitlines())
 
-    return re.sub(
-        r"^(Args|Returns|Yields|Raises):\n((?:(?: {4}.*)?\n)+)", list_entries, f"{text}\n", flags=re.MULTILINE
-    )
+    return SECTION.sub(list_entries, f"{text}\n")
 
 
 def _row(*cells: str) -> str:

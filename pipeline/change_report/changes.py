@@ -1,16 +1,14 @@
 """What differs between a commit and this checkout: files, params, metrics and stage outputs. Nothing is changed."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.dvc import query_diff
 from pipeline.dvc_yaml import read_stages
-from pipeline.errors import FlowError, remedy_for_committed
+from pipeline.errors import FlowError
 from pipeline.files import read_json
 from pipeline.flows.temporary_checkout_data import restore
 from pipeline.git import find_reason, git, git_or_none, require_repository
@@ -167,16 +165,8 @@ def diff_metrics(workspace: Path, commit: str) -> list[Value]:
 
 
 def _diff(workspace: Path, kind: str, *arguments: str) -> list[Value]:
-    command = [sys.executable, "-m", "dvc", kind, "diff", "--json", *arguments]
-    asked = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
-    if asked.returncode:
-        raise FlowError(
-            f"dvc {kind} diff failed",
-            found=find_reason(asked.stderr),
-            remedy=remedy_for_committed(workspace / "dvc.yaml"),
-        )
     return [
         Value(f"{file}:{name}", value.get("old"), value.get("new"))
-        for file, values in json.loads(asked.stdout or "{}").items()
+        for file, values in query_diff(workspace, kind, *arguments).items()
         for name, value in sorted(values.items())
     ]

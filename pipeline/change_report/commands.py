@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.app import REGISTRY, command, console, enter_workspace
+from pipeline.errors import WorkspaceError
 
 
 @command(REGISTRY, 25)
@@ -28,6 +29,10 @@ def report(
         pipeline report --against origin/main
         pipeline report --against main --md --output report.md
     """
+    if output and output.is_dir():
+        raise WorkspaceError(
+            f"{output} is a directory", expected="a file to write the report to", remedy=f"--output {output}/report.md"
+        )
     output = output.resolve() if output else None
     workspace = enter_workspace()
     from pipeline.change_report.report import create_report

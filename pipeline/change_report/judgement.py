@@ -40,7 +40,7 @@ class Judgement:
 def compare_with_base(outputs: Outputs, base: Base) -> Comparison | str:
     """Compare the recorded test predictions of both, image by image. If that is impossible, returns the reason."""
     if outputs.locked("train").get(MODEL) == base.outputs.locked("train").get(MODEL):
-        return f"the model is that of {base}"
+        return f"this checkout and {base} have the same model"
     if not base.has_outputs:
         return f"the predictions of {base} are neither in DVC's cache nor in a remote: {base.problem}"
     try:

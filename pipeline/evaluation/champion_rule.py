@@ -108,7 +108,7 @@ def render_json(decision: Decision, about: dict[str, Any], params: RegisterParam
 
 def render_page(decision: Decision, title: str) -> str:
     """Return a decision as Markdown, for `decision.md`."""
-    sections = [f"# {title}", f"**{decision.outcome}** ({decision.ground})", decision.reason]
+    sections = [f"# {title}", f"**{decision.outcome}** ({decision.ground})", markdown.escape(decision.reason)]
     if comparison := decision.evidence.get("comparison"):
         counts = [
             ("champion right", f"{comparison['both_right']:,}", f"{comparison['lost']:,}"),

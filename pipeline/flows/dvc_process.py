@@ -42,6 +42,7 @@ from pipeline.process_lifetime import end_with_input
 
 PLAN = "plan: "  # before the plan in the output; lines before it are messages of DVC
 STOP_SECONDS = 10  # for a training to close its MLflow run after SIGTERM
+SIGNAL_SECONDS = 1.0  # until a signal is handled, at most
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class DvcProcess:
         outcome: Outcome | None = None
         exit_code = None
         while True:
-            moment, line = self._next or self._lines.get()
+            moment, line = self._next or self._wait_for_line()
             self._next = None
             announced = parse_announcement(line) if line is not None else None
             if line is None or (announced and announced.stage in self._stages):
@@ -175,6 +176,16 @@ class DvcProcess:
             if not has_ended:
                 signal_group(self._process, signal.SIGKILL)
             self._process.wait()
+
+    def _wait_for_line(self) -> tuple[float, str | None]:
+        """Wait for the next line, and return to Python each second, where the handler of a signal can run.
+
+        A signal that arrives when a thread is about to wait does not end the wait. The handler would then run only
+        after the next line, which a stage may print an hour later.
+        """
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._lines.get(timeout=SIGNAL_SECONDS)
 
     def _read(self) -> None:
         assert self._process.stdout

@@ -11,6 +11,7 @@ from prefect.runtime import flow_run as prefect_run
 from prefect.states import Cancelled, Completed, Failed
 
 from pipeline.errors import FlowError, PipelineError
+from pipeline.evaluation.markdown import escape
 from pipeline.flows.execution import Execution
 from pipeline.flows.prefect_artifacts import publish_report
 from pipeline.flows.prefect_internals import send_buffered_records
@@ -163,7 +164,7 @@ def publish(summary: Summary) -> None:
     create_table_artifact(rows, key="stages", description="; ".join([headline(summary), *links]))
     if not summary.is_whole:
         return
-    facts = [f"**{name}**: {text}" for name, text in summary.describe()]
+    facts = [f"**{name}**: {escape(text)}" for name, text in summary.describe()]
     create_markdown_artifact("\n\n".join([*facts, *links]), key="decision", description=headline(summary))
     if EVALUATION_REPORT.is_file():
         publish_report(EVALUATION_REPORT, "evaluation", "The model on the test split: metrics, gate, classes, mistakes")

@@ -11,6 +11,7 @@ from pipeline.flows.execution import Execution
 from pipeline.flows.prefect_server import explain_server_errors, open_server
 from pipeline.flows.terminal import Terminal
 from pipeline.git import require_repository
+from pipeline.partitions import require_executor
 from pipeline.process_lifetime import signals_as_exceptions
 from pipeline.stages.entrypoint import read_params
 from pipeline.tracking.store import locate, open_store
@@ -55,6 +56,7 @@ def run_training(
         KeyboardInterrupt: on Ctrl-C, after all started processes have ended.
     """
     require_repository(workspace)
+    require_executor()
     dataset = read_params().dataset.name
     with ExitStack() as stack:
         stack.enter_context(signals_as_exceptions())

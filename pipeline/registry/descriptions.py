@@ -49,7 +49,7 @@ def write_model_description(facts: Facts) -> str:
     shape = ", ".join(map(str, facts.dataset.shape))
     task = describe_task(facts.dataset, [row["class"] for row in facts.classes])
     paragraphs = [
-        f"{task} Takes raw uint8 images [n, {shape}]. `{CHAMPION}` serves, `{CHALLENGER}` waits.",
+        f"{task} Takes raw uint8 images [n, {shape}]. `{CHAMPION}` is in use, `{CHALLENGER}` waits.",
         "**Not a model for use.** Its images are generated, to try the pipeline." if _is_generated(facts) else "",
         f"Data: {escape(facts.dataset_title)}. [Trainings]({link(facts.experiment)})",
         "`pipeline versions` lists the versions with their accuracy and decisions, `pipeline history` the moves of the "
@@ -99,7 +99,7 @@ def summarise(facts: Facts) -> str:
             f"![Confusion matrix]({picture})",
         ]
     )
-    reason, available = facts.reason, LONGEST_SUMMARY - len(rest) - 2
+    reason, available = escape(facts.reason), LONGEST_SUMMARY - len(rest) - 2
     return f"{reason if len(reason) <= available else reason[: available - 1] + '…'}\n\n{rest}"
 
 

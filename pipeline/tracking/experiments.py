@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
+from pipeline.evaluation.markdown import escape
 from pipeline.tracking.descriptions import must_write, sign
 from pipeline.tracking.store import Store, require_client_of
 
@@ -119,7 +121,7 @@ def describe(client: "MlflowClient", experiment: "Experiment", purpose: str, of:
     Keeps a kind that somebody chose, and a description that somebody edited.
     """
     number, present = experiment.experiment_id, experiment.tags
-    text = sign(TEXTS[purpose].format(name=of, quoted=of, table=link(number)))
+    text = sign(TEXTS[purpose].format(name=escape(of), quoted=quote(of, safe=""), table=link(number)))
     widths = {**ALWAYS, **COLUMNS[purpose]}
     columns = {"selectedColumns": list(COLUMNS[purpose]), "columnOrder": list(widths), "columnWidths": widths}
     view = json.dumps({**NEWEST_FIRST, **columns})

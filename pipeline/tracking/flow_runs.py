@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
+from pipeline.evaluation.markdown import escape, table
 from pipeline.tracking import processes
 from pipeline.tracking.background import Background, ended_with_block
 from pipeline.tracking.experiments import experiment_id
@@ -143,8 +144,8 @@ def _log_result(record: Record, tags: Mapping[str, str], summary: str) -> None:
 def _log_stages(record: Record, results: Sequence[StageResult], summary: str) -> None:
     record.log_metrics({f"seconds/{result.stage}": result.seconds for result in results})
     record.set_tags({f"stage.{result.stage}": result.outcome for result in results} | {"mlflow.runName": summary})
-    rows = [f"| {result.stage} | {result.outcome} | {result.seconds:.1f} | {result.figure} |" for result in results]
-    page = "\n".join(["| stage | what happened | seconds | figure |", "|---|---|---|---|", *rows, ""])
+    rows = [(result.stage, result.outcome, f"{result.seconds:.1f}", escape(result.figure)) for result in results]
+    page = table(("stage", "what happened", "seconds", "figure"), rows) + "\n"
     with explained(record.store):
         record.client.log_text(record.id, page, "stages.md")
         record.client.log_dict(record.id, {"stages": [asdict(result) for result in results]}, "stages.json")

@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli.__main__ import app
+from pipeline.evaluation.markdown import escape
 from pipeline.files import file_digest, write_json
 from pipeline.params import load_params
 from pipeline.registry import (
@@ -93,12 +94,12 @@ def test_a_model_that_is_better_beyond_chance_takes_the_champions_place(judged: 
     assert record["params"]["rule"] == "better"
     assert record["test"] == file_digest(judged.outputs.split("test"), "md5")
     page = judged.download(judged.runs()[0], DECISION_PAGE).decode()
-    assert registration.decision.reason in page
+    assert escape(registration.decision.reason) in page
     assert all(f"| {name} |" in page for name in ("Bag", "T-shirt/top", "Dress"))
     version = judged.versions("garments")[1]
     assert version.tags["decision"] == "champion"
     assert version.tags["decision.reason"] == registration.decision.reason
-    assert version.description.startswith(registration.decision.reason)
+    assert version.description.startswith(escape(registration.decision.reason))
 
 
 @pytest.mark.parametrize(

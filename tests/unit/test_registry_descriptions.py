@@ -12,8 +12,8 @@ from tests.unit.test_model_card import make_facts
 
 
 def test_a_summary_begins_with_the_decision() -> None:
-    summary = summarise(make_facts(reason="**kept**: as good as the champion."))
-    assert summary.startswith("**kept**: as good as the champion.\n\nAccuracy **82.00%** on 300 test images")
+    summary = summarise(make_facts(reason="Recall of <img> falls."))
+    assert summary.startswith(r"Recall of \<img\> falls." "\n\nAccuracy **82.00%** on 300 test images")
     assert "95% interval 77.27% to 85.94%" in summary
     assert "weakest class Dress, recall 61.00%" in summary
     assert "accuracy 84.32%, epoch 1 of 1" in summary

@@ -118,7 +118,8 @@ def test_without_a_registry_the_base_takes_the_champions_place(changed: Project)
     shutil.rmtree(changed.path / ".dvc/cache")
     changed.set_params(**{"train.epochs": 5})
     printed = " ".join(changed.run(*REPORT, "HEAD").stdout.split())
-    assert re.search(r"There is no comparison: the predictions of HEAD .* neither in DVC's cache nor in a remote")
+    missing = r"There is no comparison: the predictions of HEAD .* neither in DVC's cache nor in a remote"
+    assert re.search(missing, printed)
     assert re.search(r"Out of date: a run would run [a-z, ]*train, evaluate\.", printed)
 
 
