@@ -25,6 +25,8 @@ LONGEST_SUMMARY = LONGEST - SIGNATURE_LENGTH
 
 def describe(client: "MlflowClient", facts: Facts) -> None:
     """Describe a version and its registered model, unless somebody has edited the description."""
+    from mlflow.exceptions import MlflowException
+
     assert facts.version
     model = client.get_registered_model(facts.name)
     text = write_model_description(facts)
@@ -32,7 +34,11 @@ def describe(client: "MlflowClient", facts: Facts) -> None:
     if must_write(model.description, sign(text)) or text.startswith(f"{model.description}\n\n"):
         client.update_registered_model(facts.name, sign(text))
     if model.tags.get(DATASET_TAG) is None:
-        client.set_registered_model_tag(facts.name, DATASET_TAG, describe_dataset(facts))
+        try:
+            client.set_registered_model_tag(facts.name, DATASET_TAG, describe_dataset(facts))
+        except MlflowException:  # another process may have set it at the same time
+            if DATASET_TAG not in client.get_registered_model(facts.name).tags:
+                raise
     version = client.get_model_version(facts.name, facts.version)
     summary = sign(summarise(facts))
     if must_write(version.description, summary):

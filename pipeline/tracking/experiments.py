@@ -120,6 +120,8 @@ def describe(client: "MlflowClient", experiment: "Experiment", purpose: str, of:
 
     Keeps a kind that somebody chose, and a description that somebody edited.
     """
+    from mlflow.exceptions import MlflowException
+
     number, present = experiment.experiment_id, experiment.tags
     text = sign(TEXTS[purpose].format(name=escape(of), quoted=quote(of, safe=""), table=link(number)))
     widths = {**ALWAYS, **COLUMNS[purpose]}
@@ -130,7 +132,11 @@ def describe(client: "MlflowClient", experiment: "Experiment", purpose: str, of:
         wanted[NOTE_TAG] = text
     for key, value in wanted.items():
         if present.get(key) != value:
-            client.set_experiment_tag(number, key, value)
+            try:
+                client.set_experiment_tag(number, key, value)
+            except MlflowException:  # another process may have set it at the same time
+                if key not in client.get_experiment(number).tags:
+                    raise
 
 
 def read_link(database: Path, name: str) -> str | None:
