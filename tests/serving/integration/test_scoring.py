@@ -56,8 +56,6 @@ def expected(project: Project) -> Any:
 @pytest.fixture
 def run(project: Project, monkeypatch: pytest.MonkeyPatch) -> Score:
     """Score in this process, in partitions of eight pictures."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "DVC_ROOT"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(project.path)
     monkeypatch.setattr(scoring_inputs, "PICTURES", 8)
     monkeypatch.setattr(scoring_inputs, "ROWS", 8)
