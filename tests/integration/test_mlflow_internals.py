@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pipeline.tracking import mlflow_internals
-from pipeline.tracking.store import locate
+from pipeline.tracking.store import as_default, locate
 from tests.integration.recorded import Workspace, empty_store, workspace
 
 __all__ = ["empty_store", "workspace"]  # fixtures
@@ -35,8 +35,9 @@ def test_the_servers_store_creates_its_experiments(workspace: Workspace, monkeyp
 
     monkeypatch.setattr(handlers, "_tracking_store", None)
     store = locate(workspace.root)
-    handlers._get_tracking_store(store.uri, store.artifacts)
-    number = mlflow_internals.get_server_store().create_experiment("of the server")
+    with as_default(store):  # MLflow makes the server's store the default of the process, also for later tests
+        handlers._get_tracking_store(store.uri, store.artifacts)
+        number = mlflow_internals.get_server_store().create_experiment("of the server")
     assert workspace.client.get_experiment(number).name == "of the server"
 
 
