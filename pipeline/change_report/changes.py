@@ -1,4 +1,4 @@
-"""What differs between a commit and this checkout: files, params, metrics and stage outputs. Nothing is changed."""
+"""Compare a commit with this checkout: files, params, metrics and stage outputs. Changes nothing."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""`pipeline report`: what a change does to data, params, code, metrics and the decision, against another commit."""
+"""`pipeline report`: the effect of a change on data, params, code, metrics and the decision, against another commit."""
 
 from pathlib import Path
 from typing import Annotated
